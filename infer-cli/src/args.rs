@@ -1,0 +1,143 @@
+//! The command line: llama2.c's flags, each with a long name, and its older positional form.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+
+/// Tells a story with a Llama-2 model file of llama2.c.
+#[derive(Parser, Debug)]
+#[command(name = "infer-cli", version, args_conflicts_with_subcommands = true, args_override_self = true)]
+#[command(after_help = "Example: infer-cli model.bin -t 0.8 -n 256 -i \"Once upon a time\"")]
+pub struct Args {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// Model file, version 0 or 1 of llama2.c
+    #[arg(value_name = "MODEL.bin")]
+    pub model: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub generate: GenerateArgs,
+
+    /// llama2.c's older form: infer-cli MODEL.bin [T] [N] [TEXT]
+    #[arg(value_name = "T", value_parser = temperature, conflicts_with = "temperature", hide = true)]
+    positional_temperature: Option<f32>,
+    #[arg(value_name = "N", value_parser = steps, conflicts_with = "steps", hide = true)]
+    positional_steps: Option<usize>,
+    #[arg(value_name = "TEXT", conflicts_with = "prompt", hide = true)]
+    positional_prompt: Option<String>,
+}
+
+#[derive(clap::Args, Debug)]
+pub struct GenerateArgs {
+    /// 0 always takes the most likely token, 1 samples the model's distribution
+    #[arg(short, long, value_name = "T", default_value = "1.0", value_parser = temperature, allow_hyphen_values = true)]
+    pub temperature: f32,
+
+    /// Nucleus sampling: keep the likeliest tokens up to this probability mass; 0 and 1 turn it off
+    #[arg(short = 'p', long, value_name = "P", default_value = "0.9", value_parser = topp, allow_hyphen_values = true)]
+    pub top_p: f32,
+
+    /// Seed of the random numbers; 0 or absent takes the clock
+    #[arg(short, long, value_name = "SEED", default_value = "0", value_parser = seed, allow_hyphen_values = true)]
+    #[arg(hide_default_value = true)]
+    pub seed: u64,
+
+    /// Positions to run for, prompt included; 0 runs to the end of the model's context
+    #[arg(short = 'n', long, value_name = "N", default_value = "256", value_parser = steps, allow_hyphen_values = true)]
+    pub steps: usize,
+
+    /// Beginning of the story, or the first message of a chat
+    #[arg(short = 'i', long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub prompt: Option<String>,
+
+    /// Tokenizer file [default: tokenizer.bin beside the model]
+    #[arg(short = 'z', long, value_name = "FILE")]
+    pub tokenizer: Option<PathBuf>,
+
+    /// What to do
+    #[arg(short, long, value_name = "MODE", value_enum, default_value = "generate")]
+    pub mode: Mode,
+
+    /// System prompt of a chat; when absent, it is asked for
+    #[arg(short = 'y', long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub system_prompt: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// Tell a story
+    Generate,
+    /// Talk in turns
+    Chat,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Show a model's header, tensors, and the memory that running it takes
+    Inspect {
+        /// Model file, version 0, 1 or 2 of llama2.c
+        #[arg(value_name = "MODEL.bin")]
+        model: PathBuf,
+        /// Plan for a KV cache of this many positions [default: the model's seq_len]
+        #[arg(long, value_name = "N")]
+        max_seq: Option<usize>,
+    },
+    /// Print the tokens of a text on one line, BOS first
+    Tokenize {
+        /// Tokenizer file
+        #[arg(short = 'z', long, value_name = "FILE", default_value = "tokenizer.bin")]
+        tokenizer: PathBuf,
+        /// Text; standard input when absent
+        #[arg(value_name = "TEXT", allow_hyphen_values = true)]
+        text: Option<String>,
+    },
+}
+
+/// Parses the command line. `Err` is the exit code after help or a message has been printed.
+pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Args, ExitCode> {
+    let args: Vec<OsString> = args.collect();
+    let mut parsed = Args::try_parse_from(&args).map_err(|e| {
+        if e.kind() == ErrorKind::InvalidUtf8 {
+            let bad = args.iter().find(|arg| arg.to_str().is_none()).map(|arg| arg.to_string_lossy());
+            eprintln!("error: argument \"{}\" is not valid UTF-8: give the text as UTF-8", bad.unwrap_or_default());
+        } else {
+            let _ = e.print(); // nowhere left to report to
+        }
+        ExitCode::from(if e.use_stderr() { 2 } else { 0 })
+    })?;
+    let generate = &mut parsed.generate;
+    generate.temperature = parsed.positional_temperature.unwrap_or(generate.temperature);
+    generate.steps = parsed.positional_steps.unwrap_or(generate.steps);
+    generate.prompt = parsed.positional_prompt.take().or(generate.prompt.take());
+    Ok(parsed)
+}
+
+pub fn print_help() -> anyhow::Result<()> {
+    Ok(Args::command().print_help()?)
+}
+
+fn temperature(text: &str) -> Result<f32, String> {
+    match text.parse() {
+        Ok(t) if f32::is_finite(t) && t >= 0.0 => Ok(t),
+        _ => Err("give a number from 0 upwards, such as 0.8".into()),
+    }
+}
+
+fn topp(text: &str) -> Result<f32, String> {
+    match text.parse() {
+        Ok(p) if (0.0..=1.0).contains(&p) => Ok(p),
+        _ => Err("give a number between 0 and 1, such as 0.9".into()),
+    }
+}
+
+fn seed(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| format!("give a whole number from 0 to {}", u64::MAX))
+}
+
+fn steps(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| "give a whole number of positions from 0 upwards, such as 256".into())
+}

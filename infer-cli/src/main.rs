@@ -1,0 +1,54 @@
+//! `infer-cli model.bin` tells a story. See `infer-cli --help`.
+
+mod args;
+mod chat;
+mod generate;
+mod inspect;
+mod session;
+mod text;
+mod tokenize;
+
+use std::io;
+use std::process::ExitCode;
+
+use args::{Args, Command, Mode};
+use session::{ModelFiles, Usage};
+
+fn main() -> ExitCode {
+    let args = match args::parse(std::env::args_os()) {
+        Ok(args) => args,
+        Err(code) => return code,
+    };
+    // The next shell prompt starts on a line of its own. Nothing here needs to be saved or undone.
+    let _ = ctrlc::set_handler(|| {
+        eprintln!();
+        std::process::exit(130);
+    });
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) if is_broken_pipe(&e) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            ExitCode::from(if e.is::<Usage>() { 2 } else { 1 })
+        }
+    }
+}
+
+fn run(args: &Args) -> anyhow::Result<()> {
+    match &args.command {
+        Some(Command::Inspect { model, max_seq }) => return inspect::run(model, *max_seq),
+        Some(Command::Tokenize { tokenizer, text }) => return tokenize::run(tokenizer, text.as_deref()),
+        None => {}
+    }
+    let Some(model) = &args.model else { return args::print_help() };
+    let files = ModelFiles::open(model, args.generate.tokenizer.as_deref())?;
+    match args.generate.mode {
+        Mode::Generate => generate::run(&files, &args.generate),
+        Mode::Chat => chat::run(&files, &args.generate),
+    }
+}
+
+/// Whether the reader of standard output has gone, as with `infer-cli model.bin | head -1`.
+fn is_broken_pipe(e: &anyhow::Error) -> bool {
+    e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}

@@ -1,0 +1,192 @@
+//! Opened files, and the memory of one conversation with a model.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use infer_core::{
+    Config, Engine, HotBuffers, IndexEntry, Kernels, KvBuffers, KvType, Limits, MappedModel, MergeSlot, Model, Plan,
+    ProbIndex, Sampler, Serial, State, Tokenizer, classify, forward, map_file,
+};
+
+use crate::args::GenerateArgs;
+
+/// A mistake on the command line, as opposed to one in a file: exit code 2.
+#[derive(Debug)]
+pub struct Usage(pub String);
+
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// A model and its tokenizer, mapped into memory.
+pub struct ModelFiles {
+    pub model_path: PathBuf,
+    pub tokenizer_path: PathBuf,
+    model: MappedModel,
+    tokenizer: Vec<u8>,
+}
+
+impl ModelFiles {
+    /// Opens both files; the tokenizer is the given one or `tokenizer.bin` beside the model.
+    pub fn open(model_path: &Path, tokenizer_path: Option<&Path>) -> anyhow::Result<ModelFiles> {
+        let model = MappedModel::open(model_path).with_context(|| format!("model {}", model_path.display()))?;
+        let tokenizer_path = match tokenizer_path {
+            Some(path) => path.to_path_buf(),
+            None => model_path.with_file_name("tokenizer.bin"),
+        };
+        let tokenizer = read_tokenizer(&tokenizer_path).with_context(|| {
+            format!("tokenizer {}: give the tokenizer of this model with -z", tokenizer_path.display())
+        })?;
+        Ok(ModelFiles { model_path: model_path.to_path_buf(), tokenizer_path, model, tokenizer })
+    }
+
+    pub fn model(&self) -> anyhow::Result<Model<'_>> {
+        self.model.model().with_context(|| format!("model {}", self.model_path.display()))
+    }
+
+    pub fn tokenizer(&self) -> anyhow::Result<OwnedTokenizer<'_>> {
+        let vocab_size = self.model()?.config().vocab_size;
+        let tokenizer = OwnedTokenizer::new(&self.tokenizer, vocab_size)
+            .with_context(|| format!("tokenizer {}", self.tokenizer_path.display()))?;
+        let spare = self.tokenizer.len() - tokenizer.get().file_bytes();
+        if spare > 0 {
+            eprintln!(
+                "warning: tokenizer {} goes on for {spare} bytes after token {}, the model's last: it may belong to \
+                 another model",
+                self.tokenizer_path.display(),
+                vocab_size - 1
+            );
+        }
+        Ok(tokenizer)
+    }
+}
+
+/// The bytes of a tokenizer file.
+pub fn read_tokenizer(path: &Path) -> std::io::Result<Vec<u8>> {
+    map_file(path).map(|map| map.to_vec())
+}
+
+/// A tokenizer with its own index.
+pub struct OwnedTokenizer<'t> {
+    bytes: &'t [u8],
+    index: Vec<IndexEntry>,
+}
+
+impl<'t> OwnedTokenizer<'t> {
+    pub fn new(bytes: &'t [u8], vocab_size: usize) -> Result<OwnedTokenizer<'t>, infer_core::Error> {
+        // An entry takes 8 bytes at least: a vocabulary that cannot be in the file is not worth an allocation.
+        let mut index = vec![IndexEntry::EMPTY; vocab_size.min(bytes.len() / 8)];
+        if index.len() < vocab_size {
+            let token = index.len();
+            return Err(infer_core::Error::TokenizerTruncated { token, vocab_size, have: bytes.len() });
+        }
+        infer_core::build_index(bytes, vocab_size, &mut index)?;
+        Ok(OwnedTokenizer { bytes, index })
+    }
+
+    pub fn get(&self) -> Tokenizer<'_> {
+        Tokenizer::with_index(self.bytes, &self.index)
+    }
+}
+
+/// Encodes a text of any length.
+pub fn encode(tokenizer: &Tokenizer<'_>, text: &str) -> Result<Vec<u32>, infer_core::Error> {
+    let most = Tokenizer::max_tokens(text.len());
+    let mut tokens = vec![0; most];
+    let n = tokenizer.encode(text, true, &mut vec![MergeSlot::EMPTY; most], &mut tokens)?;
+    tokens.truncate(n);
+    Ok(tokens)
+}
+
+/// Memory that a [`State`] borrows.
+pub struct Buffers {
+    plan: Plan,
+    hot_f32: Vec<f32>,
+    hot_i8: Vec<i8>,
+    kv: Vec<f32>,
+}
+
+impl Buffers {
+    pub fn new(config: &Config, max_seq: usize, batch: usize) -> anyhow::Result<Buffers> {
+        let limits = Limits { max_seq, batch, threads: 1, kv: KvType::F32 };
+        let plan = config.plan(limits)?;
+        let kv =
+            zeroed(plan.kv_values).with_context(|| format!("a KV cache of {} bytes: lower -n", plan.kv_bytes()))?;
+        Ok(Buffers { plan, hot_f32: zeroed(plan.hot_f32)?, hot_i8: vec![0; plan.hot_i8], kv })
+    }
+
+    pub fn state(&mut self) -> Result<State<'_>, infer_core::Error> {
+        let hot = HotBuffers { f32: &mut self.hot_f32, i8: &mut self.hot_i8 };
+        State::new(&self.plan, hot, KvBuffers::F32(&mut self.kv))
+    }
+}
+
+/// Zeros, or an error where `vec!` would end the process.
+fn zeroed(n: usize) -> anyhow::Result<Vec<f32>> {
+    // Reserving tells whether the memory is to be had; vec! then gets pages that are zero already.
+    Vec::<f32>::new().try_reserve_exact(n)?;
+    Ok(vec![0.0; n])
+}
+
+/// A model with the memory of one sequence, and a sampler.
+pub struct Session<'a> {
+    model: Model<'a>,
+    state: State<'a>,
+    engine: Engine<'static>,
+    pub sampler: Sampler,
+    scratch: Vec<ProbIndex>,
+    model_path: &'a Path,
+}
+
+impl<'a> Session<'a> {
+    pub fn new(files: &'a ModelFiles, buffers: &'a mut Buffers, args: &GenerateArgs) -> anyhow::Result<Session<'a>> {
+        let model = files.model()?;
+        let seed = if args.seed == 0 { clock() } else { args.seed };
+        Ok(Session {
+            model,
+            state: buffers.state()?,
+            engine: Engine { kernels: Kernels::detect(), runner: &Serial },
+            sampler: Sampler::new(args.temperature, args.top_p, seed)?,
+            scratch: vec![ProbIndex::default(); model.config().vocab_size],
+            model_path: &files.model_path,
+        })
+    }
+
+    /// Positions used so far.
+    pub fn pos(&self) -> usize {
+        self.state.filled()
+    }
+
+    /// Reads tokens behind those that were read before, in batches.
+    pub fn read(&mut self, tokens: &[u32]) -> anyhow::Result<()> {
+        for tokens in tokens.chunks(self.state.plan().limits.batch) {
+            let pos = self.state.filled();
+            forward(&self.model, &mut self.state, &self.engine, tokens, pos)?;
+        }
+        Ok(())
+    }
+
+    /// Picks the token that follows the last of the `n` tokens read.
+    pub fn next_token(&mut self, n: usize) -> anyhow::Result<u32> {
+        let row = (n - 1) % self.state.plan().limits.batch;
+        let logits = classify(&self.model, &mut self.state, &self.engine, row)
+            .with_context(|| format!("model {}", self.model_path.display()))?;
+        Ok(self.sampler.sample(logits, &mut self.scratch)?)
+    }
+}
+
+/// A seed that differs from run to run, and is not 0.
+fn clock() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |now| now.as_nanos() as u64).max(1)
+}
+
+/// Positions to run for: `-n`, or the whole context for 0 and for more than the model has.
+pub fn budget(steps: usize, config: &Config) -> usize {
+    if steps == 0 { config.seq_len } else { steps.min(config.seq_len) }
+}

@@ -1,0 +1,332 @@
+//! Hyperparameters of a model, and the memory that running it takes.
+//!
+//! Everything here is `const`, so that firmware sizes its statics from `include_bytes!` at compile time. Const code has
+//! no `?` and no `for`, hence the plain style.
+
+use crate::error::Error;
+use crate::format;
+use crate::sampler::ProbIndex;
+use crate::tokenizer::IndexEntry;
+
+/// How the matrices of a model are stored. Norm weights are always f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightType {
+    /// 4 bytes per weight.
+    F32,
+    /// One byte per weight and one f32 scale per `group_size` weights.
+    Q8 {
+        /// Weights that share a scale: a multiple of 4, at most 1024, dividing dim and hidden_dim.
+        group_size: usize,
+    },
+}
+
+/// Hyperparameters, in llama2.c's names. Obtained from a header, or filled in by an exporter and then
+/// [`check`](Config::check)ed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Width of the residual stream.
+    pub dim: usize,
+    /// Width of the feed-forward network.
+    pub hidden_dim: usize,
+    /// Number of transformer layers.
+    pub n_layers: usize,
+    /// Number of query heads.
+    pub n_heads: usize,
+    /// Number of key/value heads; divides `n_heads`.
+    pub n_kv_heads: usize,
+    /// Number of tokens.
+    pub vocab_size: usize,
+    /// Positions the model was trained for.
+    pub seq_len: usize,
+    /// The classifier is the embedding table itself.
+    pub shared_classifier: bool,
+    /// Storage of the matrices.
+    pub weights: WeightType,
+}
+
+/// Type of the cached keys and values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvType {
+    /// 4 bytes per value.
+    F32,
+    /// 1 byte per value, with scales. The plan refuses it until its kernel exists.
+    I8,
+}
+
+/// What the caller asks of a [`Plan`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Positions of the KV cache, 1 to `seq_len`.
+    pub max_seq: usize,
+    /// Tokens per forward call: 1 on a chip, 32 or so to read prompts fast.
+    pub batch: usize,
+    /// Attention heads worked on at a time: 1 on a chip, the number of threads elsewhere.
+    pub threads: usize,
+    /// Type of the KV cache.
+    pub kv: KvType,
+}
+
+/// Sizes of the buffers that a [`State`](crate::State), a [`Sampler`](crate::Sampler) and a
+/// [`Tokenizer`](crate::Tokenizer) borrow from the caller, in elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The model this was planned for.
+    pub config: Config,
+    /// The limits it was planned for.
+    pub limits: Limits,
+    /// Activations and logits, `f32`. Touched all the time: fast memory.
+    pub hot_f32: usize,
+    /// Quantised activations, `i8`.
+    pub hot_i8: usize,
+    /// Cached keys and values, `f32` or `i8`. Touched once per token: may lie in slower memory.
+    pub kv_values: usize,
+    /// Scales of an int8 KV cache, `f32`.
+    pub kv_scales: usize,
+    /// Scratch of top-p sampling, [`ProbIndex`].
+    pub sampler: usize,
+    /// Index of the tokenizer, [`IndexEntry`].
+    pub tokenizer: usize,
+}
+
+impl Config {
+    /// Reads the header of a model file of any version; the rest of the file need not be there.
+    ///
+    /// # Errors
+    /// [`Error::Truncated`], [`Error::UnknownVersion`], [`Error::Header`] or [`Error::GroupSize`].
+    pub const fn from_header(bytes: &[u8]) -> Result<Config, Error> {
+        match format::Header::parse(bytes) {
+            Ok(header) => Ok(header.config),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Size of one attention head: dim / n_heads.
+    pub const fn head_size(&self) -> usize {
+        match self.dim.checked_div(self.n_heads) {
+            Some(head_size) => head_size,
+            None => 0,
+        }
+    }
+
+    /// Width of keys and values: head_size · n_kv_heads.
+    pub const fn kv_dim(&self) -> usize {
+        self.head_size() * self.n_kv_heads
+    }
+
+    /// Query heads that share one key/value head.
+    pub const fn kv_mul(&self) -> usize {
+        match self.n_heads.checked_div(self.n_kv_heads) {
+            Some(kv_mul) => kv_mul,
+            None => 0,
+        }
+    }
+
+    /// Checks the rules that every computation here relies on.
+    ///
+    /// # Errors
+    /// [`Error::Header`] or [`Error::GroupSize`] with the offending value.
+    pub const fn check(&self) -> Result<(), Error> {
+        const POSITIVE: &str = "it must be at least 1 and below 2^31";
+        let fields = [
+            ("dim", self.dim),
+            ("hidden_dim", self.hidden_dim),
+            ("n_layers", self.n_layers),
+            ("n_heads", self.n_heads),
+            ("n_kv_heads", self.n_kv_heads),
+            ("vocab_size", self.vocab_size),
+            ("seq_len", self.seq_len),
+        ];
+        let mut rest: &[(&'static str, usize)] = &fields;
+        while let [(field, value), tail @ ..] = rest {
+            if *value == 0 || *value > i32::MAX as usize {
+                return Err(header_error(field, *value, POSITIVE));
+            }
+            rest = tail;
+        }
+        if self.head_size() * self.n_heads != self.dim {
+            return Err(header_error("n_heads", self.n_heads, "it must divide dim"));
+        }
+        if !self.head_size().is_multiple_of(2) {
+            return Err(header_error("n_heads", self.n_heads, "dim / n_heads must be even for rotary embeddings"));
+        }
+        if self.kv_mul() * self.n_kv_heads != self.n_heads {
+            return Err(header_error("n_kv_heads", self.n_kv_heads, "it must divide n_heads"));
+        }
+        if let WeightType::Q8 { group_size } = self.weights
+            && (!group_size.is_multiple_of(4)
+                || group_size > 1024
+                || !divides(group_size, self.dim)
+                || !divides(group_size, self.hidden_dim))
+        {
+            let group_size = group_size as i64;
+            return Err(Error::GroupSize { group_size, dim: self.dim, hidden_dim: self.hidden_dim });
+        }
+        Ok(())
+    }
+
+    /// Plans the buffers for running this model.
+    ///
+    /// # Errors
+    /// A rule of [`check`](Config::check) is broken, `max_seq` is 0 or above `seq_len`, `batch` or `threads` is 0, the
+    /// KV type is not supported, or a size exceeds the address space ([`Error::TooLarge`]).
+    pub const fn plan(&self, limits: Limits) -> Result<Plan, Error> {
+        if let Err(e) = self.check() {
+            return Err(e);
+        }
+        if limits.max_seq == 0 || limits.max_seq > self.seq_len {
+            let value = limits.max_seq as f64;
+            return Err(Error::Setting {
+                name: "max_seq",
+                value,
+                rule: "it must be between 1 and the model's seq_len",
+            });
+        }
+        if limits.batch == 0 {
+            return Err(Error::Setting { name: "batch", value: 0.0, rule: "it must be at least 1" });
+        }
+        if limits.threads == 0 {
+            return Err(Error::Setting { name: "threads", value: 0.0, rule: "it must be at least 1" });
+        }
+        if let KvType::I8 = limits.kv {
+            return Err(Error::Unsupported { what: "int8 KV cache" });
+        }
+        let per_token = HotSizes::new(self);
+        // u64 throughout, so that a 32-bit chip sees the overflow instead of a small number.
+        let hot_f32 = sum(&[
+            product(&[limits.batch as u64, per_token.total]),
+            product(&[min(limits.threads, self.n_heads) as u64, limits.max_seq as u64]), // att
+            Some((self.head_size() / 2) as u64),                                         // rope frequencies
+            Some(self.vocab_size as u64),                                                // logits
+        ]);
+        let hot_i8 = match self.weights {
+            WeightType::F32 => Some(0),
+            WeightType::Q8 { .. } => product(&[limits.batch as u64, max(self.dim, self.hidden_dim) as u64]),
+        };
+        let kv_values = product(&[2, self.n_layers as u64, limits.max_seq as u64, self.kv_dim() as u64]);
+        match (to_elements(hot_f32, 4), to_elements(hot_i8, 1), to_elements(kv_values, 4)) {
+            (Some(hot_f32), Some(hot_i8), Some(kv_values)) => Ok(Plan {
+                config: *self,
+                limits,
+                hot_f32,
+                hot_i8,
+                kv_values,
+                kv_scales: 0,
+                sampler: self.vocab_size,
+                tokenizer: self.vocab_size,
+            }),
+            _ => Err(Error::TooLarge),
+        }
+    }
+}
+
+impl Plan {
+    /// Bytes of the hot buffers.
+    pub const fn hot_bytes(&self) -> u64 {
+        self.hot_f32 as u64 * 4 + self.hot_i8 as u64
+    }
+
+    /// Bytes of the KV cache.
+    pub const fn kv_bytes(&self) -> u64 {
+        let value_bytes = match self.limits.kv {
+            KvType::F32 => 4,
+            KvType::I8 => 1,
+        };
+        self.kv_values as u64 * value_bytes + self.kv_scales as u64 * 4
+    }
+
+    /// Bytes of the sampler's scratch, used by top-p only.
+    pub const fn sampler_bytes(&self) -> u64 {
+        self.sampler as u64 * size_of::<ProbIndex>() as u64
+    }
+
+    /// Bytes of the tokenizer's index. It may be built at compile time and lie in flash.
+    pub const fn tokenizer_bytes(&self) -> u64 {
+        self.tokenizer as u64 * size_of::<IndexEntry>() as u64
+    }
+}
+
+/// f32 elements per token of a batch: one place for [`Config::plan`] and [`State::new`](crate::State::new).
+pub(crate) struct HotSizes {
+    /// x, xb and q each.
+    pub dim: usize,
+    /// hb and hb2 each. They also hold k and v before these go to the cache, hence the maximum.
+    pub hidden: usize,
+    /// cos and sin of the position's angles.
+    pub rope: usize,
+    /// Scales of the quantised activations.
+    pub scales: usize,
+    /// All of them.
+    pub total: u64,
+}
+
+impl HotSizes {
+    pub const fn new(config: &Config) -> HotSizes {
+        let hidden = max(config.hidden_dim, config.kv_dim());
+        let rope = config.head_size();
+        let scales = match config.weights {
+            WeightType::F32 => 0,
+            WeightType::Q8 { group_size } => match max(config.dim, config.hidden_dim).checked_div(group_size) {
+                Some(scales) => scales,
+                None => 0,
+            },
+        };
+        let total = 3 * config.dim as u64 + 2 * hidden as u64 + rope as u64 + scales as u64;
+        HotSizes { dim: config.dim, hidden, rope, scales, total }
+    }
+}
+
+const fn header_error(field: &'static str, value: usize, rule: &'static str) -> Error {
+    Error::Header { field, value: value as i64, rule }
+}
+
+const fn divides(divisor: usize, n: usize) -> bool {
+    matches!(n.checked_rem(divisor), Some(0))
+}
+
+const fn min(a: usize, b: usize) -> usize {
+    if a < b { a } else { b }
+}
+
+const fn max(a: usize, b: usize) -> usize {
+    if a > b { a } else { b }
+}
+
+/// Product of sizes, `None` on overflow.
+pub(crate) const fn product(mut factors: &[u64]) -> Option<u64> {
+    let mut result: u64 = 1;
+    while let [factor, rest @ ..] = factors {
+        result = match result.checked_mul(*factor) {
+            Some(product) => product,
+            None => return None,
+        };
+        factors = rest;
+    }
+    Some(result)
+}
+
+/// Sum of sizes, `None` on overflow.
+pub(crate) const fn sum(mut terms: &[Option<u64>]) -> Option<u64> {
+    let mut result: u64 = 0;
+    while let [term, rest @ ..] = terms {
+        result = match term {
+            Some(term) => match result.checked_add(*term) {
+                Some(sum) => sum,
+                None => return None,
+            },
+            None => return None,
+        };
+        terms = rest;
+    }
+    Some(result)
+}
+
+/// A number of elements as `usize`, if that many of `size` bytes fit the address space.
+const fn to_elements(n: Option<u64>, size: u64) -> Option<usize> {
+    match n {
+        Some(n) => match n.checked_mul(size) {
+            Some(bytes) if bytes <= isize::MAX as u64 => Some(n as usize),
+            _ => None,
+        },
+        None => None,
+    }
+}

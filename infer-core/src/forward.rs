@@ -1,0 +1,308 @@
+//! The forward pass: embed, then one [`step`] per layer, then [`classify`].
+//!
+//! There is one pass for every weight type, batch size, instruction set and number of threads. Tokens are rows of a
+//! batch: one when generating, several when reading a prompt, so that the weights are read once for all of them.
+
+use crate::config::Config;
+use crate::error::Error;
+use crate::kernels::Kernels;
+use crate::math::{rmsnorm, rope, swiglu};
+use crate::matrix::Matrix;
+use crate::model::{Layer, Model};
+use crate::panel::SharedOut;
+use crate::runner::{Runner, Serial};
+use crate::state::{Progress, State};
+
+/// What computes: kernels of an instruction set, and who runs their tasks.
+#[derive(Clone, Copy)]
+pub struct Engine<'r> {
+    /// Inner loops.
+    pub kernels: Kernels,
+    /// Threads.
+    pub runner: &'r dyn Runner,
+}
+
+impl Engine<'static> {
+    /// The portable kernels on the calling thread.
+    pub const fn scalar() -> Engine<'static> {
+        Engine { kernels: Kernels::scalar(), runner: &Serial }
+    }
+
+    /// The best kernels known at compile time on the calling thread.
+    pub const fn native() -> Engine<'static> {
+        Engine { kernels: Kernels::native(), runner: &Serial }
+    }
+}
+
+/// Feeds `tokens` at positions `pos`, `pos + 1`, … through all layers. Then [`classify`] gives logits.
+///
+/// `pos` may be at most [`State::filled`]; a smaller one forgets the positions from there on, 0 starts a new sequence.
+///
+/// # Errors
+/// As [`begin`] and [`step`].
+pub fn forward(
+    model: &Model<'_>,
+    state: &mut State<'_>,
+    engine: &Engine<'_>,
+    tokens: &[u32],
+    pos: usize,
+) -> Result<(), Error> {
+    begin(model, state, tokens, pos)?;
+    while step(model, state, engine)? {}
+    Ok(())
+}
+
+/// Starts a pass over `tokens`: looks up their embeddings. [`step`] does the rest, layer by layer, with time for a
+/// watchdog or other tasks in between.
+///
+/// # Errors
+/// [`Error::ModelMismatch`], [`Error::Batch`], [`Error::Position`] or [`Error::Token`]; the state is then as before.
+pub fn begin(model: &Model<'_>, state: &mut State<'_>, tokens: &[u32], pos: usize) -> Result<(), Error> {
+    check_model(model, state)?;
+    let Config { dim, vocab_size, .. } = *model.config();
+    let limits = state.plan.limits;
+    let n_tokens = tokens.len();
+    if n_tokens == 0 || n_tokens > limits.batch {
+        return Err(Error::Batch { n_tokens, batch: limits.batch });
+    }
+    let room = limits.max_seq.checked_sub(pos);
+    if pos > state.filled || room.is_none_or(|room| n_tokens > room) {
+        return Err(Error::Position { pos, n_tokens, filled: state.filled, max_seq: limits.max_seq });
+    }
+    if let Some(&token) = tokens.iter().find(|&&token| token as usize >= vocab_size) {
+        return Err(Error::Token { token, vocab_size });
+    }
+
+    for (x, &token) in state.x.chunks_exact_mut(dim.max(1)).zip(tokens) {
+        let error = Error::Token { token, vocab_size };
+        model.tok_emb().copy_row(token as usize, x).ok_or(error)?;
+    }
+    for (i, cos_sin) in state.rope.chunks_exact_mut(model.config().head_size().max(1)).take(n_tokens).enumerate() {
+        for ([cos, sin], freq) in cos_sin.as_chunks_mut::<2>().0.iter_mut().zip(state.freq.iter()) {
+            let angle = (pos + i) as f32 * freq;
+            (*cos, *sin) = (libm::cosf(angle), libm::sinf(angle));
+        }
+    }
+    state.filled = pos;
+    state.progress = Progress { pos, rows: n_tokens, layer: 0 };
+    Ok(())
+}
+
+/// Computes one layer. Returns whether another one is to be done.
+///
+/// # Errors
+/// [`Error::NotReady`] without [`begin`] or after the last layer, [`Error::ModelMismatch`].
+pub fn step(model: &Model<'_>, state: &mut State<'_>, engine: &Engine<'_>) -> Result<bool, Error> {
+    check_model(model, state)?;
+    let config = model.config();
+    let Progress { pos, rows, layer } = state.progress;
+    if rows == 0 {
+        return Err(Error::NotReady);
+    }
+    let weights = model.layer(layer).ok_or(Error::NotReady)?;
+    attention(config, &weights, state, engine);
+    feed_forward(config, &weights, state, engine);
+    state.progress.layer = layer + 1;
+    let more = layer + 1 < config.n_layers;
+    if !more {
+        state.filled = pos + rows;
+    }
+    Ok(more)
+}
+
+/// Logits (vocab_size) of token `row` of the last pass. May be called for any of its rows, in any order.
+///
+/// # Errors
+/// [`Error::NotReady`] before the last [`step`] or when the pass had no such row, [`Error::ModelMismatch`], and
+/// [`Error::NotFinite`] when damaged weights gave a NaN or an infinity.
+pub fn classify<'a>(
+    model: &Model<'_>,
+    state: &'a mut State<'_>,
+    engine: &Engine<'_>,
+    row: usize,
+) -> Result<&'a mut [f32], Error> {
+    check_model(model, state)?;
+    let Progress { rows, layer, .. } = state.progress;
+    let dim = model.config().dim;
+    if row >= rows || layer != model.config().n_layers {
+        return Err(Error::NotReady);
+    }
+    let x = state.x.chunks_exact(dim.max(1)).nth(row).ok_or(Error::NotReady)?;
+    let xb = state.xb.get_mut(..dim).ok_or(Error::NotReady)?; // x stays as it is for the other rows
+    rmsnorm(xb, x, model.rms_final());
+    matmul(engine, xb, [(model.wcls(), state.logits)]);
+    match state.logits.iter().position(|logit| !logit.is_finite()) {
+        Some(token) => Err(Error::NotFinite { token }),
+        None => Ok(state.logits),
+    }
+}
+
+fn check_model(model: &Model<'_>, state: &State<'_>) -> Result<(), Error> {
+    if *model.config() == state.plan.config { Ok(()) } else { Err(Error::ModelMismatch) }
+}
+
+/// x += wo · attention(rmsnorm(x))
+fn attention(config: &Config, layer: &Layer<'_>, state: &mut State<'_>, engine: &Engine<'_>) {
+    let (dim, kv_dim, head_size) = (config.dim, config.kv_dim(), config.head_size());
+    let rows = state.progress.rows;
+    let x = prefix(state.x, rows, dim);
+    let xb = prefix(state.xb, rows, dim);
+    let q = prefix(state.q, rows, dim);
+    let k = prefix(state.hb, rows, kv_dim);
+    let v = prefix(state.hb2, rows, kv_dim);
+
+    rmsnorm_rows(xb, x, layer.rms_att);
+    matmul(engine, xb, [(layer.wq, &mut *q), (layer.wk, &mut *k), (layer.wv, &mut *v)]);
+    for (q, cos_sin) in q.chunks_exact_mut(dim.max(1)).zip(state.rope.chunks_exact(head_size.max(1))) {
+        rope(q, cos_sin);
+    }
+    for (k, cos_sin) in k.chunks_exact_mut(kv_dim.max(1)).zip(state.rope.chunks_exact(head_size.max(1))) {
+        rope(k, cos_sin);
+    }
+
+    let max_seq = state.plan.limits.max_seq;
+    let Progress { pos, layer: l, .. } = state.progress;
+    let cache = Cache { n_kv_heads: config.n_kv_heads, max_seq, head_size };
+    let (Some(keys), Some(values)) = (cache.layer_mut(state.keys, l), cache.layer_mut(state.values, l)) else { return };
+    cache.store(keys, k, pos);
+    cache.store(values, v, pos);
+    attend_heads(config, engine, &cache, keys, values, q, pos, state.att, xb);
+
+    matmul(engine, xb, [(layer.wo, &mut *q)]);
+    add(x, q);
+}
+
+/// Attention of all heads and rows: tasks take heads, and within a head the rows one after another.
+fn attend_heads(
+    config: &Config,
+    engine: &Engine<'_>,
+    cache: &Cache,
+    keys: &[f32],   // (n_kv_heads, max_seq, head_size)
+    values: &[f32], // (n_kv_heads, max_seq, head_size)
+    q: &[f32],      // (rows, dim)
+    pos: usize,
+    att: &mut [f32], // (threads, max_seq)
+    out: &mut [f32], // (rows, dim)
+) {
+    let (dim, head_size, kv_mul) = (config.dim, config.head_size(), config.kv_mul());
+    let scale = 1.0 / libm::sqrtf(head_size as f32);
+    // One row of attention scratch per task, so there are at most as many tasks as rows.
+    let scratch_rows = att.len().checked_div(cache.max_seq).unwrap_or(0);
+    let tasks = engine.runner.threads().get().min(scratch_rows).max(1);
+    let heads_per_task = config.n_heads.div_ceil(tasks);
+    let out = SharedOut::new(out, dim);
+    let att = SharedOut::new(att, att.len());
+    engine.runner.run(tasks, &|task| {
+        #[allow(unsafe_code)]
+        // SAFETY: tasks have different indices, so their columns of the scratch do not overlap.
+        let mut att = unsafe { att.columns(task * cache.max_seq..(task + 1) * cache.max_seq) };
+        let first = task * heads_per_task;
+        for head in first..(first + heads_per_task).min(config.n_heads) {
+            let columns = head * head_size..(head + 1) * head_size;
+            #[allow(unsafe_code)]
+            // SAFETY: every head belongs to one task, and different heads have different columns.
+            let mut out = unsafe { out.columns(columns.clone()) };
+            let kv_head = head.checked_div(kv_mul).unwrap_or(0);
+            let (Some(keys), Some(values)) = (cache.head(keys, kv_head), cache.head(values, kv_head)) else { return };
+            for (row, q) in q.chunks_exact(dim.max(1)).enumerate() {
+                let (Some(q), Some(att)) = (q.get(columns.clone()), att.row(0).get_mut(..pos + row + 1)) else {
+                    return;
+                };
+                (engine.kernels.attend)(q, scale, keys, values, att, out.row(row));
+            }
+        }
+    });
+}
+
+/// x += w2 · (silu(w1 · y) · (w3 · y)) with y = rmsnorm(x)
+fn feed_forward(config: &Config, layer: &Layer<'_>, state: &mut State<'_>, engine: &Engine<'_>) {
+    let (dim, hidden_dim) = (config.dim, config.hidden_dim);
+    let rows = state.progress.rows;
+    let x = prefix(state.x, rows, dim);
+    let xb = prefix(state.xb, rows, dim);
+    let hb = prefix(state.hb, rows, hidden_dim);
+    let hb2 = prefix(state.hb2, rows, hidden_dim);
+
+    rmsnorm_rows(xb, x, layer.rms_ffn);
+    matmul(engine, xb, [(layer.w1, &mut *hb), (layer.w3, &mut *hb2)]);
+    swiglu(hb, hb2);
+    matmul(engine, hb, [(layer.w2, &mut *xb)]);
+    add(x, xb);
+}
+
+/// `out[b] = w · x[b]` for one or several matrices with the same input, as one round of tasks over all their rows.
+fn matmul<const N: usize>(engine: &Engine<'_>, x: &[f32], jobs: [(Matrix<'_>, &mut [f32]); N]) {
+    // A multiple of every kernel's row block, so that only the last task of a matrix meets a partial block.
+    const ROW_BLOCK: usize = 8;
+    let jobs = jobs.map(|(w, out)| (w, SharedOut::new(out, w.rows())));
+    let total: usize = jobs.iter().map(|(w, _)| w.rows()).sum();
+    let tasks = engine.runner.threads();
+    let rows_per_task = total.div_ceil(tasks.get()).next_multiple_of(ROW_BLOCK);
+    engine.runner.run(tasks.get(), &|task| {
+        let mut start = task * rows_per_task;
+        let mut end = start + rows_per_task;
+        for (w, out) in &jobs {
+            let range = start.min(w.rows())..end.min(w.rows());
+            // Positions within the next matrix.
+            (start, end) = (start.saturating_sub(w.rows()), end.saturating_sub(w.rows()));
+            if let Some(w) = w.row_range(range.clone())
+                && !range.is_empty()
+            {
+                #[allow(unsafe_code)]
+                // SAFETY: the ranges of different tasks do not overlap.
+                let mut out = unsafe { out.columns(range) };
+                match w {
+                    Matrix::F32 { w, cols, .. } => (engine.kernels.matmul_f32)(w, cols, x, &mut out),
+                }
+            }
+        }
+    });
+}
+
+/// Where the keys (or values) of a position lie within one layer: (n_kv_heads, max_seq, head_size). A head's positions
+/// follow each other, so attention reads memory in order.
+struct Cache {
+    n_kv_heads: usize,
+    max_seq: usize,
+    head_size: usize,
+}
+
+impl Cache {
+    fn layer_mut<'a>(&self, cache: &'a mut [f32], layer: usize) -> Option<&'a mut [f32]> {
+        cache.chunks_exact_mut((self.n_kv_heads * self.max_seq * self.head_size).max(1)).nth(layer)
+    }
+
+    fn head<'a>(&self, layer: &'a [f32], kv_head: usize) -> Option<&'a [f32]> {
+        layer.chunks_exact((self.max_seq * self.head_size).max(1)).nth(kv_head)
+    }
+
+    /// Stores `kv` (rows, n_kv_heads, head_size) from position `pos` on.
+    fn store(&self, layer: &mut [f32], kv: &[f32], pos: usize) {
+        let head_size = self.head_size.max(1);
+        for (row, kv) in kv.chunks_exact((self.n_kv_heads * head_size).max(1)).enumerate() {
+            let heads = layer.chunks_exact_mut((self.max_seq * head_size).max(1));
+            for (head, kv) in heads.zip(kv.chunks_exact(head_size)) {
+                if let Some(slot) = head.chunks_exact_mut(head_size).nth(pos + row) {
+                    slot.iter_mut().zip(kv).for_each(|(slot, kv)| *slot = *kv);
+                }
+            }
+        }
+    }
+}
+
+fn rmsnorm_rows(out: &mut [f32], x: &[f32], weight: &[f32]) {
+    let dim = weight.len().max(1);
+    for (out, x) in out.chunks_exact_mut(dim).zip(x.chunks_exact(dim)) {
+        rmsnorm(out, x, weight);
+    }
+}
+
+fn add(x: &mut [f32], y: &[f32]) {
+    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+}
+
+/// The first `rows` rows of a (batch, width) buffer.
+fn prefix(buffer: &mut [f32], rows: usize, width: usize) -> &mut [f32] {
+    let len = buffer.len().min(rows * width);
+    buffer.split_at_mut_checked(len).map_or(&mut [], |(rows, _)| rows)
+}

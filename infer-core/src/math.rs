@@ -1,0 +1,128 @@
+//! Vector maths with a fixed order of operations.
+//!
+//! Sums run in eight lanes by index mod 8, which are then added as `t_i = l_i + l_{i+4}`, `(t0 + t2) + (t1 + t3)`:
+//! the order in which one AVX register, two NEON or SSE registers, or a plain loop can do it alike. Multiplications and
+//! additions are rounded one by one; nothing here may be contracted to a fused multiply-add.
+
+/// Lanes of a sum.
+pub const LANES: usize = 8;
+
+/// Adds up the lanes of a sum in the order of the contract.
+#[inline(always)]
+pub fn sum_lanes(l: [f32; LANES]) -> f32 {
+    let t = [l[0] + l[4], l[1] + l[5], l[2] + l[6], l[3] + l[7]];
+    (t[0] + t[2]) + (t[1] + t[3])
+}
+
+/// Dot product of two slices of equal length.
+#[inline(always)]
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0.0; LANES];
+    let (a, a_tail) = a.as_chunks::<LANES>();
+    let (b, b_tail) = b.as_chunks::<LANES>();
+    for (a, b) in a.iter().zip(b) {
+        for i in 0..LANES {
+            lanes[i] += a[i] * b[i];
+        }
+    }
+    for ((lane, a), b) in lanes.iter_mut().zip(a_tail).zip(b_tail) {
+        *lane += a * b;
+    }
+    sum_lanes(lanes)
+}
+
+/// Sum of a slice.
+#[inline(always)]
+fn sum(x: &[f32]) -> f32 {
+    let mut lanes = [0.0; LANES];
+    let (chunks, tail) = x.as_chunks::<LANES>();
+    for x in chunks {
+        for i in 0..LANES {
+            lanes[i] += x[i];
+        }
+    }
+    for (lane, x) in lanes.iter_mut().zip(tail) {
+        *lane += x;
+    }
+    sum_lanes(lanes)
+}
+
+/// `out = weight · x / sqrt(mean(x²) + 1e-5)` (Zhang and Sennrich, 2019).
+pub fn rmsnorm(out: &mut [f32], x: &[f32], weight: &[f32]) {
+    let mean = dot(x, x) / x.len() as f32;
+    let scale = 1.0 / libm::sqrtf(mean + 1e-5);
+    for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
+        *out = weight * (scale * x);
+    }
+}
+
+/// Softmax in place. Weights below 2^-60 become 0, so that no subnormal number arises, which some vector units flush.
+/// A NaN anywhere makes every weight NaN.
+#[inline(always)]
+pub fn softmax(x: &mut [f32]) {
+    let max = x.iter().fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max });
+    for x in x.iter_mut() {
+        *x = exp(*x - max);
+    }
+    let inverse = 1.0 / sum(x);
+    for x in x.iter_mut() {
+        let weight = *x * inverse;
+        *x = if weight < SMALLEST_WEIGHT { 0.0 } else { weight };
+    }
+}
+
+const SMALLEST_WEIGHT: f32 = 1.0 / (1u64 << 60) as f32;
+
+/// SwiGLU: `hb = silu(hb) · hb2` with `silu(v) = v / (1 + exp(-v))` (Shazeer, 2020).
+pub fn swiglu(hb: &mut [f32], hb2: &[f32]) {
+    for (v, gate) in hb.iter_mut().zip(hb2) {
+        *v = *v / (1.0 + exp(-*v)) * gate;
+    }
+}
+
+/// e^x with a relative error below 1.2e-7 (2 ulp, tested against f64), and never a subnormal result: 0 below -87.33,
+/// infinity above 88.37. NaN stays NaN.
+///
+/// Without branches, tables or fused operations, so that it vectorises and gives the same bits everywhere. With
+/// n = round(x / ln 2) and r = x - n ln 2, e^x = 2^n · (1 + r + r²·g(r)); g is the minimax polynomial of degree 4 for the
+/// relative error on |r| <= ln 2 / 2 (3.1e-9 before rounding, found with the Remez algorithm).
+#[inline(always)]
+pub fn exp(x: f32) -> f32 {
+    const LN2_HI: f32 = 0.693_359_4; // 355/512: n · LN2_HI is exact for |n| < 2^15
+    const LN2_LO: f32 = -2.121_944_4e-4; // ln 2 - LN2_HI
+    // Adding 1.5·2^23 rounds to an integer (half to even), which then stands in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    const G: [f32; 5] = [0.499_999_94, 0.166_665_21, 0.041_668_39, 0.008_368_717, 0.001_381_459_9];
+    let shifted = x * core::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = (x - n * LN2_HI) - n * LN2_LO;
+    let g = (((G[4] * r + G[3]) * r + G[2]) * r + G[1]) * r + G[0];
+    let mantissa = (r * r * g + r) + 1.0;
+    let two_to_n = f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000));
+    let y = mantissa * two_to_n;
+    // These selects leave a NaN alone, since it compares false.
+    let y = if x < -87.33 { 0.0 } else { y };
+    if x > 88.37 { f32::INFINITY } else { y }
+}
+
+/// Rotary embedding (Su et al., 2021) of heads of `cos_sin.len()` values: each pair (v0, v1) is turned by its angle.
+/// `cos_sin` holds cos and sin of the angles in turn.
+pub fn rope(heads: &mut [f32], cos_sin: &[f32]) {
+    if cos_sin.is_empty() {
+        return;
+    }
+    for head in heads.chunks_exact_mut(cos_sin.len()) {
+        let (pairs, _) = head.as_chunks_mut::<2>();
+        for ([v0, v1], [cos, sin]) in pairs.iter_mut().zip(cos_sin.as_chunks::<2>().0) {
+            (*v0, *v1) = (*v0 * cos - *v1 * sin, *v0 * sin + *v1 * cos);
+        }
+    }
+}
+
+/// The angle per position of pair `i` of a head: 10000^(-2i / head_size).
+pub fn rope_frequency(i: usize, head_size: usize) -> f32 {
+    1.0 / libm::powf(10000.0, (2 * i) as f32 / head_size as f32)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,32 @@
+//! Who runs the tasks of a forward pass: the calling thread, or a pool that the caller brings.
+#![allow(unsafe_code)]
+
+use core::num::NonZeroUsize;
+
+/// Runs independent tasks. Results do not depend on how many threads share the work.
+///
+/// # Safety
+/// `run` must call `task` exactly once for each index in `0..n`, never twice with one index, and must return only after
+/// all calls have finished: tasks write to slices that are disjoint by index and borrowed from the caller.
+pub unsafe trait Runner: Sync {
+    /// Into how many tasks work should be cut.
+    fn threads(&self) -> NonZeroUsize;
+
+    /// Calls `task(0)` … `task(n - 1)`, in any order and on any thread.
+    fn run(&self, n: usize, task: &(dyn Fn(usize) + Sync));
+}
+
+/// Everything on the calling thread, one task after another.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Serial;
+
+// SAFETY: a plain loop calls each index once and returns after the last.
+unsafe impl Runner for Serial {
+    fn threads(&self) -> NonZeroUsize {
+        NonZeroUsize::MIN
+    }
+
+    fn run(&self, n: usize, task: &(dyn Fn(usize) + Sync)) {
+        (0..n).for_each(task);
+    }
+}

@@ -1,0 +1,124 @@
+//! The buffers of a forward pass, all borrowed from the caller, and how far the pass has come.
+
+use crate::config::{Config, HotSizes, Plan};
+use crate::error::Error;
+use crate::math::rope_frequency;
+
+/// The caller's memory for activations: fast memory on a chip that has two kinds.
+#[derive(Debug)]
+pub struct HotBuffers<'s> {
+    /// [`Plan::hot_f32`] elements.
+    pub f32: &'s mut [f32],
+    /// [`Plan::hot_i8`] elements.
+    pub i8: &'s mut [i8],
+}
+
+/// The caller's memory for cached keys and values.
+#[derive(Debug)]
+pub enum KvBuffers<'s> {
+    /// [`Plan::kv_values`] elements.
+    F32(&'s mut [f32]),
+    /// [`Plan::kv_values`] and [`Plan::kv_scales`] elements.
+    I8 {
+        /// Quantised keys and values.
+        values: &'s mut [i8],
+        /// Their scales.
+        scales: &'s mut [f32],
+    },
+}
+
+/// Activations, KV cache and progress of one sequence.
+#[derive(Debug)]
+pub struct State<'s> {
+    pub(crate) plan: Plan,
+    pub(crate) x: &'s mut [f32],      // (batch, dim), the residual stream
+    pub(crate) xb: &'s mut [f32],     // (batch, dim), inside a residual branch
+    pub(crate) q: &'s mut [f32],      // (batch, dim), queries; then the output of wo
+    pub(crate) hb: &'s mut [f32],     // (batch, max(hidden_dim, kv_dim)), keys; then the output of w1
+    pub(crate) hb2: &'s mut [f32],    // (batch, max(hidden_dim, kv_dim)), values; then the output of w3
+    pub(crate) rope: &'s mut [f32],   // (batch, head_size), cos and sin in turn
+    pub(crate) freq: &'s mut [f32],   // (head_size / 2), angle per position
+    pub(crate) att: &'s mut [f32],    // (threads, max_seq), attention weights
+    pub(crate) logits: &'s mut [f32], // (vocab_size)
+    pub(crate) keys: &'s mut [f32],   // (n_layers, n_kv_heads, max_seq, head_size)
+    pub(crate) values: &'s mut [f32], // (n_layers, n_kv_heads, max_seq, head_size)
+    pub(crate) progress: Progress,
+    /// Positions with valid keys and values in every layer.
+    pub(crate) filled: usize,
+}
+
+/// How far the pass over the current tokens has come.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Progress {
+    /// Position of the first of the current tokens.
+    pub pos: usize,
+    /// Number of current tokens; 0 when there is no pass.
+    pub rows: usize,
+    /// Layers done.
+    pub layer: usize,
+}
+
+impl<'s> State<'s> {
+    /// Cuts the caller's buffers into the parts that `plan` counts. Their contents need not be initialised to anything
+    /// in particular; larger buffers are accepted.
+    ///
+    /// # Errors
+    /// [`Error::BufferTooSmall`], or [`Error::Unsupported`] when `kv` is not of the planned type.
+    pub fn new(plan: &Plan, hot: HotBuffers<'s>, kv: KvBuffers<'s>) -> Result<State<'s>, Error> {
+        let need = |buffer, need: usize, have: usize| {
+            if have < need { Err(Error::BufferTooSmall { buffer, need, have }) } else { Ok(()) }
+        };
+        let KvBuffers::F32(kv) = kv else { return Err(Error::Unsupported { what: "int8 KV cache" }) };
+        need("hot.f32", plan.hot_f32, hot.f32.len())?;
+        need("hot.i8", plan.hot_i8, hot.i8.len())?;
+        need("kv.values", plan.kv_values, kv.len())?;
+
+        let config = plan.config;
+        let batch = plan.limits.batch;
+        let sizes = HotSizes::new(&config);
+        let threads = plan.limits.threads.min(config.n_heads);
+        let mut rest = hot.f32;
+        // The plan counted exactly these parts, so none of them can fail; the error is for plans changed by hand.
+        let mut take = |n: usize| {
+            let have = rest.len();
+            let error = Error::BufferTooSmall { buffer: "hot.f32", need: n, have };
+            rest.split_off_mut(..n).ok_or(error)
+        };
+        let x = take(batch.saturating_mul(sizes.dim))?;
+        let xb = take(batch.saturating_mul(sizes.dim))?;
+        let q = take(batch.saturating_mul(sizes.dim))?;
+        let hb = take(batch.saturating_mul(sizes.hidden))?;
+        let hb2 = take(batch.saturating_mul(sizes.hidden))?;
+        let rope = take(batch.saturating_mul(sizes.rope))?;
+        let freq = take(config.head_size() / 2)?;
+        let att = take(threads.saturating_mul(plan.limits.max_seq))?;
+        let logits = take(config.vocab_size)?;
+        let error = Error::BufferTooSmall { buffer: "kv.values", need: plan.kv_values, have: kv.len() };
+        let (keys, values) = kv.split_at_mut_checked(plan.kv_values / 2).ok_or(error)?;
+        for (i, freq) in freq.iter_mut().enumerate() {
+            *freq = rope_frequency(i, config.head_size());
+        }
+        let progress = Progress::default();
+        Ok(State { plan: *plan, x, xb, q, hb, hb2, rope, freq, att, logits, keys, values, progress, filled: 0 })
+    }
+
+    /// The configuration of the model that the state was planned for.
+    pub fn config(&self) -> &Config {
+        &self.plan.config
+    }
+
+    /// The plan that the state was made with.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Positions of the sequence so far: the next token goes here. To start a new sequence, begin again at 0.
+    pub fn filled(&self) -> usize {
+        self.filled
+    }
+
+    /// The logits (vocab_size) of the last [`classify`](crate::classify).
+    pub fn logits(&mut self) -> &mut [f32] {
+        self.logits
+    }
+}
