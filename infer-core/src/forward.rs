@@ -7,9 +7,10 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::kernels::Kernels;
 use crate::math::{rmsnorm, rope, swiglu};
-use crate::matrix::Matrix;
+use crate::matrix::{Matrix, Q8Matrix};
 use crate::model::{Layer, Model};
 use crate::panel::SharedOut;
+use crate::quant::quantize;
 use crate::runner::{Runner, Serial};
 use crate::state::{Progress, State};
 
@@ -130,7 +131,7 @@ pub fn classify<'a>(
     let x = state.x.chunks_exact(dim.max(1)).nth(row).ok_or(Error::NotReady)?;
     let xb = state.xb.get_mut(..dim).ok_or(Error::NotReady)?; // x stays as it is for the other rows
     rmsnorm(xb, x, model.rms_final());
-    matmul(engine, xb, [(model.wcls(), state.logits)]);
+    matmul(engine, xb, (state.xq, state.xs), [(model.wcls(), state.logits)]);
     match state.logits.iter().position(|logit| !logit.is_finite()) {
         Some(token) => Err(Error::NotFinite { token }),
         None => Ok(state.logits),
@@ -152,7 +153,7 @@ fn attention(config: &Config, layer: &Layer<'_>, state: &mut State<'_>, engine: 
     let v = prefix(state.hb2, rows, kv_dim);
 
     rmsnorm_rows(xb, x, layer.rms_att);
-    matmul(engine, xb, [(layer.wq, &mut *q), (layer.wk, &mut *k), (layer.wv, &mut *v)]);
+    matmul(engine, xb, (state.xq, state.xs), [(layer.wq, &mut *q), (layer.wk, &mut *k), (layer.wv, &mut *v)]);
     for (q, cos_sin) in q.chunks_exact_mut(dim.max(1)).zip(state.rope.chunks_exact(head_size.max(1))) {
         rope(q, cos_sin);
     }
@@ -168,7 +169,7 @@ fn attention(config: &Config, layer: &Layer<'_>, state: &mut State<'_>, engine: 
     cache.store(values, v, pos);
     attend_heads(config, engine, &cache, keys, values, q, pos, state.att, xb);
 
-    matmul(engine, xb, [(layer.wo, &mut *q)]);
+    matmul(engine, xb, (state.xq, state.xs), [(layer.wo, &mut *q)]);
     add(x, q);
 }
 
@@ -224,16 +225,26 @@ fn feed_forward(config: &Config, layer: &Layer<'_>, state: &mut State<'_>, engin
     let hb2 = prefix(state.hb2, rows, hidden_dim);
 
     rmsnorm_rows(xb, x, layer.rms_ffn);
-    matmul(engine, xb, [(layer.w1, &mut *hb), (layer.w3, &mut *hb2)]);
+    matmul(engine, xb, (state.xq, state.xs), [(layer.w1, &mut *hb), (layer.w3, &mut *hb2)]);
     swiglu(hb, hb2);
-    matmul(engine, hb, [(layer.w2, &mut *xb)]);
+    matmul(engine, hb, (state.xq, state.xs), [(layer.w2, &mut *xb)]);
     add(x, xb);
 }
 
 /// `out[b] = w · x[b]` for one or several matrices with the same input, as one round of tasks over all their rows.
-fn matmul<const N: usize>(engine: &Engine<'_>, x: &[f32], jobs: [(Matrix<'_>, &mut [f32]); N]) {
+/// `scratch` receives the quantised input when the weights are int8.
+fn matmul<const N: usize>(
+    engine: &Engine<'_>,
+    x: &[f32],
+    (xq, xs): (&mut [i8], &mut [f32]),
+    jobs: [(Matrix<'_>, &mut [f32]); N],
+) {
     // A multiple of every kernel's row block, so that only the last task of a matrix meets a partial block.
     const ROW_BLOCK: usize = 8;
+    let (xq, xs) = match jobs.first() {
+        Some((Matrix::Q8(Q8Matrix { group_size, .. }), _)) => quantize(x, *group_size, xq, xs),
+        _ => (&[][..], &[][..]),
+    };
     let jobs = jobs.map(|(w, out)| (w, SharedOut::new(out, w.rows())));
     let total: usize = jobs.iter().map(|(w, _)| w.rows()).sum();
     let tasks = engine.runner.threads();
@@ -245,15 +256,16 @@ fn matmul<const N: usize>(engine: &Engine<'_>, x: &[f32], jobs: [(Matrix<'_>, &m
             let range = start.min(w.rows())..end.min(w.rows());
             // Positions within the next matrix.
             (start, end) = (start.saturating_sub(w.rows()), end.saturating_sub(w.rows()));
-            if let Some(w) = w.row_range(range.clone())
-                && !range.is_empty()
-            {
-                #[allow(unsafe_code)]
-                // SAFETY: the ranges of different tasks do not overlap.
-                let mut out = unsafe { out.columns(range) };
-                match w {
-                    Matrix::F32 { w, cols, .. } => (engine.kernels.matmul_f32)(w, cols, x, &mut out),
-                }
+            if range.is_empty() {
+                continue;
+            }
+            let Some(w) = w.row_range(range.clone()) else { return };
+            #[allow(unsafe_code)]
+            // SAFETY: the ranges of different tasks do not overlap.
+            let mut out = unsafe { out.columns(range) };
+            match w {
+                Matrix::F32 { w, cols, .. } => (engine.kernels.matmul_f32)(w, cols, x, &mut out),
+                Matrix::Q8(w) => (engine.kernels.matmul_q8)(&w, xq, xs, &mut out),
             }
         }
     });

@@ -37,7 +37,7 @@
 //!
 //! # What it does not do
 //! It neither reads files (except [`MappedModel`] under `std`) nor prints; it has no threads of its own (bring a
-//! [`Runner`]); it runs no architecture but Llama-2, and no weights but f32 yet (int8 files are listed, not run).
+//! [`Runner`]); it runs no architecture but Llama-2.
 #![no_std]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -58,6 +58,7 @@ pub mod math;
 mod matrix;
 mod model;
 mod panel;
+mod quant;
 mod runner;
 mod sampler;
 mod state;
@@ -69,7 +70,7 @@ pub use forward::{Engine, begin, classify, forward, step};
 pub use kernels::Kernels;
 #[cfg(feature = "std")]
 pub use mapped::{MappedModel, OpenError, map_file};
-pub use matrix::Matrix;
+pub use matrix::{Matrix, Q8Matrix};
 pub use model::{Aligned, Layer, Model};
 pub use runner::{Runner, Serial};
 pub use sampler::{ProbIndex, Sampler};

@@ -7,6 +7,9 @@
 /// Lanes of a sum.
 pub const LANES: usize = 8;
 
+/// Adding 1.5·2^23 rounds to an integer (half to even), which then stands in the low bits of the sum.
+pub(crate) const ROUND: f32 = 12_582_912.0;
+
 /// Adds up the lanes of a sum in the order of the contract.
 #[inline(always)]
 pub fn sum_lanes(l: [f32; LANES]) -> f32 {
@@ -90,8 +93,6 @@ pub fn swiglu(hb: &mut [f32], hb2: &[f32]) {
 pub fn exp(x: f32) -> f32 {
     const LN2_HI: f32 = 0.693_359_4; // 355/512: n · LN2_HI is exact for |n| < 2^15
     const LN2_LO: f32 = -2.121_944_4e-4; // ln 2 - LN2_HI
-    // Adding 1.5·2^23 rounds to an integer (half to even), which then stands in the low bits.
-    const ROUND: f32 = 12_582_912.0;
     const G: [f32; 5] = [0.499_999_94, 0.166_665_21, 0.041_668_39, 0.008_368_717, 0.001_381_459_9];
     let shifted = x * core::f32::consts::LOG2_E + ROUND;
     let n = shifted - ROUND;

@@ -18,6 +18,23 @@ pub enum Matrix<'m> {
         /// Inputs.
         cols: usize,
     },
+    /// 1 byte per weight and a scale per group.
+    Q8(Q8Matrix<'m>),
+}
+
+/// A matrix in int8: weight i of the flattened matrix is `q[i] · s[i / group_size]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Q8Matrix<'m> {
+    /// rows · cols weights.
+    pub q: &'m [i8],
+    /// rows · cols / group_size scales.
+    pub s: &'m [f32],
+    /// Outputs.
+    pub rows: usize,
+    /// Inputs; a multiple of the group size, so that no group crosses rows.
+    pub cols: usize,
+    /// Weights that share a scale.
+    pub group_size: usize,
 }
 
 impl<'m> Matrix<'m> {
@@ -28,31 +45,45 @@ impl<'m> Matrix<'m> {
                 let w = f32_slice(bytes)?;
                 (w.len() == rows.checked_mul(cols)?).then_some(Matrix::F32 { w, rows, cols })
             }
-            WeightType::Q8 { .. } => None,
+            WeightType::Q8 { group_size } => {
+                let n = rows.checked_mul(cols)?;
+                let (q, s) = bytes.split_at_checked(n)?;
+                let (q, s) = (bytemuck::try_cast_slice(q).ok()?, f32_slice(s)?);
+                (Some(s.len()) == n.checked_div(group_size)).then_some(Matrix::Q8(Q8Matrix {
+                    q,
+                    s,
+                    rows,
+                    cols,
+                    group_size,
+                }))
+            }
         }
     }
 
     /// Outputs.
     pub fn rows(&self) -> usize {
         match *self {
-            Matrix::F32 { rows, .. } => rows,
+            Matrix::F32 { rows, .. } | Matrix::Q8(Q8Matrix { rows, .. }) => rows,
         }
     }
 
     /// Inputs.
     pub fn cols(&self) -> usize {
         match *self {
-            Matrix::F32 { cols, .. } => cols,
+            Matrix::F32 { cols, .. } | Matrix::Q8(Q8Matrix { cols, .. }) => cols,
         }
     }
 
     /// The matrix of some of the rows, `None` if there are not that many.
     pub fn row_range(&self, range: Range<usize>) -> Option<Matrix<'m>> {
+        let cols = self.cols();
+        let rows = range.end.checked_sub(range.start)?;
+        let (start, end) = (range.start.checked_mul(cols)?, range.end.checked_mul(cols)?);
         match *self {
-            Matrix::F32 { w, cols, .. } => {
-                let rows = range.end.checked_sub(range.start)?;
-                let w = w.get(range.start.checked_mul(cols)?..range.end.checked_mul(cols)?)?;
-                Some(Matrix::F32 { w, rows, cols })
+            Matrix::F32 { w, .. } => Some(Matrix::F32 { w: w.get(start..end)?, rows, cols }),
+            Matrix::Q8(Q8Matrix { q, s, group_size, .. }) => {
+                let groups = start.checked_div(group_size)?..end.checked_div(group_size)?;
+                Some(Matrix::Q8(Q8Matrix { q: q.get(start..end)?, s: s.get(groups)?, rows, cols, group_size }))
             }
         }
     }
@@ -61,6 +92,12 @@ impl<'m> Matrix<'m> {
     pub(crate) fn copy_row(&self, row: usize, out: &mut [f32]) -> Option<()> {
         match self.row_range(row..row.checked_add(1)?)? {
             Matrix::F32 { w, .. } => out.iter_mut().zip(w).for_each(|(out, &w)| *out = w),
+            Matrix::Q8(Q8Matrix { q, s, group_size, .. }) => {
+                let group_size = group_size.max(1);
+                for ((out, q), s) in out.chunks_mut(group_size).zip(q.chunks(group_size)).zip(s) {
+                    out.iter_mut().zip(q).for_each(|(out, &q)| *out = f32::from(q) * s);
+                }
+            }
         }
         Some(())
     }

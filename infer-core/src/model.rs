@@ -63,8 +63,7 @@ impl<'m> Model<'m> {
     ///
     /// # Errors
     /// Any of the errors of [`Header::parse`]; [`Error::Misaligned`] unless the slice starts at a multiple of 4;
-    /// [`Error::Truncated`]; [`Error::TooLarge`]; [`Error::Unsupported`] for int8 weights, which this version of the
-    /// library lists but does not run.
+    /// [`Error::Truncated`]; [`Error::TooLarge`].
     pub fn from_bytes(bytes: &'m [u8]) -> Result<Model<'m>, Error> {
         let header = Header::parse(bytes)?;
         let layout = header.layout()?;
@@ -74,9 +73,6 @@ impl<'m> Model<'m> {
         }
         if !bytes.as_ptr().addr().is_multiple_of(ALIGN) {
             return Err(Error::Misaligned);
-        }
-        if let WeightType::Q8 { .. } = header.config.weights {
-            return Err(Error::Unsupported { what: "running int8 weights (file version 2)" });
         }
         // What follows cannot fail once the length is checked; TooLarge stands for the impossible.
         Model::borrow(bytes, header, &layout).ok_or(Error::TooLarge)

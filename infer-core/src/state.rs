@@ -38,6 +38,8 @@ pub struct State<'s> {
     pub(crate) hb2: &'s mut [f32],    // (batch, max(hidden_dim, kv_dim)), values; then the output of w3
     pub(crate) rope: &'s mut [f32],   // (batch, head_size), cos and sin in turn
     pub(crate) freq: &'s mut [f32],   // (head_size / 2), angle per position
+    pub(crate) xq: &'s mut [i8],      // (batch, max(dim, hidden_dim)), quantised input of a matrix; empty for f32
+    pub(crate) xs: &'s mut [f32],     // (batch, max(dim, hidden_dim) / group_size), its scales
     pub(crate) att: &'s mut [f32],    // (threads, max_seq), attention weights
     pub(crate) logits: &'s mut [f32], // (vocab_size)
     pub(crate) keys: &'s mut [f32],   // (n_layers, n_kv_heads, max_seq, head_size)
@@ -90,6 +92,7 @@ impl<'s> State<'s> {
         let hb = take(batch.saturating_mul(sizes.hidden))?;
         let hb2 = take(batch.saturating_mul(sizes.hidden))?;
         let rope = take(batch.saturating_mul(sizes.rope))?;
+        let xs = take(batch.saturating_mul(sizes.scales))?;
         let freq = take(config.head_size() / 2)?;
         let att = take(threads.saturating_mul(plan.limits.max_seq))?;
         let logits = take(config.vocab_size)?;
@@ -99,7 +102,24 @@ impl<'s> State<'s> {
             *freq = rope_frequency(i, config.head_size());
         }
         let progress = Progress::default();
-        Ok(State { plan: *plan, x, xb, q, hb, hb2, rope, freq, att, logits, keys, values, progress, filled: 0 })
+        Ok(State {
+            plan: *plan,
+            x,
+            xb,
+            q,
+            hb,
+            hb2,
+            rope,
+            freq,
+            xq: hot.i8,
+            xs,
+            att,
+            logits,
+            keys,
+            values,
+            progress,
+            filled: 0,
+        })
     }
 
     /// The configuration of the model that the state was planned for.

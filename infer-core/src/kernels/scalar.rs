@@ -2,6 +2,7 @@
 //! the freedom that a single running sum would not.
 
 use crate::math::{LANES, dot, softmax, sum_lanes};
+use crate::matrix::Q8Matrix;
 use crate::panel::Panel;
 
 /// Rows that share each load of x. Four rows of eight lanes are eight SSE registers, and half of NEON's.
@@ -51,6 +52,29 @@ fn dot_rows([a, b, c, d]: [&[f32]; ROWS], x: &[f32]) -> [f32; ROWS] {
         }
     }
     lanes.map(sum_lanes)
+}
+
+pub(crate) fn matmul_q8(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
+    let (cols, group_size) = (w.cols.max(1), w.group_size.max(1));
+    let groups = (cols / group_size).max(1);
+    for (r, (q, s)) in w.q.chunks_exact(cols).zip(w.s.chunks_exact(groups)).enumerate() {
+        for (b, (x, xs)) in x.chunks_exact(cols).zip(xs.chunks_exact(groups)).enumerate() {
+            if let Some(out) = out.row(b).get_mut(r) {
+                *out = dot_q8(q, s, x, xs, group_size);
+            }
+        }
+    }
+}
+
+fn dot_q8(w: &[i8], ws: &[f32], x: &[i8], xs: &[f32], group_size: usize) -> f32 {
+    let mut lanes = [0.0; LANES];
+    let products = w.chunks_exact(group_size).zip(x.chunks_exact(group_size)).zip(ws.iter().zip(xs));
+    for (g, ((w, x), (ws, xs))) in products.enumerate() {
+        // At most 1024 · 127 · 128, far from overflow.
+        let sum: i32 = w.iter().zip(x).map(|(&w, &x)| i32::from(w) * i32::from(x)).sum();
+        lanes[g % LANES] += (sum as f32 * ws) * xs;
+    }
+    sum_lanes(lanes)
 }
 
 pub(crate) fn attend(q: &[f32], scale: f32, keys: &[f32], values: &[f32], att: &mut [f32], out: &mut [f32]) {
