@@ -1,1 +1,16 @@
-//! x
+//! What the tests of the workspace share: a slow, obvious forward pass to compare with ([`oracle`]), seeded random models
+//! ([`random`]), the owned buffers of a run ([`Run`]), the golden outputs ([`shared`]) and the tolerances
+//! ([`tolerance`]).
+
+pub mod oracle;
+pub mod random;
+mod run;
+pub mod shared;
+pub mod tolerance;
+
+pub use run::Run;
+
+/// The examples of the README, compiled as doc tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -1,0 +1,112 @@
+//! Seeded random models of any shape, as files of any version.
+
+use infer_core::format::{Header, Tensor, TensorName, Version};
+use infer_core::{Aligned, Config, WeightType};
+
+/// A configuration with shared classifier and f32 weights.
+pub fn config(dim: usize, hidden_dim: usize, n_layers: usize, n_heads: usize, n_kv_heads: usize) -> Config {
+    let (vocab_size, seq_len) = (300, 40);
+    let shared_classifier = true;
+    let weights = WeightType::F32;
+    Config { dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len, shared_classifier, weights }
+}
+
+/// Shapes that real models do not have and the format allows.
+pub fn odd_shapes() -> Vec<Config> {
+    let unshared = |config: Config| Config { shared_classifier: false, ..config };
+    vec![
+        config(2, 3, 1, 1, 1),              // the smallest: head size 2
+        unshared(config(8, 5, 2, 4, 2)),    // head size 2, grouped queries, dim below a vector
+        config(12, 20, 2, 3, 1),            // head size 4, three queries share one key
+        unshared(config(30, 7, 3, 3, 3)),   // head size 10, nothing a multiple of 4
+        config(36, 36, 1, 2, 1),            // head size 18
+        unshared(config(48, 31, 2, 6, 2)),  // head size 8, odd hidden_dim
+        config(64, 172, 5, 8, 4),           // stories260K
+        config(256, 100, 2, 2, 1),          // head size 128, hidden_dim below kv_dim
+        unshared(config(128, 96, 1, 1, 1)), // one layer, one head of 128
+    ]
+}
+
+/// A model's weights by tensor, layers one behind the other.
+pub struct RandomModel {
+    /// Its shape.
+    pub config: Config,
+    tensors: Vec<(TensorName, Vec<f32>)>,
+}
+
+impl RandomModel {
+    /// Draws weights so that activations stay near 1 through all layers.
+    ///
+    /// # Panics
+    /// When the configuration breaks a rule.
+    pub fn new(config: Config, seed: u64) -> RandomModel {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let f32_config = Config { weights: WeightType::F32, ..config };
+        let layout = Header { version: Version::V0, config: f32_config }.layout().unwrap();
+        let tensors = layout
+            .iter()
+            .map(|Tensor { name, count, rows, cols, .. }| {
+                let mut uniform = |low: f32, high: f32| low + (high - low) * rng.f32();
+                let bound = (3.0 / cols as f32).sqrt();
+                let weight = |_| match name {
+                    TensorName::RmsAtt | TensorName::RmsFfn | TensorName::RmsFinal => uniform(0.5, 1.5),
+                    TensorName::FreqCisReal | TensorName::FreqCisImag => f32::NAN, // must not be read
+                    TensorName::TokEmb => uniform(-1.7, 1.7),
+                    _ => uniform(-bound, bound),
+                };
+                (name, (0..count * rows * cols).map(weight).collect())
+            })
+            .collect();
+        RandomModel { config, tensors }
+    }
+
+    /// The weights of a tensor, to be changed.
+    ///
+    /// # Panics
+    /// When the model has no such tensor.
+    pub fn tensor_mut(&mut self, name: TensorName) -> &mut Vec<f32> {
+        &mut self.tensors.iter_mut().find(|(n, _)| *n == name).unwrap().1
+    }
+
+    /// The model as an f32 file.
+    ///
+    /// # Panics
+    /// For version 2, whose weights are int8.
+    pub fn to_file(&self, version: Version) -> File {
+        let header = Header { version, config: self.config };
+        let mut bytes = header.to_bytes().unwrap()[..header.len()].to_vec();
+        for tensor in header.layout().unwrap().iter() {
+            assert_eq!(bytes.len() as u64, tensor.offset, "{}", tensor.name.as_str());
+            let (_, weights) = self.tensors.iter().find(|(name, _)| *name == tensor.name).unwrap();
+            bytes.extend(weights.iter().flat_map(|w| w.to_le_bytes()));
+        }
+        File::new(&bytes)
+    }
+}
+
+/// The bytes of a file at an aligned address.
+pub struct File {
+    blocks: Vec<Aligned<[u8; 16]>>,
+    len: usize,
+}
+
+impl File {
+    /// Copies the bytes.
+    pub fn new(bytes: &[u8]) -> File {
+        let block = |chunk: &[u8]| {
+            let mut block = [0; 16];
+            block[..chunk.len()].copy_from_slice(chunk);
+            Aligned(block)
+        };
+        File { blocks: bytes.chunks(16).map(block).collect(), len: bytes.len() }
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        #[allow(unsafe_code)]
+        // SAFETY: Aligned<[u8; 16]> is 16 bytes without padding, so the blocks are one run of at least `len` bytes.
+        unsafe {
+            std::slice::from_raw_parts(self.blocks.as_ptr().cast(), self.len)
+        }
+    }
+}

@@ -1,0 +1,73 @@
+use infer_core::{
+    Engine, Error, HotBuffers, KvBuffers, KvType, Limits, Model, Plan, Runner, Serial, State, classify, forward,
+};
+
+/// Owned buffers for running a model in tests.
+pub struct Run<'m, 'r> {
+    /// The model.
+    pub model: Model<'m>,
+    /// The plan.
+    pub plan: Plan,
+    /// Kernels and runner.
+    pub engine: Engine<'r>,
+    hot_f32: Vec<f32>,
+    hot_i8: Vec<i8>,
+    kv: Vec<f32>,
+}
+
+impl<'m> Run<'m, 'static> {
+    /// Buffers for the model's whole context and batches of up to `batch` tokens.
+    ///
+    /// # Panics
+    /// When the bytes are no model.
+    pub fn new(file: &'m [u8], batch: usize) -> Run<'m, 'static> {
+        Run::with_runner(file, batch, 1, &Serial)
+    }
+}
+
+impl<'m, 'r> Run<'m, 'r> {
+    /// The same with threads.
+    ///
+    /// # Panics
+    /// When the bytes are no model.
+    pub fn with_runner(file: &'m [u8], batch: usize, threads: usize, runner: &'r dyn Runner) -> Run<'m, 'r> {
+        let model = Model::from_bytes(file).unwrap();
+        let max_seq = model.config().seq_len;
+        let plan = model.config().plan(Limits { max_seq, batch, threads, kv: KvType::F32 }).unwrap();
+        Run {
+            model,
+            plan,
+            engine: Engine { runner, ..Engine::scalar() },
+            // Garbage must not matter.
+            hot_f32: vec![f32::NAN; plan.hot_f32],
+            hot_i8: vec![-77; plan.hot_i8],
+            kv: vec![f32::NAN; plan.kv_values],
+        }
+    }
+
+    /// A fresh state in the buffers.
+    ///
+    /// # Panics
+    /// Never: the buffers are those of the plan.
+    pub fn state(&mut self) -> State<'_> {
+        let hot = HotBuffers { f32: &mut self.hot_f32, i8: &mut self.hot_i8 };
+        State::new(&self.plan, hot, KvBuffers::F32(&mut self.kv)).unwrap()
+    }
+
+    /// Logits after each of the tokens, read from position 0 in batches of the planned size.
+    ///
+    /// # Errors
+    /// As [`forward`] and [`classify`].
+    pub fn logits(&mut self, tokens: &[u32]) -> Result<Vec<Vec<f32>>, Error> {
+        let (model, engine, batch) = (self.model, self.engine, self.plan.limits.batch);
+        let mut state = self.state();
+        let mut all = Vec::new();
+        for (i, tokens) in tokens.chunks(batch).enumerate() {
+            forward(&model, &mut state, &engine, tokens, i * batch)?;
+            for row in 0..tokens.len() {
+                all.push(classify(&model, &mut state, &engine, row)?.to_vec());
+            }
+        }
+        Ok(all)
+    }
+}

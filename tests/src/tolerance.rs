@@ -1,0 +1,64 @@
+//! How far results may be from the oracle, and why. Everything that is not in this table must agree exactly.
+
+/// A bound on the difference to the oracle: absolute, or relative to the largest magnitude of the vector.
+#[derive(Clone, Copy, Debug)]
+pub struct Tolerance {
+    /// Absolute bound.
+    pub absolute: f64,
+    /// Bound relative to the largest expected magnitude.
+    pub relative: f64,
+}
+
+/// Logits of stories260K: the project's promise to its users (1e-4).
+pub const STORIES260K_LOGITS: Tolerance = Tolerance { absolute: 1e-4, relative: 0.0 };
+
+/// Logits of random f32 models of up to 5 layers and 256 dimensions. Each of about 8 products per layer in a row adds
+/// rounding errors of 2^-24 = 6e-8 that grow with the square root of their length (16) in lanes of one eighth of it, and
+/// softmax and norms pass them on at most twice: some 1e-6 are expected and were seen.
+pub const RANDOM_F32_LOGITS: Tolerance = Tolerance { absolute: 0.0, relative: 5e-6 };
+
+/// Logits printed with six decimals in the golden files.
+pub const PRINTED_LOGITS: Tolerance = Tolerance { absolute: 2e-4, relative: 0.0 };
+
+/// Checks a vector against the oracle's.
+///
+/// # Errors
+/// A line that names the first element outside the bound. NaN is outside every bound.
+pub fn check(got: &[f32], want: &[f64], tolerance: Tolerance) -> Result<(), String> {
+    if got.len() != want.len() {
+        return Err(format!("{} elements instead of {}", got.len(), want.len()));
+    }
+    let largest = want.iter().fold(0f64, |max, x| max.max(x.abs()));
+    let bound = tolerance.absolute + tolerance.relative * largest;
+    for (i, (&got, &want)) in got.iter().zip(want).enumerate() {
+        let difference = (f64::from(got) - want).abs();
+        // Written so that NaN fails; equal infinities have a NaN difference and pass as equal.
+        if !(difference <= bound || f64::from(got) == want) {
+            return Err(format!("element {i} is {got} instead of {want}: {difference:e} apart, bound {bound:e}"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comparator_knows_its_edges() {
+        let t = Tolerance { absolute: 0.5, relative: 0.0 };
+        assert!(check(&[1.0], &[1.5], t).is_ok());
+        assert!(check(&[1.0], &[1.51], t).is_err());
+        assert!(check(&[0.0], &[-0.0], t).is_ok());
+        assert!(check(&[f32::NAN], &[1.0], t).is_err());
+        assert!(check(&[1.0], &[f64::NAN], t).is_err());
+        assert!(check(&[f32::NAN], &[f64::NAN], t).is_err());
+        assert!(check(&[f32::INFINITY], &[f64::INFINITY], t).is_ok());
+        assert!(check(&[f32::INFINITY], &[f64::NEG_INFINITY], t).is_err());
+        assert!(check(&[f32::INFINITY], &[1.0], t).is_err());
+        assert!(check(&[1.0, 2.0], &[1.0], t).is_err());
+        let t = Tolerance { absolute: 0.0, relative: 0.1 };
+        assert!(check(&[0.9, 10.0], &[0.0, 10.0], t).is_ok(), "relative to the largest, not to each");
+        assert!(check(&[1.1, 10.0], &[0.0, 10.0], t).is_err());
+    }
+}
