@@ -375,6 +375,3 @@ const fn write_fields(out: &mut [u8; HEADER_V1], at: usize, fields: &[i32]) {
         i += 1;
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -39,12 +39,11 @@
 //! It neither reads files (except [`MappedModel`] under `std`) nor prints; it has no threads of its own (bring a
 //! [`Runner`]); it runs no architecture but Llama-2.
 #![no_std]
-#![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(target_endian = "big")]
 compile_error!("model files are little endian and are used where they lie: big-endian targets are not supported");
 
-#[cfg(feature = "std")]
+#[cfg(any(test, feature = "std"))]
 extern crate std;
 
 mod config;

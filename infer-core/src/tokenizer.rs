@@ -447,6 +447,3 @@ const fn is_byte_piece(piece: &[u8], byte: u8) -> bool {
     let (high, low) = (HEX[(byte >> 4) as usize], HEX[(byte & 15) as usize]);
     matches!(piece, [b'<', b'0', b'x', h, l, b'>'] if *h == high && *l == low)
 }
-
-#[cfg(test)]
-mod tests;

@@ -8,7 +8,7 @@ use infer_core::{Engine, Model, Runner, begin, classify, forward, step};
 use serde::Deserialize;
 use tests::oracle::Oracle;
 use tests::random::{File, RandomModel, config, odd_shapes};
-use tests::tolerance::{PRINTED_LOGITS, RANDOM_F32_LOGITS, STORIES260K_LOGITS, check};
+use tests::tolerance::{INT8_LOGITS, RANDOM_F32_LOGITS, STORIES260K_LOGITS, TRAINED_LOGITS, check};
 use tests::{Run, shared};
 
 const STORIES: &str = "data/models/stories260K/stories260K.bin";
@@ -69,7 +69,7 @@ fn other_models_agree_with_float64() {
         let output: Output = serde_json::from_value(golden[name].clone()).unwrap();
         let file = File::new(&shared::bytes(model).unwrap());
         let got = Run::new(file.bytes(), 32).logits(&output.greedy_ids).unwrap();
-        check(&got[output.prompt_ids.len() - 1][..8], &output.last_logits_first8, PRINTED_LOGITS)
+        check(&got[output.prompt_ids.len() - 1][..8], &output.last_logits_first8, TRAINED_LOGITS)
             .unwrap_or_else(|e| panic!("{name}: {e}"));
         for (pos, &id) in output.greedy_ids.iter().enumerate().skip(output.prompt_ids.len()) {
             let logits = &got[pos - 1];
@@ -173,9 +173,7 @@ fn int8_is_close_to_the_weights_it_was_made_from() {
     let Some(golden) = shared::json::<Logits64>("golden/logits_f64.json") else { return };
     let file = File::new(&shared::bytes("data/models/stories260K/stories260K_q80_g4.bin").unwrap());
     let got = Run::new(file.bytes(), 8).logits(&golden.tokens).unwrap();
-    // Logits reach 16; int8 in groups of 4 keeps them within a fiftieth of that.
-    let tolerance = tests::tolerance::Tolerance { absolute: 0.3, relative: 0.0 };
     for (pos, want) in &golden.logits {
-        check(&got[*pos], want, tolerance).unwrap_or_else(|e| panic!("position {pos}: {e}"));
+        check(&got[*pos], want, INT8_LOGITS).unwrap_or_else(|e| panic!("position {pos}: {e}"));
     }
 }

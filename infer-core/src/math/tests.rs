@@ -1,1 +1,93 @@
+use std::vec::Vec;
 
+use super::*;
+
+/// Relative error of [`exp`] that its documentation promises.
+const EXP_ERROR: f64 = 1.2e-7;
+
+#[test]
+fn exp_keeps_its_error_bound() {
+    // Every 1,001st float of the whole range, negative and positive: 2 million arguments.
+    let mut worst = 0.0f64;
+    for limit in [87.33f32, 88.37] {
+        let sign = if limit < 88.0 { -1.0 } else { 1.0 };
+        for bits in (0..limit.to_bits()).step_by(1001) {
+            let x = sign * f32::from_bits(bits);
+            let want = f64::from(x).exp();
+            worst = worst.max(((f64::from(exp(x)) - want) / want).abs());
+        }
+    }
+    assert!(worst < EXP_ERROR, "relative error {worst:e}");
+    std::println!("largest relative error of exp: {worst:e}");
+}
+
+#[test]
+fn exp_at_its_edges() {
+    assert_eq!(exp(0.0), 1.0);
+    assert_eq!(exp(-0.0), 1.0);
+    assert!(exp(f32::NAN).is_nan());
+    assert_eq!(exp(f32::INFINITY), f32::INFINITY);
+    assert_eq!(exp(f32::NEG_INFINITY), 0.0);
+    assert_eq!(exp(f32::MAX), f32::INFINITY);
+    assert_eq!(exp(f32::MIN), 0.0);
+    assert_eq!(exp(-87.34), 0.0);
+    assert!(exp(-87.33).is_normal());
+    assert!(exp(88.37).is_finite());
+    assert_eq!(exp(88.38), f32::INFINITY);
+}
+
+#[test]
+fn dot_adds_in_the_order_of_the_contract() {
+    // Numbers for which every other order gives another result.
+    for n in 0..40 {
+        let a: Vec<f32> = (0..n).map(|i| 1.0 + (i * i) as f32 * 0.37).collect();
+        let b: Vec<f32> = (0..n).map(|i| if i % 3 == 0 { -1.1 } else { 0.7 } / (1 + i) as f32).collect();
+        let lane = |k: usize| (k..n).step_by(8).fold(0.0f32, |sum, i| sum + a[i] * b[i]);
+        let pair = |k: usize| lane(k) + lane(k + 4);
+        let want = (pair(0) + pair(2)) + (pair(1) + pair(3));
+        assert_eq!(dot(&a, &b).to_bits(), want.to_bits(), "{n} elements");
+        let ones: Vec<f32> = a.iter().map(|_| 1.0).collect();
+        assert_eq!(dot(&a, &ones).to_bits(), sum(&a).to_bits());
+    }
+}
+
+#[test]
+fn softmax_edges() {
+    let mut x = [0.0, -1000.0, f32::NEG_INFINITY, -41.0, -42.0];
+    softmax(&mut x);
+    assert_eq!((x[0], x[1], x[2]), (1.0, 0.0, 0.0));
+    assert!(x[3] > 0.0, "e^-41 is above 2^-60");
+    assert_eq!(x[4], 0.0, "e^-42 is below 2^-60");
+    let mut x = [1e30, 1e30];
+    softmax(&mut x);
+    assert_eq!(x, [0.5, 0.5]);
+    for bad in [[0.0, f32::NAN], [f32::NAN, 0.0], [f32::INFINITY, 0.0]] {
+        let mut x = bad;
+        softmax(&mut x);
+        assert!(x.iter().any(|x| x.is_nan()), "{bad:?} became {x:?}");
+    }
+    softmax(&mut []);
+}
+
+#[test]
+fn silu_of_large_numbers() {
+    for (v, want) in [(1000.0, 1000.0), (-1000.0, 0.0), (0.0, 0.0), (-88.5, 0.0)] {
+        let mut hb = [v];
+        swiglu(&mut hb, &[1.0]);
+        assert!((hb[0] - want).abs() < 1e-30, "silu({v}) = {}", hb[0]);
+    }
+    let mut hb = [f32::NAN];
+    swiglu(&mut hb, &[0.0]);
+    assert!(hb[0].is_nan());
+}
+
+#[test]
+fn rope_turns_pairs() {
+    let angle = core::f32::consts::FRAC_PI_2;
+    let mut heads = [1.0, 0.0, 3.0, 4.0, 0.0, 2.0, 5.0, 6.0]; // two heads of two pairs
+    rope(&mut heads, &[libm::cosf(angle), libm::sinf(angle), 1.0, 0.0]);
+    let want = [0.0, 1.0, 3.0, 4.0, -2.0, 0.0, 5.0, 6.0];
+    assert!(heads.iter().zip(want).all(|(x, want)| (x - want).abs() < 1e-6), "{heads:?}");
+    assert_eq!(rope_frequency(0, 8), 1.0);
+    assert!((rope_frequency(3, 8) - 0.001).abs() < 1e-9);
+}

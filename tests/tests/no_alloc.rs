@@ -1,0 +1,78 @@
+//! Nothing in the library allocates: a whole run, from bytes to text, under a counting allocator.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use infer_core::format::Version;
+use infer_core::{
+    Engine, HotBuffers, IndexEntry, KvBuffers, KvType, Limits, MergeSlot, Model, ProbIndex, Sampler, State, Tokenizer,
+    classify, forward,
+};
+use tests::random::{RandomModel, config};
+
+struct Counting;
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+#[allow(unsafe_code)]
+// SAFETY: everything is passed on to the system's allocator; counting touches no memory of the caller.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// One test in this file: others would allocate at the same time.
+#[test]
+fn a_whole_run_allocates_nothing() {
+    let file = RandomModel::new(config(48, 31, 2, 6, 2), 7).to_file(Version::V0);
+    let mut vocabulary = 0u32.to_le_bytes().to_vec();
+    for id in 0..300u32 {
+        let piece = char::from_u32(0x20 + id).unwrap().to_string();
+        vocabulary.extend((-(id as f32)).to_le_bytes());
+        vocabulary.extend((piece.len() as u32).to_le_bytes());
+        vocabulary.extend(piece.as_bytes());
+    }
+    let limits = Limits { max_seq: 40, batch: 4, threads: 1, kv: KvType::F32 };
+    let plan = config(48, 31, 2, 6, 2).plan(limits).unwrap();
+    let (mut hot, mut kv) = (vec![0.0; plan.hot_f32], vec![0.0; plan.kv_values]);
+    let mut index = vec![IndexEntry::EMPTY; plan.tokenizer];
+    let mut scratch = vec![ProbIndex::default(); plan.sampler];
+    let mut slots = [MergeSlot::EMPTY; 64];
+    let mut tokens = [0; 64];
+
+    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    let model = Model::from_bytes(file.bytes()).unwrap();
+    let hot = HotBuffers { f32: &mut hot, i8: &mut [] };
+    let mut state = State::new(&plan, hot, KvBuffers::F32(&mut kv)).unwrap();
+    let tokenizer = Tokenizer::new(&vocabulary, 300, &mut index).unwrap();
+    let mut sampler = Sampler::new(1.0, 0.9, 1).unwrap();
+    let engine = Engine::scalar();
+    let n = tokenizer.encode("Once upon a time", true, &mut slots, &mut tokens).unwrap();
+    let mut length = 0;
+    for tokens in tokens[..n].chunks(4) {
+        let pos = state.filled();
+        forward(&model, &mut state, &engine, tokens, pos).unwrap();
+    }
+    let mut row = (n - 1) % 4;
+    while state.filled() < 40 {
+        let logits = classify(&model, &mut state, &engine, row).unwrap();
+        let token = sampler.sample(logits, &mut scratch).unwrap();
+        length += tokenizer.decode(0, token).unwrap().len();
+        let pos = state.filled();
+        forward(&model, &mut state, &engine, &[token], pos).unwrap();
+        row = 0;
+    }
+    assert_eq!(ALLOCATIONS.load(Ordering::Relaxed) - before, 0);
+    assert!(length > 0);
+}
