@@ -56,3 +56,40 @@ fn is_printable(c: char) -> bool {
 fn is_incomplete(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_err_and(|e| e.error_len().is_none())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is shown after each of the tokens, and at the end.
+    fn shown(tokens: &[&[u8]]) -> Vec<String> {
+        let mut buffer = Vec::new();
+        let mut shown = Vec::new();
+        let mut out = TextOut::new(&mut buffer);
+        for token in tokens {
+            out.push(token).unwrap();
+            shown.push(String::from_utf8(out.out.split_off(0)).unwrap());
+        }
+        out.finish().unwrap();
+        shown.push(String::from_utf8(out.out.split_off(0)).unwrap());
+        shown
+    }
+
+    #[test]
+    fn characters_appear_when_they_are_whole() {
+        assert_eq!(shown(&[b"a\xf0", b"\x9f\x98", b"\x80b"]), ["a", "", "😀b", "\n"]);
+        assert_eq!(shown(&[b"\xc3", b"\xa9"]), ["", "é", "\n"]);
+    }
+
+    #[test]
+    fn broken_characters_are_marked() {
+        assert_eq!(shown(&[b"\xf0\x9f", b"a"]), ["", "\u{fffd}a", "\n"]);
+        assert_eq!(shown(&[b"\x80", b"\xff\xfe"]), ["\u{fffd}", "\u{fffd}\u{fffd}", "\n"]);
+        assert_eq!(shown(&[b"a\xe2\x96"]), ["a", "\u{fffd}\n"]);
+    }
+
+    #[test]
+    fn a_model_cannot_drive_the_terminal() {
+        assert_eq!(shown(&[b"\x1b[2J\x07\x00\x7f", "\u{9b}x".as_bytes(), b"a\tb\r\n"]), ["[2J", "x", "a\tb\r\n", "\n"]);
+    }
+}

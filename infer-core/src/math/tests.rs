@@ -3,7 +3,7 @@ use std::vec::Vec;
 use super::*;
 
 /// Relative error of [`exp`] that its documentation promises.
-const EXP_ERROR: f64 = 1.2e-7;
+const EXP_ERROR: f64 = 1e-7;
 
 #[test]
 fn exp_keeps_its_error_bound() {

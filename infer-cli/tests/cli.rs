@@ -1,0 +1,320 @@
+//! The program as a person runs it: golden outputs of llama2.c, and what bad input gets.
+
+use std::ffi::OsStr;
+use std::io::{Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use infer_core::format::Version;
+use serde::Deserialize;
+use tests::random::{RandomModel, config};
+use tests::shared;
+
+fn cli() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_infer-cli"))
+}
+
+fn run(args: &[&str]) -> Output {
+    cli().args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+fn run_with_input(args: &[&str], input: &[u8]) -> Output {
+    let pipes = cli().args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut child = pipes.unwrap();
+    let _ = child.stdin.take().unwrap().write_all(input); // a program that fails early does not read it
+    child.wait_with_output().unwrap()
+}
+
+fn stdout(output: &Output) -> &str {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    std::str::from_utf8(&output.stdout).unwrap()
+}
+
+/// One clear message: the exit code, no panic, and all of these words.
+fn assert_fails(output: &Output, code: i32, words: &[&str]) {
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{message}");
+    assert!(message.starts_with("error: ") && !message.contains("panicked"), "{message}");
+    for word in words {
+        assert!(message.contains(word), "no {word:?} in: {message}");
+    }
+}
+
+/// Paths of a real model and its tokenizer.
+fn stories() -> Option<(String, String)> {
+    let path = |name: &str| shared::file(&format!("data/models/stories260K/{name}")).map(|p| p.display().to_string());
+    Some((path("stories260K.bin")?, path("tok512.bin")?))
+}
+
+/// A folder of its own for a test's files, empty.
+fn scratch(test: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(test);
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+/// A tokenizer.bin whose tokens from 259 on are these pieces.
+fn tokenizer_file(pieces: &[&str], vocab_size: usize) -> Vec<u8> {
+    let mut all: Vec<String> = ["<unk>", "\n<s>\n", "\n</s>\n"].map(String::from).to_vec();
+    all.extend((0..256).map(|byte| format!("<0x{byte:02X}>")));
+    all.extend(pieces.iter().map(|piece| piece.to_string()));
+    all.resize(vocab_size, "filler".into());
+    let mut bytes = 27u32.to_le_bytes().to_vec();
+    for (i, piece) in all.iter().enumerate() {
+        bytes.extend((-(i as f32)).to_le_bytes());
+        bytes.extend((piece.len() as u32).to_le_bytes());
+        bytes.extend(piece.as_bytes());
+    }
+    bytes
+}
+
+/// A random model with tokenizer.bin beside it, changed by `change`.
+fn random_model(test: &str, change: impl FnOnce(&mut RandomModel)) -> (PathBuf, String) {
+    let folder = scratch(test);
+    let mut model = RandomModel::new(config(8, 5, 2, 4, 2), 3);
+    change(&mut model);
+    let path = folder.join("model.bin");
+    std::fs::write(&path, model.to_file(Version::V0).bytes()).unwrap();
+    std::fs::write(folder.join("tokenizer.bin"), tokenizer_file(&[" ", "a", "b", " a"], 300)).unwrap();
+    (folder, path.display().to_string())
+}
+
+#[derive(Deserialize)]
+struct Case {
+    model: String,
+    t: f32,
+    p: f32,
+    s: u64,
+    n: usize,
+    #[serde(default)]
+    i: Option<String>,
+    #[serde(default)]
+    y: Option<String>,
+    #[serde(default)]
+    stdin: String,
+    stdout: String,
+}
+
+#[test]
+fn stories_of_llama2c_are_told_byte_for_byte() {
+    for (golden, count) in [("golden/llama2c_f32.jsonl", 15), ("golden/llama2c_chat.jsonl", 3)] {
+        let Some(cases) = shared::json_lines::<Case>(golden) else { return };
+        assert!(cases.len() >= count, "{golden} has lost cases");
+        for case in cases {
+            let (model, tokenizer) = match case.model.as_str() {
+                "stories260K.bin" => ("stories260K/stories260K.bin", "stories260K/tok512.bin"),
+                "model5000.bin" => ("tok105/model5000.bin", "tok105/tok105.bin"),
+                other => panic!("unknown model {other}"),
+            };
+            let [model, tokenizer] = [model, tokenizer].map(|f| shared::file(&format!("data/models/{f}")).unwrap());
+            let mut command = cli();
+            command.arg(model).arg("-z").arg(tokenizer);
+            for (flag, value) in [("-t", case.t.to_string()), ("-p", case.p.to_string()), ("-s", case.s.to_string())] {
+                command.args([flag, &value]);
+            }
+            command.args(["-n", &case.n.to_string()]);
+            if let Some(prompt) = &case.i {
+                command.args(["-i", prompt]);
+            }
+            if let Some(system) = &case.y {
+                command.args(["-m", "chat", "-y", system]);
+            }
+            let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+            let mut child = pipes.unwrap();
+            child.stdin.take().unwrap().write_all(case.stdin.as_bytes()).unwrap();
+            let output = child.wait_with_output().unwrap();
+            assert_eq!(stdout(&output), case.stdout, "{} -t {} -s {} -i {:?}", case.model, case.t, case.s, case.i);
+            assert!(String::from_utf8_lossy(&output.stderr).starts_with("achieved tok/s: ") || case.y.is_some());
+        }
+    }
+}
+
+#[test]
+fn long_names_and_the_older_form_do_the_same() {
+    let Some((model, tok)) = stories() else { return };
+    let short = run(&[&model, "-z", &tok, "-t", "0.5", "-p", "0.8", "-s", "3", "-n", "30", "-i", "One day"]);
+    let long = run(&[
+        "--temperature",
+        "0.5",
+        "--top-p=0.8",
+        "--seed",
+        "3",
+        "--steps",
+        "30",
+        "--prompt",
+        "One day",
+        "--tokenizer",
+        &tok,
+        "--mode",
+        "generate",
+        &model,
+    ]);
+    let positional = run(&[&model, "0.5", "30", "One day", "-z", &tok, "-p", "0.8", "-s", "3"]);
+    assert!(stdout(&short).starts_with("One day"));
+    assert_eq!(stdout(&short), stdout(&long));
+    assert_eq!(stdout(&short), stdout(&positional));
+}
+
+#[test]
+fn tokenizer_beside_the_model_is_the_default() {
+    let (_, model) = random_model("default_tokenizer", |_| {});
+    assert!(!stdout(&run(&[&model, "-s", "1", "-n", "20"])).is_empty());
+}
+
+#[test]
+fn the_clock_seeds_differently() {
+    let (_, model) = random_model("clock", |_| {});
+    let stories: Vec<Vec<u8>> = (0..4).map(|_| run(&[&model, "-n", "40"]).stdout).collect();
+    assert!(stories.iter().any(|story| *story != stories[0]), "four equal stories");
+}
+
+#[test]
+fn no_argument_prints_help() {
+    let output = run(&[]);
+    assert!(stdout(&output).contains("Usage: infer-cli"));
+    assert!(stdout(&run(&["--help"])).contains("--temperature"));
+}
+
+#[test]
+fn tokenize_prints_ids_on_one_line() {
+    let Some((_, tok)) = stories() else { return };
+    let output = run(&["tokenize", "-z", &tok, "Once upon a time"]);
+    assert_eq!(stdout(&output), "1 403 407 261 378\n");
+    assert_eq!(run_with_input(&["tokenize", "-z", &tok], b"Once upon a time").stdout, output.stdout);
+    assert_eq!(stdout(&run(&["tokenize", "-z", &tok, ""])), "1\n");
+    assert_fails(&run_with_input(&["tokenize", "-z", &tok], b"ab\xff"), 2, &["not valid UTF-8", "byte 2"]);
+}
+
+#[test]
+fn inspect_shows_header_tensors_and_plan() {
+    let Some((model, _)) = stories() else { return };
+    let output = run(&["inspect", &model]);
+    for line in ["version        0 (f32)", "hidden_dim     172", "file bytes     1056540", "wq                 5"] {
+        assert!(stdout(&output).contains(line), "no {line:?} in\n{}", stdout(&output));
+    }
+    // 2 · 5 layers · 512 positions · 32 values · 4 bytes
+    assert!(stdout(&output).contains("655360"), "{}", stdout(&output));
+    assert!(stdout(&run(&["inspect", &model, "--max-seq", "128"])).contains("163840"));
+    let q8 = shared::file("data/models/stories260K/stories260K_q80_g4.bin").unwrap();
+    assert!(stdout(&run(&["inspect", q8.to_str().unwrap()])).contains("int8, group size 4"));
+    assert_fails(&run(&["inspect", &model, "--max-seq", "513"]), 2, &["max_seq", "513"]);
+    let gs8 = shared::file("data/models/stories260K/stories260K.export_v2_q80_gs8.bin").unwrap();
+    assert_fails(&run(&["inspect", gs8.to_str().unwrap()]), 1, &["group_size 8", "dim 64", "hidden_dim 172"]);
+}
+
+#[test]
+fn values_out_of_range() {
+    for (flag, value) in [
+        ("-t", "abc"),
+        ("-t", "-1"),
+        ("-t", "nan"),
+        ("-t", "inf"),
+        ("-p", "1.5"),
+        ("-p", "-0.1"),
+        ("-s", "18446744073709551616"),
+        ("-s", "-1"),
+        ("-s", "1.5"),
+        ("-n", "-5"),
+        ("-n", "99999999999999999999999"),
+        ("-m", "sing"),
+    ] {
+        assert_fails(&run(&["model.bin", flag, value]), 2, &[value]);
+    }
+    assert_fails(&run(&["model.bin", "-t"]), 2, &["--temperature"]);
+    assert_fails(&run(&["model.bin", "-q", "1"]), 2, &["-q"]);
+    assert_fails(&run(&["model.bin", "abc"]), 2, &["abc"]);
+}
+
+#[test]
+fn prompts_that_do_not_fit() {
+    let (_, model) = random_model("prompts", |_| {});
+    let long = "a b ".repeat(40);
+    for n in ["0", "256", "40"] {
+        assert_fails(&run(&[&model, "-n", n, "-i", &long]), 2, &["prompt has", "tokens", "40 positions"]);
+    }
+    assert_fails(&run(&[&model, "-n", "2", "-i", "a b"]), 2, &["4 tokens", "2 positions"]);
+    assert!(run(&[&model, "-n", "5", "-i", "a b"]).status.success(), "one position is left to tell");
+    assert_fails(&run_with_input(&[&model, "-m", "chat", "-y", ""], long.as_bytes()), 2, &["message has", "40"]);
+}
+
+#[test]
+fn chat_takes_turns_until_the_input_ends() {
+    let (_, model) = random_model("chat", |_| {});
+    let output = run_with_input(&[&model, "-m", "chat", "-y", "", "-s", "1"], b"");
+    assert_eq!(stdout(&output), "User: \n");
+    assert_fails(&run_with_input(&[&model, "-m", "chat", "-y", ""], b"\xff\n"), 2, &["not valid UTF-8"]);
+}
+
+#[test]
+fn arguments_that_are_no_text() {
+    let (_, model) = random_model("no_text", |_| {});
+    let output = cli().args([OsStr::new(&model), OsStr::new("-i"), OsStr::from_bytes(b"a\xff")]).output().unwrap();
+    assert_fails(&output, 2, &["not valid UTF-8", "a\u{fffd}"]);
+}
+
+#[test]
+fn missing_and_damaged_files() {
+    let (folder, model) = random_model("damaged", |_| {});
+    assert_fails(&run(&["nowhere.bin"]), 1, &["nowhere.bin"]);
+    assert_fails(&run(&[folder.to_str().unwrap()]), 1, &["not a regular file"]);
+    let empty = folder.join("empty.bin");
+    std::fs::write(&empty, b"").unwrap();
+    assert_fails(&run(&[empty.to_str().unwrap()]), 1, &["empty.bin", "0 bytes"]);
+
+    let whole = std::fs::read(&model).unwrap();
+    for len in [1, 27, 28, 1000, whole.len() - 1] {
+        std::fs::write(&model, &whole[..len]).unwrap();
+        for args in [&[model.as_str()][..], &["inspect", &model]] {
+            assert_fails(&run(args), 1, &["model.bin", &format!("{len} bytes"), "cut short"]);
+        }
+    }
+    std::fs::write(&model, &whole).unwrap();
+
+    let tokenizer = folder.join("tokenizer.bin");
+    let whole = std::fs::read(&tokenizer).unwrap();
+    std::fs::write(&tokenizer, &whole[..whole.len() - 1]).unwrap();
+    assert_fails(&run(&[&model]), 1, &["tokenizer.bin", "token 299 of 300"]);
+    std::fs::write(&tokenizer, tokenizer_file(&[], 299)).unwrap();
+    assert_fails(&run(&[&model]), 1, &["token 299 of 300"]);
+    std::fs::remove_file(&tokenizer).unwrap();
+    assert_fails(&run(&[&model]), 1, &["tokenizer.bin", "-z"]);
+    std::fs::write(&tokenizer, tokenizer_file(&[], 301)).unwrap();
+    let output = run(&[&model, "-n", "5"]);
+    assert!(output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("warning: "), "a larger vocabulary goes unnoticed");
+}
+
+#[test]
+fn damaged_weights_end_the_story_with_an_error() {
+    let nan = |model: &mut RandomModel| model.tensor_mut(infer_core::format::TensorName::W2)[17] = f32::NAN;
+    let (_, model) = random_model("nan", nan);
+    assert_fails(&run(&[&model, "-t", "0"]), 1, &["model.bin", "not a finite number", "damaged"]);
+}
+
+#[test]
+fn a_context_too_large_for_memory_is_refused() {
+    let folder = scratch("huge_context");
+    let mut file = RandomModel::new(config(8, 5, 2, 4, 2), 3).to_file(Version::V1).bytes().to_vec();
+    file[32..36].copy_from_slice(&i32::MAX.to_le_bytes()); // seq_len, of which version 1 stores nothing
+    let model = folder.join("model.bin");
+    std::fs::write(&model, file).unwrap();
+    std::fs::write(folder.join("tokenizer.bin"), tokenizer_file(&[" "], 300)).unwrap();
+    let model = model.to_str().unwrap();
+    assert!(run(&[model, "-n", "9"]).status.success(), "a small run needs a small cache");
+    assert_fails(&run(&[model, "-n", "0"]), 1, &["KV cache", "-n"]);
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let Some((model, tok)) = stories() else { return };
+    let mut command = cli();
+    command.args([&model, "-z", &tok, "-t", "0", "-n", "512"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut first = [0; 4];
+    child.stdout.take().unwrap().read_exact(&mut first).unwrap(); // and is closed here
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(&first, b"Once");
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+}
