@@ -5,6 +5,7 @@
 
 use crate::error::Error;
 use crate::format;
+use crate::math::LANES;
 use crate::sampler::ProbIndex;
 use crate::tokenizer::IndexEntry;
 
@@ -60,7 +61,7 @@ pub struct Limits {
     pub max_seq: usize,
     /// Tokens per forward call: 1 on a chip, 32 or so to read prompts fast.
     pub batch: usize,
-    /// Attention heads worked on at a time: 1 on a chip, the number of threads elsewhere.
+    /// Key/value heads worked on at a time: 1 on a chip, the number of threads elsewhere.
     pub threads: usize,
     /// Type of the KV cache.
     pub kv: KvType,
@@ -194,15 +195,18 @@ impl Config {
         // u64 throughout, so that a 32-bit chip sees the overflow instead of a small number.
         let hot_f32 = sum(&[
             product(&[limits.batch as u64, per_token.total]),
-            product(&[min(limits.threads, self.n_heads) as u64, limits.max_seq as u64]), // att
-            Some((self.head_size() / 2) as u64),                                         // rope frequencies
-            Some(self.vocab_size as u64),                                                // logits
+            product(&[min(limits.threads, self.n_kv_heads) as u64, self.kv_mul() as u64, limits.max_seq as u64]), // att
+            Some((self.head_size() / 2) as u64), // rope frequencies
+            Some(self.vocab_size as u64),        // logits
         ]);
         let hot_i8 = match self.weights {
             WeightType::F32 => Some(0),
             WeightType::Q8 { .. } => product(&[limits.batch as u64, max(self.dim, self.hidden_dim) as u64]),
         };
-        let kv_values = product(&[2, self.n_layers as u64, limits.max_seq as u64, self.kv_dim() as u64]);
+        let kv_dim = self.kv_dim() as u64;
+        let keys = product(&[self.n_layers as u64, kv_dim, key_stride(limits.max_seq) as u64]);
+        let values = product(&[self.n_layers as u64, kv_dim, limits.max_seq as u64]);
+        let kv_values = sum(&[keys, values]);
         match (to_elements(hot_f32, 4), to_elements(hot_i8, 1), to_elements(kv_values, 4)) {
             (Some(hot_f32), Some(hot_i8), Some(kv_values)) => Ok(Plan {
                 config: *self,
@@ -273,6 +277,11 @@ impl HotSizes {
         let total = 3 * config.dim as u64 + 2 * hidden as u64 + rope as u64 + scales as u64;
         HotSizes { dim: config.dim, hidden, rope, scales, total }
     }
+}
+
+/// Positions in a row of cached keys: `max_seq`, rounded up so that whole vectors can be read.
+pub(crate) const fn key_stride(max_seq: usize) -> usize {
+    max_seq.saturating_add(LANES - 1) / LANES * LANES
 }
 
 const fn header_error(field: &'static str, value: usize, rule: &'static str) -> Error {

@@ -3,14 +3,13 @@
 //! There is one pass for every weight type, batch size, instruction set and number of threads. Tokens are rows of a
 //! batch: one when generating, several when reading a prompt, so that the weights are read once for all of them.
 
-use crate::config::Config;
+use crate::config::{Config, key_stride};
 use crate::error::Error;
-use crate::kernels::Kernels;
-use crate::math::{rmsnorm, rope, swiglu};
+use crate::kernels::{Heads, Kernels};
+use crate::math::rope;
 use crate::matrix::{Matrix, Q8Matrix};
 use crate::model::{Layer, Model};
 use crate::panel::SharedOut;
-use crate::quant::quantize;
 use crate::runner::{Runner, Serial};
 use crate::state::{Progress, State};
 
@@ -130,7 +129,7 @@ pub fn classify<'a>(
     }
     let x = state.x.chunks_exact(dim.max(1)).nth(row).ok_or(Error::NotReady)?;
     let xb = state.xb.get_mut(..dim).ok_or(Error::NotReady)?; // x stays as it is for the other rows
-    rmsnorm(xb, x, model.rms_final());
+    (engine.kernels.rmsnorm)(xb, x, model.rms_final());
     matmul(engine, xb, (state.xq, state.xs), [(model.wcls(), state.logits)]);
     match state.logits.iter().position(|logit| !logit.is_finite()) {
         Some(token) => Err(Error::NotFinite { token }),
@@ -152,7 +151,7 @@ fn attention(config: &Config, layer: &Layer<'_>, state: &mut State<'_>, engine: 
     let k = prefix(state.hb, rows, kv_dim);
     let v = prefix(state.hb2, rows, kv_dim);
 
-    rmsnorm_rows(xb, x, layer.rms_att);
+    rmsnorm_rows(engine, xb, x, layer.rms_att);
     matmul(engine, xb, (state.xq, state.xs), [(layer.wq, &mut *q), (layer.wk, &mut *k), (layer.wv, &mut *v)]);
     for (q, cos_sin) in q.chunks_exact_mut(dim.max(1)).zip(state.rope.chunks_exact(head_size.max(1))) {
         rope(q, cos_sin);
@@ -161,56 +160,56 @@ fn attention(config: &Config, layer: &Layer<'_>, state: &mut State<'_>, engine: 
         rope(k, cos_sin);
     }
 
-    let max_seq = state.plan.limits.max_seq;
     let Progress { pos, layer: l, .. } = state.progress;
-    let cache = Cache { n_kv_heads: config.n_kv_heads, max_seq, head_size };
-    let (Some(keys), Some(values)) = (cache.layer_mut(state.keys, l), cache.layer_mut(state.values, l)) else { return };
-    cache.store(keys, k, pos);
-    cache.store(values, v, pos);
-    attend_heads(config, engine, &cache, keys, values, q, pos, state.att, xb);
+    let cache = Cache::new(config, state.plan.limits.max_seq);
+    let (Some(keys), Some(values)) = (cache.keys_mut(state.keys, l), cache.values_mut(state.values, l)) else { return };
+    cache.store(keys, values, k, v, pos);
+    attend_heads(config, engine, &cache, (keys, values), q, pos, state.att, xb);
 
     matmul(engine, xb, (state.xq, state.xs), [(layer.wo, &mut *q)]);
     add(x, q);
 }
 
-/// Attention of all heads and rows: tasks take heads, and within a head the rows one after another.
+/// Attention of all heads and rows. One piece of work is a row of the batch with the query heads that share a key/value
+/// head; pieces lie one after the other in q and in out, both (rows, n_kv_heads, kv_mul · head_size).
 fn attend_heads(
     config: &Config,
     engine: &Engine<'_>,
     cache: &Cache,
-    keys: &[f32],   // (n_kv_heads, max_seq, head_size)
-    values: &[f32], // (n_kv_heads, max_seq, head_size)
-    q: &[f32],      // (rows, dim)
+    (keys, values): (&[f32], &[f32]), // of one layer
+    q: &[f32],
     pos: usize,
-    att: &mut [f32], // (threads, max_seq)
-    out: &mut [f32], // (rows, dim)
+    att: &mut [f32], // (threads, kv_mul, max_seq)
+    out: &mut [f32],
 ) {
-    let (dim, head_size, kv_mul) = (config.dim, config.head_size(), config.kv_mul());
+    let (head_size, n_kv_heads) = (config.head_size(), config.n_kv_heads.max(1));
+    let piece = config.kv_mul() * head_size;
+    let scratch = config.kv_mul() * cache.max_seq;
+    // One part of the scratch per task, so there are at most as many tasks as parts.
+    let tasks = engine.runner.threads().get().min(att.len().checked_div(scratch).unwrap_or(0)).max(1);
     let scale = 1.0 / libm::sqrtf(head_size as f32);
-    // One row of attention scratch per task, so there are at most as many tasks as rows.
-    let scratch_rows = att.len().checked_div(cache.max_seq).unwrap_or(0);
-    let tasks = engine.runner.threads().get().min(scratch_rows).max(1);
-    let heads_per_task = config.n_heads.div_ceil(tasks);
-    let out = SharedOut::new(out, dim);
+    let out = SharedOut::new(out, out.len());
     let att = SharedOut::new(att, att.len());
     engine.runner.run(tasks, &|task| {
         #[allow(unsafe_code)]
-        // SAFETY: tasks have different indices, so their columns of the scratch do not overlap.
-        let mut att = unsafe { att.columns(task * cache.max_seq..(task + 1) * cache.max_seq) };
-        let first = task * heads_per_task;
-        for head in first..(first + heads_per_task).min(config.n_heads) {
-            let columns = head * head_size..(head + 1) * head_size;
+        // SAFETY: tasks have different indices, so their parts of the scratch do not overlap.
+        let mut att = unsafe { att.columns(task * scratch..(task + 1) * scratch) };
+        // In turns, since later rows have more positions.
+        for (i, q) in q.chunks_exact(piece.max(1)).enumerate().skip(task).step_by(tasks) {
+            let (row, kv_head) = (i / n_kv_heads, i % n_kv_heads);
+            let positions = pos + row + 1;
             #[allow(unsafe_code)]
-            // SAFETY: every head belongs to one task, and different heads have different columns.
-            let mut out = unsafe { out.columns(columns.clone()) };
-            let kv_head = head.checked_div(kv_mul).unwrap_or(0);
-            let (Some(keys), Some(values)) = (cache.head(keys, kv_head), cache.head(values, kv_head)) else { return };
-            for (row, q) in q.chunks_exact(dim.max(1)).enumerate() {
-                let (Some(q), Some(att)) = (q.get(columns.clone()), att.row(0).get_mut(..pos + row + 1)) else {
-                    return;
-                };
-                (engine.kernels.attend)(q, scale, keys, values, att, out.row(row));
-            }
+            // SAFETY: every piece belongs to one task, and different pieces do not overlap.
+            let mut out = unsafe { out.columns(i * piece..(i + 1) * piece) };
+            let (Some(keys), Some(values), Some(att)) = (
+                cache.head_keys(keys, kv_head),
+                cache.head_values(values, kv_head),
+                att.row(0).get_mut(..config.kv_mul() * positions),
+            ) else {
+                return;
+            };
+            let heads = Heads { q, keys, key_stride: cache.key_stride, values, positions, head_size, scale };
+            (engine.kernels.attend)(&heads, att, out.row(0));
         }
     });
 }
@@ -224,9 +223,9 @@ fn feed_forward(config: &Config, layer: &Layer<'_>, state: &mut State<'_>, engin
     let hb = prefix(state.hb, rows, hidden_dim);
     let hb2 = prefix(state.hb2, rows, hidden_dim);
 
-    rmsnorm_rows(xb, x, layer.rms_ffn);
+    rmsnorm_rows(engine, xb, x, layer.rms_ffn);
     matmul(engine, xb, (state.xq, state.xs), [(layer.w1, &mut *hb), (layer.w3, &mut *hb2)]);
-    swiglu(hb, hb2);
+    (engine.kernels.swiglu)(hb, hb2);
     matmul(engine, hb, (state.xq, state.xs), [(layer.w2, &mut *xb)]);
     add(x, xb);
 }
@@ -242,7 +241,12 @@ fn matmul<const N: usize>(
     // A multiple of every kernel's row block, so that only the last task of a matrix meets a partial block.
     const ROW_BLOCK: usize = 8;
     let (xq, xs) = match jobs.first() {
-        Some((Matrix::Q8(Q8Matrix { group_size, .. }), _)) => quantize(x, *group_size, xq, xs),
+        Some((Matrix::Q8(Q8Matrix { group_size, .. }), _)) => {
+            let xq = prefix(xq, 1, x.len());
+            let xs = prefix(xs, 1, x.len().checked_div(*group_size).unwrap_or(0));
+            (engine.kernels.quantize)(x, *group_size, xq, xs);
+            (&*xq, &*xs)
+        }
         _ => (&[][..], &[][..]),
     };
     let jobs = jobs.map(|(w, out)| (w, SharedOut::new(out, w.rows())));
@@ -271,41 +275,62 @@ fn matmul<const N: usize>(
     });
 }
 
-/// Where the keys (or values) of a position lie within one layer: (n_kv_heads, max_seq, head_size). A head's positions
-/// follow each other, so attention reads memory in order.
+/// Where keys and values lie: keys (n_layers, n_kv_heads, head_size, key_stride) and values (n_layers, n_kv_heads, max_seq,
+/// head_size). Attention reads both in order: keys vectorise over positions, values over dimensions.
 struct Cache {
     n_kv_heads: usize,
     max_seq: usize,
     head_size: usize,
+    key_stride: usize,
 }
 
 impl Cache {
-    fn layer_mut<'a>(&self, cache: &'a mut [f32], layer: usize) -> Option<&'a mut [f32]> {
-        cache.chunks_exact_mut((self.n_kv_heads * self.max_seq * self.head_size).max(1)).nth(layer)
+    fn new(config: &Config, max_seq: usize) -> Cache {
+        let key_stride = key_stride(max_seq);
+        Cache { n_kv_heads: config.n_kv_heads, max_seq, head_size: config.head_size(), key_stride }
     }
 
-    fn head<'a>(&self, layer: &'a [f32], kv_head: usize) -> Option<&'a [f32]> {
-        layer.chunks_exact((self.max_seq * self.head_size).max(1)).nth(kv_head)
+    fn keys_mut<'a>(&self, keys: &'a mut [f32], layer: usize) -> Option<&'a mut [f32]> {
+        keys.chunks_exact_mut((self.n_kv_heads * self.head_size * self.key_stride).max(1)).nth(layer)
     }
 
-    /// Stores `kv` (rows, n_kv_heads, head_size) from position `pos` on.
-    fn store(&self, layer: &mut [f32], kv: &[f32], pos: usize) {
+    fn values_mut<'a>(&self, values: &'a mut [f32], layer: usize) -> Option<&'a mut [f32]> {
+        values.chunks_exact_mut((self.n_kv_heads * self.max_seq * self.head_size).max(1)).nth(layer)
+    }
+
+    fn head_keys<'a>(&self, keys: &'a [f32], kv_head: usize) -> Option<&'a [f32]> {
+        keys.chunks_exact((self.head_size * self.key_stride).max(1)).nth(kv_head)
+    }
+
+    fn head_values<'a>(&self, values: &'a [f32], kv_head: usize) -> Option<&'a [f32]> {
+        values.chunks_exact((self.max_seq * self.head_size).max(1)).nth(kv_head)
+    }
+
+    /// Stores `k` and `v` (rows, n_kv_heads, head_size) from position `pos` on.
+    fn store(&self, keys: &mut [f32], values: &mut [f32], k: &[f32], v: &[f32], pos: usize) {
         let head_size = self.head_size.max(1);
-        for (row, kv) in kv.chunks_exact((self.n_kv_heads * head_size).max(1)).enumerate() {
-            let heads = layer.chunks_exact_mut((self.max_seq * head_size).max(1));
-            for (head, kv) in heads.zip(kv.chunks_exact(head_size)) {
-                if let Some(slot) = head.chunks_exact_mut(head_size).nth(pos + row) {
-                    slot.iter_mut().zip(kv).for_each(|(slot, kv)| *slot = *kv);
+        let kv_dim = (self.n_kv_heads * head_size).max(1);
+        for (row, (k, v)) in k.chunks_exact(kv_dim).zip(v.chunks_exact(kv_dim)).enumerate() {
+            // Dimension i of head h is row h · head_size + i of the keys.
+            for (keys, k) in keys.chunks_exact_mut(self.key_stride.max(1)).zip(k) {
+                if let Some(slot) = keys.get_mut(pos + row) {
+                    *slot = *k;
+                }
+            }
+            let heads = values.chunks_exact_mut((self.max_seq * head_size).max(1));
+            for (values, v) in heads.zip(v.chunks_exact(head_size)) {
+                if let Some(slot) = values.chunks_exact_mut(head_size).nth(pos + row) {
+                    slot.iter_mut().zip(v).for_each(|(slot, v)| *slot = *v);
                 }
             }
         }
     }
 }
 
-fn rmsnorm_rows(out: &mut [f32], x: &[f32], weight: &[f32]) {
+fn rmsnorm_rows(engine: &Engine<'_>, out: &mut [f32], x: &[f32], weight: &[f32]) {
     let dim = weight.len().max(1);
     for (out, x) in out.chunks_exact_mut(dim).zip(x.chunks_exact(dim)) {
-        rmsnorm(out, x, weight);
+        (engine.kernels.rmsnorm)(out, x, weight);
     }
 }
 
@@ -314,7 +339,7 @@ fn add(x: &mut [f32], y: &[f32]) {
 }
 
 /// The first `rows` rows of a (batch, width) buffer.
-fn prefix(buffer: &mut [f32], rows: usize, width: usize) -> &mut [f32] {
+fn prefix<T>(buffer: &mut [T], rows: usize, width: usize) -> &mut [T] {
     let len = buffer.len().min(rows * width);
     buffer.split_at_mut_checked(len).map_or(&mut [], |(rows, _)| rows)
 }

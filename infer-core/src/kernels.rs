@@ -15,7 +15,10 @@ pub struct Kernels {
     pub name: &'static str,
     pub(crate) matmul_f32: MatmulF32,
     pub(crate) matmul_q8: MatmulQ8,
+    pub(crate) quantize: Quantize,
     pub(crate) attend: Attend,
+    pub(crate) rmsnorm: Rmsnorm,
+    pub(crate) swiglu: Swiglu,
 }
 
 /// `out[b][r] = dot(w[r], x[b])` for weights `w` (rows, cols), inputs `x` (batch, cols) and outputs (batch, rows).
@@ -25,15 +28,47 @@ pub(crate) type MatmulF32 = fn(w: &[f32], cols: usize, x: &[f32], out: &mut Pane
 /// contributes `(f32(Σ w·x) · ws) · xs`, the sum being exact in i32, to the lane of its index mod 8.
 pub(crate) type MatmulQ8 = fn(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>);
 
-/// Attention of one query of one head, over the positions for which `att` has room:
-/// `att = softmax(keys · q · scale)`, `out = Σ_t att[t] · values[t]`.
-/// Shapes: q and out (head_size), keys and values (positions, head_size), att (positions).
-pub(crate) type Attend = fn(q: &[f32], scale: f32, keys: &[f32], values: &[f32], att: &mut [f32], out: &mut [f32]);
+/// Quantises `x` in groups: m = max|x|, s = m/127, q = round-half-even(x · (127/m)); q = s = 0 where m is 0.
+pub(crate) type Quantize = fn(x: &[f32], group_size: usize, q: &mut [i8], s: &mut [f32]);
+
+/// Attention of one token over `positions`, for the query heads that share one key/value head.
+pub(crate) type Attend = fn(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]);
+
+/// What [`Attend`] reads.
+pub(crate) struct Heads<'a> {
+    /// (kv_mul, head_size)
+    pub q: &'a [f32],
+    /// (head_size, key_stride): a row per dimension, so that scores vectorise over positions.
+    pub keys: &'a [f32],
+    /// Positions in a row of keys, a multiple of [`LANES`](crate::math::LANES).
+    pub key_stride: usize,
+    /// (positions or more, head_size)
+    pub values: &'a [f32],
+    /// Positions to attend to.
+    pub positions: usize,
+    pub head_size: usize,
+    /// 1 / sqrt(head_size)
+    pub scale: f32,
+}
+
+/// `out = weight · x / sqrt(mean(x²) + 1e-5)`.
+pub(crate) type Rmsnorm = fn(out: &mut [f32], x: &[f32], weight: &[f32]);
+
+/// `hb = silu(hb) · hb2`.
+pub(crate) type Swiglu = fn(hb: &mut [f32], hb2: &[f32]);
 
 impl Kernels {
     /// The portable kernels, which define the result.
     pub const fn scalar() -> Kernels {
-        Kernels { name: "scalar", matmul_f32: scalar::matmul_f32, matmul_q8: scalar::matmul_q8, attend: scalar::attend }
+        Kernels {
+            name: "scalar",
+            matmul_f32: scalar::matmul_f32,
+            matmul_q8: scalar::matmul_q8,
+            quantize: scalar::quantize,
+            attend: scalar::attend,
+            rmsnorm: crate::math::rmsnorm,
+            swiglu: crate::math::swiglu,
+        }
     }
 
     /// The best kernels known at compile time: for targets without run-time detection.
@@ -44,7 +79,17 @@ impl Kernels {
     /// The best kernels that this machine can run.
     #[cfg(feature = "std")]
     pub fn detect() -> Kernels {
-        Kernels::native()
+        Kernels::all().last().unwrap_or(Kernels::scalar())
+    }
+
+    /// Every set of kernels that this machine can run, the best one last. They differ in speed only.
+    #[cfg(feature = "std")]
+    pub fn all() -> impl Iterator<Item = Kernels> {
+        #[cfg(target_arch = "x86_64")]
+        let simd: [Option<Kernels>; 0] = [];
+        #[cfg(not(target_arch = "x86_64"))]
+        let simd: [Option<Kernels>; 0] = [];
+        core::iter::once(Kernels::scalar()).chain(simd.into_iter().flatten())
     }
 }
 

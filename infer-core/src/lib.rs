@@ -57,7 +57,6 @@ pub mod math;
 mod matrix;
 mod model;
 mod panel;
-mod quant;
 mod runner;
 mod sampler;
 mod state;

@@ -51,6 +51,7 @@ fn sum(x: &[f32]) -> f32 {
 }
 
 /// `out = weight · x / sqrt(mean(x²) + 1e-5)` (Zhang and Sennrich, 2019).
+#[inline(always)]
 pub fn rmsnorm(out: &mut [f32], x: &[f32], weight: &[f32]) {
     let mean = dot(x, x) / x.len() as f32;
     let scale = 1.0 / libm::sqrtf(mean + 1e-5);
@@ -77,6 +78,7 @@ pub fn softmax(x: &mut [f32]) {
 const SMALLEST_WEIGHT: f32 = 1.0 / (1u64 << 60) as f32;
 
 /// SwiGLU: `hb = silu(hb) · hb2` with `silu(v) = v / (1 + exp(-v))` (Shazeer, 2020).
+#[inline(always)]
 pub fn swiglu(hb: &mut [f32], hb2: &[f32]) {
     for (v, gate) in hb.iter_mut().zip(hb2) {
         *v = *v / (1.0 + exp(-*v)) * gate;

@@ -1,6 +1,6 @@
 //! The buffers of a forward pass, all borrowed from the caller, and how far the pass has come.
 
-use crate::config::{Config, HotSizes, Plan};
+use crate::config::{Config, HotSizes, Plan, key_stride};
 use crate::error::Error;
 use crate::math::rope_frequency;
 
@@ -40,9 +40,9 @@ pub struct State<'s> {
     pub(crate) freq: &'s mut [f32],   // (head_size / 2), angle per position
     pub(crate) xq: &'s mut [i8],      // (batch, max(dim, hidden_dim)), quantised input of a matrix; empty for f32
     pub(crate) xs: &'s mut [f32],     // (batch, max(dim, hidden_dim) / group_size), its scales
-    pub(crate) att: &'s mut [f32],    // (threads, max_seq), attention weights
+    pub(crate) att: &'s mut [f32],    // (threads, kv_mul, max_seq), attention weights
     pub(crate) logits: &'s mut [f32], // (vocab_size)
-    pub(crate) keys: &'s mut [f32],   // (n_layers, n_kv_heads, max_seq, head_size)
+    pub(crate) keys: &'s mut [f32],   // (n_layers, n_kv_heads, head_size, key_stride)
     pub(crate) values: &'s mut [f32], // (n_layers, n_kv_heads, max_seq, head_size)
     pub(crate) progress: Progress,
     /// Positions with valid keys and values in every layer.
@@ -78,7 +78,7 @@ impl<'s> State<'s> {
         let config = plan.config;
         let batch = plan.limits.batch;
         let sizes = HotSizes::new(&config);
-        let threads = plan.limits.threads.min(config.n_heads);
+        let threads = plan.limits.threads.min(config.n_kv_heads);
         let mut rest = hot.f32;
         // The plan counted exactly these parts, so none of them can fail; the error is for plans changed by hand.
         let mut take = |n: usize| {
@@ -94,10 +94,11 @@ impl<'s> State<'s> {
         let rope = take(batch.saturating_mul(sizes.rope))?;
         let xs = take(batch.saturating_mul(sizes.scales))?;
         let freq = take(config.head_size() / 2)?;
-        let att = take(threads.saturating_mul(plan.limits.max_seq))?;
+        let att = take(threads.saturating_mul(config.kv_mul()).saturating_mul(plan.limits.max_seq))?;
         let logits = take(config.vocab_size)?;
         let error = Error::BufferTooSmall { buffer: "kv.values", need: plan.kv_values, have: kv.len() };
-        let (keys, values) = kv.split_at_mut_checked(plan.kv_values / 2).ok_or(error)?;
+        let keys = config.n_layers.saturating_mul(config.kv_dim()).saturating_mul(key_stride(plan.limits.max_seq));
+        let (keys, values) = kv.split_at_mut_checked(keys).ok_or(error)?;
         for (i, freq) in freq.iter_mut().enumerate() {
             *freq = rope_frequency(i, config.head_size());
         }

@@ -1,13 +1,15 @@
 //! Portable kernels. They define the result; the compiler may vectorise them, since eight independent lanes leave it
 //! the freedom that a single running sum would not.
 
-use crate::math::{LANES, dot, softmax, sum_lanes};
+use super::Heads;
+use crate::math::{LANES, ROUND, dot, softmax, sum_lanes};
 use crate::matrix::Q8Matrix;
 use crate::panel::Panel;
 
 /// Rows that share each load of x. Four rows of eight lanes are eight SSE registers, and half of NEON's.
 const ROWS: usize = 4;
 
+#[inline(always)]
 pub(crate) fn matmul_f32(w: &[f32], cols: usize, x: &[f32], out: &mut Panel<'_>) {
     if cols == 0 {
         return;
@@ -54,6 +56,7 @@ fn dot_rows([a, b, c, d]: [&[f32]; ROWS], x: &[f32]) -> [f32; ROWS] {
     lanes.map(sum_lanes)
 }
 
+#[inline(always)]
 pub(crate) fn matmul_q8(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
     let (cols, group_size) = (w.cols.max(1), w.group_size.max(1));
     let groups = (cols / group_size).max(1);
@@ -66,6 +69,7 @@ pub(crate) fn matmul_q8(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<
     }
 }
 
+#[inline(always)]
 fn dot_q8(w: &[i8], ws: &[f32], x: &[i8], xs: &[f32], group_size: usize) -> f32 {
     let mut lanes = [0.0; LANES];
     let products = w.chunks_exact(group_size).zip(x.chunks_exact(group_size)).zip(ws.iter().zip(xs));
@@ -77,20 +81,98 @@ fn dot_q8(w: &[i8], ws: &[f32], x: &[i8], xs: &[f32], group_size: usize) -> f32 
     sum_lanes(lanes)
 }
 
-pub(crate) fn attend(q: &[f32], scale: f32, keys: &[f32], values: &[f32], att: &mut [f32], out: &mut [f32]) {
-    let head_size = q.len();
-    if head_size == 0 {
-        return;
-    }
-    for (att, key) in att.iter_mut().zip(keys.chunks_exact(head_size)) {
-        *att = dot(q, key) * scale;
-    }
-    softmax(att);
-    out.fill(0.0);
-    // Sequential over positions: the order is part of the contract, and it vectorises over head_size.
-    for (&att, value) in att.iter().zip(values.chunks_exact(head_size)) {
-        for (out, value) in out.iter_mut().zip(value) {
-            *out += att * value;
+/// Below this, a group's largest magnitude counts as 0: 127/m would soon overflow, and scales would be subnormal, which
+/// some vector units flush to 0.
+const SMALLEST_MAX: f32 = 1.0 / (1u128 << 100) as f32;
+
+/// A value that is not finite makes its group's scale NaN or infinite, so that it is not lost.
+#[inline(always)]
+pub(crate) fn quantize(x: &[f32], group_size: usize, q: &mut [i8], s: &mut [f32]) {
+    let group_size = group_size.max(1);
+    for ((x, q), s) in x.chunks_exact(group_size).zip(q.chunks_exact_mut(group_size)).zip(s) {
+        // Magnitudes compare like their bits, and a NaN is above everything.
+        let max = f32::from_bits(x.iter().fold(0, |max, x| max.max(x.abs().to_bits())));
+        if max < SMALLEST_MAX {
+            *s = 0.0;
+            q.fill(0);
+            continue;
+        }
+        *s = max / 127.0;
+        let scale = 127.0 / max;
+        for (q, x) in q.iter_mut().zip(x) {
+            // |x · scale| rounds to at most 127, and the integer stands in the low bits of the sum.
+            *q = (x * scale + ROUND).to_bits() as i8;
         }
     }
 }
+
+#[inline(always)]
+pub(crate) fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
+    let head_size = heads.head_size.max(1);
+    let positions = heads.positions.max(1);
+    for (q, att) in heads.q.chunks_exact(head_size).zip(att.chunks_exact_mut(positions)) {
+        scores(q, heads, att);
+        softmax(att);
+    }
+    // Two heads share each load of the values, and hide each other's latency.
+    for (att, out) in att.chunks(2 * positions).zip(out.chunks_mut(2 * head_size)) {
+        match (att.split_at_checked(positions), out.split_at_mut_checked(head_size)) {
+            (Some((att0, att1)), Some((out0, out1))) if out1.len() == head_size => {
+                weigh([att0, att1], heads.values, head_size, [out0, out1]);
+            }
+            _ => weigh([att], heads.values, head_size, [out]),
+        }
+    }
+}
+
+/// `att[t] = dot(q, key t) · scale`. Eight positions at a time: each has the eight lanes of [`dot`], so that lanes over
+/// positions give the bits of one position after the other.
+#[inline(always)]
+fn scores(q: &[f32], heads: &Heads<'_>, att: &mut [f32]) {
+    for (block, att) in att.chunks_mut(LANES).enumerate() {
+        let mut lanes = [[0.0; LANES]; LANES]; // [dimension mod 8][position]
+        let mut keys = heads.keys.chunks_exact(heads.key_stride.max(1));
+        for q in q.chunks(LANES) {
+            for ((lane, q), keys) in lanes.iter_mut().zip(q).zip(&mut keys) {
+                let Some((_, keys)) = keys.split_at_checked(block * LANES) else { return };
+                let Some(keys) = keys.first_chunk::<LANES>() else { return };
+                for i in 0..LANES {
+                    lane[i] += q * keys[i];
+                }
+            }
+        }
+        let mut sums = [0.0; LANES];
+        for i in 0..LANES {
+            sums[i] = sum_lanes(lanes.map(|lane| lane[i])) * heads.scale;
+        }
+        att.iter_mut().zip(sums).for_each(|(att, sum)| *att = sum);
+    }
+}
+
+/// `out[h] = Σ_t att[h][t] · values[t]` for `H` heads. Sequential over positions: the order is part of the contract.
+#[inline(always)]
+fn weigh<const H: usize>(att: [&[f32]; H], values: &[f32], head_size: usize, mut out: [&mut [f32]; H]) {
+    // As many dimensions as sums fit in registers; the last part takes what is left.
+    const PART: usize = 16;
+    for first in (0..head_size).step_by(PART) {
+        let width = PART.min(head_size - first);
+        let mut sums = [[0.0; PART]; H];
+        for (t, value) in values.chunks_exact(head_size).take(att[0].len()).enumerate() {
+            let Some(value) = value.get(first..first + width) else { return };
+            for h in 0..H {
+                let Some(att) = att[h].get(t) else { return };
+                for (sum, value) in sums[h].iter_mut().zip(value) {
+                    *sum += att * value;
+                }
+            }
+        }
+        for h in 0..H {
+            if let Some(out) = out[h].get_mut(first..first + width) {
+                out.iter_mut().zip(sums[h]).for_each(|(out, sum)| *out = sum);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
