@@ -6,6 +6,8 @@
 use crate::matrix::Q8Matrix;
 use crate::panel::Panel;
 
+#[cfg(all(target_arch = "x86_64", feature = "std"))]
+mod avx2;
 pub(crate) mod scalar;
 
 /// A table of kernels for one instruction set.
@@ -86,7 +88,7 @@ impl Kernels {
     #[cfg(feature = "std")]
     pub fn all() -> impl Iterator<Item = Kernels> {
         #[cfg(target_arch = "x86_64")]
-        let simd: [Option<Kernels>; 0] = [];
+        let simd = [avx2::avx2(), avx2::avx_vnni()];
         #[cfg(not(target_arch = "x86_64"))]
         let simd: [Option<Kernels>; 0] = [];
         core::iter::once(Kernels::scalar()).chain(simd.into_iter().flatten())

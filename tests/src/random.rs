@@ -27,6 +27,21 @@ pub fn odd_shapes() -> Vec<Config> {
     ]
 }
 
+/// Shapes for int8: group sizes from 4 to 1024, with fewer groups in a row than a vector has lanes, and more.
+pub fn int8_shapes() -> Vec<Config> {
+    let q8 = |group_size: usize, config: Config| Config { weights: WeightType::Q8 { group_size }, ..config };
+    let unshared = |config: Config| Config { shared_classifier: false, ..config };
+    vec![
+        q8(4, config(8, 12, 1, 2, 1)),
+        q8(8, unshared(config(24, 40, 2, 3, 1))),
+        q8(16, config(48, 32, 2, 6, 2)),
+        q8(32, config(288, 96, 1, 6, 6)),           // nine groups in a row, as 15M
+        q8(32, unshared(config(64, 352, 2, 8, 4))), // eleven
+        q8(64, config(64, 192, 5, 8, 4)),           // one, and three: 260K
+        q8(1024, config(1024, 1024, 1, 8, 2)),
+    ]
+}
+
 /// A model's weights by tensor, layers one behind the other.
 pub struct RandomModel {
     /// Its shape.
@@ -68,20 +83,36 @@ impl RandomModel {
         &mut self.tensors.iter_mut().find(|(n, _)| *n == name).unwrap().1
     }
 
-    /// The model as an f32 file.
+    /// The model as a file. Version 2 quantises, with the group size of the model's configuration.
     ///
     /// # Panics
-    /// For version 2, whose weights are int8.
+    /// When the configuration does not fit the version.
     pub fn to_file(&self, version: Version) -> File {
         let header = Header { version, config: self.config };
         let mut bytes = header.to_bytes().unwrap()[..header.len()].to_vec();
         for tensor in header.layout().unwrap().iter() {
             assert_eq!(bytes.len() as u64, tensor.offset, "{}", tensor.name.as_str());
             let (_, weights) = self.tensors.iter().find(|(name, _)| *name == tensor.name).unwrap();
-            bytes.extend(weights.iter().flat_map(|w| w.to_le_bytes()));
+            for layer in weights.chunks_exact(tensor.rows * tensor.cols) {
+                match tensor.weights {
+                    WeightType::F32 => bytes.extend(layer.iter().flat_map(|w| w.to_le_bytes())),
+                    WeightType::Q8 { group_size } => bytes.extend(quantized(layer, group_size)),
+                }
+            }
         }
         File::new(&bytes)
     }
+}
+
+/// Weights, then scales, as docs/FORMAT.md says.
+fn quantized(weights: &[f32], group_size: usize) -> Vec<u8> {
+    let scale = |group: &[f32]| group.iter().fold(0f32, |max, w| max.max(w.abs())) / 127.0;
+    let groups = || weights.chunks_exact(group_size);
+    let q = groups().flat_map(|group| {
+        let s = scale(group);
+        group.iter().map(move |w| if s == 0.0 { 0 } else { (w / s).round_ties_even() as i8 as u8 })
+    });
+    q.chain(groups().flat_map(|group| scale(group).to_le_bytes())).collect()
 }
 
 /// The bytes of a file at an aligned address.

@@ -31,13 +31,21 @@ impl<'m, 'r> Run<'m, 'r> {
     /// # Panics
     /// When the bytes are no model.
     pub fn with_runner(file: &'m [u8], batch: usize, threads: usize, runner: &'r dyn Runner) -> Run<'m, 'r> {
+        Run::with_engine(file, batch, threads, Engine { runner, ..Engine::scalar() })
+    }
+
+    /// The same with kernels of choice.
+    ///
+    /// # Panics
+    /// When the bytes are no model.
+    pub fn with_engine(file: &'m [u8], batch: usize, threads: usize, engine: Engine<'r>) -> Run<'m, 'r> {
         let model = Model::from_bytes(file).unwrap();
         let max_seq = model.config().seq_len;
         let plan = model.config().plan(Limits { max_seq, batch, threads, kv: KvType::F32 }).unwrap();
         Run {
             model,
             plan,
-            engine: Engine { runner, ..Engine::scalar() },
+            engine,
             // Garbage must not matter.
             hot_f32: vec![f32::NAN; plan.hot_f32],
             hot_i8: vec![-77; plan.hot_i8],

@@ -13,7 +13,7 @@ fn tiny() -> RandomModel {
 }
 
 fn error(bytes: &[u8]) -> Error {
-    Model::from_bytes(File::new(bytes).bytes()).err().expect("this is no model")
+    Model::from_bytes(File::new(bytes).bytes()).expect_err("this is no model")
 }
 
 #[test]

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 
 use infer_core::format::Version;
-use infer_core::{Engine, Model, Runner, begin, classify, forward, step};
+use infer_core::{Engine, Kernels, Model, Runner, begin, classify, forward, step};
 use serde::Deserialize;
 use tests::oracle::Oracle;
-use tests::random::{File, RandomModel, config, odd_shapes};
+use tests::random::{File, RandomModel, config, int8_shapes, odd_shapes};
 use tests::tolerance::{INT8_LOGITS, RANDOM_F32_LOGITS, STORIES260K_LOGITS, TRAINED_LOGITS, check};
 use tests::{Run, shared};
 
@@ -141,6 +141,24 @@ fn batches_and_threads_give_the_same_bits() {
             let runner = Scrambled(NonZeroUsize::new(threads).unwrap());
             let mut run = Run::with_runner(file.bytes(), 3, planned, &runner);
             assert_eq!(bits(&run.logits(&tokens[..7]).unwrap()), one_by_one[..7], "{threads} threads");
+        }
+    }
+}
+
+#[test]
+fn kernels_give_the_same_bits() {
+    let f32_files = odd_shapes().into_iter().map(|config| (config, Version::V1));
+    let q8_files = int8_shapes().into_iter().map(|config| (config, Version::V2));
+    for (seed, (config, version)) in f32_files.chain(q8_files).enumerate() {
+        let file = RandomModel::new(config, seed as u64).to_file(version);
+        let tokens = tokens(20, 300);
+        let want = bits(&Run::new(file.bytes(), 1).logits(&tokens).unwrap());
+        for kernels in Kernels::all() {
+            for batch in [1, 7] {
+                let engine = Engine { kernels, runner: &Scrambled(NonZeroUsize::new(3).unwrap()) };
+                let got = bits(&Run::with_engine(file.bytes(), batch, 2, engine).logits(&tokens).unwrap());
+                assert_eq!(got, want, "{} kernels, batch {batch}, {config:?}", kernels.name);
+            }
         }
     }
 }

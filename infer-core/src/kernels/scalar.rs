@@ -70,7 +70,7 @@ pub(crate) fn matmul_q8(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<
 }
 
 #[inline(always)]
-fn dot_q8(w: &[i8], ws: &[f32], x: &[i8], xs: &[f32], group_size: usize) -> f32 {
+pub(crate) fn dot_q8(w: &[i8], ws: &[f32], x: &[i8], xs: &[f32], group_size: usize) -> f32 {
     let mut lanes = [0.0; LANES];
     let products = w.chunks_exact(group_size).zip(x.chunks_exact(group_size)).zip(ws.iter().zip(xs));
     for (g, ((w, x), (ws, xs))) in products.enumerate() {
@@ -152,24 +152,44 @@ fn scores(q: &[f32], heads: &Heads<'_>, att: &mut [f32]) {
 /// `out[h] = Σ_t att[h][t] · values[t]` for `H` heads. Sequential over positions: the order is part of the contract.
 #[inline(always)]
 fn weigh<const H: usize>(att: [&[f32]; H], values: &[f32], head_size: usize, mut out: [&mut [f32]; H]) {
-    // As many dimensions as sums fit in registers; the last part takes what is left.
-    const PART: usize = 16;
-    for first in (0..head_size).step_by(PART) {
-        let width = PART.min(head_size - first);
-        let mut sums = [[0.0; PART]; H];
-        for (t, value) in values.chunks_exact(head_size).take(att[0].len()).enumerate() {
-            let Some(value) = value.get(first..first + width) else { return };
-            for h in 0..H {
-                let Some(att) = att[h].get(t) else { return };
-                for (sum, value) in sums[h].iter_mut().zip(value) {
-                    *sum += att * value;
-                }
+    let mut first = 0;
+    // As many dimensions at a time as sums fit in registers.
+    while first + 16 <= head_size {
+        weigh_part::<H, 16>(att, values, head_size, first, &mut out);
+        first += 16;
+    }
+    while first + 8 <= head_size {
+        weigh_part::<H, 8>(att, values, head_size, first, &mut out);
+        first += 8;
+    }
+    while first + 2 <= head_size {
+        weigh_part::<H, 2>(att, values, head_size, first, &mut out); // head sizes are even
+        first += 2;
+    }
+}
+
+/// [`weigh`] for dimensions `first` to `first + W`.
+#[inline(always)]
+fn weigh_part<const H: usize, const W: usize>(
+    att: [&[f32]; H],
+    values: &[f32],
+    head_size: usize,
+    first: usize,
+    out: &mut [&mut [f32]; H],
+) {
+    let mut sums = [[0.0; W]; H];
+    for (t, value) in values.chunks_exact(head_size).take(att[0].len()).enumerate() {
+        let Some(value) = value.get(first..).and_then(|value| value.first_chunk::<W>()) else { return };
+        for h in 0..H {
+            let Some(att) = att[h].get(t) else { return };
+            for i in 0..W {
+                sums[h][i] += att * value[i];
             }
         }
-        for h in 0..H {
-            if let Some(out) = out[h].get_mut(first..first + width) {
-                out.iter_mut().zip(sums[h]).for_each(|(out, sum)| *out = sum);
-            }
+    }
+    for (out, sums) in out.iter_mut().zip(sums) {
+        if let Some(out) = out.get_mut(first..).and_then(|out| out.first_chunk_mut::<W>()) {
+            *out = sums;
         }
     }
 }
