@@ -204,7 +204,7 @@ impl Config {
             WeightType::Q8 { .. } => product(&[limits.batch as u64, max(self.dim, self.hidden_dim) as u64]),
         };
         let kv_dim = self.kv_dim() as u64;
-        let keys = product(&[self.n_layers as u64, kv_dim, key_stride(limits.max_seq) as u64]);
+        let keys = product(&[self.n_layers as u64, kv_dim, key_slots(limits.max_seq) as u64]);
         let values = product(&[self.n_layers as u64, kv_dim, limits.max_seq as u64]);
         let kv_values = sum(&[keys, values]);
         match (to_elements(hot_f32, 4), to_elements(hot_i8, 1), to_elements(kv_values, 4)) {
@@ -279,8 +279,8 @@ impl HotSizes {
     }
 }
 
-/// Positions in a row of cached keys: `max_seq`, rounded up so that whole vectors can be read.
-pub(crate) const fn key_stride(max_seq: usize) -> usize {
+/// Positions that cached keys have room for: `max_seq`, rounded up to whole blocks.
+pub(crate) const fn key_slots(max_seq: usize) -> usize {
     max_seq.saturating_add(LANES - 1) / LANES * LANES
 }
 

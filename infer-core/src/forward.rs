@@ -3,10 +3,10 @@
 //! There is one pass for every weight type, batch size, instruction set and number of threads. Tokens are rows of a
 //! batch: one when generating, several when reading a prompt, so that the weights are read once for all of them.
 
-use crate::config::{Config, key_stride};
+use crate::config::{Config, key_slots};
 use crate::error::Error;
 use crate::kernels::{Heads, Kernels};
-use crate::math::rope;
+use crate::math::{LANES, rope};
 use crate::matrix::{Matrix, Q8Matrix};
 use crate::model::{Layer, Model};
 use crate::panel::SharedOut;
@@ -208,7 +208,7 @@ fn attend_heads(
             ) else {
                 return;
             };
-            let heads = Heads { q, keys, key_stride: cache.key_stride, values, positions, head_size, scale };
+            let heads = Heads { q, keys, values, positions, head_size, scale };
             (engine.kernels.attend)(&heads, att, out.row(0));
         }
     });
@@ -275,31 +275,33 @@ fn matmul<const N: usize>(
     });
 }
 
-/// Where keys and values lie: keys (n_layers, n_kv_heads, head_size, key_stride) and values (n_layers, n_kv_heads, max_seq,
-/// head_size). Attention reads both in order: keys vectorise over positions, values over dimensions.
+/// Where keys and values lie: keys (n_layers, n_kv_heads, key_slots / 8, head_size, 8), in blocks of eight positions, and
+/// values (n_layers, n_kv_heads, max_seq, head_size). Attention reads both in order; keys vectorise over positions, values
+/// over dimensions.
 struct Cache {
     n_kv_heads: usize,
     max_seq: usize,
+    key_slots: usize,
     head_size: usize,
-    key_stride: usize,
 }
 
 impl Cache {
     fn new(config: &Config, max_seq: usize) -> Cache {
-        let key_stride = key_stride(max_seq);
-        Cache { n_kv_heads: config.n_kv_heads, max_seq, head_size: config.head_size(), key_stride }
+        let (n_kv_heads, head_size) = (config.n_kv_heads, config.head_size());
+        Cache { n_kv_heads, max_seq, key_slots: key_slots(max_seq), head_size }
     }
 
     fn keys_mut<'a>(&self, keys: &'a mut [f32], layer: usize) -> Option<&'a mut [f32]> {
-        keys.chunks_exact_mut((self.n_kv_heads * self.head_size * self.key_stride).max(1)).nth(layer)
+        keys.chunks_exact_mut((self.n_kv_heads * self.key_slots * self.head_size).max(1)).nth(layer)
     }
 
     fn values_mut<'a>(&self, values: &'a mut [f32], layer: usize) -> Option<&'a mut [f32]> {
         values.chunks_exact_mut((self.n_kv_heads * self.max_seq * self.head_size).max(1)).nth(layer)
     }
 
-    fn head_keys<'a>(&self, keys: &'a [f32], kv_head: usize) -> Option<&'a [f32]> {
-        keys.chunks_exact((self.head_size * self.key_stride).max(1)).nth(kv_head)
+    fn head_keys<'a>(&self, keys: &'a [f32], kv_head: usize) -> Option<&'a [[f32; LANES]]> {
+        let head = keys.chunks_exact((self.key_slots * self.head_size).max(1)).nth(kv_head)?;
+        Some(head.as_chunks().0)
     }
 
     fn head_values<'a>(&self, values: &'a [f32], kv_head: usize) -> Option<&'a [f32]> {
@@ -310,16 +312,20 @@ impl Cache {
     fn store(&self, keys: &mut [f32], values: &mut [f32], k: &[f32], v: &[f32], pos: usize) {
         let head_size = self.head_size.max(1);
         let kv_dim = (self.n_kv_heads * head_size).max(1);
-        for (row, (k, v)) in k.chunks_exact(kv_dim).zip(v.chunks_exact(kv_dim)).enumerate() {
-            // Dimension i of head h is row h · head_size + i of the keys.
-            for (keys, k) in keys.chunks_exact_mut(self.key_stride.max(1)).zip(k) {
-                if let Some(slot) = keys.get_mut(pos + row) {
-                    *slot = *k;
+        for (pos, (k, v)) in (pos..).zip(k.chunks_exact(kv_dim).zip(v.chunks_exact(kv_dim))) {
+            let (block, lane) = (pos / LANES, pos % LANES);
+            let heads = keys.chunks_exact_mut((self.key_slots * head_size).max(1));
+            for (keys, k) in heads.zip(k.chunks_exact(head_size)) {
+                let slots = keys.as_chunks_mut::<LANES>().0.iter_mut().skip(block * head_size);
+                for (slot, k) in slots.zip(k) {
+                    if let Some(slot) = slot.get_mut(lane) {
+                        *slot = *k;
+                    }
                 }
             }
             let heads = values.chunks_exact_mut((self.max_seq * head_size).max(1));
             for (values, v) in heads.zip(v.chunks_exact(head_size)) {
-                if let Some(slot) = values.chunks_exact_mut(head_size).nth(pos + row) {
+                if let Some(slot) = values.chunks_exact_mut(head_size).nth(pos) {
                     slot.iter_mut().zip(v).for_each(|(slot, v)| *slot = *v);
                 }
             }

@@ -3,6 +3,7 @@
 //! The scalar kernels define the result: every other kernel must give the same bits (the determinism contract in the
 //! crate's documentation). An ISA file holds kernels and nothing else.
 
+use crate::math::LANES;
 use crate::matrix::Q8Matrix;
 use crate::panel::Panel;
 
@@ -40,10 +41,8 @@ pub(crate) type Attend = fn(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32])
 pub(crate) struct Heads<'a> {
     /// (kv_mul, head_size)
     pub q: &'a [f32],
-    /// (head_size, key_stride): a row per dimension, so that scores vectorise over positions.
-    pub keys: &'a [f32],
-    /// Positions in a row of keys, a multiple of [`LANES`](crate::math::LANES).
-    pub key_stride: usize,
+    /// (positions / 8 or more, head_size) of eight positions each, so that scores vectorise over positions.
+    pub keys: &'a [[f32; LANES]],
     /// (positions or more, head_size)
     pub values: &'a [f32],
     /// Positions to attend to.

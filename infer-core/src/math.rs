@@ -50,6 +50,20 @@ fn sum(x: &[f32]) -> f32 {
     sum_lanes(lanes)
 }
 
+/// Largest element; NaN counts for nothing.
+#[inline(always)]
+fn max(x: &[f32]) -> f32 {
+    // In lanes, as a plain fold does not vectorise.
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (chunks, tail) = x.as_chunks::<LANES>();
+    for x in chunks {
+        for i in 0..LANES {
+            lanes[i] = if x[i] > lanes[i] { x[i] } else { lanes[i] };
+        }
+    }
+    lanes.iter().chain(tail).fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max })
+}
+
 /// `out = weight · x / sqrt(mean(x²) + 1e-5)` (Zhang and Sennrich, 2019).
 #[inline(always)]
 pub fn rmsnorm(out: &mut [f32], x: &[f32], weight: &[f32]) {
@@ -64,7 +78,7 @@ pub fn rmsnorm(out: &mut [f32], x: &[f32], weight: &[f32]) {
 /// A NaN anywhere makes every weight NaN.
 #[inline(always)]
 pub fn softmax(x: &mut [f32]) {
-    let max = x.iter().fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max });
+    let max = max(x);
     for x in x.iter_mut() {
         *x = exp(*x - max);
     }

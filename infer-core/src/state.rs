@@ -1,6 +1,6 @@
 //! The buffers of a forward pass, all borrowed from the caller, and how far the pass has come.
 
-use crate::config::{Config, HotSizes, Plan, key_stride};
+use crate::config::{Config, HotSizes, Plan, key_slots};
 use crate::error::Error;
 use crate::math::rope_frequency;
 
@@ -42,7 +42,7 @@ pub struct State<'s> {
     pub(crate) xs: &'s mut [f32],     // (batch, max(dim, hidden_dim) / group_size), its scales
     pub(crate) att: &'s mut [f32],    // (threads, kv_mul, max_seq), attention weights
     pub(crate) logits: &'s mut [f32], // (vocab_size)
-    pub(crate) keys: &'s mut [f32],   // (n_layers, n_kv_heads, head_size, key_stride)
+    pub(crate) keys: &'s mut [f32],   // (n_layers, n_kv_heads, key_slots / 8, head_size, 8)
     pub(crate) values: &'s mut [f32], // (n_layers, n_kv_heads, max_seq, head_size)
     pub(crate) progress: Progress,
     /// Positions with valid keys and values in every layer.
@@ -97,7 +97,7 @@ impl<'s> State<'s> {
         let att = take(threads.saturating_mul(config.kv_mul()).saturating_mul(plan.limits.max_seq))?;
         let logits = take(config.vocab_size)?;
         let error = Error::BufferTooSmall { buffer: "kv.values", need: plan.kv_values, have: kv.len() };
-        let keys = config.n_layers.saturating_mul(config.kv_dim()).saturating_mul(key_stride(plan.limits.max_seq));
+        let keys = config.n_layers.saturating_mul(config.kv_dim()).saturating_mul(key_slots(plan.limits.max_seq));
         let (keys, values) = kv.split_at_mut_checked(keys).ok_or(error)?;
         for (i, freq) in freq.iter_mut().enumerate() {
             *freq = rope_frequency(i, config.head_size());

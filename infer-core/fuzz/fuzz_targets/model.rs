@@ -150,7 +150,6 @@ fn check_matrix(matrix: Matrix<'_>, rows: usize, cols: usize) {
     match matrix {
         Matrix::F32 { w, .. } => assert_eq!(w.len(), rows * cols),
         Matrix::Q8(q8) => assert_eq!((q8.q.len(), q8.s.len() * q8.group_size), (rows * cols, rows * cols)),
-        _ => {}
     }
     for row in [0, rows / 2, rows - 1] {
         assert_eq!(matrix.row_range(row..row + 1).map(|matrix| matrix.rows()), Some(1));

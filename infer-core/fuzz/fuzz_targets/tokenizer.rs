@@ -1,6 +1,8 @@
 //! Any bytes as a tokenizer, any text: an error, or the tokens that merging pair by pair gives.
 #![no_main]
 
+use std::collections::HashMap;
+
 use arbitrary::Arbitrary;
 use infer_core::{BOS, Error, IndexEntry, MergeSlot, Tokenizer, build_index, count_entries};
 use libfuzzer_sys::fuzz_target;
@@ -100,6 +102,7 @@ fuzz_target!(|input: Input| {
     let text: String = input
         .text
         .iter()
+        .take(64)
         .map(|text| match text {
             Text::Letter(letter) => String::from_utf8_lossy(letter.bytes()).into_owned(),
             Text::LowerOneEighthBlock => "\u{2581}".into(),
@@ -124,7 +127,7 @@ fuzz_target!(|input: Input| {
         assert_eq!(count_entries(&file[..tokenizer.file_bytes()]), Ok(vocab_size));
         let (scratch, tokens) = (input.scratch.into(), input.tokens.into());
         let encoded = check(&tokenizer, &text, input.bos, scratch, tokens);
-        assert_eq!(encoded, merge_one_by_one(&tokenizer, &text, input.bos));
+        assert_eq!(encoded, merge_one_by_one(&file, vocab_size, &text, input.bos));
     }
 
     // An index of another file must not lead to a panic or an endless loop.
@@ -167,17 +170,24 @@ fn check(tokenizer: &Tokenizer<'_>, text: &str, bos: bool, scratch: usize, token
 }
 
 /// The definition of encoding, without index, words or queue.
-fn merge_one_by_one(tokenizer: &Tokenizer<'_>, text: &str, bos: bool) -> Vec<u32> {
-    let pieces: Vec<&[u8]> = (0..tokenizer.vocab_size() as u32).map_while(|token| tokenizer.piece(token)).collect();
-    let is_byte = |byte: usize| pieces.get(byte + 3).is_some_and(|piece| *piece == format!("<0x{byte:02X}>").as_bytes());
+fn merge_one_by_one(file: &[u8], vocab_size: usize, text: &str, bos: bool) -> Vec<u32> {
+    let mut entries = Vec::new();
+    let mut rest = &file[4..];
+    while entries.len() < vocab_size {
+        let (header, tail) = rest.split_first_chunk::<8>().unwrap();
+        let [score, len] = [&header[..4], &header[4..]].map(|field| u32::from_le_bytes(field.try_into().unwrap()));
+        let (piece, tail) = tail.split_at(len as usize);
+        entries.push((f32::from_bits(score), piece));
+        rest = tail;
+    }
+    let is_byte =
+        |byte: usize| entries.get(byte + 3).is_some_and(|(_, piece)| *piece == format!("<0x{byte:02X}>").as_bytes());
     let byte_tokens = (0..256).all(is_byte);
     let first = if byte_tokens { 259 } else { 3 };
-    let lookup = |piece: &[u8]| (first..pieces.len()).find(|&token| pieces[token] == piece).map(|token| token as u32);
-    let score = |token: u32| {
-        let start = pieces[token as usize].as_ptr().addr() - tokenizer.piece(0).unwrap().as_ptr().addr() + 4;
-        let header = &tokenizer_bytes(tokenizer)[start..start + 4];
-        f32::from_le_bytes(header.try_into().unwrap())
-    };
+    let mut tokens_by_piece = HashMap::new();
+    for (token, (score, piece)) in entries.iter().enumerate().skip(first) {
+        tokens_by_piece.entry(*piece).or_insert((token as u32, *score));
+    }
 
     let mut tokens = Vec::new();
     let mut unknown = false;
@@ -185,29 +195,28 @@ fn merge_one_by_one(tokenizer: &Tokenizer<'_>, text: &str, bos: bool) -> Vec<u32
     for c in prefix.chars().chain(text.chars()) {
         let c = if c == '\u{2581}' { ' ' } else { c };
         let mut utf8 = [0; 4];
-        let utf8 = c.encode_utf8(&mut utf8).as_bytes();
-        match lookup(utf8) {
-            Some(token) => tokens.push(token),
+        let utf8: &[u8] = c.encode_utf8(&mut utf8).as_bytes();
+        let known = tokens_by_piece.get(utf8);
+        match known {
+            Some((token, _)) => tokens.push(*token),
             None if byte_tokens => tokens.extend(utf8.iter().map(|byte| u32::from(*byte) + 3)),
             None if !unknown => tokens.push(0),
             None => {}
         }
-        unknown = lookup(utf8).is_none();
+        unknown = known.is_none();
     }
     loop {
-        let mut best: Option<(f32, usize, u32)> = None;
+        let mut best = (-1e10, None);
         for (i, pair) in tokens.windows(2).enumerate() {
-            if pair.iter().any(|token| (*token as usize) < first) {
-                continue;
-            }
-            let piece = [pieces[pair[0] as usize], pieces[pair[1] as usize]].concat();
-            if let Some(token) = lookup(&piece)
-                && score(token) > best.map_or(-1e10, |best| best.0)
+            if pair.iter().all(|&token| token as usize >= first)
+                && let [left, right] = [pair[0], pair[1]].map(|token| entries[token as usize].1)
+                && let Some(&(token, score)) = tokens_by_piece.get(&*[left, right].concat())
+                && score > best.0
             {
-                best = Some((score(token), i, token));
+                best = (score, Some((i, token)));
             }
         }
-        let Some((_, i, token)) = best else { break };
+        let (_, Some((i, token))) = best else { break };
         tokens.splice(i..i + 2, [token]);
     }
     if bos {

@@ -110,43 +110,73 @@ pub(crate) fn quantize(x: &[f32], group_size: usize, q: &mut [i8], s: &mut [f32]
 pub(crate) fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
     let head_size = heads.head_size.max(1);
     let positions = heads.positions.max(1);
-    for (q, att) in heads.q.chunks_exact(head_size).zip(att.chunks_exact_mut(positions)) {
-        scores(q, heads, att);
+    let mut q = heads.q.chunks_exact(head_size);
+    let mut att = att.chunks_exact_mut(positions);
+    let mut out = out.chunks_exact_mut(head_size);
+    let weights = |q: &[f32], att: &mut [f32]| {
+        scores(q, heads.keys, heads.scale, att);
         softmax(att);
-    }
+    };
     // Two heads share each load of the values, and hide each other's latency.
-    for (att, out) in att.chunks(2 * positions).zip(out.chunks_mut(2 * head_size)) {
-        match (att.split_at_checked(positions), out.split_at_mut_checked(head_size)) {
-            (Some((att0, att1)), Some((out0, out1))) if out1.len() == head_size => {
-                weigh([att0, att1], heads.values, head_size, [out0, out1]);
-            }
-            _ => weigh([att], heads.values, head_size, [out]),
+    while let (Some(q0), Some(att0), Some(out0)) = (q.next(), att.next(), out.next()) {
+        weights(q0, att0);
+        if let (Some(q1), Some(att1), Some(out1)) = (q.next(), att.next(), out.next()) {
+            weights(q1, att1);
+            weigh([att0, att1], heads.values, head_size, [out0, out1]);
+        } else {
+            weigh([att0], heads.values, head_size, [out0]);
         }
     }
 }
 
-/// `att[t] = dot(q, key t) · scale`. Eight positions at a time: each has the eight lanes of [`dot`], so that lanes over
+/// `att[t] = dot(q, key t) · scale`. Eight positions at a time: each has the eight lanes of [`dot`], so that vectors over
 /// positions give the bits of one position after the other.
 #[inline(always)]
-fn scores(q: &[f32], heads: &Heads<'_>, att: &mut [f32]) {
-    for (block, att) in att.chunks_mut(LANES).enumerate() {
-        let mut lanes = [[0.0; LANES]; LANES]; // [dimension mod 8][position]
-        let mut keys = heads.keys.chunks_exact(heads.key_stride.max(1));
-        for q in q.chunks(LANES) {
-            for ((lane, q), keys) in lanes.iter_mut().zip(q).zip(&mut keys) {
-                let Some((_, keys)) = keys.split_at_checked(block * LANES) else { return };
-                let Some(keys) = keys.first_chunk::<LANES>() else { return };
-                for i in 0..LANES {
-                    lane[i] += q * keys[i];
-                }
-            }
+fn scores(q: &[f32], keys: &[[f32; LANES]], scale: f32, att: &mut [f32]) {
+    let head_size = q.len().max(1);
+    let (q, q_tail) = q.as_chunks::<LANES>();
+    for (keys, att) in keys.chunks_exact(head_size).zip(att.chunks_mut(LANES)) {
+        let (keys, keys_tail) = keys.as_chunks::<LANES>();
+        let mut l = [[0.0; LANES]; LANES]; // [dimension mod 8][position]
+        for (q, keys) in q.iter().zip(keys) {
+            // Written out, since the compiler keeps the sums in memory when it finds a loop.
+            l[0] = add(l[0], scaled(&keys[0], q[0]));
+            l[1] = add(l[1], scaled(&keys[1], q[1]));
+            l[2] = add(l[2], scaled(&keys[2], q[2]));
+            l[3] = add(l[3], scaled(&keys[3], q[3]));
+            l[4] = add(l[4], scaled(&keys[4], q[4]));
+            l[5] = add(l[5], scaled(&keys[5], q[5]));
+            l[6] = add(l[6], scaled(&keys[6], q[6]));
+            l[7] = add(l[7], scaled(&keys[7], q[7]));
         }
-        let mut sums = [0.0; LANES];
-        for i in 0..LANES {
-            sums[i] = sum_lanes(lanes.map(|lane| lane[i])) * heads.scale;
+        for ((l, q), keys) in l.iter_mut().zip(q_tail).zip(keys_tail) {
+            *l = add(*l, scaled(keys, *q));
         }
-        att.iter_mut().zip(sums).for_each(|(att, sum)| *att = sum);
+        // sum_lanes, eight times at once
+        let t = [add(l[0], l[4]), add(l[1], l[5]), add(l[2], l[6]), add(l[3], l[7])];
+        let sums = scaled(&add(add(t[0], t[2]), add(t[1], t[3])), scale);
+        match att.first_chunk_mut::<LANES>() {
+            Some(att) => *att = sums,
+            None => att.iter_mut().zip(sums).for_each(|(att, sum)| *att = sum),
+        }
     }
+}
+
+#[inline(always)]
+fn add(mut a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
+    for i in 0..LANES {
+        a[i] += b[i];
+    }
+    a
+}
+
+#[inline(always)]
+fn scaled(a: &[f32; LANES], factor: f32) -> [f32; LANES] {
+    let mut product = *a;
+    for x in &mut product {
+        *x *= factor;
+    }
+    product
 }
 
 /// `out[h] = Σ_t att[h][t] · values[t]` for `H` heads. Sequential over positions: the order is part of the contract.
