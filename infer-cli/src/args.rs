@@ -1,6 +1,7 @@
 //! The command line: llama2.c's flags, each with a long name, and its older positional form.
 
 use std::ffi::OsString;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -58,6 +59,10 @@ pub struct GenerateArgs {
     #[arg(short = 'z', long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
 
+    /// Threads [default: the physical cores]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
+
     /// What to do
     #[arg(short, long, value_name = "MODE", value_enum, default_value = "generate")]
     pub mode: Mode,
@@ -86,6 +91,38 @@ pub enum Command {
         #[arg(long, value_name = "N")]
         max_seq: Option<usize>,
     },
+    /// Rewrite a model in int8
+    Quantize {
+        /// Model file of any version; also one whose groups cross rows
+        #[arg(value_name = "IN.bin")]
+        input: PathBuf,
+        /// Version 2 file to be written
+        #[arg(value_name = "OUT.bin")]
+        output: PathBuf,
+    },
+    /// How well a model predicts a text: nats and perplexity per token, nats per byte
+    Perplexity {
+        /// Model file
+        #[arg(value_name = "MODEL.bin")]
+        model: PathBuf,
+        /// Text file; stories are split at <|endoftext|>
+        #[arg(value_name = "TEXT")]
+        text: PathBuf,
+        /// Tokenizer file [default: tokenizer.bin beside the model]
+        #[arg(short = 'z', long, value_name = "FILE")]
+        tokenizer: Option<PathBuf>,
+        /// Tokens per window, each read from an empty context [default: the model's seq_len]
+        #[arg(long, value_name = "N")]
+        window: Option<usize>,
+        /// Read only so many windows
+        #[arg(long, value_name = "N")]
+        windows: Option<usize>,
+        /// Threads [default: the physical cores]
+        #[arg(long, value_name = "N")]
+        threads: Option<NonZeroUsize>,
+    },
+    /// Measure speed on a model file, or on random weights of a well-known shape
+    Bench(BenchArgs),
     /// Print the tokens of a text on one line, BOS first
     Tokenize {
         /// Tokenizer file
@@ -95,6 +132,63 @@ pub enum Command {
         #[arg(value_name = "TEXT", allow_hyphen_values = true)]
         text: Option<String>,
     },
+}
+
+#[derive(clap::Args, Debug)]
+pub struct BenchArgs {
+    /// Model file
+    #[arg(value_name = "MODEL.bin", conflicts_with_all = ["shape", "weights"])]
+    pub model: Option<PathBuf>,
+    /// Random weights of this shape
+    #[arg(long, value_enum, default_value = "15M")]
+    pub shape: Shape,
+    /// Type of the random weights
+    #[arg(long, value_enum, default_value = "int8")]
+    pub weights: Weights,
+    /// Threads [default: the physical cores]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
+    /// Tokens of the prompt, and tokens to generate
+    #[arg(long, value_name = "N", default_value = "128")]
+    pub tokens: NonZeroUsize,
+    /// Prompt tokens that are read at a time
+    #[arg(long, value_name = "N", default_value = "32")]
+    pub batch: NonZeroUsize,
+    /// Times that everything is measured; medians are shown
+    #[arg(long, value_name = "N", default_value = "5")]
+    pub repeat: NonZeroUsize,
+    /// Kernels by name, to compare them [default: the best]
+    #[arg(long, value_name = "NAME")]
+    pub kernels: Option<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Shapes of models that everybody measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Shape {
+    /// stories260K (in int8 with hidden_dim 192 instead of 172, for groups of 64)
+    #[value(name = "260K")]
+    S260K,
+    /// stories15M
+    #[value(name = "15M")]
+    S15M,
+    /// stories42M
+    #[value(name = "42M")]
+    S42M,
+    /// stories110M
+    #[value(name = "110M")]
+    S110M,
+    /// TinyLlama 1.1B
+    #[value(name = "1B")]
+    S1B,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Weights {
+    F32,
+    Int8,
 }
 
 /// Parses the command line. `Err` is the exit code after help or a message has been printed.

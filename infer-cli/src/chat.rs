@@ -2,10 +2,10 @@
 
 use std::io::{self, BufRead, StdoutLock};
 
-use infer_core::{EOS, Tokenizer};
+use infer_core::{EOS, Runner, Tokenizer};
 
 use crate::args::GenerateArgs;
-use crate::session::{Buffers, ModelFiles, Session, Usage, budget, encode};
+use crate::session::{Buffers, ModelFiles, Session, Usage, budget, encode, start_pool};
 use crate::text::TextOut;
 
 const BATCH: usize = 32;
@@ -15,8 +15,9 @@ pub fn run(files: &ModelFiles, args: &GenerateArgs) -> anyhow::Result<()> {
     let tokenizer = tokenizer.get();
     let config = *files.model()?.config();
     let steps = budget(args.steps, &config);
-    let mut buffers = Buffers::new(&config, steps, BATCH)?;
-    let mut session = Session::new(files, &mut buffers, args)?;
+    let pool = start_pool(args.threads)?;
+    let mut buffers = Buffers::new(&config, steps, BATCH, pool.threads().get())?;
+    let mut session = Session::new(files, &mut buffers, &pool, args)?;
     let mut out = TextOut::new(io::stdout().lock());
 
     let mut system = match &args.system_prompt {

@@ -3,10 +3,10 @@
 use std::io::{self, Write};
 use std::time::Instant;
 
-use infer_core::BOS;
+use infer_core::{BOS, Runner};
 
 use crate::args::GenerateArgs;
-use crate::session::{Buffers, ModelFiles, Session, Usage, budget, encode};
+use crate::session::{Buffers, ModelFiles, Session, Usage, budget, encode, start_pool};
 use crate::text::TextOut;
 
 /// Prompts are read this many tokens at a time, so that the weights are read once for all of them.
@@ -27,8 +27,9 @@ pub fn run(files: &ModelFiles, args: &GenerateArgs) -> anyhow::Result<()> {
         .into());
     }
 
-    let mut buffers = Buffers::new(&config, steps, prompt.len().min(BATCH))?;
-    let mut session = Session::new(files, &mut buffers, args)?;
+    let pool = start_pool(args.threads)?;
+    let mut buffers = Buffers::new(&config, steps, prompt.len().min(BATCH), pool.threads().get())?;
+    let mut session = Session::new(files, &mut buffers, &pool, args)?;
     let mut out = TextOut::new(io::stdout().lock());
     for pair in prompt.windows(2) {
         out.push(tokenizer.decode(pair[0], pair[1])?)?;

@@ -1,9 +1,14 @@
 //! `infer-cli model.bin` tells a story. See `infer-cli --help`.
 
 mod args;
+mod bandwidth;
+mod bench;
 mod chat;
 mod generate;
 mod inspect;
+mod perplexity;
+mod pool;
+mod quantize;
 mod session;
 mod text;
 mod tokenize;
@@ -37,6 +42,12 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> anyhow::Result<()> {
     match &args.command {
         Some(Command::Inspect { model, max_seq }) => return inspect::run(model, *max_seq),
+        Some(Command::Quantize { input, output }) => return quantize::run(input, output),
+        Some(Command::Perplexity { model, text, tokenizer, window, windows, threads }) => {
+            let files = ModelFiles::open(model, tokenizer.as_deref())?;
+            return perplexity::run(&files, text, *window, *windows, *threads);
+        }
+        Some(Command::Bench(args)) => return bench::run(args),
         Some(Command::Tokenize { tokenizer, text }) => return tokenize::run(tokenizer, text.as_deref()),
         None => {}
     }

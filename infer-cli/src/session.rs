@@ -1,16 +1,18 @@
 //! Opened files, and the memory of one conversation with a model.
 
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use infer_core::{
     Config, Engine, HotBuffers, IndexEntry, Kernels, KvBuffers, KvType, Limits, MappedModel, MergeSlot, Model, Plan,
-    ProbIndex, Sampler, Serial, State, Tokenizer, classify, forward, map_file,
+    ProbIndex, Sampler, State, Tokenizer, classify, forward, map_file,
 };
 
 use crate::args::GenerateArgs;
+use crate::pool::{Pool, default_threads};
 
 /// A mistake on the command line, as opposed to one in a file: exit code 2.
 #[derive(Debug)]
@@ -113,8 +115,8 @@ pub struct Buffers {
 }
 
 impl Buffers {
-    pub fn new(config: &Config, max_seq: usize, batch: usize) -> anyhow::Result<Buffers> {
-        let limits = Limits { max_seq, batch, threads: 1, kv: KvType::F32 };
+    pub fn new(config: &Config, max_seq: usize, batch: usize, threads: usize) -> anyhow::Result<Buffers> {
+        let limits = Limits { max_seq, batch, threads, kv: KvType::F32 };
         let plan = config.plan(limits)?;
         let kv =
             zeroed(plan.kv_values).with_context(|| format!("a KV cache of {} bytes: lower -n", plan.kv_bytes()))?;
@@ -138,20 +140,25 @@ fn zeroed(n: usize) -> anyhow::Result<Vec<f32>> {
 pub struct Session<'a> {
     model: Model<'a>,
     state: State<'a>,
-    engine: Engine<'static>,
+    engine: Engine<'a>,
     pub sampler: Sampler,
     scratch: Vec<ProbIndex>,
     model_path: &'a Path,
 }
 
 impl<'a> Session<'a> {
-    pub fn new(files: &'a ModelFiles, buffers: &'a mut Buffers, args: &GenerateArgs) -> anyhow::Result<Session<'a>> {
+    pub fn new(
+        files: &'a ModelFiles,
+        buffers: &'a mut Buffers,
+        pool: &'a Pool,
+        args: &GenerateArgs,
+    ) -> anyhow::Result<Session<'a>> {
         let model = files.model()?;
         let seed = if args.seed == 0 { clock() } else { args.seed };
         Ok(Session {
             model,
             state: buffers.state()?,
-            engine: Engine { kernels: Kernels::detect(), runner: &Serial },
+            engine: Engine { kernels: Kernels::detect(), runner: pool },
             sampler: Sampler::new(args.temperature, args.top_p, seed)?,
             scratch: vec![ProbIndex::default(); model.config().vocab_size],
             model_path: &files.model_path,
@@ -179,6 +186,12 @@ impl<'a> Session<'a> {
             .with_context(|| format!("model {}", self.model_path.display()))?;
         Ok(self.sampler.sample(logits, &mut self.scratch)?)
     }
+}
+
+/// Starts the threads that the command line asks for.
+pub fn start_pool(threads: Option<NonZeroUsize>) -> anyhow::Result<Pool> {
+    let threads = threads.unwrap_or_else(default_threads);
+    Pool::new(threads).with_context(|| format!("starting {threads} threads: lower --threads"))
 }
 
 /// A seed that differs from run to run, and is not 0.

@@ -127,6 +127,23 @@ impl Config {
     /// # Errors
     /// [`Error::Header`] or [`Error::GroupSize`] with the offending value.
     pub const fn check(&self) -> Result<(), Error> {
+        if let Err(e) = self.check_shape() {
+            return Err(e);
+        }
+        if let WeightType::Q8 { group_size } = self.weights
+            && (!group_size.is_multiple_of(4)
+                || group_size > 1024
+                || !divides(group_size, self.dim)
+                || !divides(group_size, self.hidden_dim))
+        {
+            let group_size = group_size as i64;
+            return Err(Error::GroupSize { group_size, dim: self.dim, hidden_dim: self.hidden_dim });
+        }
+        Ok(())
+    }
+
+    /// The rules of [`check`](Config::check) but that of groups.
+    pub(crate) const fn check_shape(&self) -> Result<(), Error> {
         const POSITIVE: &str = "it must be at least 1 and below 2^31";
         let fields = [
             ("dim", self.dim),
@@ -153,16 +170,23 @@ impl Config {
         if self.kv_mul() * self.n_kv_heads != self.n_heads {
             return Err(header_error("n_kv_heads", self.n_kv_heads, "it must divide n_heads"));
         }
-        if let WeightType::Q8 { group_size } = self.weights
-            && (!group_size.is_multiple_of(4)
-                || group_size > 1024
-                || !divides(group_size, self.dim)
-                || !divides(group_size, self.hidden_dim))
-        {
-            let group_size = group_size as i64;
-            return Err(Error::GroupSize { group_size, dim: self.dim, hidden_dim: self.hidden_dim });
-        }
         Ok(())
+    }
+
+    /// The same model in int8, with the largest power of two up to 64 that divides dim and hidden_dim as group size.
+    ///
+    /// # Errors
+    /// As [`check`](Config::check): [`Error::GroupSize`] when that is below 4.
+    pub const fn quantized(&self) -> Result<Config, Error> {
+        let mut group_size = 64;
+        while group_size > 1 && !(divides(group_size, self.dim) && divides(group_size, self.hidden_dim)) {
+            group_size /= 2;
+        }
+        let config = Config { weights: WeightType::Q8 { group_size }, ..*self };
+        match config.check() {
+            Ok(()) => Ok(config),
+            Err(e) => Err(e),
+        }
     }
 
     /// Plans the buffers for running this model.

@@ -132,6 +132,21 @@ impl Header {
     /// # Errors
     /// [`Error::Truncated`], [`Error::UnknownVersion`], [`Error::Header`] or [`Error::GroupSize`].
     pub const fn parse(bytes: &[u8]) -> Result<Header, Error> {
+        match Header::parse_any_group(bytes) {
+            Ok(header) => match header.config.check() {
+                Ok(()) => Ok(header),
+                Err(e) => Err(e),
+            },
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The same, without the rule of group sizes: for programs that rewrite a file whose groups cross rows, as llama2.c
+    /// exports it when hidden_dim is no multiple of the group size.
+    ///
+    /// # Errors
+    /// [`Error::Truncated`], [`Error::UnknownVersion`] or [`Error::Header`].
+    pub const fn parse_any_group(bytes: &[u8]) -> Result<Header, Error> {
         let Some(first) = read_i32(bytes, 0) else {
             return Err(Error::Truncated { need: HEADER_V0 as u64, have: bytes.len() as u64 });
         };
@@ -199,7 +214,7 @@ impl Header {
     /// The configuration breaks a rule, or a size exceeds 64 bits ([`Error::TooLarge`]).
     pub const fn layout(&self) -> Result<Layout, Error> {
         use TensorName::*;
-        if let Err(e) = self.config.check() {
+        if let Err(e) = self.config.check_shape() {
             return Err(e);
         }
         let c = &self.config;
@@ -347,10 +362,24 @@ const fn parse_fields(
     let [dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len] = values;
     let config =
         Config { dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len, shared_classifier, weights };
-    match config.check() {
+    match config.check_shape() {
         Ok(()) => Ok(config),
         Err(e) => Err(e),
     }
+}
+
+/// Quantises one group of weights: `s = max|w| / 127`, `q = round-half-even(w / s)`; q = s = 0 for a group of zeros.
+/// Returns s. A group with a NaN or an infinity has no scale: `None`.
+pub fn quantize_group(w: &[f32], q: &mut [i8]) -> Option<f32> {
+    let max = w.iter().fold(0f32, |max, w| if w.abs() > max { w.abs() } else { max });
+    let s = max / 127.0;
+    for (q, &w) in q.iter_mut().zip(w) {
+        if !w.is_finite() {
+            return None;
+        }
+        *q = if s > 0.0 { libm::rintf(w / s) as i8 } else { 0 };
+    }
+    Some(s)
 }
 
 /// The i32 at a byte offset, `None` past the end.

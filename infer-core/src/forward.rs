@@ -251,9 +251,12 @@ fn matmul<const N: usize>(
     };
     let jobs = jobs.map(|(w, out)| (w, SharedOut::new(out, w.rows())));
     let total: usize = jobs.iter().map(|(w, _)| w.rows()).sum();
-    let tasks = engine.runner.threads();
-    let rows_per_task = total.div_ceil(tasks.get()).next_multiple_of(ROW_BLOCK);
-    engine.runner.run(tasks.get(), &|task| {
+    // Below so many weights a task costs more to hand over than to do.
+    const TASK: usize = 4096;
+    let work = total.saturating_mul(x.len()) / TASK;
+    let tasks = engine.runner.threads().get().min(work).max(1);
+    let rows_per_task = total.div_ceil(tasks).next_multiple_of(ROW_BLOCK);
+    engine.runner.run(tasks, &|task| {
         let mut start = task * rows_per_task;
         let mut end = start + rows_per_task;
         for (w, out) in &jobs {

@@ -13,7 +13,7 @@ use crate::matrix::{Matrix, f32_slice};
 /// assert_eq!(MODEL.0.as_ptr() as usize % 16, 0);
 /// ```
 #[repr(C, align(16))]
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Aligned<T: ?Sized>(pub T);
 
 /// A model borrowed from the bytes of its file: nothing is copied, and after [`Model::from_bytes`] its weights cannot

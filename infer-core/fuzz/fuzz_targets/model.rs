@@ -11,7 +11,7 @@ struct Input {
     /// Without it, the bytes are the file as they are. Few of those pass the first check.
     header: Option<Fields>,
     /// Bytes that the file is longer (or shorter) than its header promises.
-    excess: i8,
+    excess: Option<i8>,
     /// Where the file starts in memory, from a multiple of four.
     misalignment: Option<u8>,
     limits: [Size; 3],
@@ -46,7 +46,7 @@ enum Size {
 impl Size {
     fn get(&self) -> usize {
         match *self {
-            Size::Small(size) => usize::from(size % 16),
+            Size::Small(size) => usize::from(size % 6),
             Size::Any(size) => size,
         }
     }
@@ -88,7 +88,7 @@ fuzz_target!(|input: Input| {
         let mut header = fields.bytes();
         let promised = Header::parse(&header).and_then(|header| header.layout()).map_or(0, |layout| layout.file_bytes);
         if promised < 1 << 16 {
-            let len = (promised as i64 + i64::from(input.excess)).max(0) as usize;
+            let len = (promised as i64 + i64::from(input.excess.unwrap_or(0))).max(0) as usize;
             let payload = file.iter().copied().chain([0x3c]).cycle();
             header.extend(payload.take(len.saturating_sub(header.len())));
         }

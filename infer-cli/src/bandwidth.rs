@@ -1,0 +1,76 @@
+//! How fast this machine can read: the limit of a product of a large matrix with a vector.
+#![allow(unsafe_code)]
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use infer_core::Runner;
+
+use crate::pool::Pool;
+
+/// Passes over the bytes per loop.
+const PASSES: usize = 5;
+/// A small buffer is read again and again for about this long, so that a pass can be timed.
+const SHORTEST: Duration = Duration::from_millis(2);
+
+/// Bytes per second at which all threads together read these bytes: the best pass of the best of several loops.
+pub fn measure(bytes: &[u8], pool: &Pool) -> f64 {
+    let loops: [fn(&[u8]) -> u64; 3] = [read::<1>, read::<4>, read::<8>];
+    loops.iter().map(|read| best_pass(bytes, pool, *read)).fold(0.0, f64::max)
+}
+
+fn best_pass(bytes: &[u8], pool: &Pool, read: fn(&[u8]) -> u64) -> f64 {
+    let threads = pool.threads().get();
+    let part = bytes.len().div_ceil(threads).max(1);
+    let parts: Vec<&[u8]> = bytes.chunks(part).collect();
+    let mut repeats = 1;
+    let mut best = 0.0;
+    let mut passes = 0;
+    while passes < PASSES {
+        let start = Instant::now();
+        pool.run(parts.len(), &|i| {
+            for _ in 0..repeats {
+                black_box(read(black_box(parts[i])));
+            }
+        });
+        let time = start.elapsed();
+        if time < SHORTEST {
+            repeats *= 2;
+            continue;
+        }
+        best = f64::max(best, (bytes.len() * repeats) as f64 / time.as_secs_f64());
+        passes += 1;
+    }
+    best
+}
+
+/// Reads everything once, in `STREAMS` streams side by side.
+fn read<const STREAMS: usize>(bytes: &[u8]) -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    if std::is_x86_feature_detected!("avx2") {
+        #[target_feature(enable = "avx2")]
+        fn avx2<const STREAMS: usize>(bytes: &[u8]) -> u64 {
+            read_streams::<STREAMS>(bytes)
+        }
+        // SAFETY: AVX2 was detected.
+        return unsafe { avx2::<STREAMS>(bytes) };
+    }
+    read_streams::<STREAMS>(bytes)
+}
+
+#[inline(always)]
+fn read_streams<const STREAMS: usize>(bytes: &[u8]) -> u64 {
+    const LANES: usize = 16;
+    // SAFETY: every bit pattern is a u64.
+    let (_, words, _) = unsafe { bytes.align_to::<[u64; LANES]>() };
+    let len = words.len() / STREAMS;
+    let mut sums = [[0u64; LANES]; STREAMS];
+    for i in 0..len {
+        for (stream, sums) in sums.iter_mut().enumerate() {
+            for (sum, word) in sums.iter_mut().zip(&words[stream * len + i]) {
+                *sum = sum.wrapping_add(*word);
+            }
+        }
+    }
+    sums.iter().flatten().fold(0, |a, b| a.wrapping_add(*b))
+}

@@ -1,0 +1,283 @@
+//! Measures speed, and says how near it is to what the machine can do.
+
+use std::io::{self, Write};
+use std::time::Instant;
+
+use anyhow::Context;
+use infer_core::format::{Header, Version};
+use infer_core::{
+    Aligned, BOS, Config, Engine, Kernels, Model, Runner, State, WeightType, classify, forward, map_file,
+};
+use serde::Serialize;
+
+use crate::args::{BenchArgs, Shape, Weights};
+use crate::bandwidth;
+use crate::session::{Buffers, Usage, start_pool};
+
+/// What a run measured; the fields of the JSON object.
+#[derive(Serialize)]
+struct Report {
+    model: String,
+    weights: String,
+    kernels: &'static str,
+    threads: usize,
+    batch: usize,
+    tokens: usize,
+    repeat: usize,
+    weight_bytes: u64,
+    prefill_tokens_per_second: f64,
+    decode_tokens_per_second: f64,
+    decode_milliseconds_per_token: f64,
+    decode_gigabytes_per_second: f64,
+    bandwidth_gigabytes_per_second: f64,
+    bandwidth_percent: f64,
+    time_to_first_token_milliseconds: f64,
+    peak_memory_bytes: Option<u64>,
+    logits_hash: String,
+}
+
+pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
+    let random;
+    let file;
+    let (name, bytes): (String, &[u8]) = match &args.model {
+        Some(path) => {
+            file = map_file(path).with_context(|| format!("model {}", path.display()))?;
+            (path.display().to_string(), &file)
+        }
+        None => {
+            random = random_model(args.shape, args.weights)?;
+            (format!("random {:?}", args.shape).replace("S", ""), as_bytes(&random))
+        }
+    };
+    let report = measure(args, name, bytes)?;
+    let mut out = io::stdout().lock();
+    if args.json {
+        serde_json::to_writer(&mut out, &report)?;
+        writeln!(out)?;
+    } else {
+        print_table(&mut out, &report)?;
+    }
+    Ok(())
+}
+
+fn measure(args: &BenchArgs, name: String, bytes: &[u8]) -> anyhow::Result<Report> {
+    let in_file = || format!("model {name}");
+    let kernels = choose_kernels(args.kernels.as_deref())?;
+    let pool = start_pool(args.threads)?;
+    let engine = Engine { kernels, runner: &pool };
+    let config = *Model::from_bytes(bytes).with_context(in_file)?.config();
+    let tokens = args.tokens.get().min(config.seq_len);
+    let batch = args.batch.get().min(tokens);
+    let prompt: Vec<u32> = (0..tokens).map(|i| ((i * 7919 + 1) % config.vocab_size) as u32).collect();
+
+    let start = Instant::now();
+    let model = Model::from_bytes(bytes)?;
+    let mut buffers = Buffers::new(&config, tokens, batch, pool.threads().get())?;
+    let mut state = buffers.state()?;
+    forward(&model, &mut state, &engine, &[BOS], 0)?;
+    classify(&model, &mut state, &engine, 0).with_context(in_file)?;
+    let first = start.elapsed().as_secs_f64() * 1e3;
+
+    let (mut prefill, mut decode, mut hash) = (Vec::new(), Vec::new(), 0);
+    for _ in 0..args.repeat.get() {
+        prefill.push(tokens as f64 / read_prompt(&model, &mut state, &engine, &prompt, batch)?);
+        let (seconds, logits_hash) = generate(&model, &mut state, &engine, tokens)?;
+        decode.push(tokens as f64 / seconds);
+        hash = logits_hash;
+    }
+    let weight_bytes = weight_bytes(model.header())?;
+    let decode = median(decode);
+    let speed = decode * weight_bytes as f64;
+    let bandwidth = bandwidth::measure(&bytes[bytes.len().saturating_sub(weight_bytes as usize)..], &pool);
+    Ok(Report {
+        model: name,
+        weights: match config.weights {
+            WeightType::F32 => "f32".into(),
+            WeightType::Q8 { group_size } => format!("int8, group size {group_size}"),
+        },
+        kernels: kernels.name,
+        threads: pool.threads().get(),
+        batch,
+        tokens,
+        repeat: args.repeat.get(),
+        weight_bytes,
+        prefill_tokens_per_second: median(prefill),
+        decode_tokens_per_second: decode,
+        decode_milliseconds_per_token: 1e3 / decode,
+        decode_gigabytes_per_second: speed / 1e9,
+        bandwidth_gigabytes_per_second: bandwidth / 1e9,
+        bandwidth_percent: 100.0 * speed / bandwidth,
+        time_to_first_token_milliseconds: first,
+        peak_memory_bytes: peak_memory(),
+        logits_hash: format!("{hash:016x}"),
+    })
+}
+
+/// Seconds to read the prompt, in batches, up to the logits of its last token.
+fn read_prompt(
+    model: &Model<'_>,
+    state: &mut State<'_>,
+    engine: &Engine<'_>,
+    prompt: &[u32],
+    batch: usize,
+) -> anyhow::Result<f64> {
+    let start = Instant::now();
+    for (i, tokens) in prompt.chunks(batch).enumerate() {
+        forward(model, state, engine, tokens, i * batch)?;
+    }
+    classify(model, state, engine, (prompt.len() - 1) % batch)?;
+    Ok(start.elapsed().as_secs_f64())
+}
+
+/// Seconds to generate `n` tokens from BOS, always the most likely one, and the hash of all their logits.
+fn generate(model: &Model<'_>, state: &mut State<'_>, engine: &Engine<'_>, n: usize) -> anyhow::Result<(f64, u64)> {
+    let (mut seconds, mut hash, mut token) = (0.0, FNV_START, BOS);
+    for pos in 0..n {
+        let start = Instant::now();
+        forward(model, state, engine, &[token], pos)?;
+        let logits = classify(model, state, engine, 0)?;
+        let best = logits
+            .iter()
+            .enumerate()
+            .fold((0, f32::NEG_INFINITY), |best, (i, &x)| if x > best.1 { (i as u32, x) } else { best });
+        seconds += start.elapsed().as_secs_f64();
+        hash = fnv(hash, logits);
+        token = best.0;
+    }
+    Ok((seconds, hash))
+}
+
+const FNV_START: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// FNV-1a over the little-endian bits of the logits.
+fn fnv(hash: u64, logits: &[f32]) -> u64 {
+    logits
+        .iter()
+        .flat_map(|x| x.to_le_bytes())
+        .fold(hash, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+fn choose_kernels(name: Option<&str>) -> anyhow::Result<Kernels> {
+    let Some(name) = name else { return Ok(Kernels::detect()) };
+    Kernels::all().find(|kernels| kernels.name == name).ok_or_else(|| {
+        let names: Vec<_> = Kernels::all().map(|kernels| kernels.name).collect();
+        Usage(format!("--kernels {name}: this machine has {}", names.join(", "))).into()
+    })
+}
+
+/// Bytes that are read for one token: all matrices, the embedding only as classifier.
+fn weight_bytes(header: &Header) -> anyhow::Result<u64> {
+    let layout = header.layout()?;
+    let skipped = |name| {
+        use infer_core::format::TensorName::*;
+        matches!(name, FreqCisReal | FreqCisImag) || (name == TokEmb && !header.config.shared_classifier)
+    };
+    Ok(layout.iter().filter(|tensor| !skipped(tensor.name)).map(|tensor| tensor.bytes()).sum())
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// The most memory that this process has had, mapped file pages included.
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? * 1024)
+}
+
+/// A version 1 or 2 file with random weights.
+fn random_model(shape: Shape, weights: Weights) -> anyhow::Result<Vec<Aligned<[u8; 64]>>> {
+    let (dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len) = match shape {
+        Shape::S260K => (64, if weights == Weights::Int8 { 192 } else { 172 }, 5, 8, 4, 512, 512),
+        Shape::S15M => (288, 768, 6, 6, 6, 32000, 256),
+        Shape::S42M => (512, 1376, 8, 8, 8, 32000, 1024),
+        Shape::S110M => (768, 2048, 12, 12, 12, 32000, 1024),
+        Shape::S1B => (2048, 5632, 22, 32, 4, 32000, 2048),
+    };
+    let (shared_classifier, f32_) = (true, WeightType::F32);
+    let config = Config {
+        dim,
+        hidden_dim,
+        n_layers,
+        n_heads,
+        n_kv_heads,
+        vocab_size,
+        seq_len,
+        shared_classifier,
+        weights: f32_,
+    };
+    let header = match weights {
+        Weights::F32 => Header { version: Version::V1, config },
+        Weights::Int8 => Header { version: Version::V2, config: config.quantized()? },
+    };
+    let layout = header.layout()?;
+    let mut file = vec![Aligned([0; 64]); (layout.file_bytes as usize).div_ceil(64)];
+    let bytes = as_bytes_mut(&mut file);
+    bytes[..header.len()].copy_from_slice(&header.to_bytes()?[..header.len()]);
+    let mut random = 0x9e37_79b9_7f4a_7c15u64;
+    for tensor in layout.iter() {
+        let (n, stride) = (tensor.rows * tensor.cols, tensor.stride as usize);
+        let bytes = &mut bytes[tensor.offset as usize..][..stride * tensor.count];
+        // Weights in ±1/√cols keep activations near 1.
+        let scale = 1.0 / (tensor.cols as f32).sqrt();
+        for layer in bytes.chunks_exact_mut(stride) {
+            let (q, s) = match tensor.weights {
+                WeightType::F32 => layer.split_at_mut(0),
+                WeightType::Q8 { .. } => layer.split_at_mut(n),
+            };
+            q.iter_mut().for_each(|q| *q = (next(&mut random) >> 56) as u8);
+            for s in s.chunks_exact_mut(4) {
+                let value = match tensor.weights {
+                    WeightType::F32 if tensor.rows == 1 => 1.0,
+                    WeightType::F32 => ((next(&mut random) >> 40) as f32 / (1 << 23) as f32 - 1.0) * scale,
+                    WeightType::Q8 { .. } => scale / 127.0,
+                };
+                s.copy_from_slice(&f32::to_le_bytes(value));
+            }
+        }
+    }
+    Ok(file)
+}
+
+/// xorshift64 (Marsaglia, 2003).
+fn next(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state
+}
+
+#[allow(unsafe_code)]
+fn as_bytes(file: &[Aligned<[u8; 64]>]) -> &[u8] {
+    // SAFETY: the blocks are 64 bytes without padding.
+    unsafe { std::slice::from_raw_parts(file.as_ptr().cast(), size_of_val(file)) }
+}
+
+#[allow(unsafe_code)]
+fn as_bytes_mut(file: &mut [Aligned<[u8; 64]>]) -> &mut [u8] {
+    // SAFETY: as above, and any bytes may be written.
+    unsafe { std::slice::from_raw_parts_mut(file.as_mut_ptr().cast(), size_of_val(file)) }
+}
+
+fn print_table(out: &mut impl Write, r: &Report) -> io::Result<()> {
+    let memory = r.peak_memory_bytes.map_or("unknown".into(), |bytes| format!("{:.1} MB", bytes as f64 / 1e6));
+    writeln!(out, "model                {} ({}, {:.1} MB per token)", r.model, r.weights, r.weight_bytes as f64 / 1e6)?;
+    writeln!(out, "kernels, threads     {}, {}", r.kernels, r.threads)?;
+    writeln!(
+        out,
+        "prefill              {:.1} tok/s ({} tokens, {} at a time)",
+        r.prefill_tokens_per_second, r.tokens, r.batch
+    )?;
+    writeln!(out, "decode               {:.1} tok/s ({} tokens)", r.decode_tokens_per_second, r.tokens)?;
+    writeln!(out, "                     {:.3} ms per token", r.decode_milliseconds_per_token)?;
+    writeln!(
+        out,
+        "                     {:.1} GB/s, {:.0}% of {:.1} GB/s read bandwidth",
+        r.decode_gigabytes_per_second, r.bandwidth_percent, r.bandwidth_gigabytes_per_second
+    )?;
+    writeln!(out, "time to first token  {:.2} ms", r.time_to_first_token_milliseconds)?;
+    writeln!(out, "peak memory          {memory}")?;
+    writeln!(out, "logits hash          {}", r.logits_hash)
+}

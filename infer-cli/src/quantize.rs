@@ -1,0 +1,111 @@
+//! Rewrites a model in int8, of any size: input pages are mapped and forgotten, output is streamed.
+
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use anyhow::{Context, ensure};
+use indicatif::{ProgressBar, ProgressStyle};
+use infer_core::format::{Header, Tensor, Version, quantize_group};
+use infer_core::{Error, WeightType, map_file};
+
+use crate::session::Usage;
+
+pub fn run(input: &Path, output: &Path) -> anyhow::Result<()> {
+    let in_file = || format!("model {}", input.display());
+    let bytes = map_file(input).with_context(in_file)?;
+    let source = Header::parse_any_group(&bytes).with_context(in_file)?;
+    let layout = source.layout().with_context(in_file)?;
+    let (need, have) = (layout.file_bytes, bytes.len() as u64);
+    if have < need {
+        return Err(Error::Truncated { need, have }).with_context(in_file);
+    }
+    let config = source.config.quantized().with_context(in_file)?;
+    let target = Header { version: Version::V2, config };
+
+    // Under the final name there is the whole file or nothing: a temporary file beside it is renamed at the end.
+    let out_file = || format!("output {}", output.display());
+    if output.is_dir() {
+        return Err(Usage(format!("{} is a folder: name the file to be written", out_file())).into());
+    }
+    let folder = match output.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let mut temporary = tempfile::Builder::new()
+        .prefix(".quantize-")
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
+        .tempfile_in(folder)
+        .with_context(out_file)?;
+    let mut out = BufWriter::with_capacity(1 << 16, temporary.as_file_mut());
+    let header = target.to_bytes().with_context(in_file)?;
+    out.write_all(&header[..target.len()]).with_context(out_file)?;
+    let targets = target.layout().with_context(in_file)?;
+    let progress = ProgressBar::new(targets.file_bytes);
+    progress.set_style(ProgressStyle::with_template("{bar:40} {bytes} of {total_bytes}, {eta} left")?);
+    for tensor in targets.iter() {
+        let from = layout.get(tensor.name).with_context(|| format!("{}: no {}", in_file(), tensor.name.as_str()))?;
+        for l in 0..tensor.count {
+            let weights = Weights::new(&bytes, &from, l);
+            write_tensor(&mut out, &tensor, &weights)
+                .with_context(|| format!("writing {} of layer {l} to {}", tensor.name.as_str(), output.display()))?;
+            progress.inc(tensor.stride);
+        }
+    }
+    out.flush().with_context(out_file)?;
+    drop(out);
+    temporary.as_file().sync_all().with_context(out_file)?;
+    temporary.persist(output).with_context(out_file)?;
+    progress.finish_and_clear();
+    let WeightType::Q8 { group_size } = config.weights else { unreachable!("quantized() gives Q8") };
+    eprintln!("{}: {} bytes, int8 in groups of {group_size}", output.display(), targets.file_bytes);
+    Ok(())
+}
+
+/// The weights of one layer of a tensor, read from the file as f32 one by one: groups may cross rows, and scales need
+/// not be aligned.
+struct Weights<'a> {
+    bytes: &'a [u8],
+    tensor: Tensor,
+}
+
+impl<'a> Weights<'a> {
+    fn new(bytes: &'a [u8], tensor: &Tensor, l: usize) -> Weights<'a> {
+        let (start, stride) = ((tensor.offset + l as u64 * tensor.stride) as usize, tensor.stride as usize);
+        Weights { bytes: &bytes[start..start + stride], tensor: *tensor }
+    }
+
+    fn len(&self) -> usize {
+        self.tensor.rows * self.tensor.cols
+    }
+
+    fn get(&self, i: usize) -> f32 {
+        let f32_at = |at: usize| f32::from_le_bytes(self.bytes[at..at + 4].try_into().unwrap_or_default());
+        match self.tensor.weights {
+            WeightType::F32 => f32_at(4 * i),
+            WeightType::Q8 { group_size } => f32::from(self.bytes[i] as i8) * f32_at(self.len() + i / group_size * 4),
+        }
+    }
+}
+
+fn write_tensor(out: &mut impl Write, tensor: &Tensor, weights: &Weights<'_>) -> anyhow::Result<()> {
+    let WeightType::Q8 { group_size } = tensor.weights else {
+        for i in 0..weights.len() {
+            out.write_all(&weights.get(i).to_le_bytes())?;
+        }
+        return Ok(());
+    };
+    let mut scales = Vec::with_capacity(weights.len() / group_size * 4);
+    let (mut group, mut q) = (vec![0.0; group_size], vec![0; group_size]);
+    for start in (0..weights.len()).step_by(group_size) {
+        group.iter_mut().enumerate().for_each(|(i, w)| *w = weights.get(start + i));
+        let scale = quantize_group(&group, &mut q);
+        ensure!(
+            scale.is_some(),
+            "a weight of group {} is not a finite number: the model is damaged",
+            start / group_size
+        );
+        out.write_all(&q.iter().map(|&q| q as u8).collect::<Vec<u8>>())?;
+        scales.extend(scale.unwrap_or_default().to_le_bytes());
+    }
+    Ok(out.write_all(&scales)?)
+}
