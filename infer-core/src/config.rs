@@ -219,7 +219,11 @@ impl Config {
         // u64 throughout, so that a 32-bit chip sees the overflow instead of a small number.
         let hot_f32 = sum(&[
             product(&[limits.batch as u64, per_token.total]),
-            product(&[min(limits.threads, self.n_kv_heads) as u64, self.kv_mul() as u64, limits.max_seq as u64]), // att
+            product(&[
+                min(limits.threads, self.n_kv_heads) as u64,
+                self.kv_mul() as u64,
+                block_len(limits.max_seq) as u64,
+            ]), // att
             Some((self.head_size() / 2) as u64), // rope frequencies
             Some(self.vocab_size as u64),        // logits
         ]);
@@ -228,7 +232,7 @@ impl Config {
             WeightType::Q8 { .. } => product(&[limits.batch as u64, max(self.dim, self.hidden_dim) as u64]),
         };
         let kv_dim = self.kv_dim() as u64;
-        let keys = product(&[self.n_layers as u64, kv_dim, key_slots(limits.max_seq) as u64]);
+        let keys = product(&[self.n_layers as u64, kv_dim, block_len(limits.max_seq) as u64]);
         let values = product(&[self.n_layers as u64, kv_dim, limits.max_seq as u64]);
         let kv_values = sum(&[keys, values]);
         match (to_elements(hot_f32, 4), to_elements(hot_i8, 1), to_elements(kv_values, 4)) {
@@ -303,9 +307,9 @@ impl HotSizes {
     }
 }
 
-/// Positions that cached keys have room for: `max_seq`, rounded up to whole blocks.
-pub(crate) const fn key_slots(max_seq: usize) -> usize {
-    max_seq.saturating_add(LANES - 1) / LANES * LANES
+/// Positions rounded up to whole blocks: the room for cached keys, and for attention weights.
+pub(crate) const fn block_len(positions: usize) -> usize {
+    positions.saturating_add(LANES - 1) / LANES * LANES
 }
 
 const fn header_error(field: &'static str, value: usize, rule: &'static str) -> Error {

@@ -3,10 +3,10 @@
 //! There is one pass for every weight type, batch size, instruction set and number of threads. Tokens are rows of a
 //! batch: one when generating, several when reading a prompt, so that the weights are read once for all of them.
 
-use crate::config::{Config, key_slots};
+use crate::config::{Config, block_len};
 use crate::error::Error;
 use crate::kernels::{Heads, Kernels};
-use crate::math::{LANES, rope};
+use crate::math::{LANES, rope, sqrt};
 use crate::matrix::{Matrix, Q8Matrix};
 use crate::model::{Layer, Model};
 use crate::panel::SharedOut;
@@ -179,15 +179,15 @@ fn attend_heads(
     (keys, values): (&[f32], &[f32]), // of one layer
     q: &[f32],
     pos: usize,
-    att: &mut [f32], // (threads, kv_mul, max_seq)
+    att: &mut [f32], // (threads, kv_mul, key_slots)
     out: &mut [f32],
 ) {
     let (head_size, n_kv_heads) = (config.head_size(), config.n_kv_heads.max(1));
     let piece = config.kv_mul() * head_size;
-    let scratch = config.kv_mul() * cache.max_seq;
+    let scratch = config.kv_mul() * cache.key_slots;
     // One part of the scratch per task, so there are at most as many tasks as parts.
     let tasks = engine.runner.threads().get().min(att.len().checked_div(scratch).unwrap_or(0)).max(1);
-    let scale = 1.0 / libm::sqrtf(head_size as f32);
+    let scale = 1.0 / sqrt(head_size as f32);
     let out = SharedOut::new(out, out.len());
     let att = SharedOut::new(att, att.len());
     engine.runner.run(tasks, &|task| {
@@ -204,7 +204,7 @@ fn attend_heads(
             let (Some(keys), Some(values), Some(att)) = (
                 cache.head_keys(keys, kv_head),
                 cache.head_values(values, kv_head),
-                att.row(0).get_mut(..config.kv_mul() * positions),
+                att.row(0).get_mut(..config.kv_mul() * block_len(positions)),
             ) else {
                 return;
             };
@@ -291,7 +291,7 @@ struct Cache {
 impl Cache {
     fn new(config: &Config, max_seq: usize) -> Cache {
         let (n_kv_heads, head_size) = (config.n_kv_heads, config.head_size());
-        Cache { n_kv_heads, max_seq, key_slots: key_slots(max_seq), head_size }
+        Cache { n_kv_heads, max_seq, key_slots: block_len(max_seq), head_size }
     }
 
     fn keys_mut<'a>(&self, keys: &'a mut [f32], layer: usize) -> Option<&'a mut [f32]> {

@@ -35,6 +35,7 @@ pub(crate) type MatmulQ8 = fn(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut 
 pub(crate) type Quantize = fn(x: &[f32], group_size: usize, q: &mut [i8], s: &mut [f32]);
 
 /// Attention of one token over `positions`, for the query heads that share one key/value head.
+/// `att` is scratch (kv_mul, positions rounded up to a multiple of 8), `out` (kv_mul, head_size).
 pub(crate) type Attend = fn(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]);
 
 /// What [`Attend`] reads.

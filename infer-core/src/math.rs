@@ -68,10 +68,24 @@ fn max(x: &[f32]) -> f32 {
 #[inline(always)]
 pub fn rmsnorm(out: &mut [f32], x: &[f32], weight: &[f32]) {
     let mean = dot(x, x) / x.len() as f32;
-    let scale = 1.0 / libm::sqrtf(mean + 1e-5);
+    let scale = 1.0 / sqrt(mean + 1e-5);
     for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
         *out = weight * (scale * x);
     }
+}
+
+/// Square root, correctly rounded everywhere. libm's is inline assembly on x86-64, which stalls between AVX instructions.
+#[inline(always)]
+pub fn sqrt(x: f32) -> f32 {
+    #[cfg(target_arch = "x86_64")]
+    #[allow(unsafe_code)]
+    // SAFETY: every x86-64 machine has SSE.
+    unsafe {
+        use core::arch::x86_64::{_mm_cvtss_f32, _mm_set_ss, _mm_sqrt_ss};
+        _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x)))
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    libm::sqrtf(x)
 }
 
 /// Softmax in place. Weights below 2^-60 become 0, so that no subnormal number arises, which some vector units flush.

@@ -1,6 +1,6 @@
 //! The buffers of a forward pass, all borrowed from the caller, and how far the pass has come.
 
-use crate::config::{Config, HotSizes, Plan, key_slots};
+use crate::config::{Config, HotSizes, Plan, block_len};
 use crate::error::Error;
 use crate::math::rope_frequency;
 
@@ -40,9 +40,9 @@ pub struct State<'s> {
     pub(crate) freq: &'s mut [f32],   // (head_size / 2), angle per position
     pub(crate) xq: &'s mut [i8],      // (batch, max(dim, hidden_dim)), quantised input of a matrix; empty for f32
     pub(crate) xs: &'s mut [f32],     // (batch, max(dim, hidden_dim) / group_size), its scales
-    pub(crate) att: &'s mut [f32],    // (threads, kv_mul, max_seq), attention weights
+    pub(crate) att: &'s mut [f32],    // (threads, kv_mul, block_len(max_seq)), attention weights
     pub(crate) logits: &'s mut [f32], // (vocab_size)
-    pub(crate) keys: &'s mut [f32],   // (n_layers, n_kv_heads, key_slots / 8, head_size, 8)
+    pub(crate) keys: &'s mut [f32],   // (n_layers, n_kv_heads, block_len(max_seq) / 8, head_size, 8)
     pub(crate) values: &'s mut [f32], // (n_layers, n_kv_heads, max_seq, head_size)
     pub(crate) progress: Progress,
     /// Positions with valid keys and values in every layer.
@@ -94,10 +94,10 @@ impl<'s> State<'s> {
         let rope = take(batch.saturating_mul(sizes.rope))?;
         let xs = take(batch.saturating_mul(sizes.scales))?;
         let freq = take(config.head_size() / 2)?;
-        let att = take(threads.saturating_mul(config.kv_mul()).saturating_mul(plan.limits.max_seq))?;
+        let att = take(threads.saturating_mul(config.kv_mul()).saturating_mul(block_len(plan.limits.max_seq)))?;
         let logits = take(config.vocab_size)?;
         let error = Error::BufferTooSmall { buffer: "kv.values", need: plan.kv_values, have: kv.len() };
-        let keys = config.n_layers.saturating_mul(config.kv_dim()).saturating_mul(key_slots(plan.limits.max_seq));
+        let keys = config.n_layers.saturating_mul(config.kv_dim()).saturating_mul(block_len(plan.limits.max_seq));
         let (keys, values) = kv.split_at_mut_checked(keys).ok_or(error)?;
         for (i, freq) in freq.iter_mut().enumerate() {
             *freq = rope_frequency(i, config.head_size());

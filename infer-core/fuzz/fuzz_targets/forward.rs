@@ -60,7 +60,8 @@ enum Token {
 }
 
 impl Shape {
-    /// dim up to 16, hidden_dim up to 32, 1 or 2 layers, vocabulary up to 40, up to 8 positions.
+    /// dim up to 16, hidden_dim up to 96, 1 or 2 layers, vocabulary up to 40, up to 8 positions. A batch of four with the
+    /// largest feed-forward is work for several tasks.
     fn header(&self) -> Header {
         let (version, group_size) = match self.version % 3 {
             0 => (Version::V0, None),
@@ -78,7 +79,7 @@ impl Shape {
         let kv_mul = 1 + usize::from(self.kv_mul) % n_heads;
         let config = Config {
             dim: n_heads * head_size,
-            hidden_dim: group_size.unwrap_or(1) * (1 + usize::from(self.hidden) % (32 / group_size.unwrap_or(1))),
+            hidden_dim: group_size.unwrap_or(1) * (1 + usize::from(self.hidden) % (96 / group_size.unwrap_or(1))),
             n_layers: 1 + usize::from(self.layers % 2),
             n_heads,
             n_kv_heads: if n_heads.is_multiple_of(kv_mul) { n_heads / kv_mul } else { n_heads },

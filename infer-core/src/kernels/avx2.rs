@@ -19,6 +19,11 @@ use crate::panel::Panel;
 const ROWS: usize = 8;
 /// Bytes of a register.
 const BYTES: usize = 32;
+/// How far ahead of the loads weights are fetched, in bytes. They are read in order, but the eight rows look like eight
+/// streams to the hardware's prefetcher, which loses them at each block.
+const AHEAD: usize = 4 * 4096;
+/// Below this size weights are in the second-level cache, where fetching ahead costs more than it gains (bytes).
+const LARGE: usize = 1 << 17;
 
 /// The kernels, if this machine has AVX2.
 pub(crate) fn avx2() -> Option<Kernels> {
@@ -78,13 +83,29 @@ fn matmul_f32(w: &[f32], cols: usize, x: &[f32], out: &mut Panel<'_>) {
 
 #[target_feature(enable = "avx2")]
 fn matmul_f32_avx2(w: &[f32], cols: usize, x: &[f32], out: &mut Panel<'_>) {
+    if size_of_val(w) < LARGE {
+        matmul_f32_ahead::<false>(w, cols, x, out)
+    } else {
+        matmul_f32_ahead::<true>(w, cols, x, out)
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn matmul_f32_ahead<const FETCH: bool>(w: &[f32], cols: usize, x: &[f32], out: &mut Panel<'_>) {
     let block = (ROWS * cols).max(1);
     for (i, w) in w.chunks(block).enumerate() {
         for (b, x) in x.chunks_exact(cols.max(1)).enumerate() {
             let Some(out) = out.row(b).get_mut(i * ROWS..) else { return };
             match out.first_chunk_mut::<ROWS>() {
                 // SAFETY: w holds ROWS rows of cols, and x one.
-                Some(out) if w.len() == block => unsafe { dot_rows(w.as_ptr(), x, out) },
+                Some(out) if w.len() == block => unsafe {
+                    if FETCH && b == 0 {
+                        dot_rows::<true>(w.as_ptr(), x, out)
+                    } else {
+                        dot_rows::<false>(w.as_ptr(), x, out)
+                    }
+                },
                 _ => w.chunks_exact(cols.max(1)).zip(out).for_each(|(w, out)| *out = math::dot(w, x)),
             }
         }
@@ -97,7 +118,7 @@ fn matmul_f32_avx2(w: &[f32], cols: usize, x: &[f32], out: &mut Panel<'_>) {
 /// `w` points to `8 · x.len()` numbers.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn dot_rows(w: *const f32, x: &[f32], out: &mut [f32; ROWS]) {
+unsafe fn dot_rows<const FETCH: bool>(w: *const f32, x: &[f32], out: &mut [f32; ROWS]) {
     let cols = x.len();
     let mut lanes = [_mm256_setzero_ps(); ROWS];
     let (chunks, tail) = x.as_chunks::<8>();
@@ -105,6 +126,9 @@ unsafe fn dot_rows(w: *const f32, x: &[f32], out: &mut [f32; ROWS]) {
         // SAFETY: eight numbers of x, and eight of each row at the same place.
         unsafe {
             let x = _mm256_loadu_ps(x.as_ptr());
+            if FETCH {
+                fetch(w.wrapping_add(ROWS * 8 * i).cast());
+            }
             for (r, lanes) in lanes.iter_mut().enumerate() {
                 let w = _mm256_loadu_ps(w.add(r * cols + 8 * i));
                 *lanes = _mm256_add_ps(*lanes, _mm256_mul_ps(w, x));
@@ -125,6 +149,15 @@ unsafe fn dot_rows(w: *const f32, x: &[f32], out: &mut [f32; ROWS]) {
     }
     // SAFETY: out has eight numbers.
     unsafe { _mm256_storeu_ps(out.as_mut_ptr(), sum_lanes(lanes)) }
+}
+
+/// Fetches the 256 bytes that lie `AHEAD` behind this place into the cache; harmless past the end.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn fetch(place: *const i8) {
+    for line in 0..4 {
+        _mm_prefetch::<_MM_HINT_T0>(place.wrapping_add(AHEAD + 64 * line));
+    }
 }
 
 /// A mask of the first `n` of eight elements.
@@ -188,7 +221,13 @@ macro_rules! matmul_q8 {
                     match out.first_chunk_mut::<ROWS>() {
                         Some(out) if q.len() == ROWS * cols && s.len() == ROWS * groups => {
                             // SAFETY: eight rows of cols weights and of groups scales, one row of each for x.
-                            unsafe { $block(q.as_ptr(), s.as_ptr(), x, xs, group_size, out) }
+                            unsafe {
+                                if size_of_val(w.q) >= LARGE && b == 0 {
+                                    $block::<true>(q.as_ptr(), s.as_ptr(), x, xs, group_size, out)
+                                } else {
+                                    $block::<false>(q.as_ptr(), s.as_ptr(), x, xs, group_size, out)
+                                }
+                            }
                         }
                         _ => {
                             let rows = q.chunks_exact(cols).zip(s.chunks_exact(groups)).zip(out);
@@ -204,7 +243,14 @@ macro_rules! matmul_q8 {
         /// a multiple of 32.
         #[inline]
         #[target_feature(enable = $features)]
-        unsafe fn $block(q: *const i8, s: *const f32, x: &[i8], xs: &[f32], group_size: usize, out: &mut [f32; ROWS]) {
+        unsafe fn $block<const FETCH: bool>(
+            q: *const i8,
+            s: *const f32,
+            x: &[i8],
+            xs: &[f32],
+            group_size: usize,
+            out: &mut [f32; ROWS],
+        ) {
             let (cols, groups) = (x.len(), xs.len());
             let mut lanes = [_mm256_setzero_ps(); 8]; // [group mod 8], each of eight rows
             let row_of_scales =
@@ -214,6 +260,9 @@ macro_rules! matmul_q8 {
                 for (i, x) in x.chunks_exact(BYTES).enumerate() {
                     // SAFETY: 32 bytes of x, and 32 of each row at the same place.
                     unsafe {
+                        if FETCH {
+                            fetch(q.wrapping_add(ROWS * (g * group_size + i * BYTES)));
+                        }
                         let x = _mm256_loadu_si256(x.as_ptr().cast());
                         for (r, sums) in sums.iter_mut().enumerate() {
                             let w = _mm256_loadu_si256(q.add(r * cols + g * group_size + i * BYTES).cast());

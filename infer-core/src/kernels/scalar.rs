@@ -2,6 +2,7 @@
 //! the freedom that a single running sum would not.
 
 use super::Heads;
+use crate::config::block_len;
 use crate::math::{LANES, ROUND, dot, softmax, sum_lanes};
 use crate::matrix::Q8Matrix;
 use crate::panel::Panel;
@@ -109,33 +110,40 @@ pub(crate) fn quantize(x: &[f32], group_size: usize, q: &mut [i8], s: &mut [f32]
 #[inline(always)]
 pub(crate) fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
     let head_size = heads.head_size.max(1);
-    let positions = heads.positions.max(1);
+    let slots = block_len(heads.positions).max(1);
     let mut q = heads.q.chunks_exact(head_size);
-    let mut att = att.chunks_exact_mut(positions);
+    let mut att = att.chunks_exact_mut(slots);
     let mut out = out.chunks_exact_mut(head_size);
-    let weights = |q: &[f32], att: &mut [f32]| {
-        scores(q, heads.keys, heads.scale, att);
-        softmax(att);
-    };
     // Two heads share each load of the values, and hide each other's latency.
     while let (Some(q0), Some(att0), Some(out0)) = (q.next(), att.next(), out.next()) {
-        weights(q0, att0);
+        attention_weights(q0, heads, att0);
         if let (Some(q1), Some(att1), Some(out1)) = (q.next(), att.next(), out.next()) {
-            weights(q1, att1);
-            weigh([att0, att1], heads.values, head_size, [out0, out1]);
+            attention_weights(q1, heads, att1);
+            weigh([att0, att1], heads, [out0, out1]);
         } else {
-            weigh([att0], heads.values, head_size, [out0]);
+            weigh([att0], heads, [out0]);
         }
     }
+}
+
+/// `att = softmax(keys · q · scale)`, in whole vectors: what lies behind the last position gets the weight 0, which
+/// changes no sum.
+#[inline(always)]
+fn attention_weights(q: &[f32], heads: &Heads<'_>, att: &mut [f32]) {
+    scores(q, heads.keys, heads.scale, att.as_chunks_mut().0);
+    if let Some(rest) = att.get_mut(heads.positions..) {
+        rest.fill(f32::NEG_INFINITY);
+    }
+    softmax(att);
 }
 
 /// `att[t] = dot(q, key t) · scale`. Eight positions at a time: each has the eight lanes of [`dot`], so that vectors over
 /// positions give the bits of one position after the other.
 #[inline(always)]
-fn scores(q: &[f32], keys: &[[f32; LANES]], scale: f32, att: &mut [f32]) {
+fn scores(q: &[f32], keys: &[[f32; LANES]], scale: f32, att: &mut [[f32; LANES]]) {
     let head_size = q.len().max(1);
     let (q, q_tail) = q.as_chunks::<LANES>();
-    for (keys, att) in keys.chunks_exact(head_size).zip(att.chunks_mut(LANES)) {
+    for (keys, att) in keys.chunks_exact(head_size).zip(att) {
         let (keys, keys_tail) = keys.as_chunks::<LANES>();
         let mut l = [[0.0; LANES]; LANES]; // [dimension mod 8][position]
         for (q, keys) in q.iter().zip(keys) {
@@ -154,11 +162,7 @@ fn scores(q: &[f32], keys: &[[f32; LANES]], scale: f32, att: &mut [f32]) {
         }
         // sum_lanes, eight times at once
         let t = [add(l[0], l[4]), add(l[1], l[5]), add(l[2], l[6]), add(l[3], l[7])];
-        let sums = scaled(&add(add(t[0], t[2]), add(t[1], t[3])), scale);
-        match att.first_chunk_mut::<LANES>() {
-            Some(att) => *att = sums,
-            None => att.iter_mut().zip(sums).for_each(|(att, sum)| *att = sum),
-        }
+        *att = scaled(&add(add(t[0], t[2]), add(t[1], t[3])), scale);
     }
 }
 
@@ -181,7 +185,9 @@ fn scaled(a: &[f32; LANES], factor: f32) -> [f32; LANES] {
 
 /// `out[h] = Σ_t att[h][t] · values[t]` for `H` heads. Sequential over positions: the order is part of the contract.
 #[inline(always)]
-fn weigh<const H: usize>(att: [&[f32]; H], values: &[f32], head_size: usize, mut out: [&mut [f32]; H]) {
+fn weigh<const H: usize>(att: [&mut [f32]; H], heads: &Heads<'_>, mut out: [&mut [f32]; H]) {
+    let (values, head_size) = (heads.values, heads.head_size);
+    let att = att.map(|att| att.get(..heads.positions).unwrap_or(&[]));
     let mut first = 0;
     // As many dimensions at a time as sums fit in registers.
     while first + 16 <= head_size {
