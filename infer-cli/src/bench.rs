@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::Context;
 use infer_core::format::{Header, Version};
 use infer_core::{
-    Aligned, BOS, Config, Engine, Kernels, Model, Runner, State, WeightType, classify, forward, map_file,
+    Aligned, BOS, Config, Engine, Kernels, Model, Runner, Sampler, State, WeightType, classify, forward, map_file,
 };
 use serde::Serialize;
 
@@ -131,18 +131,15 @@ fn read_prompt(
 
 /// Seconds to generate `n` tokens from BOS, always the most likely one, and the hash of all their logits.
 fn generate(model: &Model<'_>, state: &mut State<'_>, engine: &Engine<'_>, n: usize) -> anyhow::Result<(f64, u64)> {
+    let mut sampler = Sampler::new(0.0, 0.0, 1)?;
     let (mut seconds, mut hash, mut token) = (0.0, FNV_START, BOS);
     for pos in 0..n {
         let start = Instant::now();
         forward(model, state, engine, &[token], pos)?;
         let logits = classify(model, state, engine, 0)?;
-        let best = logits
-            .iter()
-            .enumerate()
-            .fold((0, f32::NEG_INFINITY), |best, (i, &x)| if x > best.1 { (i as u32, x) } else { best });
+        token = sampler.sample(logits, &mut [])?; // temperature 0 leaves the logits as they are
         seconds += start.elapsed().as_secs_f64();
         hash = fnv(hash, logits);
-        token = best.0;
     }
     Ok((seconds, hash))
 }

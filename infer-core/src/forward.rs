@@ -6,7 +6,7 @@
 use crate::config::{Config, block_len};
 use crate::error::Error;
 use crate::kernels::{Heads, Kernels};
-use crate::math::{LANES, rope, sqrt};
+use crate::math::{LANES, check_finite, rope, sqrt};
 use crate::matrix::{Matrix, Q8Matrix};
 use crate::model::{Layer, Model};
 use crate::panel::SharedOut;
@@ -131,10 +131,8 @@ pub fn classify<'a>(
     let xb = state.xb.get_mut(..dim).ok_or(Error::NotReady)?; // x stays as it is for the other rows
     (engine.kernels.rmsnorm)(xb, x, model.rms_final());
     matmul(engine, xb, (state.xq, state.xs), [(model.wcls(), state.logits)]);
-    match state.logits.iter().position(|logit| !logit.is_finite()) {
-        Some(token) => Err(Error::NotFinite { token }),
-        None => Ok(state.logits),
-    }
+    check_finite(state.logits)?;
+    Ok(state.logits)
 }
 
 fn check_model(model: &Model<'_>, state: &State<'_>) -> Result<(), Error> {

@@ -4,6 +4,8 @@
 //! the order in which one AVX register, two NEON or SSE registers, or a plain loop can do it alike. Multiplications and
 //! additions are rounded one by one; nothing here may be contracted to a fused multiply-add.
 
+use crate::error::Error;
+
 /// Lanes of a sum.
 pub const LANES: usize = 8;
 
@@ -50,9 +52,19 @@ fn sum(x: &[f32]) -> f32 {
     sum_lanes(lanes)
 }
 
+/// # Errors
+/// [`Error::NotFinite`] with the first element that is NaN or infinite.
+pub(crate) fn check_finite(x: &[f32]) -> Result<(), Error> {
+    // Without an early exit, so that it vectorises.
+    if x.iter().fold(true, |finite, x| finite & x.is_finite()) {
+        return Ok(());
+    }
+    Err(Error::NotFinite { token: x.iter().position(|x| !x.is_finite()).unwrap_or(0) })
+}
+
 /// Largest element; NaN counts for nothing.
 #[inline(always)]
-fn max(x: &[f32]) -> f32 {
+pub(crate) fn max(x: &[f32]) -> f32 {
     // In lanes, as a plain fold does not vectorise.
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let (chunks, tail) = x.as_chunks::<LANES>();

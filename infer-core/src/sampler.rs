@@ -1,7 +1,7 @@
 //! From logits to a token, so that a seed tells the story that it tells in llama2.c.
 
 use crate::error::Error;
-use crate::math::softmax;
+use crate::math::{check_finite, max, softmax};
 
 /// Scratch of top-p sampling: one candidate.
 #[derive(Clone, Copy, Debug, Default)]
@@ -51,11 +51,10 @@ impl Sampler {
     /// Picks a token. The logits are overwritten with probabilities unless the temperature is 0.
     ///
     /// # Errors
-    /// [`Error::BufferTooSmall`] for scratch shorter than the logits where it is needed, [`Error::NotFinite`] for a NaN.
+    /// [`Error::BufferTooSmall`] for scratch shorter than the logits where it is needed, [`Error::NotFinite`] for a NaN or
+    /// an infinity.
     pub fn sample(&mut self, logits: &mut [f32], scratch: &mut [ProbIndex]) -> Result<u32, Error> {
-        if let Some(token) = logits.iter().position(|logit| logit.is_nan()) {
-            return Err(Error::NotFinite { token });
-        }
+        check_finite(logits)?;
         let (need, have) = (logits.len(), scratch.len());
         if self.needs_scratch() && have < need {
             return Err(Error::BufferTooSmall { buffer: "sampler scratch", need, have });
@@ -91,13 +90,8 @@ impl Sampler {
 
 /// The first of the largest.
 fn argmax(x: &[f32]) -> u32 {
-    let mut best = (0, f32::NEG_INFINITY);
-    for (i, &x) in x.iter().enumerate() {
-        if x > best.1 {
-            best = (i as u32, x);
-        }
-    }
-    best.0
+    let max = max(x); // in vectors; then the search mostly runs over numbers that do not matter
+    x.iter().position(|&x| x == max).unwrap_or(0) as u32
 }
 
 /// The first index whose cumulated probability exceeds the coin; the last one if rounding leaves none.

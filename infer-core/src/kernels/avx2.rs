@@ -271,9 +271,17 @@ macro_rules! matmul_q8 {
                     }
                 }
                 // SAFETY: element r · groups + g is the scale of group g of row r, below 8 · groups.
-                let ws = unsafe { _mm256_i32gather_ps::<4>(s.add(g), row_of_scales) };
+                let ws = unsafe {
+                    if groups == 1 { _mm256_loadu_ps(s) } else { _mm256_i32gather_ps::<4>(s.add(g), row_of_scales) }
+                };
                 let sums = _mm256_cvtepi32_ps(sum_i32(sums));
                 let contribution = _mm256_mul_ps(_mm256_mul_ps(sums, ws), _mm256_set1_ps(*xs));
+                if groups == 1 {
+                    // All other lanes are 0, and adding them changes nothing but -0 to 0.
+                    let sum = _mm256_add_ps(contribution, _mm256_setzero_ps());
+                    // SAFETY: out has eight numbers.
+                    return unsafe { _mm256_storeu_ps(out.as_mut_ptr(), sum) };
+                }
                 lanes[g % 8] = _mm256_add_ps(lanes[g % 8], contribution);
             }
             let t = [0, 1, 2, 3].map(|i| _mm256_add_ps(lanes[i], lanes[i + 4]));
