@@ -33,6 +33,11 @@ clippy() {
     cargo clippy --workspace --all-targets -- -D warnings
     cargo clippy -p infer-core -- -D warnings # without the features that the workspace turns on
     cargo clippy --manifest-path infer-core/fuzz/Cargo.toml --target-dir "$target_dir/fuzz-clippy" -- -D warnings
+    if has_target $chip; then
+        (cd firmware-example && cargo clippy --target-dir "$target_dir/bare" -- -D warnings)
+    else
+        echo "firmware-example not linted: clippy needs rustup's target $chip"
+    fi
 }
 
 test() {
@@ -108,16 +113,15 @@ fuzz() {
 }
 
 miri() {
-    local toolchain
-    for toolchain in "" +nightly; do
-        # shellcheck disable=SC2086 # empty for the default toolchain
-        if cargo $toolchain miri --version >/dev/null 2>&1; then
-            MIRIFLAGS=-Zmiri-disable-isolation \
-                cargo $toolchain miri test -p infer-core --target-dir "$target_dir/miri"
+    local cargo
+    for cargo in cargo "rustup run nightly cargo"; do
+        # shellcheck disable=SC2086 # several words
+        if $cargo miri --version >/dev/null 2>&1; then
+            MIRIFLAGS=-Zmiri-disable-isolation $cargo miri test -p infer-core --target-dir "$target_dir/miri"
             return
         fi
     done
-    echo "skipped: this toolchain has no Miri"
+    echo "skipped: neither the default toolchain nor nightly has Miri"
     return $skipped
 }
 
@@ -154,7 +158,7 @@ build_image() {
 cargo_bare() {
     local target=$1
     shift
-    if rustup target list --installed 2>/dev/null | grep -qx "$target"; then
+    if has_target "$target"; then
         cargo "$@" --target "$target" --target-dir "$target_dir/bare"
         return
     fi
@@ -164,6 +168,10 @@ cargo_bare() {
     linker=$(rustc --print sysroot)/lib/rustlib/$(host)/bin/rust-lld
     env RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 CARGO_TARGET_THUMBV7EM_NONE_EABIHF_LINKER="$linker" \
         cargo "$@" -Zbuild-std=core --target "$target" --target-dir "$target_dir/bare"
+}
+
+has_target() {
+    grep -qx "$1" <<<"$(rustup target list --installed 2>/dev/null)"
 }
 
 need_debian_rust() {

@@ -11,8 +11,6 @@ use infer_core::{
 pub const PROMPT: &str = "Once upon a time";
 pub const LIMITS: Limits = Limits { max_seq: 64, batch: 1, threads: 1, kv: KvType::F32 };
 pub const MAX_PROMPT_TOKENS: usize = Tokenizer::max_tokens(PROMPT.len());
-/// An error that this file finds itself: the state's limits leave no room for the prompt.
-const NO_ROOM: Error = Error::Batch { n_tokens: 0, batch: LIMITS.batch };
 
 /// The memory of a run, of at least the sizes in the plan and of `MAX_PROMPT_TOKENS`.
 pub struct Memory<'a> {
@@ -41,8 +39,8 @@ pub fn tell(
     let mut sampler = Sampler::new(1.0, 0.9, 1)?;
 
     let n = tokenizer.encode(prompt, true, memory.merge, memory.tokens)?;
-    let prompt = memory.tokens.get(..n).ok_or(NO_ROOM)?;
-    let mut token = *prompt.first().ok_or(NO_ROOM)?;
+    let prompt = memory.tokens.get(..n).unwrap_or(&[]);
+    let mut token = BOS; // as the prompt begins
     let mut hash = 0xcbf2_9ce4_8422_2325;
     for pos in 0..plan.limits.max_seq {
         forward(&model, &mut state, &engine, &[token], pos)?;

@@ -141,11 +141,11 @@ fn wait_for_round(shared: &Shared, i: usize, seen: usize) -> usize {
     }
 }
 
-/// Spins, and now and then lets others run: on a machine with fewer free cores than threads, the one that is waited for
-/// may not be running.
+/// Spins some microseconds, then lets others run: on a machine with fewer free cores than threads, the one that is waited
+/// for may not be running.
 fn relax(spins: &mut u32) {
     *spins = spins.wrapping_add(1);
-    if spins.is_multiple_of(4096) {
+    if *spins > 100 && spins.is_multiple_of(8) {
         thread::yield_now();
     } else {
         std::hint::spin_loop();

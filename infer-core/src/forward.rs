@@ -22,6 +22,15 @@ pub struct Engine<'r> {
     pub runner: &'r dyn Runner,
 }
 
+impl Engine<'_> {
+    /// Into how many tasks to cut a piece of work of so many multiplications.
+    fn tasks(&self, work: usize) -> usize {
+        // Microseconds: less costs more to hand to another thread than to do.
+        const TASK: usize = 1 << 15;
+        self.runner.threads().get().min(work / TASK).max(1)
+    }
+}
+
 impl Engine<'static> {
     /// The portable kernels on the calling thread.
     pub const fn scalar() -> Engine<'static> {
@@ -184,7 +193,7 @@ fn attend_heads(
     let piece = config.kv_mul() * head_size;
     let scratch = config.kv_mul() * cache.key_slots;
     // One part of the scratch per task, so there are at most as many tasks as parts.
-    let tasks = engine.runner.threads().get().min(att.len().checked_div(scratch).unwrap_or(0)).max(1);
+    let tasks = engine.tasks(q.len() * pos).min(att.len().checked_div(scratch).unwrap_or(0)).max(1);
     let scale = 1.0 / sqrt(head_size as f32);
     let out = SharedOut::new(out, out.len());
     let att = SharedOut::new(att, att.len());
@@ -249,10 +258,7 @@ fn matmul<const N: usize>(
     };
     let jobs = jobs.map(|(w, out)| (w, SharedOut::new(out, w.rows())));
     let total: usize = jobs.iter().map(|(w, _)| w.rows()).sum();
-    // Below so many weights a task costs more to hand over than to do.
-    const TASK: usize = 4096;
-    let work = total.saturating_mul(x.len()) / TASK;
-    let tasks = engine.runner.threads().get().min(work).max(1);
+    let tasks = engine.tasks(total.saturating_mul(x.len()));
     let rows_per_task = total.div_ceil(tasks).next_multiple_of(ROW_BLOCK);
     engine.runner.run(tasks, &|task| {
         let mut start = task * rows_per_task;
