@@ -189,7 +189,7 @@ fn attend_heads(
     att: &mut [f32], // (threads, kv_mul, key_slots)
     out: &mut [f32],
 ) {
-    let (head_size, n_kv_heads) = (config.head_size(), config.n_kv_heads.max(1));
+    let head_size = config.head_size();
     let piece = config.kv_mul() * head_size;
     let scratch = config.kv_mul() * cache.key_slots;
     // One part of the scratch per task, so there are at most as many tasks as parts.
@@ -201,8 +201,9 @@ fn attend_heads(
         #[allow(unsafe_code)]
         // SAFETY: tasks have different indices, so their parts of the scratch do not overlap.
         let mut att = unsafe { att.columns(task * scratch..(task + 1) * scratch) };
+        let n_kv_heads = config.n_kv_heads.max(1); // here, where the compiler needs to know
         // In turns, since later rows have more positions.
-        for (i, q) in q.chunks_exact(piece.max(1)).enumerate().skip(task).step_by(tasks) {
+        for (i, q) in q.chunks_exact(piece.max(1)).enumerate().skip(task).step_by(tasks.max(1)) {
             let (row, kv_head) = (i / n_kv_heads, i % n_kv_heads);
             let positions = pos + row + 1;
             #[allow(unsafe_code)]
