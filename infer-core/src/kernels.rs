@@ -9,6 +9,8 @@ use crate::panel::Panel;
 
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 mod avx2;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 pub(crate) mod scalar;
 
 /// A table of kernels for one instruction set.
@@ -75,6 +77,9 @@ impl Kernels {
 
     /// The best kernels known at compile time: for targets without run-time detection.
     pub const fn native() -> Kernels {
+        #[cfg(target_arch = "aarch64")]
+        return neon::NEON;
+        #[cfg(not(target_arch = "aarch64"))]
         Kernels::scalar()
     }
 
@@ -90,7 +95,7 @@ impl Kernels {
         #[cfg(target_arch = "x86_64")]
         let simd = [avx2::avx2(), avx2::avx_vnni()];
         #[cfg(not(target_arch = "x86_64"))]
-        let simd: [Option<Kernels>; 0] = [];
+        let simd = [cfg!(target_arch = "aarch64").then(Kernels::native)];
         core::iter::once(Kernels::scalar()).chain(simd.into_iter().flatten())
     }
 }

@@ -62,11 +62,14 @@ impl Sampler {
         if self.temperature == 0.0 {
             return Ok(argmax(logits));
         }
+        let coin = self.coin();
+        if !(max(logits) / self.temperature).is_finite() {
+            return Ok(argmax(logits)); // so cold that nothing else is left
+        }
         for logit in logits.iter_mut() {
             *logit /= self.temperature;
         }
         softmax(logits);
-        let coin = self.coin();
         Ok(if self.needs_scratch() { sample_topp(logits, self.topp, coin, scratch) } else { sample_all(logits, coin) })
     }
 

@@ -69,6 +69,16 @@ fn temperature_zero_draws_nothing() {
 }
 
 #[test]
+fn temperatures_near_zero_take_the_likeliest() {
+    for temperature in [f32::MIN_POSITIVE, 1e-45, 1e-30] {
+        for logits in [[1.0, 30.0, -5.0], [-30.0, -1.0, -7.0]] {
+            let mut sampler = Sampler::new(temperature, 0.9, 5).unwrap();
+            assert_eq!(sampler.sample(&mut logits.clone(), &mut [ProbIndex::default(); 3]), Ok(1), "{temperature:e}");
+        }
+    }
+}
+
+#[test]
 fn skip_keeps_step_with_sample() {
     for topp in [0.0, 0.9, 1.0] {
         let (mut a, mut b) = (Sampler::new(0.7, topp, 5).unwrap(), Sampler::new(0.7, topp, 5).unwrap());

@@ -1,0 +1,78 @@
+//! NEON kernels. Every 64-bit Arm machine has them, so they are chosen at compile time.
+//!
+//! Only the int8 product is written out: the compiler makes two registers of eight lanes by itself, and what it makes of
+//! the scalar f32 kernels leaves little to gain, but it does not find the widening multiplications of pairs.
+#![allow(unsafe_code)]
+
+use core::arch::aarch64::*;
+
+use super::{Kernels, scalar};
+use crate::matrix::Q8Matrix;
+use crate::panel::Panel;
+
+/// Rows of a block.
+const ROWS: usize = 4;
+/// Bytes of a register.
+const BYTES: usize = 16;
+
+pub(crate) const NEON: Kernels = Kernels { name: "neon", matmul_q8, ..Kernels::scalar() };
+
+fn matmul_q8(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
+    let (cols, group_size) = (w.cols, w.group_size);
+    let groups = cols.checked_div(group_size).unwrap_or(0);
+    if !group_size.is_multiple_of(BYTES) || groups == 0 {
+        return scalar::matmul_q8(w, x, xs, out);
+    }
+    let blocks = w.q.chunks(ROWS * cols).zip(w.s.chunks(ROWS * groups));
+    for (i, (q, s)) in blocks.enumerate() {
+        for (b, (x, xs)) in x.chunks_exact(cols).zip(xs.chunks_exact(groups)).enumerate() {
+            let Some(out) = out.row(b).get_mut(i * ROWS..) else { return };
+            match out.first_chunk_mut::<ROWS>() {
+                Some(out) if q.len() == ROWS * cols && s.len() == ROWS * groups => {
+                    // SAFETY: four rows of cols weights and of groups scales, one row of each for x; and NEON is there.
+                    unsafe { dot_rows_q8(q.as_ptr(), s.as_ptr(), x, xs, group_size, out) }
+                }
+                _ => {
+                    let rows = q.chunks_exact(cols).zip(s.chunks_exact(groups)).zip(out);
+                    rows.for_each(|((q, s), out)| *out = scalar::dot_q8(q, s, x, xs, group_size));
+                }
+            }
+        }
+    }
+}
+
+/// # Safety
+/// `q` points to `4 · x.len()` weights, `s` to `4 · xs.len()` scales, and x has `xs.len()` groups, whose size is a multiple
+/// of 16.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn dot_rows_q8(q: *const i8, s: *const f32, x: &[i8], xs: &[f32], group_size: usize, out: &mut [f32; ROWS]) {
+    let (cols, groups) = (x.len(), xs.len());
+    let mut lanes = [vdupq_n_f32(0.0); 8]; // [group mod 8], each of four rows
+    for (g, (x, xs)) in x.chunks_exact(group_size).zip(xs).enumerate() {
+        let mut sums = [vdupq_n_s32(0); ROWS];
+        for (i, x) in x.chunks_exact(BYTES).enumerate() {
+            // SAFETY: 16 bytes of x, and 16 of each row at the same place.
+            unsafe {
+                let x = vld1q_s8(x.as_ptr());
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let w = vld1q_s8(q.add(r * cols + g * group_size + i * BYTES));
+                    // Two products in 16 bits: |x| <= 127 and |w| <= 128 give at most 32,512.
+                    let pairs = vmlal_high_s8(vmull_s8(vget_low_s8(w), vget_low_s8(x)), w, x);
+                    *sums = vpadalq_s16(*sums, pairs);
+                }
+            }
+        }
+        let sums = vpaddq_s32(vpaddq_s32(sums[0], sums[1]), vpaddq_s32(sums[2], sums[3]));
+        // SAFETY: element r · groups + g is the scale of group g of row r, below 4 · groups.
+        let ws = unsafe { [0, 1, 2, 3].map(|r| *s.add(r * groups + g)) };
+        // SAFETY: four numbers.
+        let ws = unsafe { vld1q_f32(ws.as_ptr()) };
+        let contribution = vmulq_n_f32(vmulq_f32(vcvtq_f32_s32(sums), ws), *xs);
+        lanes[g % 8] = vaddq_f32(lanes[g % 8], contribution);
+    }
+    let t = [0, 1, 2, 3].map(|i| vaddq_f32(lanes[i], lanes[i + 4]));
+    let sum = vaddq_f32(vaddq_f32(t[0], t[2]), vaddq_f32(t[1], t[3]));
+    // SAFETY: out has four numbers.
+    unsafe { vst1q_f32(out.as_mut_ptr(), sum) }
+}
