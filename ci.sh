@@ -58,7 +58,15 @@ nostd() {
 
 panics() {
     need arm-none-eabi-nm binutils-arm-none-eabi
-    build_image
+    local level
+    for level in s 3; do # as firmware is built for size, and for speed; 3 last, for the step firmware
+        CARGO_PROFILE_RELEASE_OPT_LEVEL=$level build_image
+        echo "opt-level $level:"
+        check_symbols
+    done
+}
+
+check_symbols() {
     local symbols offenders
     symbols=$(arm-none-eabi-nm --demangle "$image")
     # A stripped image, or one with the library optimised away, would pass for the wrong reason.

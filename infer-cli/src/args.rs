@@ -23,7 +23,7 @@ pub struct Args {
     #[command(flatten)]
     pub generate: GenerateArgs,
 
-    /// llama2.c's older form: infer-cli MODEL.bin [T] [N] [TEXT]
+    /// llama2.c's older form: `infer-cli MODEL.bin [T] [N] [TEXT]`
     #[arg(value_name = "T", value_parser = temperature, conflicts_with = "temperature", hide = true)]
     positional_temperature: Option<f32>,
     #[arg(value_name = "N", value_parser = steps, conflicts_with = "steps", hide = true)]

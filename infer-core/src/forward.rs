@@ -7,7 +7,7 @@ use crate::config::{Config, block_len};
 use crate::error::Error;
 use crate::kernels::{Heads, Kernels};
 use crate::math::{LANES, check_finite, rope, sqrt};
-use crate::matrix::{Matrix, Q8Matrix};
+use crate::matrix::{Matrix, Q8Matrix, rows_of, rows_of_mut};
 use crate::model::{Layer, Model};
 use crate::panel::SharedOut;
 use crate::runner::{Runner, Serial};
@@ -82,7 +82,7 @@ pub fn begin(model: &Model<'_>, state: &mut State<'_>, tokens: &[u32], pos: usiz
         return Err(Error::Token { token, vocab_size });
     }
 
-    for (x, &token) in state.x.chunks_exact_mut(dim.max(1)).zip(tokens) {
+    for (x, &token) in rows_of_mut(state.x, dim).zip(tokens) {
         let error = Error::Token { token, vocab_size };
         model.tok_emb().copy_row(token as usize, x).ok_or(error)?;
     }
@@ -160,10 +160,10 @@ fn attention(config: &Config, layer: &Layer<'_>, state: &mut State<'_>, engine: 
 
     rmsnorm_rows(engine, xb, x, layer.rms_att);
     matmul(engine, xb, (state.xq, state.xs), [(layer.wq, &mut *q), (layer.wk, &mut *k), (layer.wv, &mut *v)]);
-    for (q, cos_sin) in q.chunks_exact_mut(dim.max(1)).zip(state.rope.chunks_exact(head_size.max(1))) {
+    for (q, cos_sin) in rows_of_mut(q, dim).zip(rows_of(state.rope, head_size)) {
         rope(q, cos_sin);
     }
-    for (k, cos_sin) in k.chunks_exact_mut(kv_dim.max(1)).zip(state.rope.chunks_exact(head_size.max(1))) {
+    for (k, cos_sin) in rows_of_mut(k, kv_dim).zip(rows_of(state.rope, head_size)) {
         rope(k, cos_sin);
     }
 
@@ -320,10 +320,10 @@ impl Cache {
     fn store(&self, keys: &mut [f32], values: &mut [f32], k: &[f32], v: &[f32], pos: usize) {
         let head_size = self.head_size.max(1);
         let kv_dim = (self.n_kv_heads * head_size).max(1);
-        for (pos, (k, v)) in (pos..).zip(k.chunks_exact(kv_dim).zip(v.chunks_exact(kv_dim))) {
+        for (pos, (k, v)) in (pos..).zip(rows_of(k, kv_dim).zip(rows_of(v, kv_dim))) {
             let (block, lane) = (pos / LANES, pos % LANES);
-            let heads = keys.chunks_exact_mut((self.key_slots * head_size).max(1));
-            for (keys, k) in heads.zip(k.chunks_exact(head_size)) {
+            let heads = rows_of_mut(keys, self.key_slots * head_size);
+            for (keys, k) in heads.zip(rows_of(k, head_size)) {
                 let slots = keys.as_chunks_mut::<LANES>().0.iter_mut().skip(block * head_size);
                 for (slot, k) in slots.zip(k) {
                     if let Some(slot) = slot.get_mut(lane) {
@@ -331,8 +331,8 @@ impl Cache {
                     }
                 }
             }
-            let heads = values.chunks_exact_mut((self.max_seq * head_size).max(1));
-            for (values, v) in heads.zip(v.chunks_exact(head_size)) {
+            let heads = rows_of_mut(values, self.max_seq * head_size);
+            for (values, v) in heads.zip(rows_of(v, head_size)) {
                 if let Some(slot) = values.chunks_exact_mut(head_size).nth(pos) {
                     slot.iter_mut().zip(v).for_each(|(slot, v)| *slot = *v);
                 }
@@ -343,7 +343,7 @@ impl Cache {
 
 fn rmsnorm_rows(engine: &Engine<'_>, out: &mut [f32], x: &[f32], weight: &[f32]) {
     let dim = weight.len().max(1);
-    for (out, x) in out.chunks_exact_mut(dim).zip(x.chunks_exact(dim)) {
+    for (out, x) in rows_of_mut(out, dim).zip(rows_of(x, dim)) {
         (engine.kernels.rmsnorm)(out, x, weight);
     }
 }

@@ -103,6 +103,23 @@ impl<'m> Matrix<'m> {
     }
 }
 
+/// The rows of a (n, width) matrix; none if the width is 0.
+///
+/// `zip` asks `chunks_exact` for its length, a division by a width that the compiler does not always see to be positive:
+/// built for size, that leaves a panic. Here is no division. (Not for short rows in an inner loop: it is slower there.)
+pub(crate) fn rows_of<T>(mut matrix: &[T], width: usize) -> impl Iterator<Item = &[T]> {
+    core::iter::from_fn(move || {
+        let (row, rest) = matrix.split_at_checked(width)?;
+        matrix = rest;
+        (width > 0).then_some(row)
+    })
+}
+
+/// [`rows_of`], mutable.
+pub(crate) fn rows_of_mut<T>(mut matrix: &mut [T], width: usize) -> impl Iterator<Item = &mut [T]> {
+    core::iter::from_fn(move || matrix.split_off_mut(..width).filter(|_| width > 0))
+}
+
 /// Bytes as f32, or `None` if they are misaligned or no multiple of four.
 pub(crate) fn f32_slice(bytes: &[u8]) -> Option<&[f32]> {
     bytemuck::try_cast_slice(bytes).ok()

@@ -140,7 +140,7 @@ impl<'t> Tokenizer<'t> {
             Some(last) => {
                 (last.offset as usize).saturating_add(ENTRY_HEADER + piece_at(bytes, last.offset as usize).len())
             }
-            None => FILE_HEADER,
+            None => FILE_HEADER.min(bytes.len()),
         };
         Tokenizer { bytes, index, byte_tokens, splits, file_bytes }
     }

@@ -4,7 +4,7 @@
 use super::Heads;
 use crate::config::block_len;
 use crate::math::{LANES, ROUND, dot, softmax, sum_lanes};
-use crate::matrix::Q8Matrix;
+use crate::matrix::{Q8Matrix, rows_of};
 use crate::panel::Panel;
 
 /// Rows that share each load of x. Four rows of eight lanes are eight SSE registers, and half of NEON's.
@@ -61,8 +61,8 @@ fn dot_rows([a, b, c, d]: [&[f32]; ROWS], x: &[f32]) -> [f32; ROWS] {
 pub(crate) fn matmul_q8(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
     let (cols, group_size) = (w.cols.max(1), w.group_size.max(1));
     let groups = (cols / group_size).max(1);
-    for (r, (q, s)) in w.q.chunks_exact(cols).zip(w.s.chunks_exact(groups)).enumerate() {
-        for (b, (x, xs)) in x.chunks_exact(cols).zip(xs.chunks_exact(groups)).enumerate() {
+    for (r, (q, s)) in rows_of(w.q, cols).zip(rows_of(w.s, groups)).enumerate() {
+        for (b, (x, xs)) in rows_of(x, cols).zip(rows_of(xs, groups)).enumerate() {
             if let Some(out) = out.row(b).get_mut(r) {
                 *out = dot_q8(q, s, x, xs, group_size);
             }
