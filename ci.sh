@@ -5,7 +5,7 @@
 #   clippy    lints, warnings are errors
 #   test      unit, integration and documentation tests
 #   docs      documentation, warnings are errors
-#   nostd     the library for three bare-metal targets
+#   nostd     the library for bare-metal targets, NEON among them
 #   panics    the firmware image has no symbol of panics, allocation or formatting
 #   firmware  the firmware image runs in QEMU and computes the host's logits
 #   asan      the library's tests under the address sanitizer
@@ -50,7 +50,7 @@ docs() {
 
 nostd() {
     local target
-    for target in $chip thumbv8m.main-none-eabihf riscv32imac-unknown-none-elf; do
+    for target in $chip thumbv8m.main-none-eabihf riscv32imac-unknown-none-elf aarch64-unknown-none; do
         echo "infer-core for $target"
         cargo_bare "$target" build --release -p infer-core
     done
@@ -98,7 +98,7 @@ firmware() {
     build_image
     local output
     output=$(timeout 60 qemu-system-arm -M mps2-an386 -nographic -monitor none -serial stdio -semihosting \
-        -kernel "$image" </dev/null) || { echo "$output"; echo "QEMU: exit status $?" >&2; return 1; }
+        -kernel "$image" </dev/null) || { local status=$?; echo "$output"; echo "QEMU: exit status $status" >&2; return 1; }
     echo "$output"
     [ "$(tail -n 1 <<<"$output")" = "firmware-example: passed" ]
 }

@@ -47,7 +47,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// Random weights of a size that keeps activations near 1, so that the logits differ and every layer matters.
 fn model_file(header: Header) -> Result<Vec<u8>, infer_core::Error> {
     let layout = header.layout()?;
-    let mut file = header.to_bytes()?[..header.len()].to_vec();
+    let mut file = header.to_bytes()?[..header.size()].to_vec();
     let mut random = Random(1);
     for tensor in layout.iter() {
         let n = tensor.rows * tensor.cols;

@@ -4,8 +4,8 @@
 //! equal bits of every logit.
 
 use infer_core::{
-    BOS, Engine, Error, HotBuffers, KvBuffers, KvType, Limits, MergeSlot, Model, Plan, ProbIndex, Sampler, State,
-    Tokenizer, classify, forward,
+    BOS, Engine, Error, HASH_START, HotBuffers, KvBuffers, KvType, Limits, MergeSlot, Model, Plan, ProbIndex, Sampler,
+    State, Tokenizer, classify, forward, hash_logits,
 };
 
 pub const PROMPT: &str = "Once upon a time";
@@ -23,7 +23,7 @@ pub struct Memory<'a> {
 }
 
 /// Continues `prompt` up to the last position, or until the model ends the sequence. The text goes to `write`, piece by
-/// piece. Returns FNV-1a 64 over the bits of all logits.
+/// piece. Returns the hash of all logits.
 pub fn tell(
     model: &[u8],
     plan: &Plan,
@@ -41,11 +41,11 @@ pub fn tell(
     let n = tokenizer.encode(prompt, true, memory.merge, memory.tokens)?;
     let prompt = memory.tokens.get(..n).unwrap_or(&[]);
     let mut token = BOS; // as the prompt begins
-    let mut hash = 0xcbf2_9ce4_8422_2325;
+    let mut hash = HASH_START;
     for pos in 0..plan.limits.max_seq {
         forward(&model, &mut state, &engine, &[token], pos)?;
         let logits = classify(&model, &mut state, &engine, 0)?;
-        hash = logits.iter().flat_map(|logit| logit.to_le_bytes()).fold(hash, fnv1a);
+        hash = hash_logits(hash, logits);
         let next = match prompt.get(pos + 1) {
             Some(next) => *next,
             None => sampler.sample(logits, memory.candidates)?,
@@ -57,8 +57,4 @@ pub fn tell(
         token = next;
     }
     Ok(hash)
-}
-
-fn fnv1a(hash: u64, byte: u8) -> u64 {
-    (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
 }

@@ -16,7 +16,7 @@ pub struct Args {
     #[command(subcommand)]
     pub command: Option<Command>,
 
-    /// Model file, version 0 or 1 of llama2.c
+    /// Model file, version 0, 1 or 2 of llama2.c
     #[arg(value_name = "MODEL.bin")]
     pub model: Option<PathBuf>,
 
@@ -116,7 +116,7 @@ pub enum Command {
         window: Option<usize>,
         /// Read only so many windows
         #[arg(long, value_name = "N")]
-        windows: Option<usize>,
+        windows: Option<NonZeroUsize>,
         /// Threads [default: the physical cores]
         #[arg(long, value_name = "N")]
         threads: Option<NonZeroUsize>,

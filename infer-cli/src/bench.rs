@@ -4,9 +4,11 @@ use std::io::{self, Write};
 use std::time::Instant;
 
 use anyhow::Context;
+use clap::ValueEnum;
 use infer_core::format::{Header, Version};
 use infer_core::{
-    Aligned, BOS, Config, Engine, Kernels, Model, Runner, Sampler, State, WeightType, classify, forward, map_file,
+    Aligned, BOS, Config, Engine, HASH_START, Kernels, Model, Runner, Sampler, State, WeightType, classify, forward,
+    hash_logits, map_file,
 };
 use serde::Serialize;
 
@@ -46,14 +48,19 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
         }
         None => {
             random = random_model(args.shape, args.weights)?;
-            (format!("random {:?}", args.shape).replace("S", ""), as_bytes(&random))
+            (
+                format!(
+                    "random {}",
+                    args.shape.to_possible_value().map_or(String::new(), |name| name.get_name().into())
+                ),
+                as_bytes(&random),
+            )
         }
     };
     let report = measure(args, name, bytes)?;
     let mut out = io::stdout().lock();
     if args.json {
-        serde_json::to_writer(&mut out, &report)?;
-        writeln!(out)?;
+        writeln!(out, "{}", serde_json::to_string(&report)?)?;
     } else {
         print_table(&mut out, &report)?;
     }
@@ -80,8 +87,9 @@ fn measure(args: &BenchArgs, name: String, bytes: &[u8]) -> anyhow::Result<Repor
 
     let (mut prefill, mut decode, mut hash) = (Vec::new(), Vec::new(), 0);
     for _ in 0..args.repeat.get() {
-        prefill.push(tokens as f64 / read_prompt(&model, &mut state, &engine, &prompt, batch)?);
-        let (seconds, logits_hash) = generate(&model, &mut state, &engine, tokens)?;
+        let (seconds, prompt_hash) = read_prompt(&model, &mut state, &engine, &prompt, batch)?;
+        prefill.push(tokens as f64 / seconds);
+        let (seconds, logits_hash) = generate(&model, &mut state, &engine, tokens, prompt_hash)?;
         decode.push(tokens as f64 / seconds);
         hash = logits_hash;
     }
@@ -113,45 +121,41 @@ fn measure(args: &BenchArgs, name: String, bytes: &[u8]) -> anyhow::Result<Repor
     })
 }
 
-/// Seconds to read the prompt, in batches, up to the logits of its last token.
+/// Seconds to read the prompt, in batches, up to the logits of its last token, and their hash.
 fn read_prompt(
     model: &Model<'_>,
     state: &mut State<'_>,
     engine: &Engine<'_>,
     prompt: &[u32],
     batch: usize,
-) -> anyhow::Result<f64> {
+) -> anyhow::Result<(f64, u64)> {
     let start = Instant::now();
     for (i, tokens) in prompt.chunks(batch).enumerate() {
         forward(model, state, engine, tokens, i * batch)?;
     }
-    classify(model, state, engine, (prompt.len() - 1) % batch)?;
-    Ok(start.elapsed().as_secs_f64())
+    let logits = classify(model, state, engine, (prompt.len() - 1) % batch)?;
+    Ok((start.elapsed().as_secs_f64(), hash_logits(HASH_START, logits)))
 }
 
-/// Seconds to generate `n` tokens from BOS, always the most likely one, and the hash of all their logits.
-fn generate(model: &Model<'_>, state: &mut State<'_>, engine: &Engine<'_>, n: usize) -> anyhow::Result<(f64, u64)> {
+/// Seconds to generate `n` tokens from BOS, always the most likely one, and `hash` continued over all their logits.
+fn generate(
+    model: &Model<'_>,
+    state: &mut State<'_>,
+    engine: &Engine<'_>,
+    n: usize,
+    mut hash: u64,
+) -> anyhow::Result<(f64, u64)> {
     let mut sampler = Sampler::new(0.0, 0.0, 1)?;
-    let (mut seconds, mut hash, mut token) = (0.0, FNV_START, BOS);
+    let (mut seconds, mut token) = (0.0, BOS);
     for pos in 0..n {
         let start = Instant::now();
         forward(model, state, engine, &[token], pos)?;
         let logits = classify(model, state, engine, 0)?;
         token = sampler.sample(logits, &mut [])?; // temperature 0 leaves the logits as they are
         seconds += start.elapsed().as_secs_f64();
-        hash = fnv(hash, logits);
+        hash = hash_logits(hash, logits);
     }
     Ok((seconds, hash))
-}
-
-const FNV_START: u64 = 0xcbf2_9ce4_8422_2325;
-
-/// FNV-1a over the little-endian bits of the logits.
-fn fnv(hash: u64, logits: &[f32]) -> u64 {
-    logits
-        .iter()
-        .flat_map(|x| x.to_le_bytes())
-        .fold(hash, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }
 
 fn choose_kernels(name: Option<&str>) -> anyhow::Result<Kernels> {
@@ -210,9 +214,13 @@ fn random_model(shape: Shape, weights: Weights) -> anyhow::Result<Vec<Aligned<[u
         Weights::Int8 => Header { version: Version::V2, config: config.quantized()? },
     };
     let layout = header.layout()?;
-    let mut file = vec![Aligned([0; 64]); (layout.file_bytes as usize).div_ceil(64)];
+    let blocks = usize::try_from(layout.file_bytes.div_ceil(64))?;
+    Vec::<Aligned<[u8; 64]>>::new()
+        .try_reserve_exact(blocks)
+        .with_context(|| format!("random weights of {} bytes: take a smaller --shape", layout.file_bytes))?;
+    let mut file = vec![Aligned([0; 64]); blocks];
     let bytes = as_bytes_mut(&mut file);
-    bytes[..header.len()].copy_from_slice(&header.to_bytes()?[..header.len()]);
+    bytes[..header.size()].copy_from_slice(&header.to_bytes()?[..header.size()]);
     let mut random = 0x9e37_79b9_7f4a_7c15u64;
     for tensor in layout.iter() {
         let (n, stride) = (tensor.rows * tensor.cols, tensor.stride as usize);

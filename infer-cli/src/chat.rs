@@ -1,14 +1,12 @@
 //! Talks in turns, in the prompt format of Llama 2 Chat.
 
-use std::io::{self, BufRead, StdoutLock};
+use std::io::{self, BufRead, StdoutLock, Write};
 
 use infer_core::{EOS, Runner, Tokenizer};
 
 use crate::args::GenerateArgs;
-use crate::session::{Buffers, ModelFiles, Session, Usage, budget, encode, start_pool};
+use crate::session::{BATCH, Buffers, ModelFiles, Session, Usage, budget, encode, start_pool};
 use crate::text::TextOut;
-
-const BATCH: usize = 32;
 
 pub fn run(files: &ModelFiles, args: &GenerateArgs) -> anyhow::Result<()> {
     let tokenizer = files.tokenizer()?;
@@ -38,12 +36,17 @@ pub fn run(files: &ModelFiles, args: &GenerateArgs) -> anyhow::Result<()> {
         let room = steps - session.pos();
         if prompt.len() > room {
             let n = prompt.len();
-            return Err(Usage(format!(
+            let problem = format!(
                 "the message has {n} tokens and {room} of {steps} positions are left: shorten it, or raise -n (the \
                  model has {})",
                 config.seq_len
-            ))
-            .into());
+            );
+            if session.pos() == 0 {
+                return Err(Usage(problem).into());
+            }
+            // The conversation so far is not lost: a shorter message may fit.
+            writeln!(io::stderr(), "\n{problem}")?;
+            continue;
         }
         out.say("Assistant: ")?;
         answer(&mut session, &tokenizer, &prompt, steps, &mut out)?;

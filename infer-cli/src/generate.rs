@@ -6,11 +6,8 @@ use std::time::Instant;
 use infer_core::{BOS, Runner};
 
 use crate::args::GenerateArgs;
-use crate::session::{Buffers, ModelFiles, Session, Usage, budget, encode, start_pool};
+use crate::session::{BATCH, Buffers, ModelFiles, Session, Usage, budget, encode, start_pool};
 use crate::text::TextOut;
-
-/// Prompts are read this many tokens at a time, so that the weights are read once for all of them.
-const BATCH: usize = 32;
 
 pub fn run(files: &ModelFiles, args: &GenerateArgs) -> anyhow::Result<()> {
     let tokenizer = files.tokenizer()?;

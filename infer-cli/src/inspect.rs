@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use infer_core::format::{Header, Version};
-use infer_core::{Error, KvType, Limits, Model, Plan, WeightType, map_file};
+use infer_core::{Error, KvType, Limits, Plan, WeightType, map_file};
 
 use crate::session::Usage;
 
@@ -26,14 +26,15 @@ pub fn run(path: &Path, max_seq: Option<usize>) -> anyhow::Result<()> {
         writeln!(out, "{:<14} {:>40} (ignored)", "after the end", have - need)?;
     }
 
+    if let Some(n) = max_seq
+        && (n == 0 || n > header.config.seq_len)
+    {
+        return Err(Usage(format!("--max-seq {n}: give 1 to {}, the model's seq_len", header.config.seq_len)).into());
+    }
     let max_seq = max_seq.unwrap_or(header.config.seq_len);
     let limits = Limits { max_seq, batch: 1, threads: 1, kv: KvType::F32 };
-    let plan = header.config.plan(limits).map_err(|e| Usage(format!("--max-seq {max_seq}: {e}")))?;
-    print_plan(&mut out, &plan)?;
-    if let Err(e) = Model::from_bytes(&bytes) {
-        writeln!(out, "\nnote: {e}")?;
-    }
-    Ok(())
+    let plan = header.config.plan(limits).with_context(in_file)?;
+    Ok(print_plan(&mut out, &plan)?)
 }
 
 fn print_header(out: &mut impl Write, header: &Header, file_bytes: usize) -> io::Result<()> {

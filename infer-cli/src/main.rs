@@ -13,7 +13,7 @@ mod session;
 mod text;
 mod tokenize;
 
-use std::io;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use args::{Args, Command, Mode};
@@ -24,16 +24,17 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(code) => return code,
     };
-    // The next shell prompt starts on a line of its own. Nothing here needs to be saved or undone.
+    // The next shell prompt starts on a line of its own, and no half file stays behind.
     let _ = ctrlc::set_handler(|| {
-        eprintln!();
+        quantize::remove_unfinished();
+        let _ = writeln!(io::stderr());
         std::process::exit(130);
     });
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) if is_broken_pipe(&e) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("error: {e:#}");
+            let _ = writeln!(io::stderr(), "error: {e:#}"); // nowhere else to report to
             ExitCode::from(if e.is::<Usage>() { 2 } else { 1 })
         }
     }

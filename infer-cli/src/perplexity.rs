@@ -8,9 +8,8 @@ use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use infer_core::{BOS, Engine, Kernels, Runner, Tokenizer, classify, forward, map_file};
 
-use crate::session::{Buffers, ModelFiles, Usage, encode, start_pool};
+use crate::session::{BATCH, Buffers, ModelFiles, Usage, encode, start_pool};
 
-const BATCH: usize = 32;
 /// What separates the stories of a text.
 const SEPARATOR: &str = "<|endoftext|>";
 
@@ -18,7 +17,7 @@ pub fn run(
     files: &ModelFiles,
     path: &Path,
     window: Option<usize>,
-    windows: Option<usize>,
+    windows: Option<NonZeroUsize>,
     threads: Option<NonZeroUsize>,
 ) -> anyhow::Result<()> {
     let model = files.model()?;
@@ -31,7 +30,7 @@ pub fn run(
     let tokenizer = tokenizer.get();
     let ids = read_stream(&tokenizer, path)?;
     let most = ids.len().saturating_sub(1) / window;
-    let windows = windows.unwrap_or(most).min(most);
+    let windows = windows.map_or(most, |n| n.get().min(most));
     if windows == 0 {
         let n = ids.len();
         return Err(Usage(format!(

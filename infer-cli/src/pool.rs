@@ -5,8 +5,8 @@
 #![allow(unsafe_code)]
 
 use std::num::NonZeroUsize;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,8 @@ const SPIN: Duration = Duration::from_micros(500);
 /// A fixed number of threads, the calling one included.
 pub struct Pool {
     shared: Arc<Shared>,
+    /// Held during a round: there is one job at a time.
+    busy: Mutex<()>,
     workers: Vec<Worker>,
 }
 
@@ -53,7 +55,8 @@ impl Pool {
     pub fn new(threads: NonZeroUsize) -> std::io::Result<Pool> {
         let n = threads.get() - 1;
         let asleep = (0..n).map(|_| Padded::default()).collect();
-        let mut pool = Pool { shared: Arc::new(Shared { asleep, ..Shared::default() }), workers: Vec::new() };
+        let shared = Arc::new(Shared { asleep, ..Shared::default() });
+        let mut pool = Pool { shared, busy: Mutex::new(()), workers: Vec::new() };
         for i in 0..n {
             let shared = Arc::clone(&pool.shared);
             let handle = thread::Builder::new().name(format!("infer-{i}")).spawn(move || work(&shared, i, n + 1))?;
@@ -84,7 +87,9 @@ unsafe impl Runner for Pool {
     }
 
     fn run(&self, n: usize, task: &(dyn Fn(usize) + Sync)) {
-        if n <= 1 || self.workers.is_empty() {
+        // A call from another thread, or from within a task, does its own work.
+        let alone = self.busy.try_lock();
+        if n <= 1 || self.workers.is_empty() || alone.is_err() {
             return (0..n).for_each(task);
         }
         // Were a task to panic, unwinding would free what the workers still use.
@@ -196,6 +201,50 @@ mod tests {
                 assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1), "{threads} threads, {n} tasks");
             }
         }
+    }
+
+    #[test]
+    fn logits_do_not_depend_on_the_pool() {
+        use ::tests::Run;
+        use ::tests::random::{RandomModel, config};
+        use infer_core::format::Version;
+        use infer_core::{Config, Engine, Kernels, WeightType};
+
+        let f32_ = config(256, 512, 2, 4, 2);
+        let int8 = Config { weights: WeightType::Q8 { group_size: 64 }, ..f32_ };
+        for (version, config) in [(Version::V1, f32_), (Version::V2, int8)] {
+            let file = RandomModel::new(config, 1).to_file(version);
+            let tokens: Vec<u32> = (0..40).collect();
+            let want = Run::new(file.bytes(), 1).logits(&tokens).unwrap();
+            for threads in [1, 2, 3] {
+                let pool = Pool::new(NonZeroUsize::new(threads).unwrap()).unwrap();
+                for (kernels, batch) in Kernels::all().flat_map(|kernels| [(kernels, 1), (kernels, 32)]) {
+                    let engine = Engine { kernels, runner: &pool };
+                    let got = Run::with_engine(file.bytes(), batch, threads, engine).logits(&tokens).unwrap();
+                    assert_eq!(got, want, "{}, {threads} threads, batch {batch}", kernels.name);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nested_and_concurrent_rounds_do_their_own_work() {
+        let pool = Pool::new(NonZeroUsize::new(3).unwrap()).unwrap();
+        let sum = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        pool.run(4, &|_| {
+                            pool.run(5, &|i| {
+                                sum.fetch_add(i, Ordering::Relaxed);
+                            });
+                        });
+                    }
+                });
+            }
+        });
+        assert_eq!(sum.into_inner(), 2 * 200 * 4 * 10);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Rewrites a model in int8, of any size: input pages are mapped and forgotten, output is streamed.
 
-use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use anyhow::{Context, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -24,21 +25,24 @@ pub fn run(input: &Path, output: &Path) -> anyhow::Result<()> {
 
     // Under the final name there is the whole file or nothing: a temporary file beside it is renamed at the end.
     let out_file = || format!("output {}", output.display());
-    if output.is_dir() {
-        return Err(Usage(format!("{} is a folder: name the file to be written", out_file())).into());
+    if output.metadata().is_ok_and(|there| !there.is_file()) {
+        return Err(
+            Usage(format!("{} is there and not a regular file: name the file to be written", out_file())).into()
+        );
     }
     let folder = match output.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    let mut temporary = tempfile::Builder::new()
-        .prefix(".quantize-")
-        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-        .tempfile_in(folder)
-        .with_context(out_file)?;
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".quantize-");
+    #[cfg(unix)] // as any new file, not only for its owner
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
+    let mut temporary = builder.tempfile_in(folder).with_context(out_file)?;
+    remember_unfinished(Some(temporary.path().to_path_buf()));
     let mut out = BufWriter::with_capacity(1 << 16, temporary.as_file_mut());
     let header = target.to_bytes().with_context(in_file)?;
-    out.write_all(&header[..target.len()]).with_context(out_file)?;
+    out.write_all(&header[..target.size()]).with_context(out_file)?;
     let targets = target.layout().with_context(in_file)?;
     let progress = ProgressBar::new(targets.file_bytes);
     progress.set_style(ProgressStyle::with_template("{bar:40} {bytes} of {total_bytes}, {eta} left")?);
@@ -55,10 +59,27 @@ pub fn run(input: &Path, output: &Path) -> anyhow::Result<()> {
     drop(out);
     temporary.as_file().sync_all().with_context(out_file)?;
     temporary.persist(output).with_context(out_file)?;
+    remember_unfinished(None);
     progress.finish_and_clear();
     let WeightType::Q8 { group_size } = config.weights else { unreachable!("quantized() gives Q8") };
-    eprintln!("{}: {} bytes, int8 in groups of {group_size}", output.display(), targets.file_bytes);
+    writeln!(io::stderr(), "{}: {} bytes, int8 in groups of {group_size}", output.display(), targets.file_bytes)?;
     Ok(())
+}
+
+/// The file that an interruption should remove.
+static UNFINISHED: Mutex<Option<PathBuf>> = Mutex::new(None);
+
+fn remember_unfinished(path: Option<PathBuf>) {
+    if let Ok(mut unfinished) = UNFINISHED.lock() {
+        *unfinished = path;
+    }
+}
+
+/// Removes the temporary file of a run that is being interrupted.
+pub fn remove_unfinished() {
+    if let Ok(Some(path)) = UNFINISHED.lock().as_deref() {
+        let _ = std::fs::remove_file(path); // nothing left to do if that fails
+    }
 }
 
 /// The weights of one layer of a tensor, read from the file as f32 one by one: groups may cross rows, and scales need

@@ -1,6 +1,7 @@
 //! Opened files, and the memory of one conversation with a model.
 
 use std::fmt;
+use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -13,6 +14,9 @@ use infer_core::{
 
 use crate::args::GenerateArgs;
 use crate::pool::{Pool, default_threads};
+
+/// Prompts are read this many tokens at a time, so that the weights are read once for all of them.
+pub const BATCH: usize = 32;
 
 /// A mistake on the command line, as opposed to one in a file: exit code 2.
 #[derive(Debug)]
@@ -58,12 +62,13 @@ impl ModelFiles {
             .with_context(|| format!("tokenizer {}", self.tokenizer_path.display()))?;
         let spare = self.tokenizer.len() - tokenizer.get().file_bytes();
         if spare > 0 {
-            eprintln!(
+            writeln!(
+                io::stderr(),
                 "warning: tokenizer {} goes on for {spare} bytes after token {}, the model's last: it may belong to \
                  another model",
                 self.tokenizer_path.display(),
                 vocab_size - 1
-            );
+            )?;
         }
         Ok(tokenizer)
     }

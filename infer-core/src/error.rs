@@ -41,7 +41,7 @@ pub enum Error {
     },
     /// Sizes computed from the header do not fit this machine's address space.
     TooLarge,
-    /// The file is well formed, but this build of the library has no kernel for its weights.
+    /// Well formed, but not to be had in this version of the library.
     Unsupported {
         /// What is missing.
         what: &'static str,
@@ -55,7 +55,7 @@ pub enum Error {
         /// Elements given.
         have: usize,
     },
-    /// The state was planned for a model of another configuration.
+    /// The state was planned for a model of another configuration, or the plan was changed by hand.
     ModelMismatch,
     /// A token id that the vocabulary does not have.
     Token {
@@ -144,7 +144,7 @@ impl fmt::Display for Error {
                 write!(f, "buffer {buffer} has room for {have} elements and needs {need}")
             }
             Error::ModelMismatch => {
-                write!(f, "the state was planned for another model: make a new plan from this model's config")
+                write!(f, "the plan is not this model's: make a new one with the model's Config::plan")
             }
             Error::Token { token, vocab_size } => {
                 write!(f, "token {token} is outside the vocabulary of {vocab_size}")

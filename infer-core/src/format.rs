@@ -122,7 +122,7 @@ impl Layout {
 
     /// The tensor of this name.
     pub fn get(&self, name: TensorName) -> Option<Tensor> {
-        self.iter().find(|tensor| tensor.name as u8 == name as u8)
+        self.iter().find(|tensor| tensor.name == name)
     }
 }
 
@@ -154,19 +154,14 @@ impl Header {
     }
 
     /// Bytes before the first tensor.
-    pub const fn len(&self) -> usize {
+    pub const fn size(&self) -> usize {
         match self.version {
             Version::V0 => HEADER_V0,
             Version::V1 | Version::V2 => HEADER_V1,
         }
     }
 
-    /// A header is never empty.
-    pub const fn is_empty(&self) -> bool {
-        false
-    }
-
-    /// The header's bytes: the first [`len`](Header::len) of the array.
+    /// The header's bytes: the first [`size`](Header::size) of the array.
     ///
     /// # Errors
     /// The configuration breaks a rule, or its weight type is not that of the version.
@@ -259,9 +254,14 @@ impl Header {
         };
         let mut tensors = [None; MAX_TENSORS];
         let mut rest: &mut [Option<Tensor>] = &mut tensors;
-        let mut offset = self.len() as u64;
+        let mut offset = self.size() as u64;
         while let [(name, count, rows, cols, weights), shapes_tail @ ..] = shapes {
             let Some((slot, rest_tail)) = rest.split_first_mut() else { break };
+            if let WeightType::Q8 { group_size } = *weights
+                && !matches!((*rows as u64).wrapping_mul(*cols as u64).checked_rem(group_size as u64), Some(0))
+            {
+                return Err(Error::GroupSize { group_size: group_size as i64, dim, hidden_dim: hidden });
+            }
             let Some(stride) = tensor_bytes(*rows as u64, *cols as u64, *weights) else { return Err(Error::TooLarge) };
             let end = sum(&[Some(offset), product(&[stride, *count as u64])]);
             let Some(end) = end else { return Err(Error::TooLarge) };

@@ -25,9 +25,8 @@ pub struct Engine<'r> {
 impl Engine<'_> {
     /// Into how many tasks to cut a piece of work of so many multiplications.
     fn tasks(&self, work: usize) -> usize {
-        // Microseconds: less costs more to hand to another thread than to do.
-        const TASK: usize = 1 << 15;
-        self.runner.threads().get().min(work / TASK).max(1)
+        let enough = work.checked_div(self.runner.min_work()).unwrap_or(work);
+        self.runner.threads().get().min(enough).max(1)
     }
 }
 
@@ -193,7 +192,10 @@ fn attend_heads(
     let piece = config.kv_mul() * head_size;
     let scratch = config.kv_mul() * cache.key_slots;
     // One part of the scratch per task, so there are at most as many tasks as parts.
-    let tasks = engine.tasks(q.len() * pos).min(att.len().checked_div(scratch).unwrap_or(0)).max(1);
+    let tasks = engine
+        .tasks(q.len().saturating_mul(pos.saturating_add(q.len().checked_div(config.dim).unwrap_or(0))))
+        .min(att.len().checked_div(scratch).unwrap_or(0))
+        .max(1);
     let scale = 1.0 / sqrt(head_size as f32);
     let out = SharedOut::new(out, out.len());
     let att = SharedOut::new(att, att.len());
@@ -246,7 +248,7 @@ fn matmul<const N: usize>(
     (xq, xs): (&mut [i8], &mut [f32]),
     jobs: [(Matrix<'_>, &mut [f32]); N],
 ) {
-    // A multiple of every kernel's row block, so that only the last task of a matrix meets a partial block.
+    // A multiple of every kernel's row block: cuts within a matrix leave whole blocks.
     const ROW_BLOCK: usize = 8;
     let (xq, xs) = match jobs.first() {
         Some((Matrix::Q8(Q8Matrix { group_size, .. }), _)) => {

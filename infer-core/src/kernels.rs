@@ -9,7 +9,7 @@ use crate::panel::Panel;
 
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 mod avx2;
-#[cfg(target_arch = "aarch64")]
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 mod neon;
 pub(crate) mod scalar;
 
@@ -33,7 +33,7 @@ pub(crate) type MatmulF32 = fn(w: &[f32], cols: usize, x: &[f32], out: &mut Pane
 /// contributes `(f32(Σ w·x) · ws) · xs`, the sum being exact in i32, to the lane of its index mod 8.
 pub(crate) type MatmulQ8 = fn(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>);
 
-/// Quantises `x` in groups: m = max|x|, s = m/127, q = round-half-even(x · (127/m)); q = s = 0 where m is 0.
+/// Quantises `x` in groups: m = max|x|, s = m/127, q = round-half-even(x · (127/m)); q = s = 0 where m is below 2^-100.
 pub(crate) type Quantize = fn(x: &[f32], group_size: usize, q: &mut [i8], s: &mut [f32]);
 
 /// Attention of one token over `positions`, for the query heads that share one key/value head.
@@ -77,9 +77,9 @@ impl Kernels {
 
     /// The best kernels known at compile time: for targets without run-time detection.
     pub const fn native() -> Kernels {
-        #[cfg(target_arch = "aarch64")]
+        #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
         return neon::NEON;
-        #[cfg(not(target_arch = "aarch64"))]
+        #[cfg(not(all(target_arch = "aarch64", target_feature = "neon")))]
         Kernels::scalar()
     }
 
@@ -95,7 +95,7 @@ impl Kernels {
         #[cfg(target_arch = "x86_64")]
         let simd = [avx2::avx2(), avx2::avx_vnni()];
         #[cfg(not(target_arch = "x86_64"))]
-        let simd = [cfg!(target_arch = "aarch64").then(Kernels::native)];
+        let simd = [cfg!(target_feature = "neon").then(Kernels::native)];
         core::iter::once(Kernels::scalar()).chain(simd.into_iter().flatten())
     }
 }

@@ -59,10 +59,11 @@ impl MappedModel {
 /// # Errors
 /// The file cannot be opened or mapped.
 pub fn map_file(path: &Path) -> io::Result<Mmap> {
-    let file = File::open(path)?;
-    if !file.metadata()?.is_file() {
+    // Asked before it is opened, which waits for a writer if the file is a pipe.
+    if !std::fs::metadata(path)?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
+    let file = File::open(path)?;
     // SAFETY: the map is read only; that nobody changes the file meanwhile is the documented duty of the user, which no
     // program can enforce.
     unsafe { Mmap::map(&file) }

@@ -62,6 +62,18 @@ pub(crate) fn check_finite(x: &[f32]) -> Result<(), Error> {
     Err(Error::NotFinite { token: x.iter().position(|x| !x.is_finite()).unwrap_or(0) })
 }
 
+/// Start value of [`hash_logits`].
+pub const HASH_START: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// FNV-1a (64 bits) over the little-endian bits of logits, continued from `hash`: one number that tells whether two
+/// machines computed the same.
+pub fn hash_logits(hash: u64, logits: &[f32]) -> u64 {
+    logits
+        .iter()
+        .flat_map(|x| x.to_le_bytes())
+        .fold(hash, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
 /// Largest element; NaN counts for nothing.
 #[inline(always)]
 pub(crate) fn max(x: &[f32]) -> f32 {
@@ -80,7 +92,8 @@ pub(crate) fn max(x: &[f32]) -> f32 {
 #[inline(always)]
 pub fn rmsnorm(out: &mut [f32], x: &[f32], weight: &[f32]) {
     let mean = dot(x, x) / x.len() as f32;
-    let scale = 1.0 / sqrt(mean + 1e-5);
+    // Dividing by infinity would turn damage into zeros that look sound.
+    let scale = if mean < f32::INFINITY { 1.0 / sqrt(mean + 1e-5) } else { f32::NAN };
     for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
         *out = weight * (scale * x);
     }
@@ -89,14 +102,14 @@ pub fn rmsnorm(out: &mut [f32], x: &[f32], weight: &[f32]) {
 /// Square root, correctly rounded everywhere. libm's is inline assembly on x86-64, which stalls between AVX instructions.
 #[inline(always)]
 pub fn sqrt(x: f32) -> f32 {
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
     #[allow(unsafe_code)]
-    // SAFETY: every x86-64 machine has SSE.
+    // SAFETY: SSE2 is there.
     unsafe {
         use core::arch::x86_64::{_mm_cvtss_f32, _mm_set_ss, _mm_sqrt_ss};
         _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x)))
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(not(all(target_arch = "x86_64", target_feature = "sse2")))]
     libm::sqrtf(x)
 }
 

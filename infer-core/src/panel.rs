@@ -1,7 +1,7 @@
 //! Disjoint mutable views of one output buffer, for tasks that run on several threads.
 //!
 //! A batch of outputs is a (batch, rows) matrix, and a task computes some columns of it: pieces that no slice can
-//! describe. This is the only place of the crate with raw pointers.
+//! describe. Kernels aside, this is the only place of the crate with raw pointers.
 #![allow(unsafe_code)]
 
 use core::marker::PhantomData;

@@ -12,6 +12,12 @@ pub unsafe trait Runner: Sync {
     /// Into how many tasks work should be cut.
     fn threads(&self) -> NonZeroUsize;
 
+    /// Multiplications that are worth a task of their own: less costs more to hand to another thread than to do. The
+    /// default is some microseconds.
+    fn min_work(&self) -> usize {
+        1 << 15
+    }
+
     /// Calls `task(0)` … `task(n - 1)`, in any order and on any thread.
     fn run(&self, n: usize, task: &(dyn Fn(usize) + Sync));
 }

@@ -65,11 +65,15 @@ impl<'s> State<'s> {
     /// in particular; larger buffers are accepted.
     ///
     /// # Errors
-    /// [`Error::BufferTooSmall`], or [`Error::Unsupported`] when `kv` is not of the planned type.
+    /// [`Error::BufferTooSmall`], [`Error::Unsupported`] when `kv` is not of the planned type, and
+    /// [`Error::ModelMismatch`] for a plan that is not what [`Config::plan`] gives.
     pub fn new(plan: &Plan, hot: HotBuffers<'s>, kv: KvBuffers<'s>) -> Result<State<'s>, Error> {
         let need = |buffer, need: usize, have: usize| {
             if have < need { Err(Error::BufferTooSmall { buffer, need, have }) } else { Ok(()) }
         };
+        if plan.config.plan(plan.limits)? != *plan {
+            return Err(Error::ModelMismatch); // changed by hand
+        }
         let KvBuffers::F32(kv) = kv else { return Err(Error::Unsupported { what: "int8 KV cache" }) };
         need("hot.f32", plan.hot_f32, hot.f32.len())?;
         need("hot.i8", plan.hot_i8, hot.i8.len())?;
@@ -80,7 +84,7 @@ impl<'s> State<'s> {
         let sizes = HotSizes::new(&config);
         let threads = plan.limits.threads.min(config.n_kv_heads);
         let mut rest = hot.f32;
-        // The plan counted exactly these parts, so none of them can fail; the error is for plans changed by hand.
+        // The plan counted exactly these parts, so none of them can fail.
         let mut take = |n: usize| {
             let have = rest.len();
             let error = Error::BufferTooSmall { buffer: "hot.f32", need: n, have };

@@ -89,7 +89,7 @@ impl RandomModel {
     /// When the configuration does not fit the version.
     pub fn to_file(&self, version: Version) -> File {
         let header = Header { version, config: self.config };
-        let mut bytes = header.to_bytes().unwrap()[..header.len()].to_vec();
+        let mut bytes = header.to_bytes().unwrap()[..header.size()].to_vec();
         for tensor in header.layout().unwrap().iter() {
             assert_eq!(bytes.len() as u64, tensor.offset, "{}", tensor.name.as_str());
             let (_, weights) = self.tensors.iter().find(|(name, _)| *name == tensor.name).unwrap();

@@ -121,7 +121,7 @@ fn header_survives_the_round_trip() {
         for (version, config) in [(Version::V0, f32_config), (Version::V1, f32_config), (Version::V2, q8_config)] {
             let header = Header { version, config };
             let bytes = header.to_bytes().unwrap();
-            assert_eq!(Header::parse(&bytes[..header.len()]), Ok(header));
+            assert_eq!(Header::parse(&bytes[..header.size()]), Ok(header));
             assert_eq!(bytes.len(), HEADER_V1);
         }
         assert!(Header { version: Version::V2, config: f32_config }.to_bytes().is_err());

@@ -107,6 +107,10 @@ unsafe impl Runner for Scrambled {
         self.0
     }
 
+    fn min_work(&self) -> usize {
+        1 // so that tiny models are cut as well
+    }
+
     fn run(&self, n: usize, task: &(dyn Fn(usize) + Sync)) {
         std::thread::scope(|scope| {
             for i in (0..n).rev() {

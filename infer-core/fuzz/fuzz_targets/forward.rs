@@ -60,8 +60,7 @@ enum Token {
 }
 
 impl Shape {
-    /// dim up to 16, hidden_dim up to 96, 1 or 2 layers, vocabulary up to 40, up to 8 positions. A batch of four with the
-    /// largest feed-forward is work for several tasks.
+    /// dim up to 16, hidden_dim up to 96, 1 or 2 layers, vocabulary up to 40, up to 8 positions.
     fn header(&self) -> Header {
         let (version, group_size) = match self.version % 3 {
             0 => (Version::V0, None),
@@ -194,7 +193,7 @@ fn any_calls(input: &Input, model: &Model<'_>, plan: &Plan) {
 /// A model file, aligned.
 fn model_memory(input: &Input, header: &Header) -> Vec<u32> {
     let layout = header.layout().unwrap();
-    let mut file = header.to_bytes().unwrap()[..header.len()].to_vec();
+    let mut file = header.to_bytes().unwrap()[..header.size()].to_vec();
     let mut random = input.seed | 1;
     for tensor in layout.iter() {
         for _ in 0..tensor.count {
@@ -209,7 +208,7 @@ fn model_memory(input: &Input, header: &Header) -> Vec<u32> {
         }
     }
     assert_eq!(file.len() as u64, layout.file_bytes);
-    let weights = &mut file[header.len()..];
+    let weights = &mut file[header.size()..];
     match &input.raw {
         Some(raw) if !raw.is_empty() => weights.iter_mut().zip(raw.iter().cycle()).for_each(|(w, raw)| *w = *raw),
         _ => {
@@ -263,6 +262,10 @@ struct Backwards(NonZeroUsize);
 unsafe impl Runner for Backwards {
     fn threads(&self) -> NonZeroUsize {
         self.0
+    }
+
+    fn min_work(&self) -> usize {
+        1
     }
 
     fn run(&self, n: usize, task: &(dyn Fn(usize) + Sync)) {

@@ -109,13 +109,13 @@ fuzz_target!(|input: Input| {
         assert!(model.is_err());
         return;
     };
-    assert_eq!(Header::parse(&header.to_bytes().unwrap()[..header.len()]), Ok(header));
+    assert_eq!(Header::parse(&header.to_bytes().unwrap()[..header.size()]), Ok(header));
     check_plan(&header.config, &input.limits, input.kv_int8);
     let Ok(layout) = header.layout() else {
         assert!(model.is_err());
         return;
     };
-    let mut end = header.len() as u64;
+    let mut end = header.size() as u64;
     for tensor in layout.iter() {
         assert_eq!((tensor.offset, layout.get(tensor.name)), (end, Some(tensor)));
         end += tensor.bytes();

@@ -1,4 +1,4 @@
-//! NEON kernels. Every 64-bit Arm machine has them, so they are chosen at compile time.
+//! NEON kernels, chosen at compile time: every target with an operating system on 64-bit Arm has NEON.
 //!
 //! Only the int8 product is written out: the compiler makes two registers of eight lanes by itself, and what it makes of
 //! the scalar f32 kernels leaves little to gain, but it does not find the widening multiplications of pairs.

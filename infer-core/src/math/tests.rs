@@ -82,6 +82,27 @@ fn silu_of_large_numbers() {
 }
 
 #[test]
+fn rmsnorm_hides_no_damage() {
+    let mut out = [0.0; 4];
+    for bad in [f32::NAN, f32::INFINITY, 1e30, -1e38] {
+        rmsnorm(&mut out, &[1.0, bad, 2.0, 3.0], &[1.0; 4]);
+        assert!(out.iter().all(|x| x.is_nan()), "{bad} became {out:?}");
+    }
+    rmsnorm(&mut out, &[0.0; 4], &[1.0; 4]);
+    assert_eq!(out, [0.0; 4]);
+}
+
+#[test]
+fn hash_is_fnv1a() {
+    // FNV-1a 64 of "foobar" in the authors' test vectors, as the bits of an f32 and two bytes less.
+    let foob = f32::from_le_bytes(*b"foob");
+    let tail = b"ar".iter().fold(hash_logits(HASH_START, &[foob]), |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    assert_eq!(tail, 0x8594_4171_f739_67e8);
+}
+
+#[test]
 fn rope_turns_pairs() {
     let angle = core::f32::consts::FRAC_PI_2;
     let mut heads = [1.0, 0.0, 3.0, 4.0, 0.0, 2.0, 5.0, 6.0]; // two heads of two pairs
