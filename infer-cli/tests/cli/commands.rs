@@ -1,0 +1,178 @@
+//! The other commands: tokenize, inspect, quantize, perplexity and bench.
+
+use serde::Deserialize;
+
+use super::*;
+
+#[test]
+fn tokenize_prints_ids_on_one_line() {
+    let Some((_, tok)) = stories() else { return };
+    let output = run(&["tokenize", "-z", &tok, "Once upon a time"]);
+    assert_eq!(stdout(&output), "1 403 407 261 378\n");
+    assert_eq!(run_with_input(&["tokenize", "-z", &tok], b"Once upon a time").stdout, output.stdout);
+    assert_eq!(stdout(&run(&["tokenize", "-z", &tok, ""])), "1\n");
+    assert_fails(&run_with_input(&["tokenize", "-z", &tok], b"ab\xff"), 2, &["not valid UTF-8", "byte 2"]);
+}
+
+#[test]
+fn inspect_shows_header_tensors_and_plan() {
+    let Some((model, _)) = stories() else { return };
+    let output = run(&["inspect", &model]);
+    for line in ["version        0 (f32)", "hidden_dim     172", "file bytes     1056540", "wq                 5"] {
+        assert!(stdout(&output).contains(line), "no {line:?} in\n{}", stdout(&output));
+    }
+    // 2 · 5 layers · 512 positions · 32 values · 4 bytes
+    assert!(stdout(&output).contains("655360"), "{}", stdout(&output));
+    assert!(stdout(&run(&["inspect", &model, "--max-seq", "128"])).contains("163840"));
+    let q8 = shared::file("data/models/stories260K/stories260K_q80_g4.bin").unwrap();
+    assert!(stdout(&run(&["inspect", q8.to_str().unwrap()])).contains("int8, group size 4"));
+    assert_fails(&run(&["inspect", &model, "--max-seq", "513"]), 2, &["--max-seq 513", "1 to 512"]);
+    let gs8 = shared::file("data/models/stories260K/stories260K.export_v2_q80_gs8.bin").unwrap();
+    assert_fails(&run(&["inspect", gs8.to_str().unwrap()]), 1, &["group_size 8", "dim 64", "hidden_dim 172"]);
+}
+
+fn stories_text() -> String {
+    shared::file("data/text/tinystories_valid.txt").unwrap().display().to_string()
+}
+
+/// The number behind this label in the program's table.
+fn number(output: &Output, label: &str) -> f64 {
+    let line = stdout(output).lines().find(|line| line.starts_with(label)).expect(label);
+    line[label.len()..].split_whitespace().next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn quantize_gives_llama2c_s_file_from_every_version() {
+    let Some((v0, tok)) = stories() else { return };
+    let folder = scratch("quantize");
+    let models = Path::new(&v0).parent().unwrap().to_path_buf();
+    let want = std::fs::read(models.join("stories260K_q80_g4.bin")).unwrap();
+    let quantize = |name: &str| {
+        let out = folder.join(name);
+        let output = run(&["quantize", models.join(name).to_str().unwrap(), out.to_str().unwrap()]);
+        stdout(&output);
+        out
+    };
+    for name in ["stories260K.bin", "stories260K.export_v1.bin"] {
+        assert!(std::fs::read(quantize(name)).unwrap() == want, "{name}");
+    }
+    // Groups of 8 that cross rows: the runner refuses them, and the rewritten file reads as well as the others.
+    let crossing = quantize("stories260K.export_v2_q80_gs8.bin");
+    let text = stories_text();
+    let output = run(&["perplexity", crossing.to_str().unwrap(), &text, "-z", &tok, "--windows", "4"]);
+    let original = run(&["perplexity", &v0, &text, "-z", &tok, "--windows", "4"]);
+    let (got, want) = (number(&output, "nats per token"), number(&original, "nats per token"));
+    assert!((got / want - 1.0).abs() < 0.005, "{got} instead of {want}");
+    // Nothing but the files that were asked for.
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 3);
+}
+
+#[test]
+fn quantize_refuses_what_it_cannot_do_and_leaves_nothing() {
+    let (folder, model) = random_model("quantize_refuses", |_| {}); // hidden_dim 5
+    let out = folder.join("out.bin");
+    std::fs::write(&out, b"an older file").unwrap();
+    let out_name = out.to_str().unwrap();
+    assert_fails(&run(&["quantize", &model, out_name]), 1, &["model.bin", "group_size", "hidden_dim 5"]);
+    let whole = std::fs::read(&model).unwrap();
+    std::fs::write(&model, &whole[..whole.len() - 1]).unwrap();
+    assert_fails(&run(&["quantize", &model, out_name]), 1, &["cut short"]);
+    assert_fails(&run(&["quantize", "nowhere.bin", out_name]), 1, &["nowhere.bin"]);
+    let mut nan = RandomModel::new(config(8, 12, 1, 2, 1), 3);
+    nan.tensor_mut(infer_core::format::TensorName::W3)[5] = f32::NAN;
+    std::fs::write(&model, nan.to_file(Version::V0).bytes()).unwrap();
+    assert_fails(&run(&["quantize", &model, out_name]), 1, &["w3 of layer 0", "not a finite number"]);
+    assert_fails(&run(&["quantize", &model, "nowhere/out.bin"]), 1, &["nowhere/out.bin"]);
+    assert_fails(&run(&["quantize", &model, folder.to_str().unwrap()]), 2, &["not a regular file"]);
+    assert_fails(&run(&["quantize", &model, "/dev/null"]), 2, &["/dev/null", "not a regular file"]);
+    assert_eq!(std::fs::read(&out).unwrap(), b"an older file");
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 3, "model.bin, tokenizer.bin and out.bin");
+}
+
+#[test]
+fn quantize_of_damaged_groups() {
+    let Some(path) = shared::file("data/models/stories260K/stories260K.export_v2_q80_gs8.bin") else { return };
+    let folder = scratch("damaged_groups");
+    let (model, out) = (folder.join("model.bin"), folder.join("out.bin"));
+    let mut bytes = std::fs::read(path).unwrap();
+    for group_size in [7u8, 9, 11] {
+        bytes[37] = group_size;
+        std::fs::write(&model, &bytes).unwrap();
+        let output = run(&["quantize", model.to_str().unwrap(), out.to_str().unwrap()]);
+        assert_fails(&output, 1, &["model.bin", &format!("group_size {group_size}")]);
+    }
+    assert!(!out.exists());
+}
+
+#[derive(Deserialize)]
+struct Nll {
+    float64: Vec<NllOfModel>,
+    #[serde(rename = "llama2c_gcc_O2_first_60_windows_of_512")]
+    llama2c: std::collections::BTreeMap<String, f64>,
+}
+
+#[derive(Deserialize)]
+struct NllOfModel {
+    window: usize,
+    windows: usize,
+    nats_per_token: f64,
+    bytes: usize,
+}
+
+#[test]
+fn perplexity_agrees_with_float64_and_with_llama2c() {
+    let Some(golden) = shared::json::<Nll>("golden/nll_f64.json") else { return };
+    let (model, tok) = stories().unwrap();
+    let text = stories_text();
+    let whole_context = golden.float64.iter().filter(|case| case.window == 512);
+    assert_eq!(whole_context.clone().count(), 1);
+    for case in whole_context {
+        let output = run(&["perplexity", &model, &text, "-z", &tok]);
+        assert_eq!(number(&output, "windows"), case.windows as f64);
+        assert!(stdout(&output).contains(&format!("{} bytes", case.bytes)), "{}", stdout(&output));
+        let nats = number(&output, "nats per token");
+        assert!((nats / case.nats_per_token - 1.0).abs() < 1e-5, "{nats} instead of {}", case.nats_per_token);
+    }
+    let q8 = model.replace("stories260K.bin", "stories260K_q80_g4.bin");
+    let output = run(&["perplexity", &q8, &text, "-z", &tok, "--windows", "60"]);
+    let want = golden.llama2c["runq.c stories260K_q80_g4.bin"];
+    let nats = number(&output, "nats per token");
+    assert!((nats / want - 1.0).abs() < 1e-3, "{nats} instead of {want}");
+}
+
+#[test]
+fn perplexity_of_texts_that_do_not_fit() {
+    let (folder, model) = random_model("perplexity", |_| {});
+    let text = folder.join("text.txt");
+    let run_on = |content: &[u8], window: &str| {
+        std::fs::write(&text, content).unwrap();
+        run(&["perplexity", &model, text.to_str().unwrap(), "--window", window])
+    };
+    assert_fails(&run_on(b"a b a", "41"), 2, &["--window 41", "1 to 40"]);
+    assert_fails(&run_on(b"a b a", "0"), 2, &["--window 0"]);
+    assert_fails(&run_on(b"a b a", "40"), 2, &["text.txt", "41", "longer text"]);
+    assert_fails(&run_on(b"a \xff", "1"), 1, &["text.txt", "not valid UTF-8 from byte 2"]);
+    assert!(run_on(b"a b a", "2").status.success());
+}
+
+#[test]
+fn bench_hashes_the_same_logits_on_every_kernel_and_thread_count() {
+    for weights in ["f32", "int8"] {
+        let bench = |more: &[&str]| -> serde_json::Value {
+            let fixed = ["bench", "--shape", "260K", "--weights", weights, "--tokens", "20", "--repeat", "1", "--json"];
+            serde_json::from_str(stdout(&run(&[&fixed, more].concat()))).unwrap()
+        };
+        let want = bench(&["--threads", "1", "--kernels", "scalar"]);
+        assert_eq!(want["logits_hash"].as_str().unwrap().len(), 16);
+        for kernels in infer_core::Kernels::all() {
+            for (threads, batch) in [("1", "1"), ("2", "32"), ("3", "5")] {
+                let got = bench(&["--threads", threads, "--batch", batch, "--kernels", kernels.name]);
+                assert_eq!(got["logits_hash"], want["logits_hash"], "{} with {threads} threads", kernels.name);
+                assert!(got["decode_tokens_per_second"].as_f64().unwrap() > 0.0);
+            }
+        }
+    }
+    assert_fails(&run(&["bench", "--kernels", "mmx"]), 2, &["mmx", "scalar"]);
+    assert_fails(&run(&["bench", "nowhere.bin"]), 1, &["nowhere.bin"]);
+    assert_fails(&run(&["bench", "--threads", "0"]), 2, &["0"]);
+}

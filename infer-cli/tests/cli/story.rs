@@ -1,0 +1,245 @@
+//! Generate and chat: llama2.c's outputs, and what bad input gets.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use serde::Deserialize;
+
+use super::*;
+
+#[derive(Deserialize)]
+struct Case {
+    model: String,
+    t: f32,
+    p: f32,
+    s: u64,
+    n: usize,
+    #[serde(default)]
+    i: Option<String>,
+    #[serde(default)]
+    y: Option<String>,
+    #[serde(default)]
+    stdin: String,
+    stdout: String,
+}
+
+#[test]
+fn stories_of_llama2c_are_told_byte_for_byte() {
+    for (golden, count) in [("golden/llama2c_f32.jsonl", 15), ("golden/llama2c_chat.jsonl", 3)] {
+        let Some(cases) = shared::json_lines::<Case>(golden) else { return };
+        assert!(cases.len() >= count, "{golden} has lost cases");
+        for case in cases {
+            let (model, tokenizer) = match case.model.as_str() {
+                "stories260K.bin" => ("stories260K/stories260K.bin", "stories260K/tok512.bin"),
+                "model5000.bin" => ("tok105/model5000.bin", "tok105/tok105.bin"),
+                other => panic!("unknown model {other}"),
+            };
+            let [model, tokenizer] = [model, tokenizer].map(|f| shared::file(&format!("data/models/{f}")).unwrap());
+            let mut command = cli();
+            command.arg(model).arg("-z").arg(tokenizer);
+            for (flag, value) in [("-t", case.t.to_string()), ("-p", case.p.to_string()), ("-s", case.s.to_string())] {
+                command.args([flag, &value]);
+            }
+            command.args(["-n", &case.n.to_string()]);
+            if let Some(prompt) = &case.i {
+                command.args(["-i", prompt]);
+            }
+            if let Some(system) = &case.y {
+                command.args(["-m", "chat", "-y", system]);
+            }
+            let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+            let mut child = pipes.unwrap();
+            child.stdin.take().unwrap().write_all(case.stdin.as_bytes()).unwrap();
+            let output = child.wait_with_output().unwrap();
+            assert_eq!(stdout(&output), case.stdout, "{} -t {} -s {} -i {:?}", case.model, case.t, case.s, case.i);
+            assert!(String::from_utf8_lossy(&output.stderr).starts_with("achieved tok/s: ") || case.y.is_some());
+        }
+    }
+}
+
+#[test]
+fn long_names_and_the_older_form_do_the_same() {
+    let Some((model, tok)) = stories() else { return };
+    let short = run(&[&model, "-z", &tok, "-t", "0.5", "-p", "0.8", "-s", "3", "-n", "30", "-i", "One day"]);
+    let long = run(&[
+        "--temperature",
+        "0.5",
+        "--top-p=0.8",
+        "--seed",
+        "3",
+        "--steps",
+        "30",
+        "--prompt",
+        "One day",
+        "--tokenizer",
+        &tok,
+        "--mode",
+        "generate",
+        &model,
+    ]);
+    let positional = run(&[&model, "0.5", "30", "One day", "-z", &tok, "-p", "0.8", "-s", "3"]);
+    assert!(stdout(&short).starts_with("One day"));
+    assert_eq!(stdout(&short), stdout(&long));
+    assert_eq!(stdout(&short), stdout(&positional));
+}
+
+#[test]
+fn tokenizer_beside_the_model_is_the_default() {
+    let (_, model) = random_model("default_tokenizer", |_| {});
+    assert!(!stdout(&run(&[&model, "-s", "1", "-n", "20"])).is_empty());
+}
+
+#[test]
+fn the_clock_seeds_differently() {
+    let (_, model) = random_model("clock", |_| {});
+    let stories: Vec<Vec<u8>> = (0..4).map(|_| run(&[&model, "-n", "40"]).stdout).collect();
+    assert!(stories.iter().any(|story| *story != stories[0]), "four equal stories");
+}
+
+#[test]
+fn no_argument_prints_help() {
+    let output = run(&[]);
+    assert!(stdout(&output).contains("Usage: infer-cli"));
+    assert!(stdout(&run(&["--help"])).contains("--temperature"));
+}
+
+#[test]
+fn values_out_of_range() {
+    for (flag, value) in [
+        ("-t", "abc"),
+        ("-t", "-1"),
+        ("-t", "nan"),
+        ("-t", "inf"),
+        ("-p", "1.5"),
+        ("-p", "-0.1"),
+        ("-s", "18446744073709551616"),
+        ("-s", "-1"),
+        ("-s", "1.5"),
+        ("-n", "-5"),
+        ("-n", "99999999999999999999999"),
+        ("-m", "sing"),
+    ] {
+        assert_fails(&run(&["model.bin", flag, value]), 2, &[value]);
+    }
+    assert_fails(&run(&["model.bin", "-t"]), 2, &["--temperature"]);
+    assert_fails(&run(&["model.bin", "-q", "1"]), 2, &["-q"]);
+    assert_fails(&run(&["model.bin", "abc"]), 2, &["abc"]);
+}
+
+#[test]
+fn prompts_that_do_not_fit() {
+    let (_, model) = random_model("prompts", |_| {});
+    let long = "a b ".repeat(40);
+    for n in ["0", "256", "40"] {
+        assert_fails(&run(&[&model, "-n", n, "-i", &long]), 2, &["prompt has", "tokens", "40 positions"]);
+    }
+    assert_fails(&run(&[&model, "-n", "2", "-i", "a b"]), 2, &["4 tokens", "2 positions"]);
+    assert!(run(&[&model, "-n", "5", "-i", "a b"]).status.success(), "one position is left to tell");
+    assert_fails(&run_with_input(&[&model, "-m", "chat", "-y", ""], long.as_bytes()), 2, &["message has", "40"]);
+}
+
+#[test]
+fn chat_takes_turns_until_the_input_ends() {
+    let (_, model) = random_model("chat", |_| {});
+    let output = run_with_input(&[&model, "-m", "chat", "-y", "", "-s", "1"], b"");
+    assert_eq!(stdout(&output), "User: \n");
+    assert_fails(&run_with_input(&[&model, "-m", "chat", "-y", ""], b"\xff\n"), 2, &["not valid UTF-8"]);
+}
+
+#[test]
+fn chat_answers_end_with_eos() {
+    use infer_core::format::TensorName::*;
+    let folder = scratch("chat_eos");
+    // Layers add nothing, so that a token decides the next one: anything is followed by "a" (260), and "a" by EOS.
+    let shape = infer_core::Config { shared_classifier: false, seq_len: 80, ..config(8, 5, 2, 4, 2) };
+    let mut model = RandomModel::new(shape, 3);
+    for tensor in [Wo, W2, TokEmb, Wcls] {
+        model.tensor_mut(tensor).fill(0.0);
+    }
+    let row = |token: usize, dimension: usize| token * 8 + dimension;
+    (0..300).for_each(|token| model.tensor_mut(TokEmb)[row(token, usize::from(token == 260))] = 1.0);
+    model.tensor_mut(Wcls)[row(260, 0)] = 9.0;
+    model.tensor_mut(Wcls)[row(2, 1)] = 9.0;
+    let path = folder.join("model.bin");
+    std::fs::write(&path, model.to_file(Version::V0).bytes()).unwrap();
+    std::fs::write(folder.join("tokenizer.bin"), tokenizer_file(&[" ", "a", "b", " a"], 300)).unwrap();
+    let args = [path.to_str().unwrap(), "-m", "chat", "-y", "", "-t", "0"];
+    // The first two turns take 19 and 20 positions: BOS, the message in its brackets (" a" is one token), "a" and EOS. The
+    // third message does not fit, the fourth does.
+    let input = format!("a\nb\n{}\na\n", "b".repeat(40));
+    let output = run_with_input(&args, input.as_bytes());
+    let turn = "User: Assistant: a\n";
+    assert_eq!(stdout(&output), format!("{turn}{turn}User: {turn}User: \n"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("41 of 80 positions are left"));
+}
+
+#[test]
+fn arguments_that_are_no_text() {
+    let (_, model) = random_model("no_text", |_| {});
+    let output = cli().args([OsStr::new(&model), OsStr::new("-i"), OsStr::from_bytes(b"a\xff")]).output().unwrap();
+    assert_fails(&output, 2, &["not valid UTF-8", "a\u{fffd}"]);
+}
+
+#[test]
+fn missing_and_damaged_files() {
+    let (folder, model) = random_model("damaged", |_| {});
+    assert_fails(&run(&["nowhere.bin"]), 1, &["nowhere.bin"]);
+    assert_fails(&run(&[folder.to_str().unwrap()]), 1, &["not a regular file"]);
+    let empty = folder.join("empty.bin");
+    std::fs::write(&empty, b"").unwrap();
+    assert_fails(&run(&[empty.to_str().unwrap()]), 1, &["empty.bin", "0 bytes"]);
+
+    let whole = std::fs::read(&model).unwrap();
+    for len in [1, 27, 28, 1000, whole.len() - 1] {
+        std::fs::write(&model, &whole[..len]).unwrap();
+        for args in [&[model.as_str()][..], &["inspect", &model]] {
+            assert_fails(&run(args), 1, &["model.bin", &format!("{len} bytes"), "cut short"]);
+        }
+    }
+    std::fs::write(&model, &whole).unwrap();
+
+    let tokenizer = folder.join("tokenizer.bin");
+    let whole = std::fs::read(&tokenizer).unwrap();
+    std::fs::write(&tokenizer, &whole[..whole.len() - 1]).unwrap();
+    assert_fails(&run(&[&model]), 1, &["tokenizer.bin", "token 299 of 300"]);
+    std::fs::write(&tokenizer, tokenizer_file(&[], 299)).unwrap();
+    assert_fails(&run(&[&model]), 1, &["token 299 of 300"]);
+    std::fs::remove_file(&tokenizer).unwrap();
+    assert_fails(&run(&[&model]), 1, &["tokenizer.bin", "-z"]);
+    std::fs::write(&tokenizer, tokenizer_file(&[], 301)).unwrap();
+    let output = run(&[&model, "-n", "5"]);
+    assert!(output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("warning: "), "a larger vocabulary goes unnoticed");
+}
+
+#[test]
+fn damaged_weights_end_the_story_with_an_error() {
+    let nan = |model: &mut RandomModel| model.tensor_mut(infer_core::format::TensorName::W2)[17] = f32::NAN;
+    let (_, model) = random_model("nan", nan);
+    assert_fails(&run(&[&model, "-t", "0"]), 1, &["model.bin", "not a finite number", "damaged"]);
+}
+
+#[test]
+fn a_context_too_large_for_memory_is_refused() {
+    let folder = scratch("huge_context");
+    // 2^31 positions of 512 layers of 32 keys and values: 2^48 bytes, more than a process can have.
+    let mut file = RandomModel::new(config(32, 2, 512, 1, 1), 3).to_file(Version::V1).bytes().to_vec();
+    file[32..36].copy_from_slice(&i32::MAX.to_le_bytes()); // seq_len, of which version 1 stores nothing
+    let model = folder.join("model.bin");
+    std::fs::write(&model, file).unwrap();
+    std::fs::write(folder.join("tokenizer.bin"), tokenizer_file(&[" "], 300)).unwrap();
+    let model = model.to_str().unwrap();
+    assert!(run(&[model, "-n", "9"]).status.success(), "a small run needs a small cache");
+    assert_fails(&run(&[model, "-n", "0"]), 1, &["KV cache", "-n"]);
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let Some((model, tok)) = stories() else { return };
+    let mut command = cli();
+    command.args([&model, "-z", &tok, "-t", "0", "-n", "512"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+}
