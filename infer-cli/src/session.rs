@@ -8,8 +8,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use infer_core::{
-    Config, Engine, HotBuffers, IndexEntry, Kernels, KvBuffers, KvType, Limits, MappedModel, MergeSlot, Model, Plan,
-    ProbIndex, Sampler, State, Tokenizer, classify, forward, map_file,
+    Config, Engine, HotBuffers, IndexEntry, Kernels, KvBuffers, KvType, Limits, MappedModel, MergeSlot, Mmap, Model,
+    Plan, ProbIndex, Sampler, State, Tokenizer, classify, forward, map_file,
 };
 
 use crate::args::GenerateArgs;
@@ -35,7 +35,7 @@ pub struct ModelFiles {
     pub model_path: PathBuf,
     pub tokenizer_path: PathBuf,
     model: MappedModel,
-    tokenizer: Vec<u8>,
+    tokenizer: Mmap,
 }
 
 impl ModelFiles {
@@ -46,7 +46,7 @@ impl ModelFiles {
             Some(path) => path.to_path_buf(),
             None => model_path.with_file_name("tokenizer.bin"),
         };
-        let tokenizer = read_tokenizer(&tokenizer_path).with_context(|| {
+        let tokenizer = map_file(&tokenizer_path).with_context(|| {
             format!("tokenizer {}: give the tokenizer of this model with -z", tokenizer_path.display())
         })?;
         Ok(ModelFiles { model_path: model_path.to_path_buf(), tokenizer_path, model, tokenizer })
@@ -72,11 +72,6 @@ impl ModelFiles {
         }
         Ok(tokenizer)
     }
-}
-
-/// The bytes of a tokenizer file.
-pub fn read_tokenizer(path: &Path) -> std::io::Result<Vec<u8>> {
-    map_file(path).map(|map| map.to_vec())
 }
 
 /// A tokenizer with its own index.

@@ -4,13 +4,13 @@ use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 
 use anyhow::Context;
-use infer_core::count_entries;
+use infer_core::{count_entries, map_file};
 
-use crate::session::{OwnedTokenizer, Usage, encode, read_tokenizer};
+use crate::session::{OwnedTokenizer, Usage, encode};
 
 pub fn run(path: &Path, text: Option<&str>) -> anyhow::Result<()> {
     let in_file = || format!("tokenizer {}", path.display());
-    let bytes = read_tokenizer(path).with_context(|| format!("{}: give a tokenizer.bin with -z", in_file()))?;
+    let bytes = map_file(path).with_context(|| format!("{}: give a tokenizer.bin with -z", in_file()))?;
     let vocab_size = count_entries(&bytes).with_context(in_file)?;
     let tokenizer = OwnedTokenizer::new(&bytes, vocab_size).with_context(in_file)?;
     let text = match text {

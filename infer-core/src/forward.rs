@@ -170,7 +170,7 @@ fn attention(config: &Config, layer: &Layer<'_>, state: &mut State<'_>, engine: 
     let cache = Cache::new(config, state.plan.limits.max_seq);
     let (Some(keys), Some(values)) = (cache.keys_mut(state.keys, l), cache.values_mut(state.values, l)) else { return };
     cache.store(keys, values, k, v, pos);
-    attend_heads(config, engine, &cache, (keys, values), q, pos, state.att, xb);
+    attend_heads(config, engine, &cache, (keys, values), q, state.progress, state.att, xb);
 
     matmul(engine, xb, (state.xq, state.xs), [(layer.wo, &mut *q)]);
     add(x, q);
@@ -184,7 +184,7 @@ fn attend_heads(
     cache: &Cache,
     (keys, values): (&[f32], &[f32]), // of one layer
     q: &[f32],
-    pos: usize,
+    Progress { pos, rows, .. }: Progress,
     att: &mut [f32], // (threads, kv_mul, key_slots)
     out: &mut [f32],
 ) {
@@ -192,10 +192,8 @@ fn attend_heads(
     let piece = config.kv_mul() * head_size;
     let scratch = config.kv_mul() * cache.key_slots;
     // One part of the scratch per task, so there are at most as many tasks as parts.
-    let tasks = engine
-        .tasks(q.len().saturating_mul(pos.saturating_add(q.len().checked_div(config.dim).unwrap_or(0))))
-        .min(att.len().checked_div(scratch).unwrap_or(0))
-        .max(1);
+    let tasks =
+        engine.tasks(q.len().saturating_mul(pos + rows)).min(att.len().checked_div(scratch).unwrap_or(0)).max(1);
     let scale = 1.0 / sqrt(head_size as f32);
     let out = SharedOut::new(out, out.len());
     let att = SharedOut::new(att, att.len());

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use memmap2::Mmap;
+pub use memmap2::Mmap;
 
 use crate::error::Error;
 use crate::model::Model;
