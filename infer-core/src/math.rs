@@ -128,7 +128,8 @@ pub fn softmax(x: &mut [f32]) {
     }
 }
 
-const SMALLEST_WEIGHT: f32 = 1.0 / (1u64 << 60) as f32;
+/// Attention weights below this become 0.
+pub(crate) const SMALLEST_WEIGHT: f32 = 1.0 / (1u64 << 60) as f32;
 
 /// SwiGLU: `hb = silu(hb) · hb2` with `silu(v) = v / (1 + exp(-v))` (Shazeer, 2020).
 #[inline(always)]
@@ -146,20 +147,24 @@ pub fn swiglu(hb: &mut [f32], hb2: &[f32]) {
 /// relative error on |r| <= ln 2 / 2 (3.1e-9 before rounding, found with the Remez algorithm).
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
-    const LN2_HI: f32 = 0.693_359_4; // 355/512: n · LN2_HI is exact for |n| < 2^15
-    const LN2_LO: f32 = -2.121_944_4e-4; // ln 2 - LN2_HI
-    const G: [f32; 5] = [0.499_999_94, 0.166_665_21, 0.041_668_39, 0.008_368_717, 0.001_381_459_9];
     let shifted = x * core::f32::consts::LOG2_E + ROUND;
     let n = shifted - ROUND;
     let r = (x - n * LN2_HI) - n * LN2_LO;
-    let g = (((G[4] * r + G[3]) * r + G[2]) * r + G[1]) * r + G[0];
+    let [g0, g1, g2, g3, g4] = EXP_G;
+    let g = (((g4 * r + g3) * r + g2) * r + g1) * r + g0;
     let mantissa = (r * r * g + r) + 1.0;
     let two_to_n = f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000));
     let y = mantissa * two_to_n;
     // These selects leave a NaN alone, since it compares false.
-    let y = if x < -87.33 { 0.0 } else { y };
+    let y = if x < EXP_SMALLEST { 0.0 } else { y };
     if x > 88.37 { f32::INFINITY } else { y }
 }
+
+pub(crate) const LN2_HI: f32 = 0.693_359_4; // 355/512: n · LN2_HI is exact for |n| < 2^15
+pub(crate) const LN2_LO: f32 = -2.121_944_4e-4; // ln 2 - LN2_HI
+pub(crate) const EXP_G: [f32; 5] = [0.499_999_94, 0.166_665_21, 0.041_668_39, 0.008_368_717, 0.001_381_459_9];
+/// Below this, [`exp`] gives 0.
+pub(crate) const EXP_SMALLEST: f32 = -87.33;
 
 /// Rotary embedding (Su et al., 2021) of heads of `cos_sin.len()` values: each pair (v0, v1) is turned by its angle.
 /// `cos_sin` holds cos and sin of the angles in turn.

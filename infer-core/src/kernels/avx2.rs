@@ -10,10 +10,12 @@
 
 use core::arch::x86_64::*;
 
-use super::{Heads, Kernels, scalar};
+use super::{Kernels, scalar};
 use crate::math;
 use crate::matrix::Q8Matrix;
 use crate::panel::Panel;
+
+mod attention;
 
 /// Rows of a block.
 const ROWS: usize = 8;
@@ -36,7 +38,8 @@ pub(crate) fn avx_vnni() -> Option<Kernels> {
     (std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("avxvnni")).then_some(kernels)
 }
 
-const TABLE: Kernels = Kernels { name: "", matmul_f32, matmul_q8, quantize, attend, rmsnorm, swiglu };
+const TABLE: Kernels =
+    Kernels { name: "", matmul_f32, matmul_q8, quantize, attend: attention::attend, rmsnorm, swiglu };
 
 // Every function below stands in a table that exists only on a machine with the features that it needs.
 
@@ -47,15 +50,6 @@ fn quantize(x: &[f32], group_size: usize, q: &mut [i8], s: &mut [f32]) {
     }
     // SAFETY: AVX2 was detected.
     unsafe { avx2(x, group_size, q, s) }
-}
-
-fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
-    #[target_feature(enable = "avx2")]
-    fn avx2(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
-        scalar::attend(heads, att, out);
-    }
-    // SAFETY: AVX2 was detected.
-    unsafe { avx2(heads, att, out) }
 }
 
 fn rmsnorm(out: &mut [f32], x: &[f32], weight: &[f32]) {
@@ -203,12 +197,18 @@ macro_rules! matmul_q8 {
     ($name:ident, $inner:ident, $block:ident, $features:literal, $start:ident, $products:ident) => {
         fn $name(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
             // SAFETY: the features were detected.
-            unsafe { $inner(w, x, xs, out) }
+            unsafe {
+                match w.group_size {
+                    64 => $inner::<64>(w, x, xs, out), // the usual sizes as constants, so that loops unroll
+                    32 => $inner::<32>(w, x, xs, out),
+                    _ => $inner::<0>(w, x, xs, out),
+                }
+            }
         }
 
         #[target_feature(enable = $features)]
-        fn $inner(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
-            let (cols, group_size) = (w.cols, w.group_size);
+        fn $inner<const GROUP: usize>(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
+            let (cols, group_size) = (w.cols, if GROUP == 0 { w.group_size } else { GROUP });
             let groups = cols.checked_div(group_size).unwrap_or(0);
             // Small groups gain little, and rows left over are few.
             if group_size % BYTES != 0 || groups == 0 {

@@ -1,0 +1,175 @@
+//! Attention for AVX2, in the order of the scalar kernel: eight positions are a register when scores are computed, eight
+//! dimensions when values are weighed.
+
+use core::arch::x86_64::*;
+
+use super::tail_mask;
+use crate::config::block_len;
+use crate::kernels::{Heads, scalar};
+use crate::math::{EXP_G, EXP_SMALLEST, LANES, LN2_HI, LN2_LO, ROUND, SMALLEST_WEIGHT, sum_lanes};
+
+pub(super) fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
+    // SAFETY: AVX2 was detected.
+    unsafe { attend_avx2(heads, att, out) }
+}
+
+#[target_feature(enable = "avx2")]
+fn attend_avx2(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
+    let head_size = heads.head_size;
+    let whole = head_size > 0 && head_size.is_multiple_of(LANES);
+    if !whole || heads.positions == 0 || heads.values.len() < heads.positions * head_size {
+        return scalar::attend(heads, att, out);
+    }
+    let mut q = heads.q.chunks_exact(head_size);
+    let mut att = att.chunks_exact_mut(block_len(heads.positions));
+    let mut out = out.chunks_exact_mut(head_size);
+    // Two heads share each load of the values, and hide each other's latency.
+    while let (Some(q0), Some(att0), Some(out0)) = (q.next(), att.next(), out.next()) {
+        attention_weights(q0, heads, att0);
+        if let (Some(q1), Some(att1), Some(out1)) = (q.next(), att.next(), out.next()) {
+            attention_weights(q1, heads, att1);
+            weigh([att0, att1], heads, [out0, out1]);
+        } else {
+            weigh([att0], heads, [out0]);
+        }
+    }
+}
+
+/// `att = softmax(keys · q · scale)`, with the weight 0 behind the last position.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn attention_weights(q: &[f32], heads: &Heads<'_>, att: &mut [f32]) {
+    let (att, _) = att.as_chunks_mut::<LANES>();
+    let max = _mm256_set1_ps(scores(q, heads, att));
+    let mut sum = _mm256_setzero_ps();
+    for att in att.iter_mut() {
+        let x = exp(_mm256_sub_ps(load(att), max));
+        sum = _mm256_add_ps(sum, x);
+        store(att, x);
+    }
+    let mut lanes = [0.0; LANES];
+    store(&mut lanes, sum);
+    let inverse = _mm256_set1_ps(1.0 / sum_lanes(lanes));
+    for att in att {
+        let x = _mm256_mul_ps(load(att), inverse);
+        let small = _mm256_cmp_ps::<_CMP_LT_OQ>(x, _mm256_set1_ps(SMALLEST_WEIGHT));
+        store(att, _mm256_andnot_ps(small, x));
+    }
+}
+
+/// `att[t] = dot(q, key t) · scale`, minus infinity behind the last position. Returns the largest.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn scores(q: &[f32], heads: &Heads<'_>, att: &mut [[f32; LANES]]) -> f32 {
+    let Some((last, att)) = att.split_last_mut() else { return f32::NEG_INFINITY };
+    let lowest = _mm256_set1_ps(f32::NEG_INFINITY);
+    let scale = _mm256_set1_ps(heads.scale);
+    let (q, _) = q.as_chunks::<LANES>();
+    let mut blocks = heads.keys.chunks_exact(heads.head_size);
+    let mut max = lowest;
+    for (att, keys) in att.iter_mut().zip(&mut blocks) {
+        let scores = block_scores(q, keys, scale);
+        max = _mm256_max_ps(scores, max); // max where a score is NaN, which makes the sum NaN instead
+        store(att, scores);
+    }
+    let Some(keys) = blocks.next() else { return f32::NEG_INFINITY };
+    let mask = _mm256_castsi256_ps(tail_mask((heads.positions - 1) % LANES + 1));
+    let scores = _mm256_blendv_ps(lowest, block_scores(q, keys, scale), mask);
+    store(last, scores);
+    let mut lanes = [0.0; LANES];
+    store(&mut lanes, _mm256_max_ps(scores, max));
+    lanes.into_iter().fold(f32::NEG_INFINITY, |max, x| if x > max { x } else { max })
+}
+
+/// Scores of eight positions, whose keys lie by dimension.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn block_scores(q: &[[f32; LANES]], keys: &[[f32; LANES]], scale: __m256) -> __m256 {
+    let (keys, _) = keys.as_chunks::<LANES>();
+    let mut l = [_mm256_setzero_ps(); LANES]; // by dimension mod 8
+    for (i, (q, keys)) in q.iter().zip(keys).enumerate() {
+        for ((l, q), key) in l.iter_mut().zip(q).zip(keys) {
+            let product = _mm256_mul_ps(load(key), _mm256_set1_ps(*q));
+            // Adding the first product to 0 would change nothing but the sign of a zero, which exp does not see.
+            *l = if i == 0 { product } else { _mm256_add_ps(*l, product) };
+        }
+    }
+    let t = [0, 1, 2, 3].map(|i| _mm256_add_ps(l[i], l[i + 4]));
+    _mm256_mul_ps(_mm256_add_ps(_mm256_add_ps(t[0], t[2]), _mm256_add_ps(t[1], t[3])), scale)
+}
+
+/// [`math::exp`](crate::math::exp) of numbers that are not above 0.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn exp(x: __m256) -> __m256 {
+    let c = |x| _mm256_set1_ps(x);
+    let mul = |a, b| _mm256_mul_ps(a, b);
+    let add = |a, b| _mm256_add_ps(a, b);
+    let sub = |a, b| _mm256_sub_ps(a, b);
+    let shifted = add(mul(x, c(core::f32::consts::LOG2_E)), c(ROUND));
+    let n = sub(shifted, c(ROUND));
+    let r = sub(sub(x, mul(n, c(LN2_HI))), mul(n, c(LN2_LO)));
+    let [g0, g1, g2, g3, g4] = EXP_G;
+    let g = [g3, g2, g1, g0].into_iter().fold(c(g4), |g, next| add(mul(g, r), c(next)));
+    let mantissa = add(add(mul(mul(r, r), g), r), c(1.0));
+    let exponent = _mm256_slli_epi32::<23>(_mm256_castps_si256(shifted));
+    let two_to_n = _mm256_castsi256_ps(_mm256_add_epi32(exponent, _mm256_castps_si256(c(1.0))));
+    let small = _mm256_cmp_ps::<_CMP_LT_OQ>(x, c(EXP_SMALLEST));
+    _mm256_andnot_ps(small, mul(mantissa, two_to_n))
+}
+
+/// `out[h] = Σ_t att[h][t] · values[t]` for `H` heads, sequential over positions.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn weigh<const H: usize>(att: [&mut [f32]; H], heads: &Heads<'_>, mut out: [&mut [f32]; H]) {
+    let columns = heads.head_size / LANES;
+    let mut first = 0;
+    while first + 2 <= columns {
+        weigh_columns::<H, 2>(&att, heads, first, &mut out);
+        first += 2;
+    }
+    if first < columns {
+        weigh_columns::<H, 1>(&att, heads, first, &mut out);
+    }
+}
+
+/// [`weigh`] for `C` columns of eight dimensions from column `first` on.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn weigh_columns<const H: usize, const C: usize>(
+    att: &[&mut [f32]; H],
+    heads: &Heads<'_>,
+    first: usize,
+    out: &mut [&mut [f32]; H],
+) {
+    let mut sums = [[_mm256_setzero_ps(); C]; H];
+    for (t, value) in heads.values.chunks_exact(heads.head_size).take(heads.positions).enumerate() {
+        let Some(value) = value.as_chunks::<LANES>().0.get(first..).and_then(|v| v.first_chunk::<C>()) else { return };
+        for h in 0..H {
+            let Some(weight) = att[h].get(t) else { return };
+            let weight = _mm256_set1_ps(*weight);
+            for c in 0..C {
+                sums[h][c] = _mm256_add_ps(sums[h][c], _mm256_mul_ps(weight, load(&value[c])));
+            }
+        }
+    }
+    for (out, sums) in out.iter_mut().zip(sums) {
+        for (out, sum) in out.as_chunks_mut::<LANES>().0.iter_mut().skip(first).zip(sums) {
+            store(out, sum);
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load(x: &[f32; LANES]) -> __m256 {
+    // SAFETY: eight numbers.
+    unsafe { _mm256_loadu_ps(x.as_ptr()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn store(x: &mut [f32; LANES], value: __m256) {
+    // SAFETY: eight numbers.
+    unsafe { _mm256_storeu_ps(x.as_mut_ptr(), value) }
+}
