@@ -16,11 +16,10 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 use infer_core::format::{Header, Version};
-use infer_core::{Aligned, Config, Engine, IndexEntry, MergeSlot, ProbIndex, Tokenizer, WeightType};
+use infer_core::{Aligned, Config, Engine, IndexEntry, KvBuffers, KvType, MergeSlot, ProbIndex, Tokenizer, WeightType};
 
 /// The project's own model, once it is there.
 const DEFAULT_MODEL: &str = "../models/model.bin";
-const DEFAULT_TOKENIZER: &str = "../models/tokenizer.bin";
 
 fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
@@ -30,7 +29,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(out.join("model.bin"), &model)?;
     fs::write(out.join("tokenizer.bin"), &tokenizer)?;
     fs::write(out.join("checksum"), story::checksum(&model).to_le_bytes())?;
-    fs::write(out.join("host.hash"), host_hash(&model, &tokenizer)?.to_le_bytes())?;
+    let [story, bench] = host_hashes(&model, &tokenizer)?;
+    fs::write(out.join("story.hash"), story.to_le_bytes())?;
+    fs::write(out.join("bench.hash"), bench.to_le_bytes())?;
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=src/settings.rs");
     println!("cargo:rerun-if-changed=src/story.rs");
@@ -68,8 +69,7 @@ fn model_and_tokenizer() -> Result<(Vec<u8>, Vec<u8>), Box<dyn Error>> {
         "random-int8" => Header { version: Version::V2, config: Config { hidden_dim: 192, ..RANDOM }.quantized()? },
         path => {
             let beside = || Path::new(path).with_file_name("tokenizer.bin").display().to_string();
-            let tokenizer = setting("TOKENIZER")
-                .unwrap_or_else(|| if path == DEFAULT_MODEL { DEFAULT_TOKENIZER.into() } else { beside() });
+            let tokenizer = setting("TOKENIZER").unwrap_or_else(beside);
             return Ok((read("MODEL", path)?, read("TOKENIZER", &tokenizer)?));
         }
     };
@@ -149,9 +149,9 @@ fn random_tokenizer() -> Vec<u8> {
     file
 }
 
-/// The hash of the story's logits, computed here.
-fn host_hash(model: &[u8], tokenizer: &[u8]) -> Result<u64, Box<dyn Error>> {
-    let config = Config::from_header(model)?;
+/// The hashes of the logits of the story and of the benchmark, computed here.
+fn host_hashes(model: &[u8], tokenizer: &[u8]) -> Result<[u64; 2], Box<dyn Error>> {
+    let config = Config::from_header(model).map_err(|e| format!("MODEL: {e}"))?;
     let plan = config.plan(story::limits(config.seq_len))?;
     let mut blocks = vec![Aligned([0u8; 16]); model.len().div_ceil(16)];
     blocks.iter_mut().zip(model.chunks(16)).for_each(|(block, bytes)| block.0[..bytes.len()].copy_from_slice(bytes));
@@ -159,19 +159,31 @@ fn host_hash(model: &[u8], tokenizer: &[u8]) -> Result<u64, Box<dyn Error>> {
     #[allow(unsafe_code)]
     let model = unsafe { std::slice::from_raw_parts(blocks.as_ptr().cast::<u8>(), model.len()) };
     let mut index = vec![IndexEntry::EMPTY; config.vocab_size];
-    let tokenizer = Tokenizer::new(tokenizer, config.vocab_size, &mut index)?;
+    let tokenizer = Tokenizer::new(tokenizer, config.vocab_size, &mut index).map_err(|e| format!("TOKENIZER: {e}"))?;
+    let (mut f32_values, mut i8_values, mut scales);
+    let kv = match settings::KV {
+        KvType::F32 => {
+            f32_values = vec![0.0; plan.kv_values];
+            KvBuffers::F32(&mut f32_values)
+        }
+        KvType::I8 => {
+            (i8_values, scales) = (vec![0; plan.kv_values], vec![0.0; plan.kv_scales]);
+            KvBuffers::I8 { values: &mut i8_values, scales: &mut scales }
+        }
+    };
     let most = Tokenizer::max_tokens(settings::PROMPT.len());
     let mut memory = story::Memory {
-        hot_f32: &mut vec![0.0; plan.hot_f32],
-        hot_i8: &mut vec![0; plan.hot_i8],
-        kv: &mut vec![0.0; plan.kv_values],
+        state: story::Buffers { hot_f32: &mut vec![0.0; plan.hot_f32], hot_i8: &mut vec![0; plan.hot_i8], kv },
         candidates: &mut vec![ProbIndex::default(); plan.sampler],
         merge: &mut vec![MergeSlot::EMPTY; most],
         tokens: &mut vec![0; most],
     };
-    let request = story::Request::new(settings::PROMPT);
     let engine = Engine::scalar();
-    Ok(story::tell(model, &plan, &tokenizer, &engine, &request, &mut memory, &mut Nobody)?.hash)
+    let request = story::Request::new(settings::PROMPT);
+    let story = story::tell(model, &plan, &tokenizer, &engine, &request, &mut memory, &mut Nobody)
+        .map_err(|e| format!("MODEL: {e}"))?;
+    let tokens = settings::BENCH_TOKENS.min(plan.limits.max_seq);
+    Ok([story.hash, story::greedy(model, &plan, &engine, &mut memory, tokens, |_| ())?])
 }
 
 struct Nobody;

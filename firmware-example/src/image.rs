@@ -5,10 +5,10 @@ use core::hint::black_box;
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use infer_core::{Aligned, Config, IndexEntry, MergeSlot, Plan, ProbIndex, Tokenizer, build_index};
+use infer_core::{Aligned, Config, IndexEntry, KvBuffers, KvType, MergeSlot, Plan, ProbIndex, Tokenizer, build_index};
 
 use crate::settings::MAX_PROMPT;
-use crate::story::{self, Memory};
+use crate::story::{self, Buffers, Memory};
 
 #[unsafe(link_section = ".model")]
 static MODEL: Aligned<[u8; MODEL_LEN]> = Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/model.bin")));
@@ -17,10 +17,12 @@ static TOKENIZER: [u8; TOKENIZER_LEN] = *include_bytes!(concat!(env!("OUT_DIR"),
 const MODEL_LEN: usize = include_bytes!(concat!(env!("OUT_DIR"), "/model.bin")).len();
 const TOKENIZER_LEN: usize = include_bytes!(concat!(env!("OUT_DIR"), "/tokenizer.bin")).len();
 
-/// What a story with the default settings gives on the host.
-pub const HOST_HASH: u64 = u64::from_le_bytes(*include_bytes!(concat!(env!("OUT_DIR"), "/host.hash")));
+/// Hash of all logits of the story that `settings.rs` asks for, as the host computed it.
+pub const STORY_HASH: u64 = u64::from_le_bytes(*include_bytes!(concat!(env!("OUT_DIR"), "/story.hash")));
+/// The same for `BENCH_TOKENS` greedy tokens from BOS.
+pub const BENCH_HASH: u64 = u64::from_le_bytes(*include_bytes!(concat!(env!("OUT_DIR"), "/bench.hash")));
 /// Checksum of the model file.
-const CHECKSUM: u64 = u64::from_le_bytes(*include_bytes!(concat!(env!("OUT_DIR"), "/checksum")));
+pub const CHECKSUM: u64 = u64::from_le_bytes(*include_bytes!(concat!(env!("OUT_DIR"), "/checksum")));
 
 // A model or tokenizer that does not fit is an error of the build.
 pub const PLAN: Plan = {
@@ -29,6 +31,10 @@ pub const PLAN: Plan = {
     plan
 };
 const VOCAB_SIZE: usize = PLAN.config.vocab_size;
+const KV_F32_VALUES: usize = match PLAN.limits.kv {
+    KvType::F32 => PLAN.kv_values,
+    KvType::I8 => 0,
+};
 const MAX_PROMPT_TOKENS: usize = Tokenizer::max_tokens(MAX_PROMPT);
 
 /// Built by the compiler, so it takes flash and no RAM.
@@ -66,8 +72,13 @@ pub fn memory() -> Option<Memory<'static>> {
     static mut HOT_I8: Room<i8, { PLAN.hot_i8 }> = MaybeUninit::uninit();
     #[unsafe(link_section = ".hot.sampler")]
     static mut CANDIDATES: Room<ProbIndex, VOCAB_SIZE> = MaybeUninit::uninit();
-    #[unsafe(link_section = ".cold.kv")]
-    static mut KV: Room<f32, { PLAN.kv_values }> = MaybeUninit::uninit();
+    // The one of the two that the settings do not ask for has no elements.
+    #[unsafe(link_section = ".cold.kv_f32")]
+    static mut KV_F32: Room<f32, { KV_F32_VALUES }> = MaybeUninit::uninit();
+    #[unsafe(link_section = ".cold.kv_i8")]
+    static mut KV_I8: Room<i8, { PLAN.kv_values - KV_F32_VALUES }> = MaybeUninit::uninit();
+    #[unsafe(link_section = ".cold.kv_scales")]
+    static mut KV_SCALES: Room<f32, { PLAN.kv_scales }> = MaybeUninit::uninit();
     #[unsafe(link_section = ".cold.merge")]
     static mut MERGE: Room<MergeSlot, MAX_PROMPT_TOKENS> = MaybeUninit::uninit();
     #[unsafe(link_section = ".cold.tokens")]
@@ -79,10 +90,14 @@ pub fn memory() -> Option<Memory<'static>> {
     }
     // SAFETY: the flag lets each static be borrowed once.
     unsafe {
+        let kv = match PLAN.limits.kv {
+            KvType::F32 => KvBuffers::F32(fill(&mut *&raw mut KV_F32, 0.0)),
+            KvType::I8 => {
+                KvBuffers::I8 { values: fill(&mut *&raw mut KV_I8, 0), scales: fill(&mut *&raw mut KV_SCALES, 0.0) }
+            }
+        };
         Some(Memory {
-            hot_f32: fill(&mut *&raw mut HOT_F32, 0.0),
-            hot_i8: fill(&mut *&raw mut HOT_I8, 0),
-            kv: fill(&mut *&raw mut KV, 0.0),
+            state: Buffers { hot_f32: fill(&mut *&raw mut HOT_F32, 0.0), hot_i8: fill(&mut *&raw mut HOT_I8, 0), kv },
             candidates: fill(&mut *&raw mut CANDIDATES, ProbIndex { prob: 0.0, index: 0 }),
             merge: fill(&mut *&raw mut MERGE, MergeSlot::EMPTY),
             tokens: fill(&mut *&raw mut TOKENS, 0),

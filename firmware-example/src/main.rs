@@ -1,11 +1,13 @@
-//! Tells a story over the serial line and compares the logits with the host's.
+//! Tells a story over the serial line, compares the logits with the host's, then continues the lines that are typed.
+//! An empty line ends it.
 #![no_std]
 #![no_main]
 
 use cortex_m_rt::entry;
-use firmware_example::image::{self, PLAN};
-use firmware_example::story::{self, Listener, Request};
-use firmware_example::{board, engine, print, settings};
+use firmware_example::image::{self, PLAN, STORY_HASH};
+use firmware_example::settings::{MAX_PROMPT, PROMPT};
+use firmware_example::story::{self, Listener, Memory, Request, Summary};
+use firmware_example::{board, engine, print, stack};
 
 #[entry]
 fn main() -> ! {
@@ -14,14 +16,40 @@ fn main() -> ! {
 }
 
 fn run() -> Option<()> {
+    if !image::is_intact(image::model()) {
+        print::text("error: the model in flash is damaged, flash it again\n");
+        return None;
+    }
     let mut memory = image::memory()?;
-    let tokenizer = image::tokenizer();
-    let request = Request::new(settings::PROMPT);
-    let result = story::tell(image::model(), &PLAN, &tokenizer, &engine(), &request, &mut memory, &mut Terminal);
-    print::text("\nlogits ");
-    print::hash(result.ok()?.hash);
+    let summary = tell(PROMPT, &mut memory)?;
+    print::logits(summary.hash, STORY_HASH)?;
+    print::text("stack: ");
+    print::number(stack::used() as u64);
+    print::text(" bytes used of ");
+    print::number(stack::size() as u64);
     print::text("\n");
-    Some(())
+
+    let mut line = [0; MAX_PROMPT];
+    loop {
+        print::text("\nA beginning, or an empty line to end: ");
+        match read_line(&mut line) {
+            Some("") => return Some(()),
+            Some(prompt) => drop(tell(prompt, &mut memory)), // it has said what is wrong
+            None => print::text("\nerror: that is longer than MAX_PROMPT (src/settings.rs), or no UTF-8\n"),
+        }
+    }
+}
+
+fn tell(prompt: &str, memory: &mut Memory<'_>) -> Option<Summary> {
+    let request = Request::new(prompt);
+    let tokenizer = image::tokenizer();
+    match story::tell(image::model(), &PLAN, &tokenizer, &engine(), &request, memory, &mut Terminal) {
+        Ok(summary) => Some(summary),
+        Err(error) => {
+            print::error(&error);
+            None
+        }
+    }
 }
 
 struct Terminal;
@@ -32,7 +60,28 @@ impl Listener for Terminal {
     }
 
     fn between_layers(&mut self) -> bool {
-        board::feed_watchdog();
+        board::feed_watchdog(); // an RTOS would yield here
         true
     }
+}
+
+/// Reads and echoes a line; `None` for one that does not fit or is no UTF-8.
+fn read_line(line: &mut [u8]) -> Option<&str> {
+    let mut len = 0;
+    loop {
+        board::feed_watchdog();
+        match board::read() {
+            None => {}
+            Some(b'\r' | b'\n') => break,
+            Some(byte) => {
+                board::write(byte);
+                if let Some(slot) = line.get_mut(len) {
+                    *slot = byte;
+                }
+                len += 1;
+            }
+        }
+    }
+    print::text("\n");
+    core::str::from_utf8(line.get(..len)?).ok()
 }

@@ -16,3 +16,6 @@ pub const MAX_PROMPT: usize = 128;
 pub const TEMPERATURE: f32 = 1.0;
 pub const TOP_P: f32 = 0.9;
 pub const SEED: u64 = 1;
+
+/// Tokens of the instruction benchmark.
+pub const BENCH_TOKENS: usize = 64;

@@ -5,7 +5,7 @@
 
 use infer_core::{
     BOS, Engine, Error, HASH_START, HotBuffers, KvBuffers, Limits, MergeSlot, Model, Plan, ProbIndex, Sampler, State,
-    Tokenizer, begin, classify, hash_logits, step,
+    Tokenizer, begin, classify, forward, hash_logits, step,
 };
 
 use crate::settings;
@@ -18,12 +18,27 @@ pub const fn limits(seq_len: usize) -> Limits {
 
 /// The memory of a run, of at least the sizes in the plan and of `Tokenizer::max_tokens` of the prompt.
 pub struct Memory<'a> {
-    pub hot_f32: &'a mut [f32],
-    pub hot_i8: &'a mut [i8],
-    pub kv: &'a mut [f32],
+    pub state: Buffers<'a>,
     pub candidates: &'a mut [ProbIndex],
     pub merge: &'a mut [MergeSlot],
     pub tokens: &'a mut [u32],
+}
+
+/// The memory of a state.
+pub struct Buffers<'a> {
+    pub hot_f32: &'a mut [f32],
+    pub hot_i8: &'a mut [i8],
+    pub kv: KvBuffers<'a>,
+}
+
+impl Buffers<'_> {
+    fn state(&mut self, plan: &Plan) -> Result<State<'_>, Error> {
+        let kv = match &mut self.kv {
+            KvBuffers::F32(values) => KvBuffers::F32(values),
+            KvBuffers::I8 { values, scales } => KvBuffers::I8 { values, scales },
+        };
+        State::new(plan, HotBuffers { f32: self.hot_f32, i8: self.hot_i8 }, kv)
+    }
 }
 
 /// What to tell.
@@ -71,15 +86,17 @@ pub fn tell(
     listener: &mut impl Listener,
 ) -> Result<Summary, Error> {
     let model = Model::from_bytes(model)?;
-    let hot = HotBuffers { f32: memory.hot_f32, i8: memory.hot_i8 };
-    let mut state = State::new(plan, hot, KvBuffers::F32(memory.kv))?;
     let mut sampler = Sampler::new(request.temperature, request.top_p, request.seed)?;
-
-    let n = tokenizer.encode(request.prompt, true, memory.merge, memory.tokens)?;
-    let prompt = memory.tokens.get(..n).unwrap_or(&[]);
+    let n_tokens = tokenizer.encode(request.prompt, true, memory.merge, memory.tokens)?;
+    let max_seq = plan.limits.max_seq.min(request.steps);
+    if n_tokens > 1 && n_tokens >= max_seq {
+        return Err(Error::Position { pos: 0, n_tokens, filled: 0, max_seq });
+    }
+    let prompt = memory.tokens.get(..n_tokens).unwrap_or(&[]);
+    let mut state = memory.state.state(plan)?;
     let mut token = BOS; // as the prompt begins
     let mut summary = Summary { positions: 0, hash: HASH_START };
-    for pos in 0..plan.limits.max_seq.min(request.steps) {
+    for pos in 0..max_seq {
         begin(&model, &mut state, &[token], pos)?;
         while step(&model, &mut state, engine)? {
             if !listener.between_layers() {
@@ -99,6 +116,29 @@ pub fn tell(
         token = next;
     }
     Ok(summary)
+}
+
+/// The hash of all logits of `tokens` greedy tokens from BOS on; `lap` is called after each, with its position.
+pub fn greedy(
+    model: &[u8],
+    plan: &Plan,
+    engine: &Engine<'_>,
+    memory: &mut Memory<'_>,
+    tokens: usize,
+    mut lap: impl FnMut(usize),
+) -> Result<u64, Error> {
+    let model = Model::from_bytes(model)?;
+    let mut state = memory.state.state(plan)?;
+    let mut sampler = Sampler::new(0.0, 0.0, 1)?;
+    let (mut token, mut hash) = (BOS, HASH_START);
+    for pos in 0..tokens {
+        forward(&model, &mut state, engine, &[token], pos)?;
+        let logits = classify(&model, &mut state, engine, 0)?;
+        token = sampler.sample(logits, &mut [])?; // temperature 0 leaves the logits as they are
+        lap(pos);
+        hash = hash_logits(hash, logits);
+    }
+    Ok(hash)
 }
 
 /// FNV-1a (64 bits) of the bytes of a model.
