@@ -1,51 +1,108 @@
-//! Writes what the image carries: memory.x for the linker, two models with random weights, their tokenizer, and the hash
-//! of the logits that each model gives on the host.
+//! Writes what an image carries: the board's code and memory map, model, tokenizer, a checksum, and the hash of the
+//! logits that the host computes.
+//!
+//! Settings are environment variables: BOARD (a folder of `boards/`), MODEL and TOKENIZER (files, or MODEL=random-f32 or
+//! random-int8 for weights made here).
 
+#[allow(dead_code)] // the images use what is not used here
+#[path = "src/settings.rs"]
+mod settings;
+#[allow(dead_code)]
 #[path = "src/story.rs"]
 mod story;
 
 use std::error::Error;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 use infer_core::format::{Header, Version};
-use infer_core::{Aligned, Config, IndexEntry, MergeSlot, ProbIndex, Tokenizer, WeightType};
+use infer_core::{Aligned, Config, Engine, IndexEntry, KvBuffers, KvType, MergeSlot, ProbIndex, Tokenizer, WeightType};
 
-const CONFIG: Config = Config {
+/// The project's own model, once it is there.
+const DEFAULT_MODEL: &str = "../models/model.bin";
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    board(&out)?;
+
+    let (model, tokenizer) = model_and_tokenizer()?;
+    fs::write(out.join("model.bin"), &model)?;
+    fs::write(out.join("tokenizer.bin"), &tokenizer)?;
+    fs::write(out.join("checksum"), story::checksum(&model).to_le_bytes())?;
+    let [story, bench] = host_hashes(&model, &tokenizer)?;
+    fs::write(out.join("story.hash"), story.to_le_bytes())?;
+    fs::write(out.join("bench.hash"), bench.to_le_bytes())?;
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=src/settings.rs");
+    println!("cargo:rerun-if-changed=src/story.rs");
+    Ok(())
+}
+
+/// Hands the board's code to the compiler and its memory map to the linker.
+fn board(out: &Path) -> Result<(), Box<dyn Error>> {
+    let default = if env::var("TARGET")?.starts_with("thumbv8m") { "mps3-an547" } else { "mps2-an386" };
+    let board = setting("BOARD").unwrap_or(default.into());
+    let folder = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("boards").join(&board);
+    let (code, map) = (folder.join("board.rs"), folder.join("memory.x"));
+    if !code.is_file() || !map.is_file() {
+        return Err(format!("BOARD={board}: {} and {} must exist", code.display(), map.display()).into());
+    }
+    println!("cargo:rerun-if-changed={}", map.display());
+    println!("cargo:rerun-if-changed=sections.x");
+    fs::write(out.join("board.rs"), format!("#[allow(unsafe_code)]\n#[path = {code:?}]\npub mod board;\n"))?;
+    fs::copy(map, out.join("memory.x"))?;
+    fs::copy("sections.x", out.join("sections.x"))?;
+    println!("cargo:rustc-link-search={}", out.display());
+    println!("cargo:rustc-link-arg-bins=-Tlink.x");
+    println!("cargo:rustc-link-arg-bins=-Tsections.x");
+    Ok(())
+}
+
+/// The files that MODEL and TOKENIZER name, by default the project's own, and until there is one random weights.
+fn model_and_tokenizer() -> Result<(Vec<u8>, Vec<u8>), Box<dyn Error>> {
+    let model = setting("MODEL");
+    let default = if Path::new(DEFAULT_MODEL).is_file() { DEFAULT_MODEL } else { "random-int8" };
+    println!("cargo:rerun-if-changed={DEFAULT_MODEL}");
+    let model = model.as_deref().unwrap_or(default);
+    let header = match model {
+        "random-f32" => Header { version: Version::V0, config: RANDOM },
+        "random-int8" => Header { version: Version::V2, config: Config { hidden_dim: 192, ..RANDOM }.quantized()? },
+        path => {
+            let beside = || Path::new(path).with_file_name("tokenizer.bin").display().to_string();
+            let tokenizer = setting("TOKENIZER").unwrap_or_else(beside);
+            return Ok((read("MODEL", path)?, read("TOKENIZER", &tokenizer)?));
+        }
+    };
+    Ok((random_model(header)?, random_tokenizer()))
+}
+
+/// An environment variable that this script depends on.
+fn setting(name: &str) -> Option<String> {
+    println!("cargo:rerun-if-env-changed={name}");
+    env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+fn read(name: &str, path: &str) -> Result<Vec<u8>, Box<dyn Error>> {
+    println!("cargo:rerun-if-changed={path}");
+    // Cargo runs build scripts in the package's folder.
+    fs::read(path).map_err(|e| format!("{name}={path} (relative paths start at firmware-example): {e}").into())
+}
+
+/// The shape of stories260K.
+const RANDOM: Config = Config {
     dim: 64,
-    hidden_dim: 192,
-    n_layers: 2,
-    n_heads: 4,
-    n_kv_heads: 2,
-    vocab_size: 300,
-    seq_len: 128,
+    hidden_dim: 172,
+    n_layers: 5,
+    n_heads: 8,
+    n_kv_heads: 4,
+    vocab_size: 512,
+    seq_len: 512,
     shared_classifier: true,
     weights: WeightType::F32,
 };
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let out_dir = env::var("OUT_DIR")?;
-    let out = Path::new(&out_dir);
-    fs::copy("memory.x", out.join("memory.x"))?;
-    println!("cargo:rustc-link-search={out_dir}");
-    println!("cargo:rustc-link-arg=-Tlink.x");
-    println!("cargo:rerun-if-changed=memory.x");
-    println!("cargo:rerun-if-changed=build.rs");
-    println!("cargo:rerun-if-changed=src/story.rs");
-
-    let tokenizer = tokenizer_file();
-    fs::write(out.join("tokenizer.bin"), &tokenizer)?;
-    let int8 = Config { weights: WeightType::Q8 { group_size: 64 }, shared_classifier: false, ..CONFIG };
-    for (name, version, config) in [("f32", Version::V0, CONFIG), ("int8", Version::V2, int8)] {
-        let model = model_file(Header { version, config })?;
-        fs::write(out.join(format!("{name}.bin")), &model)?;
-        fs::write(out.join(format!("{name}.hash")), host_hash(&model, &tokenizer)?.to_le_bytes())?;
-    }
-    Ok(())
-}
-
 /// Random weights of a size that keeps activations near 1, so that the logits differ and every layer matters.
-fn model_file(header: Header) -> Result<Vec<u8>, infer_core::Error> {
+fn random_model(header: Header) -> Result<Vec<u8>, infer_core::Error> {
     let layout = header.layout()?;
     let mut file = header.to_bytes()?[..header.size()].to_vec();
     let mut random = Random(1);
@@ -70,15 +127,17 @@ fn model_file(header: Header) -> Result<Vec<u8>, infer_core::Error> {
     Ok(file)
 }
 
-/// The control and byte tokens, letters, and the pieces that lead to the prompt's words.
-fn tokenizer_file() -> Vec<u8> {
+/// The control and byte tokens, letters, the pieces that lead to the prompt's words, and syllables.
+fn random_tokenizer() -> Vec<u8> {
     const WORDS: [&str; 13] =
         [" O", "nc", "nce", " Once", " u", "po", "pon", " upon", " a", " t", "im", "ime", " time"];
     let mut pieces: Vec<Vec<u8>> = vec![b"<unk>".into(), b"\n<s>\n".into(), b"\n</s>\n".into()];
     pieces.extend((0..=255).map(|byte| format!("<0x{byte:02X}>").into_bytes()));
     pieces.extend((b'a'..=b'z').chain([b' ', b'O']).map(|letter| vec![letter]));
     pieces.extend(WORDS.iter().map(|word| word.as_bytes().to_vec()));
-    assert_eq!(pieces.len(), CONFIG.vocab_size);
+    pieces.extend((b'a'..=b'z').flat_map(|a| "aeiou tnrs".bytes().map(move |b| vec![b'-', a, b])));
+    pieces.truncate(RANDOM.vocab_size);
+    assert_eq!(pieces.len(), RANDOM.vocab_size);
 
     let longest = pieces.iter().map(Vec::len).max().unwrap_or(0);
     let mut file = (longest as u32).to_le_bytes().to_vec();
@@ -90,23 +149,51 @@ fn tokenizer_file() -> Vec<u8> {
     file
 }
 
-/// What the chip is to compute, computed here.
-fn host_hash(model: &[u8], tokenizer: &[u8]) -> Result<u64, infer_core::Error> {
-    let mut aligned = Box::new(Aligned([0; 1 << 20]));
-    let aligned = &mut aligned.0[..model.len()];
-    aligned.copy_from_slice(model);
-    let plan = Config::from_header(model)?.plan(story::LIMITS)?;
-    let mut index = vec![IndexEntry::EMPTY; plan.tokenizer];
-    let tokenizer = Tokenizer::new(tokenizer, plan.config.vocab_size, &mut index)?;
-    let memory = story::Memory {
-        hot_f32: &mut vec![0.0; plan.hot_f32],
-        hot_i8: &mut vec![0; plan.hot_i8],
-        kv: &mut vec![0.0; plan.kv_values],
-        candidates: &mut vec![ProbIndex::default(); plan.sampler],
-        merge: &mut [MergeSlot::EMPTY; story::MAX_PROMPT_TOKENS],
-        tokens: &mut [0; story::MAX_PROMPT_TOKENS],
+/// The hashes of the logits of the story and of the benchmark, computed here.
+fn host_hashes(model: &[u8], tokenizer: &[u8]) -> Result<[u64; 2], Box<dyn Error>> {
+    let config = Config::from_header(model).map_err(|e| format!("MODEL: {e}"))?;
+    let plan = config.plan(story::limits(config.seq_len))?;
+    let mut blocks = vec![Aligned([0u8; 16]); model.len().div_ceil(16)];
+    blocks.iter_mut().zip(model.chunks(16)).for_each(|(block, bytes)| block.0[..bytes.len()].copy_from_slice(bytes));
+    // SAFETY: the blocks are 16 bytes without padding.
+    #[allow(unsafe_code)]
+    let model = unsafe { std::slice::from_raw_parts(blocks.as_ptr().cast::<u8>(), model.len()) };
+    let mut index = vec![IndexEntry::EMPTY; config.vocab_size];
+    let tokenizer = Tokenizer::new(tokenizer, config.vocab_size, &mut index).map_err(|e| format!("TOKENIZER: {e}"))?;
+    let (mut f32_values, mut i8_values, mut scales);
+    let kv = match settings::KV {
+        KvType::F32 => {
+            f32_values = vec![0.0; plan.kv_values];
+            KvBuffers::F32(&mut f32_values)
+        }
+        KvType::I8 => {
+            (i8_values, scales) = (vec![0; plan.kv_values], vec![0.0; plan.kv_scales]);
+            KvBuffers::I8 { values: &mut i8_values, scales: &mut scales }
+        }
     };
-    story::tell(aligned, &plan, &tokenizer, story::PROMPT, memory, |_| ())
+    let most = Tokenizer::max_tokens(settings::PROMPT.len());
+    let mut memory = story::Memory {
+        state: story::Buffers { hot_f32: &mut vec![0.0; plan.hot_f32], hot_i8: &mut vec![0; plan.hot_i8], kv },
+        candidates: &mut vec![ProbIndex::default(); plan.sampler],
+        merge: &mut vec![MergeSlot::EMPTY; most],
+        tokens: &mut vec![0; most],
+    };
+    let engine = Engine::scalar();
+    let request = story::Request::new(settings::PROMPT);
+    let story = story::tell(model, &plan, &tokenizer, &engine, &request, &mut memory, &mut Nobody)
+        .map_err(|e| format!("MODEL: {e}"))?;
+    let tokens = settings::BENCH_TOKENS.min(plan.limits.max_seq);
+    Ok([story.hash, story::greedy(model, &plan, &engine, &mut memory, tokens, |_| ())?])
+}
+
+struct Nobody;
+
+impl story::Listener for Nobody {
+    fn text(&mut self, _: usize, _: u32, _: &[u8]) {}
+
+    fn between_layers(&mut self) -> bool {
+        true
+    }
 }
 
 /// xorshift64 (Marsaglia, 2003).

@@ -1,51 +1,110 @@
 //! One story: prompt in, text out, and a hash of all logits on the way.
 //!
-//! The build script runs this file on the host and `main.rs` runs it on the chip, with the same models. Equal hashes mean
+//! The build script runs this file on the host and the images run it on the chip, with the same model. Equal hashes mean
 //! equal bits of every logit.
 
 use infer_core::{
-    BOS, Engine, Error, HASH_START, HotBuffers, KvBuffers, KvType, Limits, MergeSlot, Model, Plan, ProbIndex, Sampler,
-    State, Tokenizer, classify, forward, hash_logits,
+    BOS, Engine, Error, HASH_START, HotBuffers, KvBuffers, Limits, MergeSlot, Model, Plan, ProbIndex, Sampler, State,
+    Tokenizer, begin, classify, forward, hash_logits, step,
 };
 
-pub const PROMPT: &str = "Once upon a time";
-pub const LIMITS: Limits = Limits { max_seq: 64, batch: 1, threads: 1, kv: KvType::F32 };
-pub const MAX_PROMPT_TOKENS: usize = Tokenizer::max_tokens(PROMPT.len());
+use crate::settings;
 
-/// The memory of a run, of at least the sizes in the plan and of `MAX_PROMPT_TOKENS`.
+/// The limits of a run: the settings, cut to what the model was trained for.
+pub const fn limits(seq_len: usize) -> Limits {
+    let max_seq = if settings::MAX_SEQ < seq_len { settings::MAX_SEQ } else { seq_len };
+    Limits { max_seq, batch: 1, threads: 1, kv: settings::KV }
+}
+
+/// The memory of a run, of at least the sizes in the plan and of `Tokenizer::max_tokens` of the prompt.
 pub struct Memory<'a> {
-    pub hot_f32: &'a mut [f32],
-    pub hot_i8: &'a mut [i8],
-    pub kv: &'a mut [f32],
+    pub state: Buffers<'a>,
     pub candidates: &'a mut [ProbIndex],
     pub merge: &'a mut [MergeSlot],
     pub tokens: &'a mut [u32],
 }
 
-/// Continues `prompt` up to the last position, or until the model ends the sequence. The text goes to `write`, piece by
-/// piece. Returns the hash of all logits.
+/// The memory of a state.
+pub struct Buffers<'a> {
+    pub hot_f32: &'a mut [f32],
+    pub hot_i8: &'a mut [i8],
+    pub kv: KvBuffers<'a>,
+}
+
+impl Buffers<'_> {
+    fn state(&mut self, plan: &Plan) -> Result<State<'_>, Error> {
+        let kv = match &mut self.kv {
+            KvBuffers::F32(values) => KvBuffers::F32(values),
+            KvBuffers::I8 { values, scales } => KvBuffers::I8 { values, scales },
+        };
+        State::new(plan, HotBuffers { f32: self.hot_f32, i8: self.hot_i8 }, kv)
+    }
+}
+
+/// What to tell.
+pub struct Request<'a> {
+    pub prompt: &'a str,
+    pub temperature: f32,
+    pub top_p: f32,
+    pub seed: u64,
+    /// Positions to run for, prompt included; at most what the plan has.
+    pub steps: usize,
+}
+
+impl Request<'_> {
+    /// A story with the settings of `settings.rs`.
+    pub const fn new(prompt: &str) -> Request<'_> {
+        let (temperature, top_p, seed) = (settings::TEMPERATURE, settings::TOP_P, settings::SEED);
+        Request { prompt, temperature, top_p, seed, steps: usize::MAX }
+    }
+}
+
+/// How a story went.
+pub struct Summary {
+    /// Positions computed.
+    pub positions: usize,
+    /// Hash of all logits.
+    pub hash: u64,
+}
+
+/// Whoever is told a story.
+pub trait Listener {
+    /// The text of the token that follows position `pos`.
+    fn text(&mut self, pos: usize, token: u32, text: &[u8]);
+    /// Time for other things, between two layers: watchdogs, tasks, the serial line. False ends the story.
+    fn between_layers(&mut self) -> bool;
+}
+
+/// Continues the prompt up to the last position, or until the model ends the sequence.
 pub fn tell(
     model: &[u8],
     plan: &Plan,
     tokenizer: &Tokenizer<'_>,
-    prompt: &str,
-    memory: Memory<'_>,
-    mut write: impl FnMut(&[u8]),
-) -> Result<u64, Error> {
-    let engine = Engine::native();
+    engine: &Engine<'_>,
+    request: &Request<'_>,
+    memory: &mut Memory<'_>,
+    listener: &mut impl Listener,
+) -> Result<Summary, Error> {
     let model = Model::from_bytes(model)?;
-    let hot = HotBuffers { f32: memory.hot_f32, i8: memory.hot_i8 };
-    let mut state = State::new(plan, hot, KvBuffers::F32(memory.kv))?;
-    let mut sampler = Sampler::new(1.0, 0.9, 1)?;
-
-    let n = tokenizer.encode(prompt, true, memory.merge, memory.tokens)?;
-    let prompt = memory.tokens.get(..n).unwrap_or(&[]);
+    let mut sampler = Sampler::new(request.temperature, request.top_p, request.seed)?;
+    let n_tokens = tokenizer.encode(request.prompt, true, memory.merge, memory.tokens)?;
+    let max_seq = plan.limits.max_seq.min(request.steps);
+    if n_tokens > 1 && n_tokens >= max_seq {
+        return Err(Error::Position { pos: 0, n_tokens, filled: 0, max_seq });
+    }
+    let prompt = memory.tokens.get(..n_tokens).unwrap_or(&[]);
+    let mut state = memory.state.state(plan)?;
     let mut token = BOS; // as the prompt begins
-    let mut hash = HASH_START;
-    for pos in 0..plan.limits.max_seq {
-        forward(&model, &mut state, &engine, &[token], pos)?;
-        let logits = classify(&model, &mut state, &engine, 0)?;
-        hash = hash_logits(hash, logits);
+    let mut summary = Summary { positions: 0, hash: HASH_START };
+    for pos in 0..max_seq {
+        begin(&model, &mut state, &[token], pos)?;
+        while step(&model, &mut state, engine)? {
+            if !listener.between_layers() {
+                return Ok(summary);
+            }
+        }
+        let logits = classify(&model, &mut state, engine, 0)?;
+        summary = Summary { positions: pos + 1, hash: hash_logits(summary.hash, logits) };
         let next = match prompt.get(pos + 1) {
             Some(next) => *next,
             None => sampler.sample(logits, memory.candidates)?,
@@ -53,8 +112,36 @@ pub fn tell(
         if next == BOS {
             break;
         }
-        write(tokenizer.decode(token, next)?);
+        listener.text(pos, next, tokenizer.decode(token, next)?);
         token = next;
     }
+    Ok(summary)
+}
+
+/// The hash of all logits of `tokens` greedy tokens from BOS on; `lap` is called after each, with its position.
+pub fn greedy(
+    model: &[u8],
+    plan: &Plan,
+    engine: &Engine<'_>,
+    memory: &mut Memory<'_>,
+    tokens: usize,
+    mut lap: impl FnMut(usize),
+) -> Result<u64, Error> {
+    let model = Model::from_bytes(model)?;
+    let mut state = memory.state.state(plan)?;
+    let mut sampler = Sampler::new(0.0, 0.0, 1)?;
+    let (mut token, mut hash) = (BOS, HASH_START);
+    for pos in 0..tokens {
+        forward(&model, &mut state, engine, &[token], pos)?;
+        let logits = classify(&model, &mut state, engine, 0)?;
+        token = sampler.sample(logits, &mut [])?; // temperature 0 leaves the logits as they are
+        lap(pos);
+        hash = hash_logits(hash, logits);
+    }
     Ok(hash)
+}
+
+/// FNV-1a (64 bits) of the bytes of a model.
+pub fn checksum(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(HASH_START, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }

@@ -1,0 +1,116 @@
+//! What the image carries, and the memory that running it takes, sized by the compiler from the model's header.
+#![allow(unsafe_code)]
+
+use core::hint::black_box;
+use core::mem::MaybeUninit;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use infer_core::{Aligned, Config, IndexEntry, KvBuffers, KvType, MergeSlot, Plan, ProbIndex, Tokenizer, build_index};
+
+use crate::settings::MAX_PROMPT;
+use crate::story::{self, Buffers, Memory};
+
+#[unsafe(link_section = ".model")]
+static MODEL: Aligned<[u8; MODEL_LEN]> = Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/model.bin")));
+#[unsafe(link_section = ".model")]
+static TOKENIZER: [u8; TOKENIZER_LEN] = *include_bytes!(concat!(env!("OUT_DIR"), "/tokenizer.bin"));
+const MODEL_LEN: usize = include_bytes!(concat!(env!("OUT_DIR"), "/model.bin")).len();
+const TOKENIZER_LEN: usize = include_bytes!(concat!(env!("OUT_DIR"), "/tokenizer.bin")).len();
+
+/// Hash of all logits of the story that `settings.rs` asks for, as the host computed it.
+pub const STORY_HASH: u64 = u64::from_le_bytes(*include_bytes!(concat!(env!("OUT_DIR"), "/story.hash")));
+/// The same for `BENCH_TOKENS` greedy tokens from BOS.
+pub const BENCH_HASH: u64 = u64::from_le_bytes(*include_bytes!(concat!(env!("OUT_DIR"), "/bench.hash")));
+/// Checksum of the model file.
+pub const CHECKSUM: u64 = u64::from_le_bytes(*include_bytes!(concat!(env!("OUT_DIR"), "/checksum")));
+
+// A model or tokenizer that does not fit is an error of the build.
+pub const PLAN: Plan = {
+    let Ok(config) = Config::from_header(&MODEL.0) else { panic!("MODEL is not a model file") };
+    let Ok(plan) = config.plan(story::limits(config.seq_len)) else { panic!("MODEL does not run within the settings") };
+    plan
+};
+const VOCAB_SIZE: usize = PLAN.config.vocab_size;
+const KV_F32_VALUES: usize = match PLAN.limits.kv {
+    KvType::F32 => PLAN.kv_values,
+    KvType::I8 => 0,
+};
+const MAX_PROMPT_TOKENS: usize = Tokenizer::max_tokens(MAX_PROMPT);
+
+/// Built by the compiler, so it takes flash and no RAM.
+static INDEX: [IndexEntry; VOCAB_SIZE] = {
+    let mut index = [IndexEntry::EMPTY; VOCAB_SIZE];
+    assert!(build_index(&TOKENIZER, VOCAB_SIZE, &mut index).is_ok(), "TOKENIZER is damaged, or another model's");
+    index
+};
+
+/// The model file in flash. The compiler knows its bytes: the box keeps it from drawing conclusions, since flash may
+/// be damaged.
+pub fn model() -> &'static [u8] {
+    black_box(&MODEL.0)
+}
+
+/// Whether the model in flash is the one that was built in.
+pub fn is_intact(model: &[u8]) -> bool {
+    story::checksum(model) == black_box(CHECKSUM)
+}
+
+/// The tokenizer in flash.
+pub fn tokenizer() -> Tokenizer<'static> {
+    Tokenizer::with_index(black_box(&TOKENIZER), black_box(&INDEX))
+}
+
+/// Room for elements that get their values at run time, so that the memory needs no image in flash.
+type Room<T, const N: usize> = MaybeUninit<[T; N]>;
+
+/// The buffers; `None` from the second call on.
+pub fn memory() -> Option<Memory<'static>> {
+    // sections.x places .hot and .cold in the memories that the board names for them.
+    #[unsafe(link_section = ".hot.f32")]
+    static mut HOT_F32: Room<f32, { PLAN.hot_f32 }> = MaybeUninit::uninit();
+    #[unsafe(link_section = ".hot.i8")]
+    static mut HOT_I8: Room<i8, { PLAN.hot_i8 }> = MaybeUninit::uninit();
+    #[unsafe(link_section = ".hot.sampler")]
+    static mut CANDIDATES: Room<ProbIndex, VOCAB_SIZE> = MaybeUninit::uninit();
+    // The one of the two that the settings do not ask for has no elements.
+    #[unsafe(link_section = ".cold.kv_f32")]
+    static mut KV_F32: Room<f32, { KV_F32_VALUES }> = MaybeUninit::uninit();
+    #[unsafe(link_section = ".cold.kv_i8")]
+    static mut KV_I8: Room<i8, { PLAN.kv_values - KV_F32_VALUES }> = MaybeUninit::uninit();
+    #[unsafe(link_section = ".cold.kv_scales")]
+    static mut KV_SCALES: Room<f32, { PLAN.kv_scales }> = MaybeUninit::uninit();
+    #[unsafe(link_section = ".cold.merge")]
+    static mut MERGE: Room<MergeSlot, MAX_PROMPT_TOKENS> = MaybeUninit::uninit();
+    #[unsafe(link_section = ".cold.tokens")]
+    static mut TOKENS: Room<u32, MAX_PROMPT_TOKENS> = MaybeUninit::uninit();
+
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    if TAKEN.swap(true, Ordering::Relaxed) {
+        return None;
+    }
+    // SAFETY: the flag lets each static be borrowed once.
+    unsafe {
+        let kv = match PLAN.limits.kv {
+            KvType::F32 => KvBuffers::F32(fill(&mut *&raw mut KV_F32, 0.0)),
+            KvType::I8 => {
+                KvBuffers::I8 { values: fill(&mut *&raw mut KV_I8, 0), scales: fill(&mut *&raw mut KV_SCALES, 0.0) }
+            }
+        };
+        Some(Memory {
+            state: Buffers { hot_f32: fill(&mut *&raw mut HOT_F32, 0.0), hot_i8: fill(&mut *&raw mut HOT_I8, 0), kv },
+            candidates: fill(&mut *&raw mut CANDIDATES, ProbIndex { prob: 0.0, index: 0 }),
+            merge: fill(&mut *&raw mut MERGE, MergeSlot::EMPTY),
+            tokens: fill(&mut *&raw mut TOKENS, 0),
+        })
+    }
+}
+
+fn fill<T: Copy, const N: usize>(room: &mut Room<T, N>, value: T) -> &mut [T] {
+    let start = room.as_mut_ptr().cast::<T>();
+    for i in 0..N {
+        // SAFETY: the array has N elements.
+        unsafe { start.add(i).write(value) };
+    }
+    // SAFETY: all elements have just been written.
+    unsafe { room.assume_init_mut() }
+}

@@ -1,0 +1,33 @@
+//! infer-core on a Cortex-M: no operating system, no heap, no panic. The images share what is here.
+#![no_std]
+
+// The board that BOARD names: `boards/BOARD/board.rs`.
+include!(concat!(env!("OUT_DIR"), "/board.rs"));
+pub mod clock;
+pub mod explain;
+pub mod image;
+pub mod print;
+pub mod settings;
+pub mod stack;
+pub mod story;
+
+use cortex_m_rt::{ExceptionFrame, exception};
+use infer_core::Engine;
+
+/// The fastest kernels of the board's core.
+pub fn engine() -> Engine<'static> {
+    Engine::native()
+}
+
+/// A bus error, as from flash that does not answer.
+#[exception]
+#[allow(unsafe_code)]
+unsafe fn HardFault(_: &ExceptionFrame) -> ! {
+    board::exit(false)
+}
+
+/// Never linked where the symbol check holds: it fails when something could panic.
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    board::exit(false)
+}
