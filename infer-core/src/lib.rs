@@ -43,9 +43,12 @@
 #[cfg(target_endian = "big")]
 compile_error!("model files are little endian and are used where they lie: big-endian targets are not supported");
 
-#[cfg(any(test, feature = "std"))]
+// The C archive for a desktop takes the panic handler of std; on bare metal it has its own.
+#[cfg(any(test, feature = "std", all(feature = "capi", not(target_os = "none"))))]
 extern crate std;
 
+#[cfg(feature = "capi")]
+pub mod capi;
 mod config;
 mod error;
 pub mod format;

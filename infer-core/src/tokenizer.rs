@@ -95,8 +95,8 @@ pub const fn build_index(bytes: &[u8], vocab_size: usize, index: &mut [IndexEntr
     }
     // From the last token to the first, so that the lowest of equal pieces is found.
     let first = first_text_token(bytes, index) as usize;
-    while token > first {
-        token -= 1;
+    while token > first && token <= vocab_size {
+        token -= 1; // the second condition always holds, and spares a bounds check
         let bucket = bucket(hash(HASH_SEED, piece_at(bytes, index[token].offset as usize)), vocab_size);
         if bucket < vocab_size {
             index[token].next = index[bucket].head;
