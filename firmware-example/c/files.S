@@ -1,0 +1,14 @@
+/* Model and tokenizer in flash, as the files are. */
+    .syntax unified
+    .section .rodata.model, "a"
+    .balign 16
+    .global model_start, model_end
+model_start:
+    .incbin MODEL
+model_end:
+
+    .section .rodata.tokenizer, "a"
+    .global tokenizer_start, tokenizer_end
+tokenizer_start:
+    .incbin TOKENIZER
+tokenizer_end:

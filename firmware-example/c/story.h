@@ -1,0 +1,38 @@
+// What the firmware and the program for the desktop share: everything that uses the library.
+#ifndef STORY_H
+#define STORY_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "infer_core.h"
+
+// Longest prompt in bytes.
+#define PROMPT_BYTES 128
+
+typedef struct {
+  const void *data;
+  size_t bytes;
+} file;
+
+// Where a program's memory comes from: `bytes` at a multiple of INFER_ALIGN, or NULL.
+typedef void *take_memory(size_t bytes);
+// Where its text goes. A piece of text need not be whole characters.
+typedef void write_text(const char *text, size_t bytes);
+// What it does between layers, such as feeding a watchdog.
+typedef void between_layers(void);
+
+// Opens a model for `max_seq` positions, 0 for all that it was trained for, with keys and values of type `kv`, an
+// infer_kv. `memory` then says where each part lies.
+infer_error story_open(infer_context *context, file model, file tokenizer, size_t max_seq, uint32_t kv,
+                       take_memory *take, infer_memory *memory);
+
+// Continues `prompt` for `steps` positions at most, always with the likeliest token: the story of `infer-cli -t 0`.
+infer_error story_tell(infer_context *context, const char *prompt, size_t steps, write_text *write,
+                       between_layers *between);
+
+// Hash of the logits that `infer-cli bench MODEL --tokens n --batch 1` reports: those of the last of n arbitrary tokens,
+// then those of n tokens generated from INFER_BOS on.
+infer_error story_hash(infer_context *context, size_t vocab_size, uint32_t n, uint64_t *hash);
+
+#endif
