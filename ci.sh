@@ -8,6 +8,8 @@
 #   nostd     the library for bare-metal targets, NEON among them
 #   panics    the firmware image has no symbol of panics, allocation or formatting
 #   firmware  the firmware image runs in QEMU and computes the host's logits
+#   capi      the C header is up to date; the C archive has no panics; the C examples, in QEMU and under valgrind, tell
+#             what infer-cli tells
 #   asan      the library's tests under the address sanitizer
 #   fuzz      each fuzz target for FUZZ_SECONDS (20)
 #   miri      the library's tests under Miri, where the toolchain has it
@@ -17,7 +19,8 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-steps=(fmt clippy test docs nostd panics firmware asan fuzz miri)
+root=$PWD
+steps=(fmt clippy test docs nostd panics firmware capi asan fuzz miri)
 skipped=77 # exit status of a step that cannot run here
 target_dir=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 chip=thumbv7em-none-eabihf
@@ -62,12 +65,14 @@ panics() {
     for level in s 3; do # as firmware is built for size, and for speed; 3 last, for the step firmware
         CARGO_PROFILE_RELEASE_OPT_LEVEL=$level build_image
         echo "opt-level $level:"
-        check_symbols
+        check_symbols "$image"
+        print_sizes "$image"
     done
 }
 
+# check_symbols FILE: an image, or an archive.
 check_symbols() {
-    local symbols offenders
+    local image=$1 symbols offenders
     symbols=$(arm-none-eabi-nm --demangle "$image")
     # A stripped image, or one with the library optimised away, would pass for the wrong reason.
     if ! grep -q 'infer_core::kernels::scalar::matmul_q8' <<<"$symbols"; then
@@ -86,7 +91,10 @@ check_symbols() {
         return 1
     fi
     echo "no symbol of panics, allocation or formatting among $(wc -l <<<"$symbols")"
-    arm-none-eabi-size -A "$image" | awk '
+}
+
+print_sizes() {
+    arm-none-eabi-size -A "$1" | awk '
         $1 == ".text" { print $2 " bytes of code" }
         $1 == ".rodata" { print $2 " bytes of constants, the models among them" }
         $1 == ".data" || $1 == ".bss" { ram += $2 }
@@ -101,6 +109,88 @@ firmware() {
         -kernel "$image" </dev/null) || { local status=$?; echo "$output"; echo "QEMU: exit status $status" >&2; return 1; }
     echo "$output"
     [ "$(tail -n 1 <<<"$output")" = "firmware-example: passed" ]
+}
+
+capi() {
+    need arm-none-eabi-gcc gcc-arm-none-eabi
+    need qemu-system-arm qemu-system-arm
+    need valgrind valgrind
+    need g++ g++
+    local version=0.29.4 header=infer-core/include/infer_core.h # another version writes another header
+    [ "$(cbindgen --version 2>/dev/null)" = "cbindgen $version" ] || cargo install --locked "cbindgen@$version"
+    if ! (cd infer-core && cbindgen --quiet) | diff "$header" -; then
+        echo "$header is out of date: cd infer-core && cbindgen -o include/infer_core.h" >&2
+        return 1
+    fi
+    g++ -std=c++11 -Wall -Wextra -Werror -fsyntax-only -x c++ "$header"
+
+    local archive=$target_dir/bare/$chip/release/libinfer_core.a level
+    for level in s 3; do
+        CARGO_PROFILE_RELEASE_OPT_LEVEL=$level \
+            cargo_bare $chip rustc -p infer-core --release --crate-type staticlib --features capi
+        echo "archive at opt-level $level:"
+        check_symbols "$archive"
+    done
+    cargo rustc -p infer-core --release --crate-type staticlib --features capi,std --target-dir "$target_dir"
+    cargo run -p tests --example random_model --target-dir "$target_dir" -- "$target_dir/capi"
+    cargo build -p infer-cli --target-dir "$target_dir"
+    cd "$target_dir/capi"
+    head -c 1000 f32.bin >cut.bin
+    local weights text hash output
+    make_c host
+    for weights in f32 int8; do
+        text=$("$target_dir/debug/infer-cli" $weights.bin -t 0 -n 64 -i "Once upon a time" 2>/dev/null)
+        hash=$("$target_dir/debug/infer-cli" bench $weights.bin --tokens 16 --batch 1 --repeat 1 --json |
+            sed 's/.*"logits_hash":"\([0-9a-f]*\)".*/logits hash \1/')
+        make_c OUT=$weights MODEL=$PWD/$weights.bin
+        check_symbols $weights/story.elf
+        print_sizes $weights/story.elf
+        output=$(qemu_c $weights/story.elf)
+        echo "$output"
+        same "$weights in QEMU" "$text"$'\n'"$hash" "$(sed 1,2d <<<"$output")"
+        same "$weights on the host" "$text"$'\n'"$hash" "$(valgrind_c $weights.bin tokenizer.bin "Once upon a time" 64)"
+    done
+
+    # What cannot be used is said, and nothing leaks.
+    make_c OUT=cut MODEL=$PWD/cut.bin
+    refused qemu_c cut/story.elf
+    refused valgrind_c cut.bin tokenizer.bin
+    refused valgrind_c f32.bin cut.bin
+    refused valgrind_c tokenizer.bin tokenizer.bin
+    refused valgrind_c /dev/null tokenizer.bin
+}
+
+# make_c ARGUMENTS...: the C examples, in the current folder.
+make_c() {
+    make --no-print-directory -C "$root/firmware-example/c" OUT="$PWD" TOKENIZER="$PWD/tokenizer.bin" \
+        ARCHIVE="$archive" HOST_ARCHIVE="$target_dir/release/libinfer_core.a" "${@/#OUT=/OUT=$PWD/}"
+}
+
+qemu_c() {
+    timeout 60 qemu-system-arm -M mps2-an386 -nographic -monitor none -serial stdio -semihosting -kernel "$1" </dev/null
+}
+
+valgrind_c() {
+    valgrind --quiet --error-exitcode=9 --leak-check=full --show-leak-kinds=all --errors-for-leak-kinds=all \
+        ./story "$@" 2>&1
+}
+
+# refused COMMAND...: it says what is wrong and exits with 1.
+refused() {
+    local output status=0
+    output=$("$@") || status=$?
+    echo "$output"
+    [ $status = 1 ] || { echo "$*: exit status $status instead of 1" >&2; return 1; }
+    grep -qE 'cut short|damaged' <<<"$output"
+}
+
+# same WHAT EXPECTED ACTUAL
+same() {
+    if ! diff <(echo "$2") <(echo "$3"); then
+        echo "$1: not what infer-cli computes" >&2
+        return 1
+    fi
+    echo "$1: as infer-cli"
 }
 
 asan() {

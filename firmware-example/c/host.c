@@ -52,6 +52,7 @@ static infer_error tell(file model, file tokenizer, const char *prompt, size_t s
   if (error.code != INFER_OK)
     return error;
   putchar('\n');
+  fflush(stdout);
   uint64_t hash;
   error = story_hash(&context, config.vocab_size, steps < HASH_TOKENS ? (uint32_t)steps : HASH_TOKENS, &hash);
   if (error.code == INFER_OK)

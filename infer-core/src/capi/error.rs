@@ -121,6 +121,9 @@ impl infer_text {
 }
 
 impl infer_error {
+    /// Out of line: it is named in a hundred places.
+    #[cold]
+    #[inline(never)]
     pub(super) fn new(code: infer_code, subject: &'static str, rule: &'static str, values: [i64; 4]) -> infer_error {
         let (subject, rule) = (infer_text::new(subject.as_bytes()), infer_text::new(rule.as_bytes()));
         infer_error { code: code as u32, subject, rule, values, number: 0.0 }
