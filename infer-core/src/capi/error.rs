@@ -13,11 +13,11 @@ pub enum infer_code {
     INFER_OK = 0,
     /// The model file is cut short: values are bytes needed, bytes there.
     INFER_ERROR_TRUNCATED,
-    /// An address is not a multiple of what it must be: subject, values[0] the multiple in bytes.
+    /// An address is not a multiple of what it must be: subject, `values[0]` the multiple in bytes.
     INFER_ERROR_MISALIGNED,
-    /// The model file is of another version: values[0].
+    /// The model file is of another version: `values[0]`.
     INFER_ERROR_UNKNOWN_VERSION,
-    /// A header field breaks a rule: subject, values[0], rule.
+    /// A header field breaks a rule: subject, `values[0]`, rule.
     INFER_ERROR_HEADER,
     /// An int8 model's groups cannot be used: values are group_size, dim, hidden_dim.
     INFER_ERROR_GROUP_SIZE,
@@ -37,13 +37,13 @@ pub enum infer_code {
     INFER_ERROR_BATCH,
     /// A call out of order: step before begin, classify before the last step, sample without a new classify.
     INFER_ERROR_NOT_READY,
-    /// A logit is NaN or infinite, so the weights are damaged: values[0] is its token.
+    /// A logit is NaN or infinite, so the weights are damaged: `values[0]` is its token.
     INFER_ERROR_NOT_FINITE,
     /// A setting is out of range: subject, number, rule.
     INFER_ERROR_SETTING,
     /// The tokenizer file is cut short: values are the token, the size of the vocabulary, bytes there.
     INFER_ERROR_TOKENIZER_TRUNCATED,
-    /// The tokenizer file is damaged: values[0] is the token, rule.
+    /// The tokenizer file is damaged: `values[0]` is the token, rule.
     INFER_ERROR_TOKENIZER_ENTRY,
     /// A pointer is null: subject.
     INFER_ERROR_NULL,
@@ -53,7 +53,7 @@ pub enum infer_code {
     INFER_ERROR_MEMORY_TOO_SMALL,
     /// Two areas of memory overlap: subject and rule are their names.
     INFER_ERROR_OVERLAP,
-    /// A text is not UTF-8: values[0] is the first wrong byte.
+    /// A text is not UTF-8: `values[0]` is the first wrong byte.
     INFER_ERROR_TEXT,
 }
 
