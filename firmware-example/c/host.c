@@ -38,7 +38,8 @@ static file read_file(const char *path) {
   return result;
 }
 
-static infer_error tell(file model, file tokenizer, const char *prompt, size_t steps, uint32_t kv, infer_memory *memory) {
+static infer_error tell(file model, file tokenizer, const char *prompt, size_t steps, uint32_t kv,
+                        infer_memory *memory) {
   static infer_context context; // static, so all zeros
   infer_error error = story_open(&context, model, tokenizer, steps, kv, malloc, memory);
   infer_config config = {0};
@@ -48,7 +49,7 @@ static infer_error tell(file model, file tokenizer, const char *prompt, size_t s
     return error;
   if (steps == 0 || steps > config.seq_len)
     steps = config.seq_len;
-  error = story_tell(&context, prompt, steps, write_stdout, nothing);
+  error = story_tell(&context, prompt, strlen(prompt), steps, write_stdout, nothing);
   if (error.code != INFER_OK)
     return error;
   putchar('\n');

@@ -65,7 +65,7 @@ static infer_error run(void) {
   print(" bytes and a context of ");
   print_number(sizeof context, 10);
   print("\n");
-  error = story_tell(&context, PROMPT, steps, write, between);
+  error = story_tell(&context, PROMPT, sizeof PROMPT - 1, steps, write, between);
   if (error.code != INFER_OK)
     return error;
   uint64_t hash;

@@ -1,7 +1,5 @@
 #include "story.h"
 
-#include <string.h>
-
 // Gives an error on to the caller.
 #define TRY(call)                  \
   do {                             \
@@ -36,11 +34,11 @@ static infer_error pass(infer_context *context, uint32_t token, size_t pos, betw
   return infer_classify(context, 0, logits);
 }
 
-infer_error story_tell(infer_context *context, const char *prompt, size_t steps, write_text *write,
+infer_error story_tell(infer_context *context, const char *prompt, size_t prompt_bytes, size_t steps, write_text *write,
                        between_layers *between) {
   static uint32_t tokens[PROMPT_BYTES + 2];
   size_t n_tokens;
-  TRY(infer_encode(context, prompt, strlen(prompt), true, tokens, PROMPT_BYTES + 2, &n_tokens));
+  TRY(infer_encode(context, prompt, prompt_bytes, true, tokens, PROMPT_BYTES + 2, &n_tokens));
   TRY(infer_set_sampler(context, 0.0f, 0.0f, 1)); // temperature, top-p, seed
   uint32_t token = tokens[0];
   for (size_t pos = 0; pos < steps; pos++) {

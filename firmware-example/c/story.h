@@ -28,7 +28,7 @@ infer_error story_open(infer_context *context, file model, file tokenizer, size_
                        take_memory *take, infer_memory *memory);
 
 // Continues `prompt` for `steps` positions at most, always with the likeliest token: the story of `infer-cli -t 0`.
-infer_error story_tell(infer_context *context, const char *prompt, size_t steps, write_text *write,
+infer_error story_tell(infer_context *context, const char *prompt, size_t prompt_bytes, size_t steps, write_text *write,
                        between_layers *between);
 
 // Hash of the logits that `infer-cli bench MODEL --tokens n --batch 1` reports: those of the last of n arbitrary tokens,
