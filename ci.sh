@@ -162,7 +162,7 @@ capi() {
 
 # make_c ARGUMENTS...: the C examples, in the current folder.
 make_c() {
-    make --no-print-directory -C "$root/firmware-example/c" OUT="$PWD" TOKENIZER="$PWD/tokenizer.bin" \
+    make -B --no-print-directory -C "$root/firmware-example/c" OUT="$PWD" TOKENIZER="$PWD/tokenizer.bin" \
         ARCHIVE="$archive" HOST_ARCHIVE="$target_dir/release/libinfer_core.a" "${@/#OUT=/OUT=$PWD/}"
 }
 
