@@ -140,8 +140,3 @@ pub fn greedy(
     }
     Ok(hash)
 }
-
-/// FNV-1a (64 bits) of the bytes of a model.
-pub fn checksum(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(HASH_START, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
-}
