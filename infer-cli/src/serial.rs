@@ -16,7 +16,7 @@ use crate::args::SerialArgs;
 use crate::session::{Buffers, ModelFiles, Usage, encode, seed_or_clock};
 use crate::text::TextOut;
 
-/// Times that one story is asked for.
+/// Times that a story is asked for without a new token.
 const ATTEMPTS: usize = 5;
 /// How long to wait for an answer that costs the firmware no thought.
 const PROMPTLY: Duration = Duration::from_secs(1);
@@ -206,9 +206,9 @@ impl<'a> Link<'a> {
     fn story(&mut self, request: Request<'_>, firmware: &Firmware) -> anyhow::Result<(Vec<u32>, Statistics)> {
         let mut out = TextOut::new(io::stdout().lock());
         let mut tokens = Vec::new();
-        let mut attempts = 0;
+        let mut attempts = 0; // since the last one that brought a new token
         loop {
-            attempts += 1;
+            let before = tokens.len();
             let trouble = match self.tell(request, &mut tokens, &mut out) {
                 Ok(statistics) => {
                     out.finish()?;
@@ -238,41 +238,39 @@ impl<'a> Link<'a> {
         let passing = |trouble: &str| Err(Trouble::Passing(trouble.into()));
         self.send(request)?;
         let (id, port, timeout) = (self.id, self.port, self.timeout);
-        let mut next = 0;
+        let mut accepted = false;
         loop {
-            let Some(message) = self.receive(timeout)? else {
-                return Err(Trouble::Passing(format!("nothing came for {} s", timeout.as_secs())));
+            let Some(message) = self.receive(if accepted { timeout } else { PROMPTLY })? else {
+                let silence = format!("nothing came for {} s", timeout.as_secs());
+                return passing(if accepted { &silence } else { "the request was not answered" });
             };
             match message {
                 Message { id: 0, body: Reply::Ready(_) } => return passing("the firmware started anew"),
-                Message { id: 0, body: Reply::Garbled } => return passing("the firmware received a damaged frame"),
                 Message { id: other, .. } if other != id => {} // late
-                Message { body: Reply::Token { pos, token, text }, .. } => {
-                    if pos as usize != next {
-                        return passing("a frame was lost");
+                Message { body: Reply::Token { pos, token, text }, .. } => match tokens.get(pos as usize) {
+                    Some(&before) if before == token => {}
+                    Some(before) => {
+                        return Err(Trouble::Lasting(anyhow::anyhow!(
+                            "port {port}: token {pos} was {before} before the interruption and is {token} now: the \
+                             firmware computes wrong"
+                        )));
                     }
-                    match tokens.get(next) {
-                        None => {
-                            tokens.push(token);
-                            out.push(text)?;
-                        }
-                        Some(&before) if before == token => {}
-                        Some(before) => {
-                            return Err(Trouble::Lasting(anyhow::anyhow!(
-                                "port {port}: token {next} was {before} before the interruption and is {token} now: the \
-                                 firmware computes wrong"
-                            )));
-                        }
+                    None if pos as usize == tokens.len() => {
+                        tokens.push(token);
+                        out.push(text)?;
                     }
-                    next += 1;
+                    None => return passing("a frame was lost"),
+                },
+                Message { body: Reply::Done(statistics), .. } => {
+                    let told = statistics.positions.saturating_sub(u32::from(statistics.ended)) as usize;
+                    return if tokens.len() < told { passing("a frame was lost") } else { Ok(statistics) };
                 }
-                Message { body: Reply::Done(_), .. } if next < tokens.len() => return passing("the story broke off"),
-                Message { body: Reply::Done(statistics), .. } => return Ok(statistics),
                 Message { body: Reply::Failed { message, value }, .. } => {
                     let value = value.map_or(String::new(), |value| format!(" {value}"));
                     return Err(Trouble::Lasting(anyhow::anyhow!("port {port}: the firmware says: {message}{value}")));
                 }
-                Message { body: Reply::Ready(_) | Reply::Garbled, .. } => {}
+                Message { body: Reply::Ready(_), .. } => {}
+                Message { body: Reply::Accepted, .. } => accepted = true,
             }
         }
     }
@@ -320,9 +318,11 @@ fn check(
         };
         here.push(token);
     }
-    let ended = here.last() == Some(&BOS);
-    here.truncate(here.len() - usize::from(ended));
-    if here != tokens || hash != statistics.logits_hash || !(ended || statistics.positions as usize == max_seq) {
+    if statistics.ended && here.last() == Some(&BOS) {
+        here.pop();
+    }
+    let whole = statistics.ended || statistics.positions as usize == max_seq;
+    if here != tokens || hash != statistics.logits_hash || !whole {
         bail!(
             "the firmware computes something else than this machine: {} tokens with logits {:016x} there, {} with {hash:016x} \
              here",

@@ -33,10 +33,7 @@ fn serve(memory: &mut Memory<'_>) {
         if !core::mem::take(&mut pending) && !receive(&mut decoder) {
             continue;
         }
-        let Ok(Message { id, body }) = decoder.message() else {
-            send(0, Reply::Garbled);
-            continue;
-        };
+        let Ok(Message { id, body }) = decoder.message() else { continue };
         match body {
             Request::Hello => send(id, Reply::Ready(info())),
             Request::Stop => {}
@@ -78,11 +75,13 @@ struct Host<'a> {
 
 impl Host<'_> {
     fn tell(&mut self, request: &story::Request<'_>, memory: &mut Memory<'_>) {
+        send(self.id, Reply::Accepted);
         let model = image::model();
         let reply = if image::is_intact(model) {
             match story::tell(model, &PLAN, &image::tokenizer(), &engine(), request, memory, self) {
                 Ok(summary) => Reply::Done(Statistics {
                     positions: summary.positions as u32,
+                    ended: summary.ended,
                     logits_hash: summary.hash,
                     cycles: self.clock.cycles(),
                     clock_hz: board::CLOCK_HZ,
