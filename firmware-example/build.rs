@@ -16,7 +16,10 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 use infer_core::format::{Header, Version};
-use infer_core::{Aligned, Config, Engine, IndexEntry, KvBuffers, KvType, MergeSlot, ProbIndex, Tokenizer, WeightType};
+use infer_core::{
+    Aligned, Config, Engine, HASH_START, IndexEntry, KvBuffers, KvType, MergeSlot, ProbIndex, Tokenizer, WeightType,
+    hash_bytes,
+};
 
 /// The project's own model, once it is there.
 const DEFAULT_MODEL: &str = "../models/model.bin";
@@ -28,7 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (model, tokenizer) = model_and_tokenizer()?;
     fs::write(out.join("model.bin"), &model)?;
     fs::write(out.join("tokenizer.bin"), &tokenizer)?;
-    fs::write(out.join("checksum"), story::checksum(&model).to_le_bytes())?;
+    fs::write(out.join("checksum"), hash_bytes(HASH_START, &model).to_le_bytes())?;
     let [story, bench] = host_hashes(&model, &tokenizer)?;
     fs::write(out.join("story.hash"), story.to_le_bytes())?;
     fs::write(out.join("bench.hash"), bench.to_le_bytes())?;

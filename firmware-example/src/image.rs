@@ -5,7 +5,10 @@ use core::hint::black_box;
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use infer_core::{Aligned, Config, IndexEntry, KvBuffers, KvType, MergeSlot, Plan, ProbIndex, Tokenizer, build_index};
+use infer_core::{
+    Aligned, Config, HASH_START, IndexEntry, KvBuffers, KvType, MergeSlot, Plan, ProbIndex, Tokenizer, build_index,
+    hash_bytes,
+};
 
 use crate::settings::MAX_PROMPT;
 use crate::story::{self, Buffers, Memory};
@@ -52,7 +55,7 @@ pub fn model() -> &'static [u8] {
 
 /// Whether the model in flash is the one that was built in.
 pub fn is_intact(model: &[u8]) -> bool {
-    story::checksum(model) == black_box(CHECKSUM)
+    hash_bytes(HASH_START, model) == black_box(CHECKSUM)
 }
 
 /// The tokenizer in flash.

@@ -19,6 +19,15 @@ pub fn engine() -> Engine<'static> {
     Engine::native()
 }
 
+/// Starts the chip anew.
+#[allow(unsafe_code)]
+pub fn reset() -> ! {
+    const AIRCR: *mut u32 = 0xe000_ed0c as *mut u32; // of every Cortex-M: the key, and SYSRESETREQ
+    // SAFETY: a register of the core; nothing runs after it.
+    unsafe { AIRCR.write_volatile(0x05fa_0004) };
+    loop {}
+}
+
 /// A bus error, as from flash that does not answer.
 #[exception]
 #[allow(unsafe_code)]

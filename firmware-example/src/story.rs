@@ -63,6 +63,8 @@ impl Request<'_> {
 pub struct Summary {
     /// Positions computed.
     pub positions: usize,
+    /// Whether the model ended the story.
+    pub ended: bool,
     /// Hash of all logits.
     pub hash: u64,
 }
@@ -95,7 +97,7 @@ pub fn tell(
     let prompt = memory.tokens.get(..n_tokens).unwrap_or(&[]);
     let mut state = memory.state.state(plan)?;
     let mut token = BOS; // as the prompt begins
-    let mut summary = Summary { positions: 0, hash: HASH_START };
+    let mut summary = Summary { positions: 0, ended: false, hash: HASH_START };
     for pos in 0..max_seq {
         begin(&model, &mut state, &[token], pos)?;
         while step(&model, &mut state, engine)? {
@@ -104,12 +106,14 @@ pub fn tell(
             }
         }
         let logits = classify(&model, &mut state, engine, 0)?;
-        summary = Summary { positions: pos + 1, hash: hash_logits(summary.hash, logits) };
+        summary.positions = pos + 1;
+        summary.hash = hash_logits(summary.hash, logits);
         let next = match prompt.get(pos + 1) {
             Some(next) => *next,
             None => sampler.sample(logits, memory.candidates)?,
         };
         if next == BOS {
+            summary.ended = true;
             break;
         }
         listener.text(pos, next, tokenizer.decode(token, next)?);
@@ -139,9 +143,4 @@ pub fn greedy(
         hash = hash_logits(hash, logits);
     }
     Ok(hash)
-}
-
-/// FNV-1a (64 bits) of the bytes of a model.
-pub fn checksum(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(HASH_START, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }

@@ -1,7 +1,7 @@
 //! The command line: llama2.c's flags, each with a long name, and its older positional form.
 
 use std::ffi::OsString;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -132,6 +132,53 @@ pub enum Command {
         #[arg(value_name = "TEXT", allow_hyphen_values = true)]
         text: Option<String>,
     },
+    /// Let firmware on a serial line tell a story
+    Serial(SerialArgs),
+}
+
+#[derive(clap::Args, Debug)]
+pub struct SerialArgs {
+    /// Serial port, such as /dev/ttyACM0 or COM3, or tcp:HOST:PORT
+    #[arg(value_name = "PORT")]
+    pub port: String,
+
+    /// 0 always takes the most likely token, 1 samples the model's distribution
+    #[arg(short, long, value_name = "T", default_value = "1.0", value_parser = temperature, allow_hyphen_values = true)]
+    pub temperature: f32,
+
+    /// Nucleus sampling: keep the likeliest tokens up to this probability mass; 0 and 1 turn it off
+    #[arg(short = 'p', long, value_name = "P", default_value = "0.9", value_parser = topp, allow_hyphen_values = true)]
+    pub top_p: f32,
+
+    /// Seed of the random numbers; 0 or absent takes the clock
+    #[arg(short, long, value_name = "SEED", default_value = "0", value_parser = seed, allow_hyphen_values = true)]
+    #[arg(hide_default_value = true)]
+    pub seed: u64,
+
+    /// Positions to run for, prompt included; 0 runs to the end of the firmware's KV cache
+    #[arg(short = 'n', long, value_name = "N", default_value = "256", value_parser = steps, allow_hyphen_values = true)]
+    pub steps: usize,
+
+    /// Beginning of the story
+    #[arg(short = 'i', long, value_name = "TEXT", default_value = "", allow_hyphen_values = true)]
+    #[arg(hide_default_value = true)]
+    pub prompt: String,
+
+    /// Bits per second of the line
+    #[arg(long, value_name = "N", default_value = "115200")]
+    pub baud: u32,
+
+    /// Seconds to wait for the firmware's next word
+    #[arg(long, value_name = "N", default_value = "10")]
+    pub timeout: NonZeroU32,
+
+    /// Run this model here too, and compare tokens and logits
+    #[arg(long, value_name = "MODEL.bin")]
+    pub check: Option<PathBuf>,
+
+    /// Tokenizer file for --check [default: tokenizer.bin beside the model]
+    #[arg(short = 'z', long, value_name = "FILE", requires = "check")]
+    pub tokenizer: Option<PathBuf>,
 }
 
 #[derive(clap::Args, Debug)]

@@ -9,6 +9,7 @@ mod inspect;
 mod perplexity;
 mod pool;
 mod quantize;
+mod serial;
 mod session;
 mod text;
 mod tokenize;
@@ -50,6 +51,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
         }
         Some(Command::Bench(args)) => return bench::run(args),
         Some(Command::Tokenize { tokenizer, text }) => return tokenize::run(tokenizer, text.as_deref()),
+        Some(Command::Serial(args)) => return serial::run(args),
         None => {}
     }
     let Some(model) = &args.model else { return args::print_help() };

@@ -56,6 +56,11 @@ impl ModelFiles {
         self.model.model().with_context(|| format!("model {}", self.model_path.display()))
     }
 
+    /// FNV-1a (64 bits) of the model file.
+    pub fn checksum(&self) -> u64 {
+        infer_core::hash_bytes(infer_core::HASH_START, self.model.bytes())
+    }
+
     pub fn tokenizer(&self) -> anyhow::Result<OwnedTokenizer<'_>> {
         let vocab_size = self.model()?.config().vocab_size;
         let tokenizer = OwnedTokenizer::new(&self.tokenizer, vocab_size)
@@ -154,12 +159,11 @@ impl<'a> Session<'a> {
         args: &GenerateArgs,
     ) -> anyhow::Result<Session<'a>> {
         let model = files.model()?;
-        let seed = if args.seed == 0 { clock() } else { args.seed };
         Ok(Session {
             model,
             state: buffers.state()?,
             engine: Engine { kernels: Kernels::detect(), runner: pool },
-            sampler: Sampler::new(args.temperature, args.top_p, seed)?,
+            sampler: Sampler::new(args.temperature, args.top_p, seed_or_clock(args.seed))?,
             scratch: vec![ProbIndex::default(); model.config().vocab_size],
             model_path: &files.model_path,
         })
@@ -194,9 +198,10 @@ pub fn start_pool(threads: Option<NonZeroUsize>) -> anyhow::Result<Pool> {
     Pool::new(threads).with_context(|| format!("starting {threads} threads: lower --threads"))
 }
 
-/// A seed that differs from run to run, and is not 0.
-fn clock() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |now| now.as_nanos() as u64).max(1)
+/// The seed of the command line; instead of 0, one that differs from run to run.
+pub fn seed_or_clock(seed: u64) -> u64 {
+    let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |now| now.as_nanos() as u64).max(1);
+    if seed == 0 { clock() } else { seed }
 }
 
 /// Positions to run for: `-n`, or the whole context for 0 and for more than the model has.

@@ -71,7 +71,7 @@ pub use forward::{Engine, begin, classify, forward, step};
 pub use kernels::Kernels;
 #[cfg(feature = "std")]
 pub use mapped::{MappedModel, Mmap, OpenError, map_file};
-pub use math::{HASH_START, hash_logits};
+pub use math::{HASH_START, hash_bytes, hash_logits};
 pub use matrix::{Matrix, Q8Matrix};
 pub use model::{Aligned, Layer, Model};
 pub use runner::{Runner, Serial};

@@ -68,10 +68,12 @@ pub const HASH_START: u64 = 0xcbf2_9ce4_8422_2325;
 /// FNV-1a (64 bits) over the little-endian bits of logits, continued from `hash`: one number that tells whether two
 /// machines computed the same.
 pub fn hash_logits(hash: u64, logits: &[f32]) -> u64 {
-    logits
-        .iter()
-        .flat_map(|x| x.to_le_bytes())
-        .fold(hash, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+    logits.iter().fold(hash, |hash, x| hash_bytes(hash, &x.to_le_bytes()))
+}
+
+/// The same over bytes: tells whether a model in flash is the one that was put there.
+pub fn hash_bytes(hash: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(hash, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }
 
 /// Largest element; NaN counts for nothing.

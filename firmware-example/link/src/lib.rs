@@ -6,7 +6,8 @@
 //!
 //! Each request carries a number that its replies repeat, so that late replies to an earlier request are known as such.
 //! Firmware says [`Reply::Ready`] with number 0 when it starts: in the middle of a story that means that it was reset. A
-//! request that arrives during a story ends the story.
+//! request that arrives during a story ends the story. Damaged frames are passed over without a word: whoever waits for
+//! an answer asks again.
 #![no_std]
 
 #[cfg(test)]
@@ -42,7 +43,8 @@ pub enum Request<'a> {
     Hello,
     /// Ends the story, which answers [`Reply::Done`].
     Stop,
-    /// Tell a story. Answered by a [`Reply::Token`] for each token, then [`Reply::Done`]; or [`Reply::Failed`].
+    /// Tell a story. Answered by [`Reply::Accepted`], a [`Reply::Token`] for each token, and [`Reply::Done`] or
+    /// [`Reply::Failed`].
     Tell {
         /// As infer-cli's flag -t.
         temperature: f32,
@@ -64,6 +66,8 @@ pub enum Reply<'a> {
     /// The firmware has started (number 0), or answers [`Request::Hello`].
     #[serde(borrow)]
     Ready(Info<'a>),
+    /// [`Request::Tell`] has arrived. Comes at once: without it the request is lost.
+    Accepted,
     /// The next token of the story, the prompt's included.
     Token {
         /// The position that it follows: 0, 1, … without gaps.
@@ -82,8 +86,6 @@ pub enum Reply<'a> {
         /// The number that the message is about, where it is about one.
         value: Option<i64>,
     },
-    /// A frame was damaged: say it again (number 0).
-    Garbled,
 }
 
 /// What the firmware is.
@@ -106,8 +108,10 @@ pub struct Info<'a> {
 /// How a story went.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Statistics {
-    /// Positions computed.
+    /// Positions computed: one for each token told, and one more if the model ended the story.
     pub positions: u32,
+    /// Whether the model ended the story, with a BOS that is not told.
+    pub ended: bool,
     /// FNV-1a (64 bits) of all logits.
     pub logits_hash: u64,
     /// Cycles of the core's clock, from request to end.

@@ -1,0 +1,335 @@
+//! The host end of a serial line: lets firmware tell a story.
+//!
+//! Whatever goes wrong on the way (a damaged or lost frame, a reset, silence, a lost connection), the remedy is the same:
+//! get an answer again, and ask for the same story with the same seed. It comes token for token as before, so what has
+//! been shown is compared instead of shown again.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use infer_core::{BOS, Engine, HASH_START, Kernels, ProbIndex, Sampler, Serial, classify, forward, hash_logits};
+use infer_link::{Decoder, MAX_PROMPT, MAX_REPLY, Message, Reply, Request, Statistics, VERSION};
+
+use crate::args::SerialArgs;
+use crate::session::{Buffers, ModelFiles, Usage, encode, seed_or_clock};
+use crate::text::TextOut;
+
+/// Times that a story is asked for without a new token.
+const ATTEMPTS: usize = 5;
+/// How long to wait for an answer that costs the firmware no thought.
+const PROMPTLY: Duration = Duration::from_secs(1);
+/// How often waiting looks at the clock.
+const POLL: Duration = Duration::from_millis(50);
+
+pub fn run(args: &SerialArgs) -> anyhow::Result<()> {
+    if args.prompt.len() > MAX_PROMPT {
+        let len = args.prompt.len();
+        return Err(Usage(format!("the prompt has {len} bytes: firmware takes at most {MAX_PROMPT}")).into());
+    }
+    let request = Request::Tell {
+        temperature: args.temperature,
+        top_p: args.top_p,
+        seed: seed_or_clock(args.seed),
+        steps: if args.steps == 0 { u32::MAX } else { u32::try_from(args.steps).unwrap_or(u32::MAX) },
+        prompt: &args.prompt,
+    };
+    let mut link = Link::open(args)?;
+    let firmware = link.hello()?;
+    let (tokens, statistics) = link.story(request, &firmware)?;
+    report(&firmware, &statistics)?;
+    match &args.check {
+        Some(model) => {
+            let files = ModelFiles::open(model, args.tokenizer.as_deref())?;
+            check(&files, request, &firmware, &tokens, &statistics)
+        }
+        None => Ok(()),
+    }
+}
+
+fn report(firmware: &Firmware, s: &Statistics) -> io::Result<()> {
+    let rate = f64::from(s.positions) * f64::from(s.clock_hz) / (s.cycles.max(1) as f64);
+    let cycles = s.cycles / u64::from(s.positions.max(1)) / 1000;
+    writeln!(
+        io::stderr(),
+        "{}, {} kernels: {} positions, {cycles} thousand cycles each, {rate:.1} tok/s at {} MHz, {} of {} bytes of stack \
+         used, logits hash {:016x}",
+        firmware.board,
+        firmware.kernels,
+        s.positions,
+        s.clock_hz / 1_000_000,
+        s.stack_used,
+        s.stack_size,
+        s.logits_hash
+    )
+}
+
+/// What the firmware says of itself.
+#[derive(Clone, PartialEq)]
+struct Firmware {
+    board: String,
+    kernels: String,
+    model: u64,
+    max_seq: usize,
+    kv_int8: bool,
+}
+
+/// Why a story stopped before its end.
+enum Trouble {
+    /// Asking again may help.
+    Passing(String),
+    /// It will not.
+    Lasting(anyhow::Error),
+}
+
+impl From<io::Error> for Trouble {
+    fn from(e: io::Error) -> Trouble {
+        Trouble::Passing(format!("the line failed ({e})"))
+    }
+}
+
+trait Line: Read + Write {}
+
+impl<T: Read + Write> Line for T {}
+
+/// A serial line to firmware.
+struct Link<'a> {
+    port: &'a str,
+    baud: u32,
+    timeout: Duration,
+    line: Box<dyn Line>,
+    decoder: Decoder<MAX_REPLY>,
+    /// Bytes received, and how many of them were decoded.
+    received: ([u8; 256], usize, usize),
+    /// Number of the last request.
+    id: u8,
+}
+
+impl<'a> Link<'a> {
+    fn open(args: &'a SerialArgs) -> anyhow::Result<Link<'a>> {
+        let (port, baud) = (&*args.port, args.baud);
+        let line = open_line(port, baud).with_context(|| format!("port {port}"))?;
+        let timeout = Duration::from_secs(args.timeout.get().into());
+        Ok(Link { port, baud, timeout, line, decoder: Decoder::new(), received: ([0; 256], 0, 0), id: 0 })
+    }
+
+    /// Sends a request under a new number.
+    fn send(&mut self, body: Request<'_>) -> io::Result<()> {
+        self.id = if self.id == u8::MAX { 1 } else { self.id + 1 };
+        let mut buffer = [0; infer_link::MAX_REQUEST + 8];
+        let frame = infer_link::encode(&Message { id: self.id, body }, &mut buffer);
+        self.line.write_all(frame.ok_or(ErrorKind::InvalidInput)?)?;
+        self.line.flush()
+    }
+
+    /// The next message, damaged ones passed over; `None` when none comes in time.
+    fn receive(&mut self, timeout: Duration) -> io::Result<Option<Message<Reply<'_>>>> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let (bytes, len, at) = &mut self.received;
+            while at < len {
+                *at += 1;
+                if self.decoder.push(bytes[*at - 1]) && self.decoder.message::<Reply<'_>>().is_ok() {
+                    return Ok(self.decoder.message().ok());
+                }
+            }
+            if Instant::now() >= deadline {
+                return Ok(None);
+            }
+            *at = 0;
+            *len = match self.line.read(bytes) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(n) => n,
+                Err(e) if matches!(e.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock | ErrorKind::Interrupted) => 0,
+                Err(e) => return Err(e),
+            };
+        }
+    }
+
+    /// Asks who is there until there is an answer; opens the port again when the line fails. Ends whatever the firmware
+    /// is doing.
+    fn hello(&mut self) -> anyhow::Result<Firmware> {
+        let port = self.port;
+        let deadline = Instant::now() + self.timeout;
+        let mut failure = None;
+        while Instant::now() < deadline {
+            match self.try_hello() {
+                Ok(Some((version, firmware))) => {
+                    ensure!(
+                        version == VERSION,
+                        "{port}: the firmware speaks version {version} of the protocol and this program {VERSION}: \
+                         build both from the same sources"
+                    );
+                    return Ok(firmware);
+                }
+                Ok(None) => {}
+                Err(e) => {
+                    std::thread::sleep(POLL);
+                    match open_line(port, self.baud) {
+                        Ok(line) => self.line = line,
+                        Err(e) => failure = Some(e),
+                    }
+                    failure = failure.or(Some(e.into()));
+                }
+            }
+        }
+        let silence = format!(
+            "port {port}: no answer within {} s. Is the image `link` running, and does --baud {} fit the board?",
+            self.timeout.as_secs(),
+            self.baud
+        );
+        Err(failure.map_or_else(|| anyhow::anyhow!(silence.clone()), |e| e.context(silence.clone())))
+    }
+
+    fn try_hello(&mut self) -> io::Result<Option<(u8, Firmware)>> {
+        self.send(Request::Hello)?;
+        let id = self.id;
+        while let Some(message) = self.receive(PROMPTLY)? {
+            if message.id == id
+                && let Reply::Ready(info) = message.body
+            {
+                let firmware = Firmware {
+                    board: info.board.into(),
+                    kernels: info.kernels.into(),
+                    model: info.model,
+                    max_seq: info.max_seq as usize,
+                    kv_int8: info.kv_int8,
+                };
+                return Ok(Some((info.version, firmware)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Has a story told, whatever happens on the line, and shows it. Returns its tokens.
+    fn story(&mut self, request: Request<'_>, firmware: &Firmware) -> anyhow::Result<(Vec<u32>, Statistics)> {
+        let mut out = TextOut::new(io::stdout().lock());
+        let mut tokens = Vec::new();
+        let mut attempts = 0; // since the last one that brought a new token
+        loop {
+            let before = tokens.len();
+            let trouble = match self.tell(request, &mut tokens, &mut out) {
+                Ok(statistics) => {
+                    out.finish()?;
+                    return Ok((tokens, statistics));
+                }
+                Err(Trouble::Passing(trouble)) => trouble,
+                Err(Trouble::Lasting(e)) => return Err(e),
+            };
+            let n = tokens.len();
+            ensure!(
+                attempts < ATTEMPTS,
+                "port {}: {trouble} after {n} tokens; gave up after {ATTEMPTS} attempts",
+                self.port
+            );
+            writeln!(io::stderr(), "\nwarning: {trouble} after {n} tokens; asking for the rest")?;
+            ensure!(self.hello()? == *firmware, "port {}: other firmware answers now", self.port);
+        }
+    }
+
+    /// One attempt: `tokens` were shown by earlier ones.
+    fn tell(
+        &mut self,
+        request: Request<'_>,
+        tokens: &mut Vec<u32>,
+        out: &mut TextOut<impl Write>,
+    ) -> Result<Statistics, Trouble> {
+        let passing = |trouble: &str| Err(Trouble::Passing(trouble.into()));
+        self.send(request)?;
+        let (id, port, timeout) = (self.id, self.port, self.timeout);
+        let mut accepted = false;
+        loop {
+            let Some(message) = self.receive(if accepted { timeout } else { PROMPTLY })? else {
+                let silence = format!("nothing came for {} s", timeout.as_secs());
+                return passing(if accepted { &silence } else { "the request was not answered" });
+            };
+            match message {
+                Message { id: 0, body: Reply::Ready(_) } => return passing("the firmware started anew"),
+                Message { id: other, .. } if other != id => {} // late
+                Message { body: Reply::Token { pos, token, text }, .. } => match tokens.get(pos as usize) {
+                    Some(&before) if before == token => {}
+                    Some(before) => {
+                        return Err(Trouble::Lasting(anyhow::anyhow!(
+                            "port {port}: token {pos} was {before} before the interruption and is {token} now: the \
+                             firmware computes wrong"
+                        )));
+                    }
+                    None if pos as usize == tokens.len() => {
+                        tokens.push(token);
+                        out.push(text)?;
+                    }
+                    None => return passing("a frame was lost"),
+                },
+                Message { body: Reply::Done(statistics), .. } => {
+                    let told = statistics.positions.saturating_sub(u32::from(statistics.ended)) as usize;
+                    return if tokens.len() < told { passing("a frame was lost") } else { Ok(statistics) };
+                }
+                Message { body: Reply::Failed { message, value }, .. } => {
+                    let value = value.map_or(String::new(), |value| format!(" {value}"));
+                    return Err(Trouble::Lasting(anyhow::anyhow!("port {port}: the firmware says: {message}{value}")));
+                }
+                Message { body: Reply::Ready(_), .. } => {}
+                Message { body: Reply::Accepted, .. } => accepted = true,
+            }
+        }
+    }
+}
+
+fn open_line(port: &str, baud: u32) -> anyhow::Result<Box<dyn Line>> {
+    if let Some(address) = port.strip_prefix("tcp:") {
+        let stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(POLL))?;
+        stream.set_nodelay(true)?;
+        return Ok(Box::new(stream));
+    }
+    Ok(Box::new(serialport::new(port, baud).timeout(POLL).open()?))
+}
+
+/// Runs the model here with the same settings and compares.
+fn check(
+    files: &ModelFiles,
+    request: Request<'_>,
+    firmware: &Firmware,
+    tokens: &[u32],
+    statistics: &Statistics,
+) -> anyhow::Result<()> {
+    let Request::Tell { temperature, top_p, seed, steps, prompt } = request else { return Ok(()) };
+    let name = files.model_path.display();
+    ensure!(files.checksum() == firmware.model, "model {name} is not the one in the firmware");
+    ensure!(!firmware.kv_int8, "--check: the firmware has an int8 KV cache, which this program does not have yet");
+    let model = files.model()?;
+    let tokenizer = files.tokenizer()?;
+    let prompt = encode(&tokenizer.get(), prompt)?;
+    let max_seq = firmware.max_seq.min(steps as usize);
+    let mut buffers = Buffers::new(model.config(), max_seq, 1, 1)?;
+    let mut state = buffers.state()?;
+    let engine = Engine { kernels: Kernels::detect(), runner: &Serial };
+    let mut sampler = Sampler::new(temperature, top_p, seed)?;
+    let mut scratch = vec![ProbIndex::default(); model.config().vocab_size];
+    let (mut token, mut hash, mut here) = (BOS, HASH_START, Vec::new());
+    for pos in 0..statistics.positions as usize {
+        forward(&model, &mut state, &engine, &[token], pos)?;
+        let logits = classify(&model, &mut state, &engine, 0)?;
+        hash = hash_logits(hash, logits);
+        token = match prompt.get(pos + 1) {
+            Some(&token) => token,
+            None => sampler.sample(logits, &mut scratch)?,
+        };
+        here.push(token);
+    }
+    if statistics.ended && here.last() == Some(&BOS) {
+        here.pop();
+    }
+    let whole = statistics.ended || statistics.positions as usize == max_seq;
+    if here != tokens || hash != statistics.logits_hash || !whole {
+        bail!(
+            "the firmware computes something else than this machine: {} tokens with logits {:016x} there, {} with {hash:016x} \
+             here",
+            tokens.len(),
+            statistics.logits_hash,
+            here.len()
+        );
+    }
+    Ok(writeln!(io::stderr(), "{} tokens and their logits are as on this machine", tokens.len())?)
+}
