@@ -122,7 +122,7 @@ pub fn tell(
     Ok(summary)
 }
 
-/// The hash of all logits of `tokens` greedy tokens from BOS on; `lap` is called after each, with its position.
+/// The hash of all logits of `tokens` greedy tokens from BOS on; `lap` is called before and after each, with its position.
 pub fn greedy(
     model: &[u8],
     plan: &Plan,
@@ -136,6 +136,7 @@ pub fn greedy(
     let mut sampler = Sampler::new(0.0, 0.0, 1)?;
     let (mut token, mut hash) = (BOS, HASH_START);
     for pos in 0..tokens {
+        lap(pos);
         forward(&model, &mut state, engine, &[token], pos)?;
         let logits = classify(&model, &mut state, engine, 0)?;
         token = sampler.sample(logits, &mut [])?; // temperature 0 leaves the logits as they are

@@ -9,6 +9,8 @@ use crate::panel::Panel;
 
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 mod avx2;
+#[cfg(thumb_fpu)]
+mod cortex_m;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 mod neon;
 pub(crate) mod scalar;
@@ -79,7 +81,9 @@ impl Kernels {
     pub const fn native() -> Kernels {
         #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
         return neon::NEON;
-        #[cfg(not(all(target_arch = "aarch64", target_feature = "neon")))]
+        #[cfg(thumb_fpu)]
+        return cortex_m::FPU;
+        #[cfg(not(any(thumb_fpu, all(target_arch = "aarch64", target_feature = "neon"))))]
         Kernels::scalar()
     }
 

@@ -38,7 +38,7 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
 
 /// Sum of a slice.
 #[inline(always)]
-fn sum(x: &[f32]) -> f32 {
+pub(crate) fn sum(x: &[f32]) -> f32 {
     let mut lanes = [0.0; LANES];
     let (chunks, tail) = x.as_chunks::<LANES>();
     for x in chunks {
