@@ -194,7 +194,7 @@ fn attend_heads(
     // One part of the scratch per task, so there are at most as many tasks as parts.
     let tasks =
         engine.tasks(q.len().saturating_mul(pos + rows)).min(att.len().checked_div(scratch).unwrap_or(0)).max(1);
-    let scale = 1.0 / sqrt(head_size as f32);
+    let scale = core::f32::consts::LOG2_E / sqrt(head_size as f32);
     let out = SharedOut::new(out, out.len());
     let att = SharedOut::new(att, att.len());
     engine.runner.run(tasks, &|task| {

@@ -53,7 +53,7 @@ pub(crate) struct Heads<'a> {
     /// Positions to attend to.
     pub positions: usize,
     pub head_size: usize,
-    /// 1 / sqrt(head_size)
+    /// log2(e) / sqrt(head_size): weights are powers of 2.
     pub scale: f32,
 }
 

@@ -8,7 +8,7 @@ use core::arch::asm;
 
 use super::{Heads, Kernels, scalar};
 use crate::config::block_len;
-use crate::math::{LANES, SMALLEST_WEIGHT, exp, sum};
+use crate::math::{LANES, exp2_score, sum};
 use crate::panel::Panel;
 
 /// The kernels of a Cortex-M with FPU.
@@ -26,33 +26,29 @@ fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
     let mut att = att.chunks_exact_mut(block_len(heads.positions));
     let mut out = out.chunks_exact_mut(head_size);
     while let (Some(q0), Some(att0), Some(out0)) = (q.next(), att.next(), out.next()) {
-        weights(q0, heads, att0);
+        let sum0 = weights(q0, heads, att0);
         if let (Some(q1), Some(att1), Some(out1)) = (q.next(), att.next(), out.next()) {
-            weights(q1, heads, att1);
-            scalar::weigh([att0, att1], heads, [out0, out1]);
+            let sum1 = weights(q1, heads, att1);
+            scalar::weigh([att0, att1], [sum0, sum1], heads, [out0, out1]);
         } else {
-            scalar::weigh([att0], heads, [out0]);
+            scalar::weigh([att0], [sum0], heads, [out0]);
         }
     }
 }
 
 #[inline(always)]
-fn weights(q: &[f32], heads: &Heads<'_>, att: &mut [f32]) {
+fn weights(q: &[f32], heads: &Heads<'_>, att: &mut [f32]) -> f32 {
     for (keys, att) in heads.keys.chunks_exact(heads.head_size).zip(att.as_chunks_mut::<LANES>().0) {
         let (low, high) = att.split_at_mut(POSITIONS);
         scores::<0>(q, keys, heads.scale, low);
         scores::<POSITIONS>(q, keys, heads.scale, high);
     }
-    let Some(att) = att.get_mut(..heads.positions) else { return };
+    let Some(att) = att.get_mut(..heads.positions) else { return 0.0 };
     let max = att.iter().fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max });
     for x in att.iter_mut() {
-        *x = exp(*x - max);
+        *x = exp2_score(*x - max);
     }
-    let inverse = 1.0 / sum(att);
-    for x in att.iter_mut() {
-        let weight = *x * inverse;
-        *x = if weight < SMALLEST_WEIGHT { 0.0 } else { weight };
-    }
+    sum(att)
 }
 
 #[inline(always)]

@@ -3,7 +3,7 @@
 
 use super::Heads;
 use crate::config::block_len;
-use crate::math::{LANES, ROUND, dot, softmax, sum_lanes};
+use crate::math::{LANES, ROUND, dot, exp2_score, max, sum, sum_lanes};
 use crate::matrix::{Q8Matrix, rows_of};
 use crate::panel::Panel;
 
@@ -116,25 +116,29 @@ pub(crate) fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
     let mut out = out.chunks_exact_mut(head_size);
     // Two heads share each load of the values, and hide each other's latency.
     while let (Some(q0), Some(att0), Some(out0)) = (q.next(), att.next(), out.next()) {
-        attention_weights(q0, heads, att0);
+        let sum0 = attention_weights(q0, heads, att0);
         if let (Some(q1), Some(att1), Some(out1)) = (q.next(), att.next(), out.next()) {
-            attention_weights(q1, heads, att1);
-            weigh([att0, att1], heads, [out0, out1]);
+            let sum1 = attention_weights(q1, heads, att1);
+            weigh([att0, att1], [sum0, sum1], heads, [out0, out1]);
         } else {
-            weigh([att0], heads, [out0]);
+            weigh([att0], [sum0], heads, [out0]);
         }
     }
 }
 
-/// `att = softmax(keys · q · scale)`, in whole vectors: what lies behind the last position gets the weight 0, which
-/// changes no sum.
+/// `att = 2^(keys · q · scale - max)`, in whole vectors: what lies behind the last position gets the weight 0, which
+/// changes no sum. Returns the sum.
 #[inline(always)]
-fn attention_weights(q: &[f32], heads: &Heads<'_>, att: &mut [f32]) {
+fn attention_weights(q: &[f32], heads: &Heads<'_>, att: &mut [f32]) -> f32 {
     scores(q, heads.keys, heads.scale, att.as_chunks_mut().0);
     if let Some(rest) = att.get_mut(heads.positions..) {
         rest.fill(f32::NEG_INFINITY);
     }
-    softmax(att);
+    let max = max(att);
+    for x in att.iter_mut() {
+        *x = exp2_score(*x - max);
+    }
+    sum(att)
 }
 
 /// `att[t] = dot(q, key t) · scale`. Eight positions at a time: each has the eight lanes of [`dot`], so that vectors over
@@ -183,9 +187,10 @@ fn scaled(a: &[f32; LANES], factor: f32) -> [f32; LANES] {
     product
 }
 
-/// `out[h] = Σ_t att[h][t] · values[t]` for `H` heads. Sequential over positions: the order is part of the contract.
+/// `out[h] = Σ_t att[h][t] · values[t] / sums[h]` for `H` heads. Sequential over positions: the order is part of the
+/// contract.
 #[inline(always)]
-pub(crate) fn weigh<const H: usize>(att: [&mut [f32]; H], heads: &Heads<'_>, mut out: [&mut [f32]; H]) {
+pub(crate) fn weigh<const H: usize>(att: [&mut [f32]; H], sums: [f32; H], heads: &Heads<'_>, mut out: [&mut [f32]; H]) {
     let (values, head_size) = (heads.values, heads.head_size.max(1));
     let att = att.map(|att| att.get(..heads.positions).unwrap_or(&[]));
     let mut first = 0;
@@ -201,6 +206,10 @@ pub(crate) fn weigh<const H: usize>(att: [&mut [f32]; H], heads: &Heads<'_>, mut
     while first + 2 <= head_size {
         weigh_part::<H, 2>(att, values, head_size, first, &mut out); // head sizes are even
         first += 2;
+    }
+    for (out, sum) in out.into_iter().zip(sums) {
+        let inverse = 1.0 / sum;
+        out.iter_mut().for_each(|out| *out *= inverse);
     }
 }
 

@@ -6,7 +6,7 @@ use core::arch::x86_64::*;
 use super::tail_mask;
 use crate::config::block_len;
 use crate::kernels::{Heads, scalar};
-use crate::math::{EXP_G, EXP_SMALLEST, LANES, LN2_HI, LN2_LO, ROUND, SMALLEST_WEIGHT, sum_lanes};
+use crate::math::{EXP2_G, LANES, ROUND, SMALLEST_SCORE, sum_lanes};
 
 pub(super) fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
     // SAFETY: AVX2 was detected.
@@ -25,36 +25,31 @@ fn attend_avx2(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
     let mut out = out.chunks_exact_mut(head_size);
     // Two heads share each load of the values, and hide each other's latency.
     while let (Some(q0), Some(att0), Some(out0)) = (q.next(), att.next(), out.next()) {
-        attention_weights(q0, heads, att0);
+        let sum0 = attention_weights(q0, heads, att0);
         if let (Some(q1), Some(att1), Some(out1)) = (q.next(), att.next(), out.next()) {
-            attention_weights(q1, heads, att1);
-            weigh([att0, att1], heads, [out0, out1]);
+            let sum1 = attention_weights(q1, heads, att1);
+            weigh([att0, att1], [sum0, sum1], heads, [out0, out1]);
         } else {
-            weigh([att0], heads, [out0]);
+            weigh([att0], [sum0], heads, [out0]);
         }
     }
 }
 
-/// `att = softmax(keys · q · scale)`, with the weight 0 behind the last position.
+/// `att = 2^(keys · q · scale - max)`, 0 behind the last position. Returns the sum.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn attention_weights(q: &[f32], heads: &Heads<'_>, att: &mut [f32]) {
+fn attention_weights(q: &[f32], heads: &Heads<'_>, att: &mut [f32]) -> f32 {
     let (att, _) = att.as_chunks_mut::<LANES>();
     let max = _mm256_set1_ps(scores(q, heads, att));
     let mut sum = _mm256_setzero_ps();
-    for att in att.iter_mut() {
-        let x = exp(_mm256_sub_ps(load(att), max));
+    for att in att {
+        let x = exp2_score(_mm256_sub_ps(load(att), max));
         sum = _mm256_add_ps(sum, x);
         store(att, x);
     }
     let mut lanes = [0.0; LANES];
     store(&mut lanes, sum);
-    let inverse = _mm256_set1_ps(1.0 / sum_lanes(lanes));
-    for att in att {
-        let x = _mm256_mul_ps(load(att), inverse);
-        let small = _mm256_cmp_ps::<_CMP_LT_OQ>(x, _mm256_set1_ps(SMALLEST_WEIGHT));
-        store(att, _mm256_andnot_ps(small, x));
-    }
+    sum_lanes(lanes)
 }
 
 /// `att[t] = dot(q, key t) · scale`, minus infinity behind the last position. Returns the largest.
@@ -98,38 +93,33 @@ fn block_scores(q: &[[f32; LANES]], keys: &[[f32; LANES]], scale: __m256) -> __m
     _mm256_mul_ps(_mm256_add_ps(_mm256_add_ps(t[0], t[2]), _mm256_add_ps(t[1], t[3])), scale)
 }
 
-/// [`math::exp`](crate::math::exp) of numbers that are not above 0.
+/// [`math::exp2_score`](crate::math::exp2_score).
 #[inline]
 #[target_feature(enable = "avx2")]
-fn exp(x: __m256) -> __m256 {
+fn exp2_score(x: __m256) -> __m256 {
     let c = |x| _mm256_set1_ps(x);
-    let mul = |a, b| _mm256_mul_ps(a, b);
-    let add = |a, b| _mm256_add_ps(a, b);
-    let sub = |a, b| _mm256_sub_ps(a, b);
-    let shifted = add(mul(x, c(core::f32::consts::LOG2_E)), c(ROUND));
-    let n = sub(shifted, c(ROUND));
-    let r = sub(sub(x, mul(n, c(LN2_HI))), mul(n, c(LN2_LO)));
-    let [g0, g1, g2, g3, g4] = EXP_G;
-    let g = [g3, g2, g1, g0].into_iter().fold(c(g4), |g, next| add(mul(g, r), c(next)));
-    let mantissa = add(add(mul(mul(r, r), g), r), c(1.0));
-    let exponent = _mm256_slli_epi32::<23>(_mm256_castps_si256(shifted));
-    let two_to_n = _mm256_castsi256_ps(_mm256_add_epi32(exponent, _mm256_castps_si256(c(1.0))));
-    let small = _mm256_cmp_ps::<_CMP_LT_OQ>(x, c(EXP_SMALLEST));
-    _mm256_andnot_ps(small, mul(mantissa, two_to_n))
+    let shifted = _mm256_add_ps(x, c(ROUND));
+    let f = _mm256_sub_ps(x, _mm256_sub_ps(shifted, c(ROUND)));
+    let [g0, g1, g2, g3, g4] = EXP2_G;
+    let y = [g3, g2, g1, g0, 1.0].into_iter().fold(c(g4), |y, g| _mm256_add_ps(_mm256_mul_ps(y, f), c(g)));
+    let n = _mm256_slli_epi32::<23>(_mm256_castps_si256(shifted));
+    let y = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(y), n));
+    _mm256_andnot_ps(_mm256_cmp_ps::<_CMP_LT_OQ>(x, c(SMALLEST_SCORE)), y)
 }
 
-/// `out[h] = Σ_t att[h][t] · values[t]` for `H` heads, sequential over positions.
+/// `out[h] = Σ_t att[h][t] · values[t] / sums[h]` for `H` heads, sequential over positions.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn weigh<const H: usize>(att: [&mut [f32]; H], heads: &Heads<'_>, mut out: [&mut [f32]; H]) {
+fn weigh<const H: usize>(att: [&mut [f32]; H], sums: [f32; H], heads: &Heads<'_>, mut out: [&mut [f32]; H]) {
+    let inverse = sums.map(|sum| 1.0 / sum);
     let columns = heads.head_size / LANES;
     let mut first = 0;
     while first + 2 <= columns {
-        weigh_columns::<H, 2>(&att, heads, first, &mut out);
+        weigh_columns::<H, 2>(&att, inverse, heads, first, &mut out);
         first += 2;
     }
     if first < columns {
-        weigh_columns::<H, 1>(&att, heads, first, &mut out);
+        weigh_columns::<H, 1>(&att, inverse, heads, first, &mut out);
     }
 }
 
@@ -138,6 +128,7 @@ fn weigh<const H: usize>(att: [&mut [f32]; H], heads: &Heads<'_>, mut out: [&mut
 #[target_feature(enable = "avx2")]
 fn weigh_columns<const H: usize, const C: usize>(
     att: &[&mut [f32]; H],
+    inverse: [f32; H],
     heads: &Heads<'_>,
     first: usize,
     out: &mut [&mut [f32]; H],
@@ -153,9 +144,9 @@ fn weigh_columns<const H: usize, const C: usize>(
             }
         }
     }
-    for (out, sums) in out.iter_mut().zip(sums) {
+    for ((out, sums), inverse) in out.iter_mut().zip(sums).zip(inverse) {
         for (out, sum) in out.as_chunks_mut::<LANES>().0.iter_mut().skip(first).zip(sums) {
-            store(out, sum);
+            store(out, _mm256_mul_ps(sum, _mm256_set1_ps(inverse)));
         }
     }
 }
