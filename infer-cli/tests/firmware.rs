@@ -142,7 +142,7 @@ fn garbage_both_ways() {
         0 | GREETING => noise(400 + n).chain([byte]).collect(),
         _ => vec![byte],
     });
-    let from_board: Damage = Box::new(move |n, byte| match n % 256 {
+    let from_board: Damage = Box::new(move |n, byte| match n % 509 {
         200 => noise(100).chain([byte]).collect(),
         _ => vec![byte],
     });
