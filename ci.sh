@@ -7,7 +7,7 @@
 #   docs      documentation, warnings are errors
 #   nostd     the library for bare-metal targets, NEON among them
 #   panics    the firmware image has no symbol of panics, allocation or formatting
-#   firmware  the firmware image runs in QEMU and computes the host's logits
+#   firmware  the firmware images run in QEMU and compute the host's logits, the host link over damaged lines too
 #   capi      the C header is up to date; the C archive has no panics; the C examples, in QEMU and under valgrind, tell
 #             what infer-cli tells
 #   asan      the library's tests under the address sanitizer
@@ -24,11 +24,11 @@ steps=(fmt clippy test docs nostd panics firmware capi asan fuzz miri)
 skipped=77 # exit status of a step that cannot run here
 target_dir=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 chip=thumbv7em-none-eabihf
-image=$target_dir/bare/$chip/release/firmware-example
 
 fmt() {
     cargo fmt --all --check
     cargo fmt --manifest-path firmware-example/Cargo.toml --check
+    rustfmt --check --edition 2024 firmware-example/boards/*/board.rs # included, so cargo does not see them
     cargo fmt --manifest-path infer-core/fuzz/Cargo.toml --check
 }
 
@@ -37,7 +37,7 @@ clippy() {
     cargo clippy -p infer-core -- -D warnings # without the features that the workspace turns on
     cargo clippy --manifest-path infer-core/fuzz/Cargo.toml --target-dir "$target_dir/fuzz-clippy" -- -D warnings
     if has_target $chip; then
-        (cd firmware-example && cargo clippy --target-dir "$target_dir/bare" -- -D warnings)
+        (cd firmware-example && cargo clippy --features link --target-dir "$target_dir/bare" -- -D warnings)
     else
         echo "firmware-example not linted: clippy needs rustup's target $chip"
     fi
@@ -61,25 +61,33 @@ nostd() {
 
 panics() {
     need arm-none-eabi-nm binutils-arm-none-eabi
-    local level
-    for level in s 3; do # as firmware is built for size, and for speed; 3 last, for the step firmware
-        CARGO_PROFILE_RELEASE_OPT_LEVEL=$level build_image
+    local level image
+    for level in s 3; do # as firmware is built for size, and for speed
         echo "opt-level $level:"
+        image=$(CARGO_PROFILE_RELEASE_OPT_LEVEL=$level build_image mps2-an386 firmware-example)/firmware-example
         check_symbols "$image"
         print_sizes "$image"
     done
+    echo "with the host link:"
+    image=$(build_image mps2-an386 link)/link
+    check_symbols "$image" 'core::fmt'
+    print_sizes "$image"
+    echo "its crates (postcard, cobs, heapless, serde) can panic, which resets the chip:"
+    arm-none-eabi-nm --demangle "$image" | grep -oE 'core::panicking::.*' | sort -u
 }
 
-# check_symbols FILE: an image, or an archive.
+# check_symbols FILE [PATTERN]: no symbol of the image or archive matches the pattern (panics and formatting), unwinds or
+# allocates.
 check_symbols() {
     local image=$1 symbols offenders
+    local pattern=${2:-'core::(panicking|fmt)|panic_|rust_begin_unwind|rust_panic|(unwrap|expect)_failed|slice_.*fail'}
     symbols=$(arm-none-eabi-nm --demangle "$image")
     # A stripped image, or one with the library optimised away, would pass for the wrong reason.
-    if ! grep -q 'infer_core::kernels::scalar::matmul_q8' <<<"$symbols"; then
+    if ! grep -q 'infer_core::.*matmul_q8' <<<"$symbols"; then
         echo "the image's symbol table has no trace of infer-core: nothing can be checked" >&2
         return 1
     fi
-    offenders=$(grep -E 'core::(panicking|fmt)|panic_|rust_begin_unwind|rust_panic|(unwrap|expect)_failed|slice_.*fail|_Unwind|__rust_.*alloc|\b(malloc|calloc|realloc|free)$' <<<"$symbols" || true)
+    offenders=$(grep -E "$pattern"'|_Unwind|__rust_.*alloc|\b(malloc|calloc|realloc|free)$' <<<"$symbols" || true)
     if [ -n "$offenders" ]; then
         echo "the image can panic, allocate or format:" >&2
         echo "$offenders" >&2
@@ -90,25 +98,54 @@ check_symbols() {
             xargs -r arm-none-eabi-addr2line -e "$image" --addresses --inlines --functions --demangle >&2
         return 1
     fi
-    echo "no symbol of panics, allocation or formatting among $(wc -l <<<"$symbols")"
+    echo "no such symbol among $(wc -l <<<"$symbols")"
 }
 
+# Flash and RAM of an image, with the stack that its board's memory.x reserves.
 print_sizes() {
-    arm-none-eabi-size -A "$1" | awk '
-        $1 == ".text" { print $2 " bytes of code" }
-        $1 == ".rodata" { print $2 " bytes of constants, the models among them" }
-        $1 == ".data" || $1 == ".bss" { ram += $2 }
-        END { print ram " bytes of static RAM" }'
+    local stack
+    stack=$(arm-none-eabi-nm "$1" | sed -n 's/^\([0-9a-f]*\) A STACK_SIZE$/\1/p')
+    arm-none-eabi-size -A "$1" | awk -v stack=$((16#${stack:-0})) '
+        $1 == ".vector_table" || $1 == ".text" || $1 == ".gnu.sgstubs" { code += $2 }
+        $1 == ".rodata" { constants = $2 }
+        $1 == ".model" { model = $2 }
+        $1 == ".hot" { hot = $2 }
+        $1 == ".cold" { cold = $2 }
+        $1 == ".data" || $1 == ".bss" || $1 == ".uninit" { statics += $2 }
+        END {
+            print "  flash: " code " bytes of code, " constants " of constants, " model " of model and tokenizer"
+            print "  RAM: " hot + cold + statics + stack " bytes: " hot " hot, " cold " cold, " statics " other statics, " \
+                stack " reserved for the stack"
+        }'
 }
 
 firmware() {
     need qemu-system-arm qemu-system-arm
-    build_image
+    local board weights out
+    for board in mps2-an386 mps3-an547; do
+        for weights in f32 int8; do
+            echo "$board, random $weights model:"
+            out=$(MODEL=random-$weights build_image $board firmware-example)
+            run_image $board "$out/firmware-example"
+        done
+        out=$(MODEL=random-int8 build_image $board link)
+        FIRMWARE=$(realpath "$out/link") FIRMWARE_MACHINE=$board \
+            FIRMWARE_MODEL=$(sed -n 's|.*"out_dir":"\([^"]*/firmware-example-[^"]*\)".*|\1|p' "$out/link.json")/model.bin \
+            cargo test -p infer-cli --test firmware
+    done
+    for board in nrf52840 rp2350 stm32h743; do
+        echo "$board links:"
+        print_sizes "$(build_image $board link)/link"
+    done
+}
+
+# run_image MACHINE IMAGE: the image tells its story, then another one, and the logits are the host's.
+run_image() {
     local output
-    output=$(timeout 60 qemu-system-arm -M mps2-an386 -nographic -monitor none -serial stdio -semihosting \
-        -kernel "$image" </dev/null) || { local status=$?; echo "$output"; echo "QEMU: exit status $status" >&2; return 1; }
-    echo "$output"
-    [ "$(tail -n 1 <<<"$output")" = "firmware-example: passed" ]
+    output=$(printf 'One day\n\n' | timeout 60 qemu-system-arm -M "$1" -nographic -monitor none -serial stdio -semihosting \
+        -kernel "$2") || { local status=$?; echo "$output"; echo "QEMU: exit status $status" >&2; return 1; }
+    grep -aE '^(logits|stack)' <<<"$output"
+    grep -aq ', as on the host$' <<<"$output" && grep -aq '^One day' <<<"$output"
 }
 
 capi() {
@@ -245,10 +282,16 @@ all() {
     [ ${#failed[@]} = 0 ]
 }
 
+# build_image BOARD BINARY: builds an image of firmware-example and prints the folder where it lies, with cargo's messages
+# beside it.
 build_image() {
-    cd firmware-example
-    cargo_bare $chip build --release
-    cd ..
+    local target=$chip out
+    case $1 in mps3-an547 | rp2350) target=thumbv8m.main-none-eabihf ;; esac
+    out=$target_dir/bare/$target/release
+    mkdir -p "$out"
+    (cd firmware-example && BOARD=$1 cargo_bare $target build --release --bin "$2" --features link \
+        --message-format=json-render-diagnostics) >"$out/$2.json"
+    echo "$out"
 }
 
 # cargo_bare TARGET COMMAND ARGUMENTS...: cargo for a bare-metal target. Where rustup has not installed the target,
@@ -265,6 +308,7 @@ cargo_bare() {
     local linker
     linker=$(rustc --print sysroot)/lib/rustlib/$(host)/bin/rust-lld
     env RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 CARGO_TARGET_THUMBV7EM_NONE_EABIHF_LINKER="$linker" \
+        CARGO_TARGET_THUMBV8M_MAIN_NONE_EABIHF_LINKER="$linker" \
         cargo "$@" -Zbuild-std=core --target "$target" --target-dir "$target_dir/bare"
 }
 

@@ -76,6 +76,9 @@ fn model_and_tokenizer() -> Result<(Vec<u8>, Vec<u8>), Box<dyn Error>> {
             return Ok((read("MODEL", path)?, read("TOKENIZER", &tokenizer)?));
         }
     };
+    if setting("TOKENIZER").is_some() {
+        return Err(format!("TOKENIZER is set, but the model is {model}, which has its own: set MODEL too").into());
+    }
     Ok((random_model(header)?, random_tokenizer()))
 }
 

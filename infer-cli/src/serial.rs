@@ -218,6 +218,7 @@ impl<'a> Link<'a> {
                 Err(Trouble::Lasting(e)) => return Err(e),
             };
             let n = tokens.len();
+            attempts = if n > before { 1 } else { attempts + 1 };
             ensure!(
                 attempts < ATTEMPTS,
                 "port {}: {trouble} after {n} tokens; gave up after {ATTEMPTS} attempts",

@@ -1,6 +1,6 @@
 //! The host end of the serial line against firmware that is played here, and misbehaves. `firmware.rs` has the real one.
 
-use std::io::Read;
+use std::io::{BufReader, Read};
 use std::net::{Shutdown, TcpListener, TcpStream};
 
 use infer_link::{Decoder, Info, MAX_REQUEST, Message, Reply, Request, Statistics, VERSION};
@@ -62,7 +62,7 @@ fn talk(args: &[&str], version: u8, tell: impl Fn(usize, u8) -> Vec<u8> + Send +
 
 fn serve(mut stream: TcpStream, version: u8, told: &mut usize, tell: &impl Fn(usize, u8) -> Vec<u8>) {
     let mut decoder = Decoder::<MAX_REQUEST>::new();
-    for byte in stream.try_clone().unwrap().bytes() {
+    for byte in BufReader::new(stream.try_clone().unwrap()).bytes() {
         let Ok(byte) = byte else { return };
         if !decoder.push(byte) {
             continue;
