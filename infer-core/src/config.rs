@@ -229,7 +229,10 @@ impl Config {
         ]);
         let hot_i8 = match self.weights {
             WeightType::F32 => Some(0),
-            WeightType::Q8 { .. } => product(&[limits.batch as u64, max(self.dim, self.hidden_dim) as u64]),
+            WeightType::Q8 { .. } => {
+                let width = max(self.dim, self.hidden_dim) as u64;
+                sum(&[product(&[limits.batch as u64, width, XQ_BYTES as u64]), Some(XQ_ALIGN as u64 - 1)])
+            }
         };
         let kv_dim = self.kv_dim() as u64;
         let keys = product(&[self.n_layers as u64, kv_dim, block_len(limits.max_seq) as u64]);
@@ -276,6 +279,11 @@ impl Plan {
         self.tokenizer as u64 * size_of::<IndexEntry>() as u64
     }
 }
+
+/// Bytes of a quantised activation: kernels may widen it.
+pub(crate) const XQ_BYTES: usize = 2;
+/// Alignment of quantised activations. The caller's buffer may lie anywhere, so the plan has room to move up.
+pub(crate) const XQ_ALIGN: usize = 4;
 
 /// f32 elements per token of a batch: one place for [`Config::plan`] and [`State::new`](crate::State::new).
 pub(crate) struct HotSizes {

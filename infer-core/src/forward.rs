@@ -3,7 +3,7 @@
 //! There is one pass for every weight type, batch size, instruction set and number of threads. Tokens are rows of a
 //! batch: one when generating, several when reading a prompt, so that the weights are read once for all of them.
 
-use crate::config::{Config, block_len};
+use crate::config::{Config, XQ_BYTES, block_len};
 use crate::error::Error;
 use crate::kernels::{Heads, Kernels};
 use crate::math::{LANES, check_finite, rope, sqrt};
@@ -250,7 +250,7 @@ fn matmul<const N: usize>(
     const ROW_BLOCK: usize = 8;
     let (xq, xs) = match jobs.first() {
         Some((Matrix::Q8(Q8Matrix { group_size, .. }), _)) => {
-            let xq = prefix(xq, 1, x.len());
+            let xq = prefix(xq, XQ_BYTES, x.len());
             let xs = prefix(xs, 1, x.len().checked_div(*group_size).unwrap_or(0));
             (engine.kernels.quantize)(x, *group_size, xq, xs);
             (&*xq, &*xs)

@@ -31,11 +31,13 @@ pub struct Kernels {
 /// `out[b][r] = dot(w[r], x[b])` for weights `w` (rows, cols), inputs `x` (batch, cols) and outputs (batch, rows).
 pub(crate) type MatmulF32 = fn(w: &[f32], cols: usize, x: &[f32], out: &mut Panel<'_>);
 
-/// The same with int8 weights and activations: `x` is (batch, cols), `xs` its scales (batch, cols / group_size). A group
+/// The same with int8 weights and activations: `x` is (batch, cols) as this table's [`Quantize`] writes it, `xs` its scales
+/// (batch, cols / group_size). A group
 /// contributes `(f32(Σ w·x) · ws) · xs`, the sum being exact in i32, to the lane of its index mod 8.
 pub(crate) type MatmulQ8 = fn(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>);
 
 /// Quantises `x` in groups: m = max|x|, s = m/127, q = round-half-even(x · (127/m)); q = s = 0 where m is below 2^-100.
+/// `q` is aligned to 4 and has two bytes per value, for kernels that widen; others leave the second half alone.
 pub(crate) type Quantize = fn(x: &[f32], group_size: usize, q: &mut [i8], s: &mut [f32]);
 
 /// Attention of one token over `positions`, for the query heads that share one key/value head.
@@ -81,8 +83,10 @@ impl Kernels {
     pub const fn native() -> Kernels {
         #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
         return neon::NEON;
-        #[cfg(thumb_fpu)]
+        #[cfg(all(thumb_fpu, not(thumb_dsp)))]
         return cortex_m::FPU;
+        #[cfg(all(thumb_fpu, thumb_dsp))]
+        return cortex_m::DSP;
         #[cfg(not(any(thumb_fpu, all(target_arch = "aarch64", target_feature = "neon"))))]
         Kernels::scalar()
     }

@@ -1,6 +1,6 @@
 //! The buffers of a forward pass, all borrowed from the caller, and how far the pass has come.
 
-use crate::config::{Config, HotSizes, Plan, block_len};
+use crate::config::{Config, HotSizes, Plan, XQ_ALIGN, block_len};
 use crate::error::Error;
 use crate::math::rope_frequency;
 
@@ -38,11 +38,11 @@ pub struct State<'s> {
     pub(crate) hb2: &'s mut [f32],    // (batch, max(hidden_dim, kv_dim)), values; then the output of w3
     pub(crate) rope: &'s mut [f32],   // (batch, head_size), cos and sin in turn
     pub(crate) freq: &'s mut [f32],   // (head_size / 2), angle per position
-    pub(crate) xq: &'s mut [i8],      // (batch, max(dim, hidden_dim)), quantised input of a matrix; empty for f32
-    pub(crate) xs: &'s mut [f32],     // (batch, max(dim, hidden_dim) / group_size), its scales
-    pub(crate) att: &'s mut [f32],    // (threads, kv_mul, block_len(max_seq)), attention weights
+    pub(crate) xq: &'s mut [i8], // (batch, max(dim, hidden_dim)) of 2 bytes, quantised input of a matrix; empty for f32
+    pub(crate) xs: &'s mut [f32], // (batch, max(dim, hidden_dim) / group_size), its scales
+    pub(crate) att: &'s mut [f32], // (threads, kv_mul, block_len(max_seq)), attention weights
     pub(crate) logits: &'s mut [f32], // (vocab_size)
-    pub(crate) keys: &'s mut [f32],   // (n_layers, n_kv_heads, block_len(max_seq) / 8, head_size, 8)
+    pub(crate) keys: &'s mut [f32], // (n_layers, n_kv_heads, block_len(max_seq) / 8, head_size, 8)
     pub(crate) values: &'s mut [f32], // (n_layers, n_kv_heads, max_seq, head_size)
     pub(crate) progress: Progress,
     /// Positions with valid keys and values in every layer.
@@ -79,6 +79,8 @@ impl<'s> State<'s> {
         need("hot.i8", plan.hot_i8, hot.i8.len())?;
         need("kv.values", plan.kv_values, kv.len())?;
 
+        let skip = hot.i8.as_ptr().align_offset(XQ_ALIGN).min(hot.i8.len());
+        let (_, xq) = hot.i8.split_at_mut_checked(skip).unwrap_or_default();
         let config = plan.config;
         let batch = plan.limits.batch;
         let sizes = HotSizes::new(&config);
@@ -107,24 +109,7 @@ impl<'s> State<'s> {
             *freq = rope_frequency(i, config.head_size());
         }
         let progress = Progress::default();
-        Ok(State {
-            plan: *plan,
-            x,
-            xb,
-            q,
-            hb,
-            hb2,
-            rope,
-            freq,
-            xq: hot.i8,
-            xs,
-            att,
-            logits,
-            keys,
-            values,
-            progress,
-            filled: 0,
-        })
+        Ok(State { plan: *plan, x, xb, q, hb, hb2, rope, freq, xq, xs, att, logits, keys, values, progress, filled: 0 })
     }
 
     /// The configuration of the model that the state was planned for.

@@ -8,11 +8,15 @@ use core::arch::asm;
 
 use super::{Heads, Kernels, scalar};
 use crate::config::block_len;
-use crate::math::{LANES, exp2_score, sum};
+use crate::math::{LANES, exp2_score, sum, sum_lanes};
+use crate::matrix::{Q8Matrix, rows_of, rows_of_mut};
 use crate::panel::Panel;
 
 /// The kernels of a Cortex-M with FPU.
 pub(crate) const FPU: Kernels = Kernels { name: "cortex-m", matmul_f32, attend, ..Kernels::scalar() };
+
+/// The kernels of a Cortex-M with FPU and DSP extension.
+pub(crate) const DSP: Kernels = Kernels { name: "cortex-m-dsp", matmul_q8, quantize, ..FPU };
 
 /// Positions scored at a time: their sums stay in registers.
 const POSITIONS: usize = 4;
@@ -208,4 +212,145 @@ unsafe fn dot_rows(w: *const f32, x: &[f32], out: &mut [[f32; 2]]) {
             options(nostack),
         );
     }
+}
+
+/// [`scalar::quantize`], widened for SMLAD: of each four values, the first and the third share a word, then the second and
+/// the fourth, as SXTB16 unpacks weights.
+fn quantize(x: &[f32], group_size: usize, q: &mut [i8], s: &mut [f32]) {
+    let Ok(q) = bytemuck::try_cast_slice_mut::<i8, [i16; 4]>(q) else { return };
+    let quads = group_size / 4;
+    for ((x, q), s) in rows_of(x, group_size).zip(rows_of_mut(q, quads)).zip(s) {
+        let scale = scalar::group_scale(x, s);
+        for (q, x) in q.iter_mut().zip(x.as_chunks::<4>().0) {
+            let [a, b, c, d] = x.map(|x| i16::from(scalar::round(x * scale)));
+            *q = [a, c, b, d];
+        }
+    }
+}
+
+fn matmul_q8(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
+    let Ok(x) = bytemuck::try_cast_slice::<i8, [i16; 4]>(x) else { return };
+    let (cols, group_size) = (w.cols, w.group_size);
+    let groups = cols.checked_div(group_size).unwrap_or(0);
+    for (b, (x, xs)) in rows_of(x, cols / 4).zip(rows_of(xs, groups)).enumerate() {
+        let out = out.row(b);
+        let whole = group_size.is_multiple_of(16) && w.q.len() >= out.len() * cols && w.s.len() >= out.len() * groups;
+        let (pairs, rest) = if whole { out.as_chunks_mut::<2>() } else { (&mut [][..], out) };
+        // SAFETY: there are two rows of weights and scales for each pair, and groups of a multiple of 16.
+        unsafe { dot_q8_pairs(w.q.as_ptr(), w.s.as_ptr(), x, xs, group_size, pairs) }
+        let done = 2 * pairs.len();
+        let rows = rows_of(w.q, cols).zip(rows_of(w.s, groups)).skip(done);
+        for (out, (q, s)) in rest.iter_mut().zip(rows) {
+            *out = dot_q8(q, s, x, xs, group_size);
+        }
+    }
+}
+
+/// Two rows at once, as they share the loads of x.
+///
+/// # Safety
+/// `w` points to `2 · out.len()` rows as wide as x, `s` to as many rows of `xs.len()` scales. x has `xs.len()` groups, whose size
+/// is a multiple of 16.
+unsafe fn dot_q8_pairs(
+    mut w: *const i8,
+    mut s: *const f32,
+    x: &[[i16; 4]],
+    xs: &[f32],
+    group_size: usize,
+    out: &mut [[f32; 2]],
+) {
+    let groups = xs.len();
+    for out in out {
+        let (mut row0, mut row1, mut x) = (w, w.wrapping_add(4 * x.len()), x.as_ptr());
+        let mut contribution = |g: usize, xs: f32| {
+            // SAFETY: a group of both rows and of x, and its scales.
+            unsafe {
+                let sums = group_sums(&mut row0, &mut row1, &mut x, group_size / 16);
+                [(sums[0] as f32 * *s.add(g)) * xs, (sums[1] as f32 * *s.add(groups + g)) * xs]
+            }
+        };
+        *out = match xs {
+            [xs] => contribution(0, *xs).map(|sum| sum + 0.0), // all other lanes are 0
+            _ => {
+                let mut lanes = [[0.0; 2]; LANES];
+                for (g, xs) in xs.iter().enumerate() {
+                    let [a, b] = contribution(g, *xs);
+                    let [lane0, lane1] = &mut lanes[g % LANES];
+                    (*lane0, *lane1) = (*lane0 + a, *lane1 + b);
+                }
+                [0, 1].map(|row| sum_lanes(lanes.map(|lane| lane[row])))
+            }
+        };
+        w = row1;
+        s = s.wrapping_add(2 * groups);
+    }
+}
+
+/// One row, of any group size.
+fn dot_q8(w: &[i8], ws: &[f32], x: &[[i16; 4]], xs: &[f32], group_size: usize) -> f32 {
+    let mut lanes = [0.0; LANES];
+    let groups = rows_of(w, group_size).zip(rows_of(x, group_size / 4)).zip(ws.iter().zip(xs));
+    for (g, ((w, x), (ws, xs))) in groups.enumerate() {
+        let mut sum = 0;
+        for (w, x) in w.as_chunks::<4>().0.iter().zip(x) {
+            let x = [x[0], x[2], x[1], x[3]];
+            sum += w.iter().zip(x).map(|(&w, x)| i32::from(w) * i32::from(x)).sum::<i32>();
+        }
+        lanes[g % LANES] += (sum as f32 * ws) * xs;
+    }
+    sum_lanes(lanes)
+}
+
+/// Sums of the products of a group of x and of two rows; the pointers move on to the next group.
+///
+/// # Safety
+/// All three point to `16 · n` values, n >= 1; x is widened.
+#[inline(always)]
+unsafe fn group_sums(w0: &mut *const i8, w1: &mut *const i8, x: &mut *const [i16; 4], n: usize) -> [i32; 2] {
+    let (sum0, sum1);
+    macro_rules! eight_columns {
+        () => {
+            "ldmia {x}!, {{r2-r5}}
+            ldrd {a}, {b}, [{w0}], #8
+            sxtb16 {t}, {a}
+            sxtb16 {a}, {a}, ror #8
+            smlad {sum0}, {t}, r2, {sum0}
+            smlad {sum0}, {a}, r3, {sum0}
+            sxtb16 {t}, {b}
+            sxtb16 {a}, {b}, ror #8
+            smlad {sum0}, {t}, r4, {sum0}
+            smlad {sum0}, {a}, r5, {sum0}
+            ldrd {a}, {b}, [{w1}], #8
+            sxtb16 {t}, {a}
+            sxtb16 {a}, {a}, ror #8
+            smlad {sum1}, {t}, r2, {sum1}
+            smlad {sum1}, {a}, r3, {sum1}
+            sxtb16 {t}, {b}
+            sxtb16 {a}, {b}, ror #8
+            smlad {sum1}, {t}, r4, {sum1}
+            smlad {sum1}, {a}, r5, {sum1}"
+        };
+    }
+    // SAFETY: reads what the caller vouches for.
+    unsafe {
+        asm!(
+            "2:",
+            eight_columns!(),
+            eight_columns!(),
+            "subs {n}, {n}, #1",
+            "bne 2b",
+            w0 = inout(reg) *w0,
+            w1 = inout(reg) *w1,
+            x = inout(reg) *x,
+            n = inout(reg) n => _,
+            a = out(reg) _,
+            b = out(reg) _,
+            t = out(reg) _,
+            sum0 = inout(reg) 0 => sum0,
+            sum1 = inout(reg) 0 => sum1,
+            out("r2") _, out("r3") _, out("r4") _, out("r5") _,
+            options(nostack, readonly),
+        );
+    }
+    [sum0, sum1]
 }

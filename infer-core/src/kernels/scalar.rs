@@ -12,10 +12,8 @@ const ROWS: usize = 4;
 
 #[inline(always)]
 pub(crate) fn matmul_f32(w: &[f32], cols: usize, x: &[f32], out: &mut Panel<'_>) {
-    if cols == 0 {
-        return;
-    }
-    let block = ROWS.saturating_mul(cols);
+    let cols = cols.max(1);
+    let block = ROWS.saturating_mul(cols).max(1);
     // Weights outside, batch inside: a block of rows stays in the first-level cache for the whole batch.
     for (i, w) in w.chunks(block).enumerate() {
         for (b, x) in x.chunks_exact(cols).enumerate() {
@@ -86,25 +84,35 @@ pub(crate) fn dot_q8(w: &[i8], ws: &[f32], x: &[i8], xs: &[f32], group_size: usi
 /// some vector units flush to 0.
 const SMALLEST_MAX: f32 = 1.0 / (1u128 << 100) as f32;
 
-/// A value that is not finite makes its group's scale NaN or infinite, so that it is not lost.
 #[inline(always)]
 pub(crate) fn quantize(x: &[f32], group_size: usize, q: &mut [i8], s: &mut [f32]) {
     let group_size = group_size.max(1);
     for ((x, q), s) in x.chunks_exact(group_size).zip(q.chunks_exact_mut(group_size)).zip(s) {
-        // Magnitudes compare like their bits, and a NaN is above everything.
-        let max = f32::from_bits(x.iter().fold(0, |max, x| max.max(x.abs().to_bits())));
-        if max < SMALLEST_MAX {
-            *s = 0.0;
-            q.fill(0);
-            continue;
-        }
-        *s = max / 127.0;
-        let scale = 127.0 / max;
+        let scale = group_scale(x, s);
         for (q, x) in q.iter_mut().zip(x) {
-            // |x · scale| rounds to at most 127, and the integer stands in the low bits of the sum.
-            *q = (x * scale + ROUND).to_bits() as i8;
+            *q = round(x * scale);
         }
     }
+}
+
+/// Writes the scale of a group, and returns what its values are to be multiplied by: 127/m, or 0. A value that is not
+/// finite makes the scale NaN or infinite, so that it is not lost.
+#[inline(always)]
+pub(crate) fn group_scale(x: &[f32], s: &mut f32) -> f32 {
+    // Magnitudes compare like their bits, and a NaN is above everything.
+    let max = f32::from_bits(x.iter().fold(0, |max, x| max.max(x.abs().to_bits())));
+    if max < SMALLEST_MAX {
+        *s = 0.0;
+        return 0.0;
+    }
+    *s = max / 127.0;
+    127.0 / max
+}
+
+/// Rounds a number of at most 127 half to even: the integer then stands in the low bits of the sum.
+#[inline(always)]
+pub(crate) fn round(x: f32) -> i8 {
+    (x + ROUND).to_bits() as i8
 }
 
 #[inline(always)]
