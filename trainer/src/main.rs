@@ -1,4 +1,64 @@
-//! `trainer`
+//! `trainer --export out/model.bin`: from text to a model file.
+//!
+//! ```text
+//! stories ─ train-vocab ─> tokenizer.bin ─ pretokenize ─> token shards        corpus, vocab, pretokenize, shards
+//! token shards ─ Batches ─> train ─> checkpoints ─ export ─> model.bin        data, batches, train, checkpoint, export
+//! checkpoint or model.bin ─ sample, eval ─> stories, loss                     inference, sample, eval
+//! ```
+
+use std::path::PathBuf;
+
+use clap::{Args as _, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+mod batches;
+mod checkpoint;
 mod corpus;
+mod data;
+mod eval;
+mod export;
+mod files;
+mod inference;
+mod interrupt;
+mod peak;
+mod plot;
+mod report;
+mod sample;
+mod schedule;
+mod settings;
 mod shards;
-fn main() {}
+mod teacher;
+mod tensorboard;
+mod train;
+
+use settings::Settings;
+
+/// Trains a small Llama-2 model and exports it as a llama2.c file
+#[derive(Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// Settings in TOML, under the names of the flags with underscores; flags override them
+    #[arg(long, value_name = "FILE.toml")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Sample(sample::Args),
+    Eval(eval::Args),
+    Export(export::Args),
+}
+
+fn main() -> anyhow::Result<()> {
+    let matches = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches)?;
+    match cli.command {
+        Some(Command::Sample(args)) => sample::run(&args),
+        Some(Command::Eval(args)) => eval::run(&args),
+        Some(Command::Export(args)) => export::run(&args),
+        None => train::run(&Settings::load(cli.config.as_deref(), cli.settings, &matches)?),
+    }
+}
