@@ -207,7 +207,8 @@ impl Checkpoints {
         let name = format!("step-{:08}", run.iter);
         let path = self.folder.join(&name);
         if self.index.last.as_ref() != Some(&name) {
-            self.write(&path, run, tensors, tokenizer).with_context(|| format!("writing checkpoint {}", path.display()))?;
+            self.write(&path, run, tensors, tokenizer)
+                .with_context(|| format!("writing checkpoint {}", path.display()))?;
         }
         let best = if is_best { Some(name.clone()) } else { self.index.best.clone() };
         let index = Index { last: Some(name), best };

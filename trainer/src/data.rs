@@ -1,12 +1,18 @@
 //! The data of a run: token shards that are there, or made from the stories that are there, or from generated ones.
 
-use std::path::Path;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 
+use crate::files::write_whole;
 use crate::settings::Settings;
-use crate::shards::{Shard, Shards};
+use crate::shards::{Shard, Shards, read_meta};
 use crate::teacher::Teacher;
+use crate::{corpus, generated, pretokenize, vocab};
+
+/// Stories of the generated corpus.
+const GENERATED_STORIES: usize = 20_000;
 
 /// Token shards with their tokenizer, and a teacher where there is one.
 pub struct Data {
@@ -21,7 +27,7 @@ pub struct Data {
 impl Data {
     /// Finds or makes the shards. `vocab_size` is that of the model.
     pub fn prepare(settings: &Settings, vocab_size: usize) -> anyhow::Result<Data> {
-        let folder = find_shards(settings)?;
+        let folder = find_shards(settings, vocab_size)?;
         let shards = Shards::open(&folder)?;
         ensure!(
             shards.vocab_size() == vocab_size,
@@ -62,4 +68,68 @@ impl Data {
         let shares = counts.iter().filter(|&&n| n > 0).map(|&n| n as f64 / tokens.len() as f64);
         Ok(-shares.map(|share| share * share.ln()).sum::<f64>())
     }
+}
+
+/// The folder of token shards; makes them where there are none.
+fn find_shards(settings: &Settings, vocab_size: usize) -> anyhow::Result<PathBuf> {
+    let folder = settings.data.clone().unwrap_or_else(|| corpus::default_folder(vocab_size));
+    if read_meta(&folder)?.is_some() {
+        println!("data: the token shards in {}", folder.display());
+        return Ok(folder);
+    }
+    let stories = match &settings.data {
+        Some(path) => {
+            ensure!(path.exists(), "there is no data at {}: give token shards or stories with --data", path.display());
+            path.clone()
+        }
+        None if Path::new(corpus::DEFAULT).exists() => corpus::DEFAULT.into(),
+        None => generate(settings)?,
+    };
+    let tokens = settings.out_dir.join("tokens");
+    println!("data: the stories in {}, as token shards in {}", stories.display(), tokens.display());
+    let given = given_tokenizer(settings);
+    if given.is_none() && !tokens.join("tokenizer.bin").exists() {
+        vocab::run(&vocab::Args {
+            corpus: vec![stories.clone()],
+            vocab_size,
+            out: Some(tokens.clone()),
+            separator: separator()?,
+            character_coverage: 1.0,
+            max_mb: 1024,
+        })?;
+    }
+    pretokenize::run(&pretokenize::Args {
+        corpus: vec![stories],
+        valid: settings.valid.clone().into_iter().collect(),
+        vocab_size: Some(vocab_size),
+        out: Some(tokens.clone()),
+        tokenizer: given,
+        separator: separator()?,
+        workers: None,
+        shard_mb: NonZeroUsize::new(64).context("64 is not 0")?,
+    })?;
+    Ok(tokens)
+}
+
+/// The tokenizer that the settings ask for: by name, or beside the model that the run starts or learns from.
+fn given_tokenizer(settings: &Settings) -> Option<PathBuf> {
+    let beside = |model: &Path| Some(model.with_file_name("tokenizer.bin")).filter(|path| path.exists());
+    let start = Some(Path::new(&settings.init_from)).filter(|path| path.is_file());
+    settings.tokenizer.clone().or_else(|| beside(start?)).or_else(|| beside(settings.teacher.as_deref()?))
+}
+
+/// Writes the generated corpus.
+fn generate(settings: &Settings) -> anyhow::Result<PathBuf> {
+    let path = settings.out_dir.join("generated.txt");
+    println!("data: no stories in {}, so they are generated: {}", corpus::DEFAULT, path.display());
+    if !path.exists() {
+        let stories = generated::stories(settings.seed, GENERATED_STORIES);
+        let text = stories.map(|story| story + "\n" + corpus::SEPARATOR + "\n").collect::<String>();
+        write_whole(&path, |out| Ok(out.write_all(text.as_bytes())?))?;
+    }
+    Ok(path)
+}
+
+fn separator() -> anyhow::Result<corpus::Separator> {
+    corpus::SEPARATOR.parse().map_err(anyhow::Error::msg)
 }

@@ -1,6 +1,5 @@
 //! Weights to a model file, by infer-core's table of tensors.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
@@ -137,9 +136,17 @@ mod tests {
 
     /// Weights that are all different.
     fn weights() -> Weights {
-        let config = crate::settings::tests::parse(&["--dim=16", "--n-layers=2", "--n-kv-heads=2"], None).unwrap().config();
+        let config =
+            crate::settings::tests::parse(&["--dim=16", "--n-layers=2", "--n-kv-heads=2"], None).unwrap().config();
         let mut next = 0f32;
-        let mut values = |n: usize| (0..n).map(|_| { next += 1.0; (next * 0.37).sin() }).collect();
+        let mut values = |n: usize| {
+            (0..n)
+                .map(|_| {
+                    next += 1.0;
+                    (next * 0.37).sin()
+                })
+                .collect()
+        };
         Weights { config, tensors: shapes(&config).iter().map(|(_, _, rows, cols)| values(rows * cols)).collect() }
     }
 
@@ -174,5 +181,4 @@ mod tests {
             assert!(format!("{:#}", weights.to_file(version).unwrap_err()).contains("diverged"));
         }
     }
-
 }

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use infer_core::{
-    BOS, Config, Engine, HotBuffers, IndexEntry, Kernels, KvBuffers, KvType, Limits, MappedModel, MergeSlot, Model, Plan,
-    ProbIndex, Sampler, Serial, State, Tokenizer, classify, forward,
+    BOS, Config, Engine, HotBuffers, IndexEntry, Kernels, KvBuffers, KvType, Limits, MappedModel, MergeSlot, Model,
+    Plan, ProbIndex, Sampler, Serial, State, Tokenizer, classify, forward,
 };
 
 use crate::checkpoint::{Checkpoint, Checkpoints};

@@ -8,7 +8,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args as _, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 mod batches;
 mod checkpoint;
@@ -17,10 +17,12 @@ mod data;
 mod eval;
 mod export;
 mod files;
+mod generated;
 mod inference;
 mod interrupt;
 mod peak;
 mod plot;
+mod pretokenize;
 mod report;
 mod sample;
 mod schedule;
@@ -29,6 +31,7 @@ mod shards;
 mod teacher;
 mod tensorboard;
 mod train;
+mod vocab;
 
 use settings::Settings;
 
@@ -47,6 +50,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    TrainVocab(vocab::Args),
+    Pretokenize(pretokenize::Args),
     Sample(sample::Args),
     Eval(eval::Args),
     Export(export::Args),
@@ -56,6 +61,8 @@ fn main() -> anyhow::Result<()> {
     let matches = Cli::command().get_matches();
     let cli = Cli::from_arg_matches(&matches)?;
     match cli.command {
+        Some(Command::TrainVocab(args)) => vocab::run(&args),
+        Some(Command::Pretokenize(args)) => pretokenize::run(&args),
         Some(Command::Sample(args)) => sample::run(&args),
         Some(Command::Eval(args)) => eval::run(&args),
         Some(Command::Export(args)) => export::run(&args),

@@ -40,7 +40,8 @@ fn draw(
 ) -> Result<(), Box<dyn std::error::Error>> {
     let root = SVGBackend::with_string(svg, (900, 500)).into_drawing_area();
     root.fill(&WHITE)?;
-    let mut chart = ChartBuilder::on(&root).margin(16).x_label_area_size(40).y_label_area_size(56).build_cartesian_2d(x, y)?;
+    let mut chart =
+        ChartBuilder::on(&root).margin(16).x_label_area_size(40).y_label_area_size(56).build_cartesian_2d(x, y)?;
     chart.configure_mesh().x_desc("step").y_desc("nats per token").draw()?;
     let colours = [RGBColor(190, 200, 215), RGBColor(40, 110, 190), RGBColor(200, 70, 30)];
     for ((name, points), colour) in curves.into_iter().zip(colours) {
@@ -53,6 +54,8 @@ fn draw(
 
 /// From the smallest to the largest number that is finite.
 fn range(values: impl Iterator<Item = f64>) -> Option<Range<f64>> {
-    let (min, max) = values.filter(|x| x.is_finite()).fold((f64::INFINITY, f64::NEG_INFINITY), |(min, max), x| (x.min(min), x.max(max)));
+    let (min, max) = values
+        .filter(|x| x.is_finite())
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(min, max), x| (x.min(min), x.max(max)));
     (min < max).then_some(min..max)
 }

@@ -47,7 +47,8 @@ impl Report {
     pub fn new(out_dir: &Path, config: &Config, iter: u64, max_iters: u64, peak_gflops: f64) -> anyhow::Result<Report> {
         let path = out_dir.join("metrics.jsonl");
         let kept = read_metrics(&path)?.into_iter().filter(|metric| iter > 0 && metric.iter() <= iter);
-        let lines = kept.map(|metric| Ok(serde_json::to_string(&metric)? + "\n")).collect::<anyhow::Result<String>>()?;
+        let lines =
+            kept.map(|metric| Ok(serde_json::to_string(&metric)? + "\n")).collect::<anyhow::Result<String>>()?;
         write_whole(&path, |out| Ok(out.write_all(lines.as_bytes())?))?;
         let metrics = OpenOptions::new().append(true).open(&path).with_context(|| path.display().to_string())?;
         let folder = out_dir.join("tensorboard");
@@ -92,8 +93,17 @@ impl Report {
     }
 
     /// The result of an evaluation.
-    pub fn evaluation(&mut self, iter: u64, train_loss: f64, val_loss: f64, tokens: u64, seconds: f64) -> anyhow::Result<()> {
-        self.say(&format!("iter {iter:6} | train loss {train_loss:.4} | val loss {val_loss:.4} | {tokens} tokens seen"));
+    pub fn evaluation(
+        &mut self,
+        iter: u64,
+        train_loss: f64,
+        val_loss: f64,
+        tokens: u64,
+        seconds: f64,
+    ) -> anyhow::Result<()> {
+        self.say(&format!(
+            "iter {iter:6} | train loss {train_loss:.4} | val loss {val_loss:.4} | {tokens} tokens seen"
+        ));
         self.write(&Metric::Evaluation { iter, train_loss, val_loss, tokens, seconds })?;
         let values = [("loss/train", train_loss), ("loss/val", val_loss)];
         self.events.scalars(iter, &values).context("TensorBoard's event file")
@@ -101,7 +111,9 @@ impl Report {
 
     fn write(&mut self, metric: &Metric) -> anyhow::Result<()> {
         let line = serde_json::to_string(metric)? + "\n";
-        self.metrics.write_all(line.as_bytes()).with_context(|| format!("writing {}/metrics.jsonl", self.out_dir.display()))
+        self.metrics
+            .write_all(line.as_bytes())
+            .with_context(|| format!("writing {}/metrics.jsonl", self.out_dir.display()))
     }
 
     /// Removes the bar and draws the loss curve.
@@ -143,7 +155,8 @@ mod tests {
             first.evaluation(iter, 2.0, 2.1, 100 * iter, 1.0).unwrap();
         }
         first.metrics.write_all(b"{\"iter\":17,\"lo").unwrap(); // killed
-        let iters = || read_metrics(&folder.path().join("metrics.jsonl")).unwrap().iter().map(Metric::iter).collect::<Vec<_>>();
+        let iters =
+            || read_metrics(&folder.path().join("metrics.jsonl")).unwrap().iter().map(Metric::iter).collect::<Vec<_>>();
         let mut second = report(10);
         assert_eq!(iters(), [5, 5, 10, 10]);
         second.evaluation(20, 1.5, 1.6, 2000, 2.0).unwrap();

@@ -18,9 +18,13 @@ pub struct Settings {
     /// Folder of checkpoints, metrics and the loss curve
     #[arg(long, default_value = "out", help_heading = "Files")]
     pub out_dir: PathBuf,
-    /// Folder of token shards, or of stories to make them from; without stories there, a corpus is generated
-    #[arg(long, default_value = "data", help_heading = "Files")]
-    pub data: PathBuf,
+    /// Folder of token shards, or stories to make them from [default: what `trainer download` and `trainer pretokenize`
+    /// left in data/, else a generated corpus]
+    #[arg(long, value_name = "PATH", help_heading = "Files")]
+    pub data: Option<PathBuf>,
+    /// Stories to validate on, where they are not tokenised yet [default: one story in twenty]
+    #[arg(long, value_name = "PATH", help_heading = "Files")]
+    pub valid: Option<PathBuf>,
     /// Where the trained model goes, with tokenizer.bin beside it [default: model.bin in out_dir]
     #[arg(long, value_name = "MODEL.bin", help_heading = "Files")]
     pub export: Option<PathBuf>,

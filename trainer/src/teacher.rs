@@ -10,8 +10,8 @@ use rayon::prelude::*;
 use crate::batches::mix;
 use crate::files::write_whole;
 use crate::inference::{BATCH, Buffers, engine, generate};
-use crate::shards::{Shard, sha256};
 use crate::interrupt;
+use crate::shards::{Shard, sha256};
 
 /// Stories per file of sampled text: what is lost at most when sampling is interrupted.
 const STORIES_PER_SHARD: usize = 1000;
@@ -89,7 +89,10 @@ impl Teacher {
             let to = (from + STORIES_PER_SHARD).min(n);
             let path = folder.join(format!("stories-{from}-{to}.bin"));
             if !path.exists() {
-                ensure!(!interrupt::happened(), "interrupted after {from} of {n} stories of the teacher: they are kept");
+                ensure!(
+                    !interrupt::happened(),
+                    "interrupted after {from} of {n} stories of the teacher: they are kept"
+                );
                 let stories = (from..to).into_par_iter().map(|i| {
                     let sampler = Sampler::new(1.0, 1.0, mix(&[seed, i as u64]).max(1))?;
                     let story = generate(&model, vec![BOS], model.config().seq_len, sampler)?;

@@ -1,6 +1,5 @@
 //! The training loop.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -94,7 +93,11 @@ impl Start {
             Start::FineTune(file) => {
                 let config = Config { weights: infer_core::WeightType::F32, ..*file.model()?.config() };
                 let length = settings.max_seq_len;
-                ensure!(length <= config.seq_len, "max_seq_len is {length}, the model has {} positions", config.seq_len);
+                ensure!(
+                    length <= config.seq_len,
+                    "max_seq_len is {length}, the model has {} positions",
+                    config.seq_len
+                );
                 Ok(config)
             }
         }
@@ -145,7 +148,8 @@ impl<'a, D: Backend> Training<'a, D> {
                 with_optimizer(Llama::from_model(&file.model()?, &device)?, betas, s.weight_decay)?
             }
             Start::Resume(mut checkpoint) => {
-                run = Run { order, ..checkpoint.run.clone() };
+                run = checkpoint.run.clone();
+                run.order = order;
                 evaluated = Some(run.iter);
                 if checkpoint.run.order != order {
                     eprintln!(
@@ -242,8 +246,9 @@ impl<'a, D: Backend> Training<'a, D> {
             });
             let seed = mix(&[s.seed, self.run.iter, micro]);
             let options = Options { dropout: s.dropout as f32, seed, teacher };
-            loss += self.model.loss_and_gradients(&for_model(&batch, s.max_seq_len), &options, scale, &mut gradients)?
-                * scale;
+            loss +=
+                self.model.loss_and_gradients(&for_model(&batch, s.max_seq_len), &options, scale, &mut gradients)?
+                    * scale;
         }
         let norm = clip_gradients(&self.model, &mut gradients, s.grad_clip as f32)?;
         self.check_finite("loss", f64::from(loss))?;
@@ -358,7 +363,8 @@ fn restore<D: Backend>(
     let config = checkpoint.run.config();
     let mut take = |kind| {
         let tensors = shapes(&config).into_iter();
-        let tensors = tensors.map(|(name, layer, rows, cols)| checkpoint.take(&tensor_name(kind, name, layer), &[rows, cols]));
+        let tensors =
+            tensors.map(|(name, layer, rows, cols)| checkpoint.take(&tensor_name(kind, name, layer), &[rows, cols]));
         tensors.collect::<anyhow::Result<Vec<_>>>()
     };
     let (weights, moment1, moment2) = (take("weight")?, take("moment1")?, take("moment2")?);
