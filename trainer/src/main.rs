@@ -14,13 +14,16 @@ mod batches;
 mod checkpoint;
 mod corpus;
 mod data;
+mod download;
 mod eval;
 mod export;
 mod files;
+mod generated;
 mod inference;
 mod interrupt;
 mod peak;
 mod plot;
+mod pretokenize;
 mod report;
 mod sample;
 mod schedule;
@@ -29,6 +32,7 @@ mod shards;
 mod teacher;
 mod tensorboard;
 mod train;
+mod vocab;
 
 use settings::Settings;
 
@@ -47,6 +51,9 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Download(download::Args),
+    TrainVocab(vocab::Args),
+    Pretokenize(pretokenize::Args),
     Sample(sample::Args),
     Eval(eval::Args),
     Export(export::Args),
@@ -56,6 +63,9 @@ fn main() -> anyhow::Result<()> {
     let matches = Cli::command().get_matches();
     let cli = Cli::from_arg_matches(&matches)?;
     match cli.command {
+        Some(Command::Download(args)) => download::run(&args),
+        Some(Command::TrainVocab(args)) => vocab::run(&args),
+        Some(Command::Pretokenize(args)) => pretokenize::run(&args),
         Some(Command::Sample(args)) => sample::run(&args),
         Some(Command::Eval(args)) => eval::run(&args),
         Some(Command::Export(args)) => export::run(&args),
