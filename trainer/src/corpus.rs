@@ -6,18 +6,23 @@
 //!
 //! Nothing but the story at hand is kept in memory. White space around a story is dropped, and so are empty stories.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::ops::AddAssign;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use anyhow::{Context, anyhow, bail, ensure};
-use indicatif::ProgressBar;
+use indicatif::{ProgressBar, ProgressStyle};
 use memchr::memmem::Finder;
 use serde::de::{DeserializeSeed, Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// What separates the stories of plain text, unless told otherwise.
 pub const SEPARATOR: &str = "<|endoftext|>";
+/// Where `trainer download` puts TinyStories.
+pub const DEFAULT: &str = "data/TinyStories_all_data";
 /// Most bytes of one story. More is likely a wrong separator, and would not be streaming.
 const MAX_STORY: usize = 16 << 20;
 const BLOCK: usize = 1 << 18;
@@ -40,6 +45,64 @@ pub struct Counts {
     pub stories: u64,
     /// Stories of nothing but white space, which are skipped.
     pub empty: u64,
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, more: Counts) {
+        self.stories += more.stories;
+        self.empty += more.empty;
+    }
+}
+
+/// The separator of a plain text, from the command line: `\n` and `\t` are what they are in Rust.
+#[derive(Clone, Debug)]
+pub struct Separator(String);
+
+impl FromStr for Separator {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Separator, String> {
+        match text.replace("\\n", "\n").replace("\\t", "\t") {
+            empty if empty.is_empty() => Err("is empty".into()),
+            text => Ok(Separator(text)),
+        }
+    }
+}
+
+impl Default for Separator {
+    fn default() -> Separator {
+        Separator(SEPARATOR.into())
+    }
+}
+
+impl fmt::Display for Separator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.replace('\n', "\\n").replace('\t', "\\t"))
+    }
+}
+
+impl std::ops::Deref for Separator {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The folder of a vocabulary and its shards, unless told otherwise.
+pub fn default_folder(vocab_size: usize) -> PathBuf {
+    format!("data/tok{vocab_size}").into()
+}
+
+/// Names of files and folders for a message.
+pub fn list(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// A bar for this many bytes of corpus.
+pub fn progress(bytes: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:40} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left {msg}");
+    ProgressBar::new(bytes).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
 /// Receives each story, trimmed and not empty.
@@ -218,7 +281,7 @@ impl<'de> DeserializeSeed<'de> for &mut Stories<'_> {
 impl<'de> Visitor<'de> for &mut Stories<'_> {
     type Value = ();
 
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an array of objects with a field `story`")
     }
 

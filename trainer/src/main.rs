@@ -14,6 +14,7 @@ mod batches;
 mod checkpoint;
 mod corpus;
 mod data;
+mod download;
 mod eval;
 mod export;
 mod files;
@@ -50,6 +51,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Download(download::Args),
     TrainVocab(vocab::Args),
     Pretokenize(pretokenize::Args),
     Sample(sample::Args),
@@ -61,6 +63,7 @@ fn main() -> anyhow::Result<()> {
     let matches = Cli::command().get_matches();
     let cli = Cli::from_arg_matches(&matches)?;
     match cli.command {
+        Some(Command::Download(args)) => download::run(&args),
         Some(Command::TrainVocab(args)) => vocab::run(&args),
         Some(Command::Pretokenize(args)) => pretokenize::run(&args),
         Some(Command::Sample(args)) => sample::run(&args),

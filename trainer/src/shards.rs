@@ -116,15 +116,19 @@ impl Shard {
                 path.display()
             );
         }
+        Shard::open_file(path, meta.token_bytes, meta.vocab_size)
+    }
+
+    /// Maps a flat file of tokens.
+    pub fn open_file(path: PathBuf, token_bytes: usize, vocab_size: usize) -> anyhow::Result<Shard> {
         let map = map_file(&path).with_context(|| format!("shard {}", path.display()))?;
         let bytes = map.len();
         ensure!(
-            bytes > 0 && bytes.is_multiple_of(meta.token_bytes),
-            "shard {} has {bytes} bytes, not a multiple of {} and above 0: delete it and run `trainer pretokenize` again",
+            bytes > 0 && bytes.is_multiple_of(token_bytes),
+            "shard {} has {bytes} bytes, not a multiple of {token_bytes} and above 0: delete it and make it again",
             path.display(),
-            meta.token_bytes
         );
-        Ok(Shard { path, map, token_bytes: meta.token_bytes, vocab_size: meta.vocab_size })
+        Ok(Shard { path, map, token_bytes, vocab_size })
     }
 
     /// Number of tokens.
