@@ -138,8 +138,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         if !file.exists() {
             fetch(&agent, &url, &file, args.sha256.as_deref().or(item.sha256))?;
         }
-        if let Some(folder) = unpacked {
-            unpack(&file, &folder)?;
+        if let Some(folder) = &unpacked {
+            unpack(&file, folder)?;
             fs::remove_file(&file).with_context(|| format!("removing {}", file.display()))?;
         }
         eprintln!("{}", result.display());
