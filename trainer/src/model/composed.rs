@@ -94,8 +94,8 @@ fn attention<D: Backend, T: Tape<f32, D>>(
     let config = &model.config;
     let (heads, kv_heads, head_size) = (config.n_heads, config.n_kv_heads, config.head_size());
     let rope = Rope::new(&model.device, length, head_size)?;
-    let project = |name, heads| -> Result<Tensor<(usize, usize, usize, usize), f32, D, T>, D::Err> {
-        let y = linear(xb.with_empty_tape(), model.tensor(name, layer))?;
+    let project = |xb, name, heads| -> Result<Tensor<(usize, usize, usize, usize), f32, D, T>, D::Err> {
+        let y = linear(xb, model.tensor(name, layer))?;
         y.try_reshape_like(&(sequences, length, heads, head_size))?.try_permute::<_, Axes4<0, 2, 1, 3>>()
     };
     // Each key/value head serves kv_mul query heads.
@@ -103,9 +103,9 @@ fn attention<D: Backend, T: Tape<f32, D>>(
         y.try_broadcast_like::<_, Axis<2>>(&(sequences, kv_heads, config.kv_mul(), length, head_size))?
             .try_reshape_like(&(sequences, heads, length, head_size))
     };
-    let q = rope.rotate(project(TensorName::Wq, heads)?)?;
-    let k = repeat(rope.rotate(project(TensorName::Wk, kv_heads)?)?)?;
-    let v = repeat(project(TensorName::Wv, kv_heads)?)?;
+    let k = repeat(rope.rotate(project(xb.with_empty_tape(), TensorName::Wk, kv_heads)?)?)?;
+    let v = repeat(project(xb.with_empty_tape(), TensorName::Wv, kv_heads)?)?;
+    let q = rope.rotate(project(xb, TensorName::Wq, heads)?)?;
 
     let scores = q.try_matmul(k.try_permute::<_, Axes4<0, 1, 3, 2>>()?)?.try_div((head_size as f32).sqrt())?;
     let shape = *scores.shape();

@@ -6,7 +6,7 @@
 pub(super) struct Dropout {
     seed: u64,
     /// Dropped below this.
-    threshold: u32,
+    pub threshold: u32,
     /// Of what is kept: 1 / (1 - p).
     pub scale: f32,
 }
@@ -21,6 +21,9 @@ pub(super) enum Place {
 }
 
 impl Dropout {
+    /// Multipliers of the hash: the finaliser of MurmurHash3 (Appleby), 32-bit operations only, so that it vectorises.
+    pub const MIX: [u32; 2] = [0x85EB_CA6B, 0xC2B2_AE35];
+
     /// `None` where nothing is dropped.
     pub fn new(p: f32, seed: u64, place: Place, layer: usize) -> Option<Dropout> {
         let seed = mix(seed ^ mix((layer as u64) << 2 | place as u64));
@@ -33,12 +36,16 @@ impl Dropout {
         mix(self.seed ^ row as u64) as u32
     }
 
-    /// Factor of an element: 0 or `scale`.
+    /// The column's part of the hash.
+    pub const fn col(col: usize) -> u32 {
+        (col as u32).wrapping_mul(0x9E37_79B9)
+    }
+
+    /// Factor of an element of a row: 0 or `scale`.
     pub fn factor(&self, row: u32, col: usize) -> f32 {
-        // The finaliser of MurmurHash3 (Appleby): 32-bit operations only, so that it vectorises.
-        let mut h = row ^ (col as u32).wrapping_mul(0x9E37_79B9);
-        h = (h ^ (h >> 16)).wrapping_mul(0x85EB_CA6B);
-        h = (h ^ (h >> 13)).wrapping_mul(0xC2B2_AE35);
+        let mut h = row ^ Dropout::col(col);
+        h = (h ^ (h >> 16)).wrapping_mul(Dropout::MIX[0]);
+        h = (h ^ (h >> 13)).wrapping_mul(Dropout::MIX[1]);
         h ^= h >> 16;
         if h < self.threshold { 0.0 } else { self.scale }
     }
