@@ -291,5 +291,6 @@ fn unpack(archive: &Path, folder: &Path) -> anyhow::Result<()> {
         fs::rename(temporary.keep(), folder)?;
         Ok(())
     };
-    attempt().with_context(|| format!("unpacking {} to {}", archive.display(), folder.display()))
+    let (archive, folder) = (archive.display(), folder.display());
+    attempt().with_context(|| format!("unpacking {archive} to {folder} (if it is damaged, delete it and run this again)"))
 }
