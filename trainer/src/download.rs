@@ -16,7 +16,7 @@ use crate::shards::hex;
 
 /// Broken connections in a row that bring nothing before it gives up, and the pause after the first.
 const ATTEMPTS: u32 = 5;
-const PAUSE: Duration = Duration::from_millis(500);
+const PAUSE: Duration = Duration::from_millis(250);
 const HUGGING_FACE: &str = "https://huggingface.co";
 const GITHUB: &str = "https://raw.githubusercontent.com";
 
@@ -39,7 +39,6 @@ pub struct Args {
 
 /// What can be fetched by name.
 #[derive(Clone, Copy, Debug, PartialEq, clap::ValueEnum)]
-#[expect(missing_docs, reason = "the names say it")]
 pub enum Name {
     Tinystories,
     #[value(name = "stories260K")]
@@ -103,10 +102,9 @@ impl Name {
                 ),
                 tokenizer("stories15M/tokenizer.bin"),
             ],
-            Name::Stories42M => vec![
-                model("stories42M.bin", "stories42M/stories42M.bin", None),
-                tokenizer("stories42M/tokenizer.bin"),
-            ],
+            Name::Stories42M => {
+                vec![model("stories42M.bin", "stories42M/stories42M.bin", None), tokenizer("stories42M/tokenizer.bin")]
+            }
             Name::Stories110M => vec![
                 model("stories110M.bin", "stories110M/stories110M.bin", None),
                 tokenizer("stories110M/tokenizer.bin"),
@@ -119,11 +117,7 @@ impl Name {
 /// Runs `trainer download`.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let items: Vec<Item> = args.names.iter().flat_map(|name| name.items()).collect();
-    ensure!(
-        args.sha256.is_none() || items.len() == 1,
-        "--sha256 is for a single file, and these are {}",
-        items.len()
-    );
+    ensure!(args.sha256.is_none() || items.len() == 1, "--sha256 is for a single file, and these are {}", items.len());
     let agent: Agent = Agent::config_builder()
         .http_status_as_error(false)
         .timeout_connect(Some(Duration::from_secs(30)))
@@ -143,8 +137,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         if !file.exists() {
             fetch(&agent, &url, &file, args.sha256.as_deref().or(item.sha256))?;
         }
-        if let Some(folder) = unpacked {
-            unpack(&file, &folder)?;
+        if let Some(folder) = &unpacked {
+            unpack(&file, folder)?;
             fs::remove_file(&file).with_context(|| format!("removing {}", file.display()))?;
         }
         eprintln!("{}", result.display());
@@ -165,9 +159,9 @@ fn fetch(agent: &Agent, url: &str, file: &Path, sha256: Option<&str>) -> anyhow:
     let mut attempt = 1;
     loop {
         let before = size();
-        let broken = match transfer(agent, url, &part, before, &progress)
-            .with_context(|| format!("downloading {url} (what has come is kept in {}: run this again)", part.display()))?
-        {
+        let broken = match transfer(agent, url, &part, before, &progress).with_context(|| {
+            format!("downloading {url} (what has come is kept in {}: run this again)", part.display())
+        })? {
             Transfer::Whole => break,
             Transfer::Broken(e) => e,
         };
@@ -210,7 +204,7 @@ fn transfer(agent: &Agent, url: &str, part: &Path, have: u64, progress: &Progres
     }
     let response = match request.call() {
         Ok(response) => response,
-        Err(e @ (ureq::Error::BadUri(_) | ureq::Error::Tls(_))) => return Err(e.into()),
+        Err(e @ (ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::Tls(_))) => return Err(e.into()),
         Err(e) => return Ok(Transfer::Broken(e.into())),
     };
     let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
@@ -255,7 +249,8 @@ fn transfer(agent: &Agent, url: &str, part: &Path, have: u64, progress: &Progres
 
 /// Hugging Face names the SHA-256 of a large file in the answer that redirects to it.
 fn published_sha256(url: &str) -> Option<String> {
-    let agent: Agent = Agent::config_builder().max_redirects(0).timeout_global(Some(Duration::from_secs(30))).build().into();
+    let agent: Agent =
+        Agent::config_builder().max_redirects(0).timeout_global(Some(Duration::from_secs(30))).build().into();
     let response = agent.head(url).call().ok()?;
     let tag = response.headers().get("x-linked-etag")?.to_str().ok()?.trim_matches('"');
     (tag.len() == 64).then(|| tag.to_string())
@@ -292,5 +287,6 @@ fn unpack(archive: &Path, folder: &Path) -> anyhow::Result<()> {
         Ok(())
     };
     let (archive, folder) = (archive.display(), folder.display());
-    attempt().with_context(|| format!("unpacking {archive} to {folder} (if it is damaged, delete it and run this again)"))
+    attempt()
+        .with_context(|| format!("unpacking {archive} to {folder} (if it is damaged, delete it and run this again)"))
 }

@@ -86,10 +86,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     // One after the other by number, so that what a stopped run leaves is a beginning.
     let made = pool.install(|| {
         let shards = missing.par_iter().with_max_len(1);
-        shards.map(|&i| write_shard(&shard_path(&out, i), &meta.shards[i], &meta, tokenizer, &progress)).try_reduce(
-            Made::default,
-            |a, b| Ok(a + b),
-        )
+        shards
+            .map(|&i| write_shard(&shard_path(&out, i), &meta.shards[i], &meta, tokenizer, &progress))
+            .try_reduce(Made::default, |a, b| Ok(a + b))
     })?;
     progress.finish_and_clear();
     let seconds = start.elapsed().as_secs_f64();
@@ -158,7 +157,9 @@ fn begin(out: &Path, meta: &Meta, vocabulary: &Vocabulary) -> anyhow::Result<()>
         None if beside.exists() && fs::read(&beside)? != vocabulary.bytes => {
             bail!("{} is another vocabulary than {}: give another --out", beside.display(), vocabulary.path.display())
         }
-        None if shard_path(out, 0).exists() => bail!("{} has shards but no meta.json: give another --out", out.display()),
+        None if shard_path(out, 0).exists() => {
+            bail!("{} has shards but no meta.json: give another --out", out.display())
+        }
         None => {
             write_whole(&beside, |file| Ok(file.write_all(&vocabulary.bytes)?))?;
             write_whole(&meta_path(out), |file| Ok(serde_json::to_writer_pretty(file, meta)?))?;

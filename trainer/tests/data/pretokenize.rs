@@ -88,6 +88,7 @@ fn a_text_is_divided_between_stories() {
         let tokens: Vec<u32> = shards[1..].iter().flat_map(|path| read(path)).collect();
         assert_eq!(tokens.len(), want.len(), "{name}");
         assert!(tokens == want, "{name}: other tokens");
+        assert!(name == "marks" || read(&shards[0]) == want, "{name}: undivided, other tokens");
     }
 }
 
@@ -198,7 +199,7 @@ fn bad_corpora() {
     fs::write(folder.join("few.txt"), "one<|endoftext|>two").unwrap();
     let few = pretokenize(
         &folder.join("few.txt"),
-        &folder.join("out"),
+        &folder.join("few"),
         &["--tokenizer", text(&folder.join("tokenizer.bin"))],
     );
     assert_fails(&few, &["too few for a training and a validation split", "--valid"]);
