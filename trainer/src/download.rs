@@ -16,7 +16,7 @@ use crate::shards::hex;
 
 /// Broken connections in a row that bring nothing before it gives up, and the pause after the first.
 const ATTEMPTS: u32 = 5;
-const PAUSE: Duration = Duration::from_millis(500);
+const PAUSE: Duration = Duration::from_millis(250);
 const HUGGING_FACE: &str = "https://huggingface.co";
 const GITHUB: &str = "https://raw.githubusercontent.com";
 
@@ -39,7 +39,6 @@ pub struct Args {
 
 /// What can be fetched by name.
 #[derive(Clone, Copy, Debug, PartialEq, clap::ValueEnum)]
-#[expect(missing_docs, reason = "the names say it")]
 pub enum Name {
     Tinystories,
     #[value(name = "stories260K")]
@@ -205,7 +204,7 @@ fn transfer(agent: &Agent, url: &str, part: &Path, have: u64, progress: &Progres
     }
     let response = match request.call() {
         Ok(response) => response,
-        Err(e @ (ureq::Error::BadUri(_) | ureq::Error::Tls(_))) => return Err(e.into()),
+        Err(e @ (ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::Tls(_))) => return Err(e.into()),
         Err(e) => return Ok(Transfer::Broken(e.into())),
     };
     let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
@@ -287,5 +286,7 @@ fn unpack(archive: &Path, folder: &Path) -> anyhow::Result<()> {
         fs::rename(temporary.keep(), folder)?;
         Ok(())
     };
-    attempt().with_context(|| format!("unpacking {} to {}", archive.display(), folder.display()))
+    let (archive, folder) = (archive.display(), folder.display());
+    attempt()
+        .with_context(|| format!("unpacking {archive} to {folder} (if it is damaged, delete it and run this again)"))
 }

@@ -173,3 +173,28 @@ fn fill(template: &str, words: &[(&str, &str)]) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn stories_are_many_and_reproducible() {
+        let known: HashSet<String> = stories(1, 5000).collect();
+        assert!(stories(1, 5000).all(|story| known.contains(&story)));
+        assert!(stories(2, 5000).all(|story| !known.contains(&story)), "an unseen story is not unseen");
+        let sentences: HashSet<&str> = known.iter().flat_map(|story| story.split_inclusive(['.', '!', '?'])).collect();
+        assert!(sentences.len() > 5000, "{} different sentences", sentences.len());
+    }
+
+    #[test]
+    fn every_word_of_the_templates_is_filled_in() {
+        for story in stories(3, 5000) {
+            assert!(!story.contains(['{', '}']), "{story}");
+            // Two heroes with their names, and no third.
+            assert_eq!(HEROES.iter().filter(|hero| story.contains(hero.0)).count(), 2, "{story}");
+        }
+    }
+}

@@ -198,3 +198,60 @@ pub fn sha256(bytes: &[u8]) -> String {
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder with a validation shard of three tokens and a training shard of two.
+    fn folder() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let part = Part { pieces: Vec::new(), stories: Selection::All };
+        let meta = Meta {
+            vocab_size: 300,
+            token_bytes: 2,
+            tokenizer_sha256: sha256(b"tokenizer"),
+            separator: "\n".into(),
+            shards: vec![part.clone(), part],
+        };
+        let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
+        write("meta.json", &serde_json::to_vec(&meta).unwrap());
+        write("tokenizer.bin", b"tokenizer");
+        write("shard00000.bin", &[1, 0, 3, 1, 43, 1]);
+        write("shard00001.bin", &[1, 0, 44, 1]);
+        folder
+    }
+
+    #[test]
+    fn tokens_are_read_and_checked() {
+        let folder = folder();
+        let shards = Shards::open(folder.path()).unwrap();
+        assert_eq!((shards.vocab_size(), shards.valid().len(), shards.train().len()), (300, 3, 1));
+        let mut tokens = [0; 2];
+        shards.valid().read(1, &mut tokens).unwrap();
+        assert_eq!(tokens, [259, 299]);
+        let fails = |shard: &Shard, at: usize| shard.read(at, &mut [0; 2]).unwrap_err().to_string();
+        assert!(fails(shards.valid(), 2).contains("has 3 tokens: 2 from 2 on"));
+        assert!(fails(shards.valid(), usize::MAX).contains("too many"));
+        assert!(fails(&shards.train()[0], 0).contains("token 300, the vocabulary 300"));
+    }
+
+    #[test]
+    fn what_is_missing_or_damaged_is_named() {
+        let fails_with = |name: &str, bytes: Option<&[u8]>, words: &str| {
+            let folder = folder();
+            let path = folder.path().join(name);
+            bytes.map_or_else(|| std::fs::remove_file(&path), |bytes| std::fs::write(&path, bytes)).unwrap();
+            let message = format!("{:#}", Shards::open(folder.path()).err().unwrap());
+            assert!(message.contains(words), "no {words:?} in: {message}");
+            assert!(message.contains(folder.path().to_str().unwrap()), "{message}");
+        };
+        fails_with("meta.json", None, "has no token shards");
+        fails_with("meta.json", Some(b"{"), "does not describe token shards");
+        fails_with("tokenizer.bin", None, "No such file");
+        fails_with("tokenizer.bin", Some(b"another"), "is not the tokenizer");
+        fails_with("shard00001.bin", None, "shard00001.bin of 2 is missing");
+        fails_with("shard00001.bin", Some(b"odd"), "has 3 bytes");
+        fails_with("shard00001.bin", Some(b""), "has 0 bytes");
+    }
+}
