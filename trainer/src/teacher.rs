@@ -1,15 +1,18 @@
 //! A model to learn from: what it predicts at each position of the text, and stories that it tells.
+//!
+//! Predictions are computed by the trainer's own forward pass, which reads many sequences at once and takes a third of a
+//! training step of the same model; infer-core, made for one sequence, took as long as the step. It tells the stories.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
-use infer_core::{BOS, MappedModel, Model, Sampler, classify, forward};
+use infer_core::{BOS, MappedModel, Model, Sampler};
 use rayon::prelude::*;
 
 use crate::batches::mix;
 use crate::files::write_whole;
-use crate::inference::{BATCH, Buffers, engine, generate};
+use crate::inference::generate;
 use crate::interrupt;
 use crate::shards::{Shard, sha256};
 
@@ -46,33 +49,9 @@ impl Teacher {
         Ok(teacher)
     }
 
-    fn model(&self) -> anyhow::Result<Model<'_>> {
+    /// The model.
+    pub fn model(&self) -> anyhow::Result<Model<'_>> {
         self.file.model().with_context(|| name(&self.path))
-    }
-
-    /// Logits (sequences, length, vocab_size) after each token of sequences (sequences, length).
-    pub fn logits(&self, tokens: &[u32], length: usize) -> anyhow::Result<Vec<f32>> {
-        let model = self.model()?;
-        let config = model.config();
-        let mut all = vec![0.0; tokens.len() * config.vocab_size];
-        let sequences = tokens.par_chunks(length).zip(all.par_chunks_mut(length * config.vocab_size));
-        let read = sequences.try_for_each_init(
-            || Buffers::new(config, length, BATCH.min(length)),
-            |buffers, (tokens, logits)| {
-                let mut state = buffers.as_mut().map_err(|e| anyhow::anyhow!("{e:#}"))?.state()?;
-                let mut rows = logits.chunks_exact_mut(config.vocab_size);
-                for tokens in tokens.chunks(BATCH) {
-                    let pos = state.filled();
-                    forward(&model, &mut state, &engine(), tokens, pos)?;
-                    for (row, logits) in (0..tokens.len()).zip(&mut rows) {
-                        logits.copy_from_slice(classify(&model, &mut state, &engine(), row)?);
-                    }
-                }
-                anyhow::Ok(())
-            },
-        );
-        read.with_context(|| name(&self.path))?;
-        Ok(all)
     }
 
     /// Lets the teacher tell `n` stories, as shards in `folder`. Which ones depends on the seed alone; shards that are

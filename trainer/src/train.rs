@@ -119,6 +119,7 @@ struct Training<'a, D: Backend> {
     valid: Batches<'a>,
     model: Llama<D>,
     optimizer: AdamW<D>,
+    teacher: Option<Llama<D>>,
     run: Run,
     checkpoints: Checkpoints,
     report: Report,
@@ -160,6 +161,7 @@ impl<'a, D: Backend> Training<'a, D> {
                 restore(&mut checkpoint, &device, betas, s.weight_decay)?
             }
         };
+        let teacher = data.teacher.as_ref().map(|teacher| Llama::from_model(&teacher.model()?, &device)).transpose()?;
         let mut checkpoints = Checkpoints::open(&s.out_dir)?;
         checkpoints.begin(s.always_save_checkpoint)?;
         let (peak, how) = match s.peak_gflops {
@@ -177,7 +179,7 @@ impl<'a, D: Backend> Training<'a, D> {
             valid.sequences(),
             s.tokens_per_iter(),
         ));
-        Ok(Training { settings, data, train, valid, model, optimizer, run, checkpoints, report, evaluated })
+        Ok(Training { settings, data, train, valid, model, optimizer, teacher, run, checkpoints, report, evaluated })
     }
 
     /// Writes the settings of the run, for whoever resumes it.
@@ -238,7 +240,8 @@ impl<'a, D: Backend> Training<'a, D> {
         for micro in 0..s.gradient_accumulation_steps as u64 {
             let batch = self.train.training(self.run.sequences, s.batch_size)?;
             self.run.sequences += s.batch_size as u64;
-            let taught = self.data.teacher.as_ref().map(|t| t.logits(&batch.x, s.max_seq_len)).transpose()?;
+            let taught = self.teacher.as_ref().map(|teacher| teacher.logits(&batch.x, s.batch_size, s.max_seq_len));
+            let taught = taught.transpose()?;
             let teacher = taught.as_ref().map(|logits| model::Teacher {
                 logits,
                 weight: s.teacher_weight as f32,
