@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use dfdx::prelude::Cpu;
-use infer_core::{Config, MappedModel, Sampler};
+use infer_core::{Config, MappedModel, Sampler, WeightType};
 use trainer::model::{self, AdamW, Backend, Llama, Options, clip_gradients, shapes};
 
 use crate::batches::{Batch, Batches, mix};
@@ -90,15 +90,9 @@ impl Start {
     fn config(&self, settings: &Settings) -> anyhow::Result<Config> {
         match self {
             Start::Scratch | Start::Resume(_) => Ok(settings.config()),
+            // As in llama2.c, the model gets as many positions as it is trained on; rotary angles have no weights.
             Start::FineTune(file) => {
-                let config = Config { weights: infer_core::WeightType::F32, ..*file.model()?.config() };
-                let length = settings.max_seq_len;
-                ensure!(
-                    length <= config.seq_len,
-                    "max_seq_len is {length}, the model has {} positions",
-                    config.seq_len
-                );
-                Ok(config)
+                Ok(Config { weights: WeightType::F32, seq_len: settings.max_seq_len, ..*file.model()?.config() })
             }
         }
     }
@@ -146,7 +140,8 @@ impl<'a, D: Backend> Training<'a, D> {
         let (model, optimizer) = match start {
             Start::Scratch => with_optimizer(Llama::init(config, &device, s.seed)?, betas, s.weight_decay)?,
             Start::FineTune(file) => {
-                with_optimizer(Llama::from_model(&file.model()?, &device)?, betas, s.weight_decay)?
+                let weights = Llama::from_model(&file.model()?, &device)?.to_vecs();
+                with_optimizer(Llama::from_slices(config, &device, &weights)?, betas, s.weight_decay)?
             }
             Start::Resume(mut checkpoint) => {
                 run = checkpoint.run.clone();
