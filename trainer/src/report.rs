@@ -36,32 +36,38 @@ impl Metric {
 pub struct Report {
     bar: ProgressBar,
     out_dir: PathBuf,
-    metrics: File,
-    events: EventFile,
+    /// Of a run; an evaluation on its own leaves nothing behind.
+    files: Option<Files>,
     flops_per_token: f64,
     peak_flops: f64,
 }
 
+struct Files {
+    metrics: File,
+    events: EventFile,
+}
+
 impl Report {
-    /// Goes on with the metrics of the run up to step `iter`, and forgets what came after.
+    /// Reports to the screen alone.
     pub fn new(out_dir: &Path, config: &Config, iter: u64, max_iters: u64, peak_gflops: f64) -> anyhow::Result<Report> {
-        let path = out_dir.join("metrics.jsonl");
+        let bar = ProgressBar::new(max_iters).with_position(iter);
+        bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len}, {msg}, {eta} left")?);
+        let (flops_per_token, peak_flops) = (flops_per_token(config), peak_gflops * 1e9);
+        Ok(Report { bar, out_dir: out_dir.to_path_buf(), files: None, flops_per_token, peak_flops })
+    }
+
+    /// Goes on with the metrics of the run up to step `iter`, and forgets what came after.
+    pub fn open_files(&mut self, iter: u64) -> anyhow::Result<()> {
+        let path = self.out_dir.join("metrics.jsonl");
         let kept = read_metrics(&path)?.into_iter().filter(|metric| iter > 0 && metric.iter() <= iter);
         let lines =
             kept.map(|metric| Ok(serde_json::to_string(&metric)? + "\n")).collect::<anyhow::Result<String>>()?;
         write_whole(&path, |out| Ok(out.write_all(lines.as_bytes())?))?;
         let metrics = OpenOptions::new().append(true).open(&path).with_context(|| path.display().to_string())?;
-        let folder = out_dir.join("tensorboard");
-        let bar = ProgressBar::new(max_iters).with_position(iter);
-        bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len}, {msg}, {eta} left")?);
-        Ok(Report {
-            bar,
-            out_dir: out_dir.to_path_buf(),
-            metrics,
-            events: EventFile::create(&folder).with_context(|| folder.display().to_string())?,
-            flops_per_token: flops_per_token(config),
-            peak_flops: peak_gflops * 1e9,
-        })
+        let folder = self.out_dir.join("tensorboard");
+        let events = EventFile::create(&folder).with_context(|| folder.display().to_string())?;
+        self.files = Some(Files { metrics, events });
+        Ok(())
     }
 
     /// Prints a line, above the bar where there is one.
@@ -79,9 +85,8 @@ impl Report {
             "iter {iter:6} | loss {loss:.4} | lr {lr:.3e} | {ms:.1} ms | {tok_per_s:.0} tok/s | mfu {:.1}%",
             100.0 * mfu
         ));
-        self.write(&Metric::Step { iter, loss, lr, ms, tok_per_s, mfu })?;
         let values = [("loss/step", loss), ("lr", lr), ("tok_per_s", tok_per_s), ("mfu", mfu)];
-        self.events.scalars(iter, &values).context("TensorBoard's event file")
+        self.write(&Metric::Step { iter, loss, lr, ms, tok_per_s, mfu }, &values)
     }
 
     /// Moves the bar.
@@ -104,16 +109,16 @@ impl Report {
         self.say(&format!(
             "iter {iter:6} | train loss {train_loss:.4} | val loss {val_loss:.4} | {tokens} tokens seen"
         ));
-        self.write(&Metric::Evaluation { iter, train_loss, val_loss, tokens, seconds })?;
         let values = [("loss/train", train_loss), ("loss/val", val_loss)];
-        self.events.scalars(iter, &values).context("TensorBoard's event file")
+        self.write(&Metric::Evaluation { iter, train_loss, val_loss, tokens, seconds }, &values)
     }
 
-    fn write(&mut self, metric: &Metric) -> anyhow::Result<()> {
+    fn write(&mut self, metric: &Metric, values: &[(&str, f64)]) -> anyhow::Result<()> {
+        let Some(files) = &mut self.files else { return Ok(()) };
         let line = serde_json::to_string(metric)? + "\n";
-        self.metrics
-            .write_all(line.as_bytes())
-            .with_context(|| format!("writing {}/metrics.jsonl", self.out_dir.display()))
+        let written =
+            files.metrics.write_all(line.as_bytes()).and_then(|()| files.events.scalars(metric.iter(), values));
+        written.with_context(|| format!("writing the metrics in {}", self.out_dir.display()))
     }
 
     /// Removes the bar and draws the loss curve.
@@ -148,13 +153,17 @@ mod tests {
     fn metrics_continue_from_the_step_that_a_run_resumes_from() {
         let folder = tempfile::tempdir().unwrap();
         let config = crate::settings::tests::parse(&[], None).unwrap().config();
-        let report = |iter| Report::new(folder.path(), &config, iter, 20, 100.0).unwrap();
+        let report = |iter| {
+            let mut report = Report::new(folder.path(), &config, iter, 20, 100.0).unwrap();
+            report.open_files(iter).unwrap();
+            report
+        };
         let mut first = report(0);
         for iter in [5, 10, 15] {
             first.steps(iter, 2.0, 1e-3, Duration::from_millis(10), 100).unwrap();
             first.evaluation(iter, 2.0, 2.1, 100 * iter, 1.0).unwrap();
         }
-        first.metrics.write_all(b"{\"iter\":17,\"lo").unwrap(); // killed
+        first.files.unwrap().metrics.write_all(b"{\"iter\":17,\"lo").unwrap(); // killed
         let iters =
             || read_metrics(&folder.path().join("metrics.jsonl")).unwrap().iter().map(Metric::iter).collect::<Vec<_>>();
         let mut second = report(10);

@@ -11,9 +11,8 @@ use infer_core::{BOS, MappedModel, Model, Sampler};
 use rayon::prelude::*;
 
 use crate::batches::mix;
-use crate::files::write_whole;
+use crate::files::{remove_unfinished, write_whole};
 use crate::inference::generate;
-use crate::interrupt;
 use crate::shards::{Shard, sha256};
 
 /// Stories per file of sampled text: what is lost at most when sampling is interrupted.
@@ -61,6 +60,9 @@ impl Teacher {
         let vocab_size = model.config().vocab_size;
         let token_bytes = if vocab_size > 1 << 16 { 4 } else { 2 };
         let folder = folder.join(format!("{}-{seed}", &sha256(self.file.bytes())[..16]));
+        if folder.exists() {
+            remove_unfinished(&folder)?;
+        }
         let progress = ProgressBar::new(n as u64);
         progress.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} stories of the teacher, {eta} left")?);
         let mut shards = Vec::new();
@@ -68,10 +70,6 @@ impl Teacher {
             let to = (from + STORIES_PER_SHARD).min(n);
             let path = folder.join(format!("stories-{from}-{to}.bin"));
             if !path.exists() {
-                ensure!(
-                    !interrupt::happened(),
-                    "interrupted after {from} of {n} stories of the teacher: they are kept"
-                );
                 let stories = (from..to).into_par_iter().map(|i| {
                     let sampler = Sampler::new(1.0, 1.0, mix(&[seed, i as u64]).max(1))?;
                     let story = generate(&model, vec![BOS], model.config().seq_len, sampler)?;

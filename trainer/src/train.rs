@@ -35,14 +35,13 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
 
 fn run_on<D: Backend>(settings: &Settings, device: D) -> anyhow::Result<()> {
     let start = Start::find(settings)?;
-    interrupt::catch()?;
     let data = Data::prepare(settings, start.config(settings)?.vocab_size)?;
     let mut training = Training::new(settings, device, &data, start)?;
-    training.save_settings()?;
     if settings.eval_only {
         training.evaluate()?;
         return Ok(());
     }
+    training.begin()?;
     training.train()?;
     training.finish()
 }
@@ -157,8 +156,7 @@ impl<'a, D: Backend> Training<'a, D> {
             }
         };
         let teacher = data.teacher.as_ref().map(|teacher| Llama::from_model(&teacher.model()?, &device)).transpose()?;
-        let mut checkpoints = Checkpoints::open(&s.out_dir)?;
-        checkpoints.begin(s.always_save_checkpoint)?;
+        let checkpoints = Checkpoints::open(&s.out_dir)?;
         let (peak, how) = match s.peak_gflops {
             Some(peak) => (peak, "given"),
             None => (peak::measure(), "measured"),
@@ -177,8 +175,11 @@ impl<'a, D: Backend> Training<'a, D> {
         Ok(Training { settings, data, train, valid, model, optimizer, teacher, run, checkpoints, report, evaluated })
     }
 
-    /// Writes the settings of the run, for whoever resumes it.
-    fn save_settings(&self) -> anyhow::Result<()> {
+    /// Opens what the run writes, its settings among it, for whoever resumes it.
+    fn begin(&mut self) -> anyhow::Result<()> {
+        interrupt::catch()?;
+        self.checkpoints.begin(self.settings.always_save_checkpoint)?;
+        self.report.open_files(self.run.iter)?;
         let c = self.model.config;
         let settings = Settings {
             dim: c.dim,

@@ -220,6 +220,23 @@ fn mistakes_are_explained() {
     }
 }
 
+/// Weights that are no numbers stand for a training that diverged.
+#[test]
+fn numbers_that_are_none_stop_the_run() {
+    let scene = Scene::new();
+    scene.train("out", &["--max-iters", "5"]);
+    let path = scene.path("out/checkpoints/step-00000005/tensors.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    let end = bytes.len();
+    bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    fs::write(&path, bytes).unwrap();
+    let error = scene.fails(&[&train("out")[..], &["--init-from", "resume"]].concat());
+    assert!(
+        error.contains("NaN") && error.contains("last good checkpoint is out/checkpoints/step-00000005"),
+        "{error}"
+    );
+}
+
 /// A limit of the file size stands for a full disk.
 #[cfg(unix)]
 #[test]
