@@ -207,8 +207,10 @@ impl Checkpoints {
         let name = format!("step-{:08}", run.iter);
         let path = self.folder.join(&name);
         if self.index.last.as_ref() != Some(&name) {
-            self.write(&path, run, tensors, tokenizer)
-                .with_context(|| format!("writing checkpoint {}", path.display()))?;
+            let written = self.write(&path, run, tensors, tokenizer);
+            let last =
+                self.last().map_or("there is none before it".into(), |path| format!("{} is whole", path.display()));
+            written.with_context(|| format!("writing checkpoint {} ({last})", path.display()))?;
         }
         let best = if is_best { Some(name.clone()) } else { self.index.best.clone() };
         let index = Index { last: Some(name), best };

@@ -73,7 +73,7 @@ impl Data {
 /// The folder of token shards; makes them where there are none.
 fn find_shards(settings: &Settings, vocab_size: usize) -> anyhow::Result<PathBuf> {
     let folder = settings.data.clone().unwrap_or_else(|| corpus::default_folder(vocab_size));
-    if read_meta(&folder)?.is_some() {
+    if folder.is_dir() && read_meta(&folder)?.is_some() {
         println!("data: the token shards in {}", folder.display());
         return Ok(folder);
     }

@@ -253,7 +253,7 @@ fn a_full_disk_loses_nothing() {
         .unwrap();
     let error = String::from_utf8_lossy(&limited.stderr);
     assert_eq!(limited.status.code(), Some(1), "{error}");
-    assert!(error.contains("step-00000015"), "{error}");
+    assert!(error.contains("step-00000015 (out/checkpoints/step-00000010 is whole)"), "{error}");
     assert_eq!(scene.checkpoints("out"), before);
     scene.succeeds(&resume);
     assert!(scene.checkpoints("out").contains(&"step-00000020".to_owned()));
