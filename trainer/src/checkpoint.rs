@@ -187,6 +187,7 @@ impl Checkpoints {
                     remove(&path)?;
                 }
             }
+            self.remove_old()?;
             Ok(())
         };
         attempt().map_err(|e: std::io::Error| e).with_context(|| self.folder.display().to_string())

@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn records_are_those_that_tensorflow_writes() {
-        // The first record of a file of tensorflow's writer with wall_time 1.0, from its documentation of the format.
+        // The first record of a file, at wall_time 1.0.
         let event = Event { wall_time: 1.0, file_version: Some("brain.Event:2".into()), ..Event::default() };
         let data = event.encode_to_vec();
         assert_eq!(data, b"\x09\0\0\0\0\0\0\xf0\x3f\x1a\x0dbrain.Event:2");
