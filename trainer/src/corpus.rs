@@ -265,7 +265,7 @@ impl Stories<'_> {
         self.counts.stories += 1;
         (self.each)(story).map_err(|e| {
             self.failed = Some(e);
-            io::ErrorKind::Interrupted.into()
+            io::ErrorKind::Other.into()
         })
     }
 }
