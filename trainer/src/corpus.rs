@@ -292,3 +292,36 @@ impl<'de> Visitor<'de> for &mut Stories<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Wherever a text is cut, its pieces together have every story once, separators that overlap included.
+    #[test]
+    fn pieces_share_no_story_and_lose_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("text.txt");
+        for (text, separator) in
+            [("one--two---é----four--", "--"), ("one|two||three", "|"), ("--", "--"), ("one", "--")]
+        {
+            std::fs::write(&path, text).unwrap();
+            let read = |start: usize, end: usize| {
+                let mut stories = Vec::new();
+                let piece = Piece { path: path.clone(), start: start as u64, end: end as u64 };
+                piece.read(separator, &ProgressBar::hidden(), &mut |story| {
+                    stories.push(story.to_string());
+                    Ok(())
+                })?;
+                anyhow::Ok(stories)
+            };
+            let whole = read(0, text.len()).unwrap();
+            let expected: Vec<&str> = text.split(['-', '|']).filter(|story| !story.is_empty()).collect();
+            assert_eq!(whole, expected);
+            for cut in 1..text.len() {
+                let parts = [read(0, cut).unwrap(), read(cut, text.len()).unwrap()].concat();
+                assert_eq!(parts, whole, "{text:?} cut at {cut}");
+            }
+        }
+    }
+}
