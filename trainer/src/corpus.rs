@@ -265,7 +265,7 @@ impl Stories<'_> {
         self.counts.stories += 1;
         (self.each)(story).map_err(|e| {
             self.failed = Some(e);
-            io::ErrorKind::Interrupted.into()
+            io::ErrorKind::Other.into()
         })
     }
 }
@@ -290,5 +290,38 @@ impl<'de> Visitor<'de> for &mut Stories<'_> {
             self.give(&story).map_err(A::Error::custom)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Wherever a text is cut, its pieces together have every story once, separators that overlap included.
+    #[test]
+    fn pieces_share_no_story_and_lose_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("text.txt");
+        for (text, separator) in
+            [("one--two---é----four--", "--"), ("one|two||three", "|"), ("--", "--"), ("one", "--")]
+        {
+            std::fs::write(&path, text).unwrap();
+            let read = |start: usize, end: usize| {
+                let mut stories = Vec::new();
+                let piece = Piece { path: path.clone(), start: start as u64, end: end as u64 };
+                piece.read(separator, &ProgressBar::hidden(), &mut |story| {
+                    stories.push(story.to_string());
+                    Ok(())
+                })?;
+                anyhow::Ok(stories)
+            };
+            let whole = read(0, text.len()).unwrap();
+            let expected: Vec<&str> = text.split(['-', '|']).filter(|story| !story.is_empty()).collect();
+            assert_eq!(whole, expected);
+            for cut in 1..text.len() {
+                let parts = [read(0, cut).unwrap(), read(cut, text.len()).unwrap()].concat();
+                assert_eq!(parts, whole, "{text:?} cut at {cut}");
+            }
+        }
     }
 }

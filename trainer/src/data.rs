@@ -1,10 +1,10 @@
 //! The data of a run: token shards that are there, or made from the stories that are there, or from generated ones.
 
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 
+use crate::corpus::Separator;
 use crate::files::write_whole;
 use crate::settings::Settings;
 use crate::shards::{Shard, Shards, read_meta};
@@ -93,9 +93,9 @@ fn find_shards(settings: &Settings, vocab_size: usize) -> anyhow::Result<PathBuf
             corpus: vec![stories.clone()],
             vocab_size,
             out: Some(tokens.clone()),
-            separator: separator()?,
-            character_coverage: 1.0,
-            max_mb: 1024,
+            separator: Separator::default(),
+            character_coverage: vocab::COVERAGE,
+            max_mb: vocab::MAX_MB,
         })?;
     }
     pretokenize::run(&pretokenize::Args {
@@ -104,9 +104,9 @@ fn find_shards(settings: &Settings, vocab_size: usize) -> anyhow::Result<PathBuf
         vocab_size: Some(vocab_size),
         out: Some(tokens.clone()),
         tokenizer: given,
-        separator: separator()?,
+        separator: Separator::default(),
         workers: None,
-        shard_mb: NonZeroUsize::new(64).context("64 is not 0")?,
+        shard_mb: pretokenize::SHARD_MB,
     })?;
     Ok(tokens)
 }
@@ -128,8 +128,4 @@ fn generate(settings: &Settings) -> anyhow::Result<PathBuf> {
         write_whole(&path, |out| Ok(out.write_all(text.as_bytes())?))?;
     }
     Ok(path)
-}
-
-fn separator() -> anyhow::Result<corpus::Separator> {
-    corpus::SEPARATOR.parse().map_err(anyhow::Error::msg)
 }

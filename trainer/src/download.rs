@@ -40,16 +40,21 @@ pub struct Args {
 /// What can be fetched by name.
 #[derive(Clone, Copy, Debug, PartialEq, clap::ValueEnum)]
 pub enum Name {
+    /// TinyStories as JSON shards, 1.6 GB packed
     Tinystories,
+    /// A model of 260 thousand parameters and its tokenizer
     #[value(name = "stories260K")]
     Stories260K,
+    /// A model of 15 million parameters and its tokenizer
     #[value(name = "stories15M")]
     Stories15M,
+    /// A model of 42 million parameters and its tokenizer
     #[value(name = "stories42M")]
     Stories42M,
+    /// A model of 110 million parameters and its tokenizer
     #[value(name = "stories110M")]
     Stories110M,
-    /// Llama 2's, in the format of llama2.c
+    /// Llama 2's tokenizer in the format of llama2.c
     Tokenizer,
 }
 

@@ -67,7 +67,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         shards: plan(args)?,
     };
     fs::create_dir_all(&out).with_context(|| format!("folder {}", out.display()))?;
-    let lock = File::open(&out).with_context(|| format!("folder {}", out.display()))?;
+    let lock = File::create(out.join(".lock")).with_context(|| format!("folder {}", out.display()))?;
     lock.try_lock().map_err(|e| anyhow!("{}: another `trainer pretokenize` is at work here ({e})", out.display()))?;
     begin(&out, &meta, &vocabulary)?;
 

@@ -22,10 +22,13 @@ struct Faults {
     ignores_ranges: bool,
 }
 
-/// A server on the loopback address, for the life of the test. Lists what is asked: path and Range.
+/// Path and Range of each request.
+type Asked = Mutex<Vec<(String, Option<String>)>>;
+
+/// A server on the loopback address, for the life of the test. Lists what is asked.
 struct Server {
     address: String,
-    asked: Arc<Mutex<Vec<(String, Option<String>)>>>,
+    asked: Arc<Asked>,
 }
 
 impl Server {
@@ -47,12 +50,7 @@ impl Server {
     }
 }
 
-fn answer(
-    mut stream: TcpStream,
-    files: &HashMap<&str, Vec<u8>>,
-    faults: Faults,
-    asked: &Mutex<Vec<(String, Option<String>)>>,
-) -> std::io::Result<()> {
+fn answer(mut stream: TcpStream, files: &HashMap<&str, Vec<u8>>, faults: Faults, asked: &Asked) -> std::io::Result<()> {
     let mut lines = BufReader::new(stream.try_clone()?).lines();
     let request = lines.next().unwrap_or(Ok(String::new()))?;
     let headers: Vec<String> = lines.map_while(|line| line.ok().filter(|line| !line.is_empty())).collect();
