@@ -20,8 +20,6 @@ use super::math::exp2s;
 
 /// Keys at a time in forward.
 const KEYS: usize = 8;
-/// Queries at a time in backward.
-const QUERIES: usize = 4;
 
 /// Dropout of a head's attention weights: (query, key) is (row + query, key) of the whole matrix.
 #[derive(Clone, Copy)]
@@ -150,6 +148,15 @@ impl WithSimd for Backward<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
+        // Two sums per query stay in registers.
+        if S::REGISTER_COUNT >= 32 { self.run::<S, 8>(simd) } else { self.run::<S, 4>(simd) }
+    }
+}
+
+impl Backward<'_> {
+    /// With this many queries at a time.
+    #[inline(always)]
+    fn run<S: Simd, const QUERIES: usize>(self, simd: S) {
         let Backward { q, k, v, o, d_o, lse, dq, dk, dv, padded, dropout } = self;
         let (lanes, head_size, vectors) = (S::F32_LANES, q.len() / padded, padded / S::F32_LANES);
         let (k, v) = (S::as_simd_f32s(k).0, S::as_simd_f32s(v).0);
@@ -167,7 +174,7 @@ impl WithSimd for Backward<'_> {
         let mut local = vec![([0.0; QUERIES], [0.0; QUERIES], [zero; QUERIES]); head_size];
         for t in (0..padded).step_by(QUERIES) {
             for (d, local) in local.iter_mut().enumerate() {
-                *local = (part(q, d * padded + t), part(d_o, d * padded + t), [zero; QUERIES]);
+                *local = (*part(q, d * padded + t), *part(d_o, d * padded + t), [zero; QUERIES]);
             }
             let lse = part::<QUERIES>(lse, t);
             let delta = part::<QUERIES>(&delta, t);
@@ -230,7 +237,7 @@ impl WithSimd for Backward<'_> {
 
 /// N neighbouring numbers.
 #[inline(always)]
-fn part<const N: usize>(x: &[f32], start: usize) -> [f32; N] {
+fn part<const N: usize>(x: &[f32], start: usize) -> &[f32; N] {
     x[start..start + N].try_into().expect("N numbers")
 }
 
