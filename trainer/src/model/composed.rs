@@ -6,6 +6,9 @@ use infer_core::format::TensorName;
 use super::dropout::{Dropout, Place};
 use super::{Backend, Batch, IGNORED, Llama, Matrix, Options, RMS_EPS, rope_tables};
 
+/// (sequences, heads, length, head_size)
+type Heads<D, T> = Tensor<(usize, usize, usize, usize), f32, D, T>;
+
 /// Mean loss of the positions that count, see [`Options`].
 ///
 /// # Errors
@@ -94,12 +97,12 @@ fn attention<D: Backend, T: Tape<f32, D>>(
     let config = &model.config;
     let (heads, kv_heads, head_size) = (config.n_heads, config.n_kv_heads, config.head_size());
     let rope = Rope::new(&model.device, length, head_size)?;
-    let project = |xb, name, heads| -> Result<Tensor<(usize, usize, usize, usize), f32, D, T>, D::Err> {
+    let project = |xb, name, heads| -> Result<Heads<D, T>, D::Err> {
         let y = linear(xb, model.tensor(name, layer))?;
         y.try_reshape_like(&(sequences, length, heads, head_size))?.try_permute::<_, Axes4<0, 2, 1, 3>>()
     };
     // Each key/value head serves kv_mul query heads.
-    let repeat = |y: Tensor<(usize, usize, usize, usize), f32, D, T>| {
+    let repeat = |y: Heads<D, T>| {
         y.try_broadcast_like::<_, Axis<2>>(&(sequences, kv_heads, config.kv_mul(), length, head_size))?
             .try_reshape_like(&(sequences, heads, length, head_size))
     };
@@ -138,10 +141,7 @@ impl<D: Backend> Rope<D> {
         Ok(Rope { cos: twice(cos)?, sin: twice(sin)?, swap })
     }
 
-    fn rotate<T: Tape<f32, D>>(
-        &self,
-        x: Tensor<(usize, usize, usize, usize), f32, D, T>,
-    ) -> Result<Tensor<(usize, usize, usize, usize), f32, D, T>, D::Err> {
+    fn rotate<T: Tape<f32, D>>(&self, x: Heads<D, T>) -> Result<Heads<D, T>, D::Err> {
         let shape @ (sequences, heads, length, head_size) = *x.shape();
         let x = x.try_contiguous()?;
         let swapped = x

@@ -9,15 +9,17 @@
 //! Rows are padded with zeros to `padded` positions, a multiple of 16: keys there are masked, as they come after every query, and
 //! queries there have gradients of zero.
 
+// Index loops: iterators of vectors are not inlined into code that is compiled for another instruction set.
+#![allow(clippy::needless_range_loop)]
+
+use pulp::bytemuck;
 use pulp::{Simd, WithSimd};
 
 use super::super::dropout::Dropout;
 use super::math::exp2s;
 
-/// Keys at a time in forward.
+/// Keys at a time in forward. Sixteen spill even 32 registers.
 const KEYS: usize = 8;
-/// Queries at a time in backward.
-const QUERIES: usize = 4;
 
 /// Dropout of a head's attention weights: (query, key) is (row + query, key) of the whole matrix.
 #[derive(Clone, Copy)]
@@ -43,71 +45,86 @@ impl WithSimd for Forward<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Forward { q, k, v, o, lse, padded, dropout } = self;
-        let lanes = S::F32_LANES;
+        let (lanes, head_size, vectors) = (S::F32_LANES, q.len() / padded, padded / S::F32_LANES);
+        let (qs, os) = (S::as_simd_f32s(q).0, S::as_mut_simd_f32s(o).0);
         let zero = simd.splat_f32s(0.0);
         let masked = simd.splat_f32s(-1e30);
-        let head_size = q.len() / padded;
-        let mut local = vec![(zero, zero); head_size]; // q and o of these queries
-        for t in (0..padded).step_by(lanes) {
-            for (local, q) in local.iter_mut().zip(q.chunks_exact(padded)) {
-                *local = (simd.partial_load_f32s(&q[t..t + lanes]), zero);
+        let (mut q, mut o) = (vec![zero; head_size], vec![zero; head_size]); // of these queries
+        for block in 0..vectors {
+            let t = block * lanes;
+            for d in 0..head_size {
+                q[d] = qs[d * vectors + block];
+                o[d] = zero;
             }
             let mut max = masked;
             let mut sum = zero;
             let positions = iota(simd, t);
-            let rows = dropout.map(|d| row_keys(simd, d, t));
+            let rows = match dropout {
+                Some(d) => row_keys(simd, d, t),
+                None => positions,
+            };
             for j in (0..t + lanes).step_by(KEYS) {
                 let mut s = [zero; KEYS];
-                for ((q, _), k) in local.iter().zip(k.chunks_exact(padded)) {
-                    let k: &[f32; KEYS] = k[j..j + KEYS].try_into().expect("KEYS keys");
-                    for (s, k) in s.iter_mut().zip(k) {
-                        *s = simd.mul_add_e_f32s(*q, simd.splat_f32s(*k), *s);
+                for (d, q) in q.iter().enumerate() {
+                    let k = part::<KEYS>(k, d * padded + j);
+                    for i in 0..KEYS {
+                        s[i] = simd.mul_add_e_f32s(*q, simd.splat_f32s(k[i]), s[i]);
                     }
                 }
                 let diagonal = j + KEYS > t + 1;
                 if diagonal {
-                    for (i, s) in s.iter_mut().enumerate() {
+                    for i in 0..KEYS {
                         let seen = simd.less_than_or_equal_u32s(simd.splat_u32s((j + i) as u32), positions);
-                        *s = simd.select_f32s(seen, *s, masked);
+                        s[i] = simd.select_f32s(seen, s[i], masked);
                     }
                 }
-                let block_max = s.iter().fold(max, |max, s| simd.max_f32s(max, *s));
+                let mut block_max = max;
+                for i in 0..KEYS {
+                    block_max = simd.max_f32s(block_max, s[i]);
+                }
                 let correction = exp2s(simd, simd.sub_f32s(max, block_max));
                 max = block_max;
-                for s in &mut s {
-                    *s = exp2s(simd, simd.sub_f32s(*s, max));
+                for i in 0..KEYS {
+                    s[i] = exp2s(simd, simd.sub_f32s(s[i], max));
                 }
                 if diagonal {
-                    for (i, s) in s.iter_mut().enumerate() {
+                    for i in 0..KEYS {
                         let seen = simd.less_than_or_equal_u32s(simd.splat_u32s((j + i) as u32), positions);
-                        *s = simd.select_f32s(seen, *s, zero);
+                        s[i] = simd.select_f32s(seen, s[i], zero);
                     }
                 }
-                sum = simd.mul_add_e_f32s(sum, correction, s.iter().fold(zero, |sum, s| simd.add_f32s(sum, *s)));
-                if let (Some(d), Some(rows)) = (dropout, rows) {
-                    for (i, s) in s.iter_mut().enumerate() {
+                sum = simd.mul_f32s(sum, correction);
+                for i in 0..KEYS {
+                    sum = simd.add_f32s(sum, s[i]);
+                }
+                if let Some(d) = dropout {
+                    for i in 0..KEYS {
                         let col = simd.splat_u32s(Dropout::col(j + i));
-                        *s = simd.mul_f32s(*s, factors(simd, &d.dropout, rows, col));
+                        s[i] = simd.mul_f32s(s[i], factors(simd, &d.dropout, rows, col));
                     }
                 }
-                for ((_, o), v) in local.iter_mut().zip(v.chunks_exact(padded)) {
-                    let v: &[f32; KEYS] = v[j..j + KEYS].try_into().expect("KEYS values");
-                    let mut sum = simd.mul_f32s(*o, correction);
-                    for (s, v) in s.iter().zip(v) {
-                        sum = simd.mul_add_e_f32s(*s, simd.splat_f32s(*v), sum);
+                for (d, o) in o.iter_mut().enumerate() {
+                    let v = part::<KEYS>(v, d * padded + j);
+                    // Two sums: half the latency.
+                    let (mut even, mut odd) = (simd.mul_f32s(*o, correction), zero);
+                    for i in (0..KEYS).step_by(2) {
+                        even = simd.mul_add_e_f32s(s[i], simd.splat_f32s(v[i]), even);
+                        odd = simd.mul_add_e_f32s(s[i + 1], simd.splat_f32s(v[i + 1]), odd);
                     }
-                    *o = sum;
+                    *o = simd.add_f32s(even, odd);
                 }
             }
             let inverse = simd.div_f32s(simd.splat_f32s(1.0), sum);
-            for ((_, local), o) in local.iter().zip(o.chunks_exact_mut(padded)) {
-                simd.partial_store_f32s(&mut o[t..t + lanes], simd.mul_f32s(*local, inverse));
+            for (d, o) in o.iter().enumerate() {
+                os[d * vectors + block] = simd.mul_f32s(*o, inverse);
             }
             let lse = &mut lse[t..t + lanes];
-            simd.partial_store_f32s(lse, sum);
-            lse.iter_mut().for_each(|x| *x = x.log2());
-            let log_sum = simd.partial_load_f32s(lse);
-            simd.partial_store_f32s(lse, simd.add_f32s(max, log_sum));
+            S::as_mut_simd_f32s(lse).0[0] = sum;
+            for x in &mut *lse {
+                *x = x.log2();
+            }
+            let lse = &mut S::as_mut_simd_f32s(lse).0[0];
+            *lse = simd.add_f32s(max, *lse);
         }
     }
 }
@@ -133,85 +150,97 @@ impl WithSimd for Backward<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
+        // Two sums per query stay in registers.
+        if S::REGISTER_COUNT >= 32 { self.run::<S, 8>(simd) } else { self.run::<S, 4>(simd) }
+    }
+}
+
+impl Backward<'_> {
+    /// With this many queries at a time.
+    #[inline(always)]
+    fn run<S: Simd, const QUERIES: usize>(self, simd: S) {
         let Backward { q, k, v, o, d_o, lse, dq, dk, dv, padded, dropout } = self;
-        let lanes = S::F32_LANES;
+        let (lanes, head_size, vectors) = (S::F32_LANES, q.len() / padded, padded / S::F32_LANES);
+        let (k, v) = (S::as_simd_f32s(k).0, S::as_simd_f32s(v).0);
+        let (dk, dv) = (S::as_mut_simd_f32s(dk).0, S::as_mut_simd_f32s(dv).0);
         let zero = simd.splat_f32s(0.0);
-        let head_size = q.len() / padded;
         // delta = Σ o d_o, the sum over keys of weight times its gradient.
         let mut delta = vec![0.0; padded];
-        for (o, d_o) in o.chunks_exact(padded).zip(d_o.chunks_exact(padded)) {
-            for ((delta, o), d_o) in delta.iter_mut().zip(o).zip(d_o) {
-                *delta += o * d_o;
+        for d in 0..head_size {
+            let (o, d_o) = (&o[d * padded..][..padded], &d_o[d * padded..][..padded]);
+            for t in 0..padded {
+                delta[t] += o[t] * d_o[t];
             }
         }
-        let mut local = vec![[zero; QUERIES]; head_size]; // gradient of these queries, to be summed over lanes
+        // Of these queries: q, d_o, and the gradient of q, to be summed over lanes.
+        let mut local = vec![([0.0; QUERIES], [0.0; QUERIES], [zero; QUERIES]); head_size];
         for t in (0..padded).step_by(QUERIES) {
-            local.fill([zero; QUERIES]);
-            let at = |x: &[f32]| -> [f32; QUERIES] { x[t..t + QUERIES].try_into().expect("QUERIES queries") };
-            let (lse, delta) = (at(lse).map(|x| simd.splat_f32s(x)), at(&delta).map(|x| simd.splat_f32s(x)));
-            for j in (0..t + QUERIES).step_by(lanes) {
+            for (d, local) in local.iter_mut().enumerate() {
+                *local = (*part(q, d * padded + t), *part(d_o, d * padded + t), [zero; QUERIES]);
+            }
+            let lse = part::<QUERIES>(lse, t);
+            let delta = part::<QUERIES>(&delta, t);
+            for block in 0..(t + QUERIES).div_ceil(lanes) {
+                let j = block * lanes;
                 let (mut p, mut dp) = ([zero; QUERIES], [zero; QUERIES]);
-                let heads = q.chunks_exact(padded).zip(d_o.chunks_exact(padded));
-                let keys = k.chunks_exact(padded).zip(v.chunks_exact(padded));
-                for ((q, d_o), (k, v)) in heads.zip(keys) {
-                    let (q, d_o) = (at(q), at(d_o));
-                    let k = simd.partial_load_f32s(&k[j..j + lanes]);
-                    let v = simd.partial_load_f32s(&v[j..j + lanes]);
+                for (d, (q, d_o, _)) in local.iter().enumerate() {
+                    let (k, v) = (k[d * vectors + block], v[d * vectors + block]);
                     for i in 0..QUERIES {
                         p[i] = simd.mul_add_e_f32s(simd.splat_f32s(q[i]), k, p[i]);
                         dp[i] = simd.mul_add_e_f32s(simd.splat_f32s(d_o[i]), v, dp[i]);
                     }
                 }
                 for i in 0..QUERIES {
-                    p[i] = exp2s(simd, simd.sub_f32s(p[i], lse[i]));
+                    p[i] = exp2s(simd, simd.sub_f32s(p[i], simd.splat_f32s(lse[i])));
                 }
                 if j + lanes > t + 1 {
-                    for (i, p) in p.iter_mut().enumerate() {
+                    for i in 0..QUERIES {
                         let seen = simd.less_than_or_equal_u32s(iota(simd, j), simd.splat_u32s((t + i) as u32));
-                        *p = simd.select_f32s(seen, *p, zero);
+                        p[i] = simd.select_f32s(seen, p[i], zero);
                     }
                 }
                 let mut ds = [zero; QUERIES];
                 match dropout {
                     None => {
                         for i in 0..QUERIES {
-                            ds[i] = simd.mul_f32s(p[i], simd.sub_f32s(dp[i], delta[i]));
+                            ds[i] = simd.mul_f32s(p[i], simd.sub_f32s(dp[i], simd.splat_f32s(delta[i])));
                         }
                     }
-                    Some(d) => {
+                    Some(dropout) => {
+                        let HeadDropout { dropout, row } = dropout;
                         let cols = simd.mul_u32s(iota(simd, j), simd.splat_u32s(Dropout::col(1)));
                         for i in 0..QUERIES {
-                            let row = simd.splat_u32s(d.dropout.row(d.row + t + i));
-                            let factor = factors(simd, &d.dropout, row, cols);
-                            ds[i] = simd.mul_f32s(p[i], simd.sub_f32s(simd.mul_f32s(dp[i], factor), delta[i]));
+                            let factor = factors(simd, &dropout, simd.splat_u32s(dropout.row(row + t + i)), cols);
+                            let dp = simd.mul_f32s(dp[i], factor);
+                            ds[i] = simd.mul_f32s(p[i], simd.sub_f32s(dp, simd.splat_f32s(delta[i])));
                             p[i] = simd.mul_f32s(p[i], factor);
                         }
                     }
                 }
-                let heads = q.chunks_exact(padded).zip(d_o.chunks_exact(padded)).zip(k.chunks_exact(padded));
-                let grads = dk.chunks_exact_mut(padded).zip(dv.chunks_exact_mut(padded)).zip(&mut local);
-                for (((q, d_o), k), ((dk, dv), dq)) in heads.zip(grads) {
-                    let (q, d_o) = (at(q), at(d_o));
-                    let (dk, dv) = (&mut dk[j..j + lanes], &mut dv[j..j + lanes]);
-                    let k = simd.partial_load_f32s(&k[j..j + lanes]);
-                    let mut dk_sum = simd.partial_load_f32s(dk);
-                    let mut dv_sum = simd.partial_load_f32s(dv);
+                for (d, (q, d_o, dq)) in local.iter_mut().enumerate() {
+                    let at = d * vectors + block;
+                    let (k, mut dk_sum, mut dv_sum) = (k[at], dk[at], dv[at]);
                     for i in 0..QUERIES {
                         dk_sum = simd.mul_add_e_f32s(simd.splat_f32s(q[i]), ds[i], dk_sum);
                         dv_sum = simd.mul_add_e_f32s(simd.splat_f32s(d_o[i]), p[i], dv_sum);
                         dq[i] = simd.mul_add_e_f32s(ds[i], k, dq[i]);
                     }
-                    simd.partial_store_f32s(dk, dk_sum);
-                    simd.partial_store_f32s(dv, dv_sum);
+                    (dk[at], dv[at]) = (dk_sum, dv_sum);
                 }
             }
-            for (dq, local) in dq.chunks_exact_mut(padded).zip(&local) {
-                for (dq, local) in dq[t..t + QUERIES].iter_mut().zip(local) {
-                    *dq = simd.reduce_sum_f32s(*local);
+            for (d, (_, _, sums)) in local.iter().enumerate() {
+                for i in 0..QUERIES {
+                    dq[d * padded + t + i] = simd.reduce_sum_f32s(sums[i]);
                 }
             }
         }
     }
+}
+
+/// N neighbouring numbers.
+#[inline(always)]
+fn part<const N: usize>(x: &[f32], start: usize) -> &[f32; N] {
+    x[start..start + N].try_into().expect("N numbers")
 }
 
 /// start, start + 1, …
@@ -226,18 +255,17 @@ fn iota<S: Simd>(simd: S, start: usize) -> S::u32s {
         }
         iota
     };
-    simd.add_u32s(simd.partial_load_u32s(&IOTA[..S::F32_LANES]), simd.splat_u32s(start as u32))
+    simd.add_u32s(S::as_simd_u32s(&IOTA).0[0], simd.splat_u32s(start as u32))
 }
 
 /// The rows' part of dropout's hash, for queries from `t` on.
 #[inline(always)]
 fn row_keys<S: Simd>(simd: S, d: HeadDropout, t: usize) -> S::u32s {
-    let mut keys = [0; 64];
-    let keys = &mut keys[..S::F32_LANES];
-    for (i, key) in keys.iter_mut().enumerate() {
+    let mut keys = simd.splat_u32s(0);
+    for (i, key) in bytemuck::cast_slice_mut(std::slice::from_mut(&mut keys)).iter_mut().enumerate() {
         *key = d.dropout.row(d.row + t + i);
     }
-    simd.partial_load_u32s(keys)
+    keys
 }
 
 /// [`Dropout::factor`] lane by lane.

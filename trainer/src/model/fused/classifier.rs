@@ -25,7 +25,7 @@ pub(super) fn loss(
     gradient.resize(sizes);
     let positions = sizes.positions();
     let counted = batch.targets.iter().filter(|t| **t != IGNORED).count();
-    let at_once = positions.min((MOST_LOGITS / vocab_size).next_multiple_of(BLOCK));
+    let at_once = positions.min((MOST_LOGITS / vocab_size / BLOCK).max(1) * BLOCK);
     logits.resize(at_once * vocab_size, 0.0);
     let wcls = View::new(weights.classifier(), dim);
     let mut sum = 0.0;

@@ -77,7 +77,8 @@ pub(super) fn exp2(x: f32) -> f32 {
     let x = if x > EXP2_MIN { x } else { EXP2_MIN };
     let shifted = x + ROUND;
     let f = x - (shifted - ROUND);
-    let power = EXP2[..5].iter().rev().fold(EXP2[5], |sum, c| sum * f + c);
+    let [c0, c1, c2, c3, c4, c5] = EXP2;
+    let power = c0 + f * (c1 + f * (c2 + f * (c3 + f * (c4 + f * c5))));
     f32::from_bits(power.to_bits().wrapping_add(shifted.to_bits() << 23))
 }
 
@@ -88,8 +89,8 @@ pub(super) fn exp2s<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let shifted = simd.add_f32s(x, simd.splat_f32s(ROUND));
     let f = simd.sub_f32s(x, simd.sub_f32s(shifted, simd.splat_f32s(ROUND)));
     let mut power = simd.splat_f32s(EXP2[5]);
-    for c in EXP2[..5].iter().rev() {
-        power = simd.mul_add_e_f32s(power, f, simd.splat_f32s(*c));
+    for i in (0..5).rev() {
+        power = simd.mul_add_e_f32s(power, f, simd.splat_f32s(EXP2[i]));
     }
     let exponent = simd.wrapping_dyn_shl_u32s(simd.transmute_u32s_f32s(shifted), simd.splat_u32s(23));
     simd.transmute_f32s_u32s(simd.add_u32s(simd.transmute_u32s_f32s(power), exponent))
