@@ -135,3 +135,70 @@ pub fn mix(numbers: &[u64]) -> u64 {
         z ^ (z >> 31)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Shards of these many tokens, which count upwards through all of them.
+    fn shards(folder: &std::path::Path, lens: &[u16]) -> Vec<Shard> {
+        let mut next = 0u16;
+        let shard = |&len: &u16| {
+            let path = folder.join(format!("{next}.bin"));
+            let tokens: Vec<u8> = (next..next + len).flat_map(u16::to_le_bytes).collect();
+            next += len;
+            std::fs::write(&path, tokens).unwrap();
+            Shard::open_file(path, 2, 1 << 16).unwrap()
+        };
+        lens.iter().map(shard).collect()
+    }
+
+    /// First tokens of the sequences.
+    fn starts(batch: &Batch, len: usize) -> Vec<u32> {
+        assert!(batch.x.iter().zip(&batch.y).all(|(x, y)| x + 1 == *y), "targets are one on");
+        batch.x.iter().step_by(len).copied().collect()
+    }
+
+    #[test]
+    fn an_epoch_has_every_sequence_once_in_an_order_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let shards = shards(folder.path(), &[41, 3, 90]); // 4, 0 and 8 sequences of 10; the last 9 tokens are left over
+        let new = |seed| Batches::new(shards.iter().collect(), 10, seed).unwrap();
+        let (mut batches, mut other) = (new(1), new(2));
+        let epochs: Vec<_> = (0..3).map(|epoch| starts(&batches.training(12 * epoch, 12).unwrap(), 10)).collect();
+        for epoch in &epochs {
+            let mut sorted = epoch.clone();
+            sorted.sort();
+            assert_eq!(sorted, [0, 10, 20, 30, 44, 54, 64, 74, 84, 94, 104, 114]);
+        }
+        assert!(epochs[0] != epochs[1] && epochs[1] != epochs[2]);
+        assert_ne!(starts(&other.training(0, 12).unwrap(), 10), epochs[0]);
+        // Sequence by sequence, from the middle and backwards: the order depends on the number alone.
+        let mut again = new(1);
+        for number in (0..36).rev() {
+            let one = starts(&again.training(number as u64, 1).unwrap(), 10);
+            assert_eq!(one[0], epochs[number / 12][number % 12]);
+        }
+    }
+
+    #[test]
+    fn fixed_batches_spread_over_the_data() {
+        let folder = tempfile::tempdir().unwrap();
+        let shards = shards(folder.path(), &[41, 90]);
+        let batches = Batches::new(shards.iter().collect(), 10, 1).unwrap();
+        let all = |n, size| -> Vec<u32> {
+            (0..n).flat_map(|i| batches.fixed(i, n, size).unwrap().map_or(vec![], |batch| starts(&batch, 10))).collect()
+        };
+        assert_eq!(all(2, 2), [0, 30, 61, 91]);
+        assert_eq!(all(9, 3).len(), 12, "no more than there are");
+        assert_eq!(all(2, 2), all(2, 2));
+    }
+
+    #[test]
+    fn too_little_data_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let shards = shards(folder.path(), &[10]);
+        let error = Batches::new(shards.iter().collect(), 10, 1).err().unwrap().to_string();
+        assert!(error.contains("10 tokens") && error.contains("11"), "{error}");
+    }
+}
