@@ -12,7 +12,7 @@ use crate::teacher::Teacher;
 use crate::{corpus, generated, pretokenize, vocab};
 
 /// Stories of the generated corpus.
-const GENERATED_STORIES: usize = 20_000;
+const GENERATED_STORIES: usize = 10_000;
 
 /// Token shards with their tokenizer, and a teacher where there is one.
 pub struct Data {

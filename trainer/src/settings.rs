@@ -70,7 +70,7 @@ pub struct Settings {
     pub dropout: f64,
 
     /// Optimiser steps
-    #[arg(long, default_value_t = 400, help_heading = "Training")]
+    #[arg(long, default_value_t = 300, help_heading = "Training")]
     pub max_iters: u64,
     /// Sequences per forward and backward pass
     #[arg(long, default_value_t = 8, help_heading = "Training")]
@@ -88,7 +88,7 @@ pub struct Settings {
     #[arg(long, default_value_t = 0.0, help_heading = "Training")]
     pub min_lr: f64,
     /// Steps over which the learning rate rises from 0
-    #[arg(long, default_value_t = 40, help_heading = "Training")]
+    #[arg(long, default_value_t = 30, help_heading = "Training")]
     pub warmup_iters: u64,
     /// Decay of the matrices, as in AdamW; norms do not decay
     #[arg(long, default_value_t = 0.1, help_heading = "Training")]
