@@ -1,20 +1,74 @@
-//! `trainer --export out/model.bin`: from text to a model file. Not built yet: this program says so and fails.
+//! `trainer --export out/model.bin`: from text to a model file.
+//!
+//! ```text
+//! stories ─ train-vocab ─> tokenizer.bin ─ pretokenize ─> token shards        corpus, vocab, pretokenize, shards
+//! token shards ─ Batches ─> train ─> checkpoints ─ export ─> model.bin        data, batches, train, checkpoint, export
+//! checkpoint or model.bin ─ sample, eval ─> stories, loss                     inference, sample, eval
+//! ```
 
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-/// Trains a small Llama-2 model and exports it as a llama2.c file. Not built yet.
+mod batches;
+mod checkpoint;
+mod corpus;
+mod data;
+mod download;
+mod eval;
+mod export;
+mod files;
+mod generated;
+mod inference;
+mod interrupt;
+mod peak;
+mod plot;
+mod pretokenize;
+mod report;
+mod sample;
+mod schedule;
+mod settings;
+mod shards;
+mod teacher;
+mod tensorboard;
+mod train;
+mod vocab;
+
+use settings::Settings;
+
+/// Trains a small Llama-2 model and exports it as a llama2.c file
 #[derive(Parser)]
-#[command(version)]
-struct Args {
-    /// Where the trained model goes; its tokenizer.bin is written beside it
-    #[arg(long, value_name = "MODEL.bin")]
-    export: Option<PathBuf>,
+#[command(version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// Settings in TOML, under the names of the flags with underscores; flags override them
+    #[arg(long, value_name = "FILE.toml")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Download(download::Args),
+    TrainVocab(vocab::Args),
+    Pretokenize(pretokenize::Args),
+    Sample(sample::Args),
+    Eval(eval::Args),
+    Export(export::Args),
 }
 
 fn main() -> anyhow::Result<()> {
-    let Args { export } = Args::parse();
-    let goal = export.map(|path| format!(": {} was not written", path.display())).unwrap_or_default();
-    anyhow::bail!("training is not built yet{goal}. Train with llama2.c's train.py; infer-cli runs what it exports.")
+    let matches = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches)?;
+    match cli.command {
+        Some(Command::Download(args)) => download::run(&args),
+        Some(Command::TrainVocab(args)) => vocab::run(&args),
+        Some(Command::Pretokenize(args)) => pretokenize::run(&args),
+        Some(Command::Sample(args)) => sample::run(&args),
+        Some(Command::Eval(args)) => eval::run(&args),
+        Some(Command::Export(args)) => export::run(&args),
+        None => train::run(&Settings::load(cli.config.as_deref(), cli.settings, &matches)?),
+    }
 }

@@ -1,0 +1,96 @@
+//! Tokens per second of whole training steps: forward, backward, clipping, AdamW.
+//!
+//! `cargo bench -p trainer --bench training -- [260K|1.4M|15M]... [--composed]`. Each shape runs a few seconds, with random
+//! tokens. GFLOP/s count 6 · parameters · tokens, as is usual; attention comes on top of that.
+
+use std::time::{Duration, Instant};
+
+use dfdx::prelude::{AsArray, Backward, Cache, Cpu, Rank0, SplitTape, Tensor, Trace, ZerosTensor};
+use infer_core::{Config, WeightType};
+use trainer::model::{AdamW, Batch, Llama, Options, clip_gradients, composed};
+
+fn main() -> anyhow::Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    let composed = args.iter().any(|a| a == "--composed");
+    let names: Vec<&str> = args.iter().map(String::as_str).filter(|a| !a.starts_with("--")).collect();
+    for name in if names.is_empty() { vec!["260K", "1.4M", "15M"] } else { names } {
+        run(name, composed)?;
+    }
+    Ok(())
+}
+
+/// The shapes of llama2.c's models, as its model.py makes them.
+fn shape(name: &str) -> anyhow::Result<(Config, usize)> {
+    let config = |dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len| Config {
+        dim,
+        hidden_dim,
+        n_layers,
+        n_heads,
+        n_kv_heads,
+        vocab_size,
+        seq_len,
+        shared_classifier: true,
+        weights: WeightType::F32,
+    };
+    match name {
+        "260K" => Ok((config(64, 172, 5, 8, 4, 512, 512), 16)),
+        "260K-192" => Ok((config(64, 192, 5, 8, 4, 512, 512), 16)),
+        "1.4M" => Ok((config(128, 352, 6, 8, 4, 2048, 256), 16)),
+        "15M" => Ok((config(288, 768, 6, 6, 6, 32000, 256), 4)),
+        _ => anyhow::bail!("no shape {name}: 260K, 260K-192, 1.4M or 15M"),
+    }
+}
+
+fn run(name: &str, composed: bool) -> anyhow::Result<()> {
+    let (config, sequences) = shape(name)?;
+    let device = Cpu::default();
+    device.enable_cache();
+    let mut model = Llama::init(config, &device, 1)?;
+    let mut adam = AdamW::new(&model, [0.9, 0.95], 0.1)?;
+    let mut rng = fastrand::Rng::with_seed(1);
+    let n = sequences * config.seq_len;
+    let mut random = || (0..n).map(|_| rng.u32(..config.vocab_size as u32)).collect::<Vec<_>>();
+    let (tokens, targets) = (random(), random());
+    let batch = Batch { tokens: &tokens, targets: &targets, sequences, length: config.seq_len };
+    let options = Options::default();
+
+    let mut step = || -> anyhow::Result<f32> {
+        let mut gradients = model.zero_gradients()?;
+        let loss = if composed {
+            let start: Tensor<Rank0, f32, Cpu> = device.zeros();
+            let tape = start.traced(gradients).split_tape().1;
+            let loss = composed::loss(&model, &batch, &options, tape)?;
+            let value = loss.array();
+            gradients = loss.backward();
+            value
+        } else {
+            model.loss_and_gradients(&batch, &options, 1.0, &mut gradients)?
+        };
+        clip_gradients(&model, &mut gradients, 1.0)?;
+        adam.step(&mut model, 1e-3, &mut gradients)?;
+        Ok(loss)
+    };
+    let first = step()?;
+    step()?;
+    let (mut times, mut last) = (Vec::new(), first);
+    let start = Instant::now();
+    while times.len() < 3 || start.elapsed() < Duration::from_secs(4) {
+        let start = Instant::now();
+        last = step()?;
+        times.push(start.elapsed().as_secs_f64());
+    }
+    anyhow::ensure!(last < first, "the loss does not fall: {first}, then {last}");
+    let mean = times.iter().sum::<f64>() / times.len() as f64;
+    let best = times.iter().copied().fold(f64::INFINITY, f64::min);
+    let (rate, flops) = (n as f64 / mean, 6.0 * model.parameter_count() as f64);
+    println!(
+        "{name}{}: {rate:.0} tok/s (best {:.0}), {:.1} GFLOP/s, {} parameters, {sequences} x {}, {} steps, loss {first:.4} to {last:.4}",
+        if composed { " composed" } else { "" },
+        n as f64 / best,
+        rate * flops / 1e9,
+        model.parameter_count(),
+        config.seq_len,
+        times.len(),
+    );
+    Ok(())
+}

@@ -1,0 +1,182 @@
+//! The model composed of dfdx's operations, on any device: the path on CUDA, and the oracle of the fused one.
+
+use dfdx::prelude::*;
+use infer_core::format::TensorName;
+
+use super::dropout::{Dropout, Place};
+use super::{Backend, Batch, IGNORED, Llama, Matrix, Options, RMS_EPS, rope_tables};
+
+/// (sequences, heads, length, head_size)
+type Heads<D, T> = Tensor<(usize, usize, usize, usize), f32, D, T>;
+
+/// Mean loss of the positions that count, see [`Options`].
+///
+/// # Errors
+/// The device fails. dfdx panics on tokens outside the vocabulary: [`Llama`]'s methods check before.
+pub fn loss<D: Backend, T: Tape<f32, D>>(
+    model: &Llama<D>,
+    batch: &Batch,
+    options: &Options,
+    tape: T,
+) -> Result<Tensor<Rank0, f32, D, T>, D::Err> {
+    let logits = logits(model, batch.tokens, batch.sequences, batch.length, options, tape)?;
+    let shape @ (n, _) = *logits.shape();
+    let device = &model.device;
+    let counted = batch.targets.iter().filter(|t| **t != IGNORED).count();
+    let weights = batch.targets.iter().map(|t| if *t == IGNORED { 0.0 } else { 1.0 / counted as f32 }).collect();
+    let weights: Tensor<(usize,), f32, D> = device.try_tensor_from_vec(weights, (n,))?;
+    let targets = batch.targets.iter().map(|t| if *t == IGNORED { 0 } else { *t as usize }).collect();
+    let targets: Tensor<(usize,), usize, D> = device.try_tensor_from_vec(targets, (n,))?;
+
+    let text = |logits: Matrix<D, T>, share: f32| {
+        let log_probs: Tensor<(usize,), f32, D, T> = logits.try_log_softmax::<Axis<1>>()?.try_select(targets)?;
+        log_probs.try_mul(weights.clone())?.try_sum::<Rank0, _>()?.try_mul(-share)
+    };
+    let Some(teacher) = options.teacher else { return text(logits, 1.0) };
+    let t = teacher.temperature;
+    let taught: Matrix<D> = device.try_tensor_from_vec(teacher.logits.to_vec(), shape)?;
+    let taught = taught.try_div(t)?.try_log_softmax::<Axis<1>>()?;
+    let student = logits.with_empty_tape().try_div(t)?.try_log_softmax::<Axis<1>>()?;
+    let divergence: Tensor<(usize,), f32, D, T> =
+        student.try_negate()?.try_add(taught.clone())?.try_mul(taught.try_exp()?)?.try_sum::<_, Axis<1>>()?;
+    let divergence = divergence.try_mul(weights.clone())?.try_sum::<Rank0, _>()?.try_mul(teacher.weight * t * t)?;
+    text(logits, 1.0 - teacher.weight)?.try_add(divergence)
+}
+
+/// Logits of every position as a plain vector.
+///
+/// # Errors
+/// As [`loss`].
+pub fn logits_vec<D: Backend>(
+    model: &Llama<D>,
+    tokens: &[u32],
+    sequences: usize,
+    length: usize,
+) -> Result<Vec<f32>, D::Err> {
+    Ok(logits(model, tokens, sequences, length, &Options::default(), NoneTape)?.as_vec())
+}
+
+/// (sequences * length, vocab_size)
+fn logits<D: Backend, T: Tape<f32, D>>(
+    model: &Llama<D>,
+    tokens: &[u32],
+    sequences: usize,
+    length: usize,
+    options: &Options,
+    tape: T,
+) -> Result<Matrix<D, T>, D::Err> {
+    let indices = tokens.iter().map(|t| *t as usize).collect();
+    let indices: Tensor<(usize,), usize, D> = model.device.try_tensor_from_vec(indices, (tokens.len(),))?;
+    let x: Matrix<D, T> = model.tensor(TensorName::TokEmb, 0).clone().put_tape(tape).try_gather(indices)?;
+    let mut x = dropout(x, options, Place::Embedding, 0)?;
+    for layer in 0..model.config.n_layers {
+        let xb = rmsnorm(x.with_empty_tape(), model.tensor(TensorName::RmsAtt, layer))?;
+        let xb = attention(model, layer, xb, sequences, length, options)?;
+        let xb = linear(xb, model.tensor(TensorName::Wo, layer))?;
+        x = x.try_add(dropout(xb, options, Place::AttentionOut, layer)?)?;
+
+        let xb = rmsnorm(x.with_empty_tape(), model.tensor(TensorName::RmsFfn, layer))?;
+        let h1 = linear(xb.with_empty_tape(), model.tensor(TensorName::W1, layer))?;
+        let h3 = linear(xb, model.tensor(TensorName::W3, layer))?;
+        let hb = h1.with_empty_tape().try_sigmoid()?.try_mul(h1)?.try_mul(h3)?;
+        let xb = linear(hb, model.tensor(TensorName::W2, layer))?;
+        x = x.try_add(dropout(xb, options, Place::FfnOut, layer)?)?;
+    }
+    linear(rmsnorm(x, model.tensor(TensorName::RmsFinal, 0))?, model.classifier())
+}
+
+/// Causal attention of normalised activations xb (n, dim), before wo.
+fn attention<D: Backend, T: Tape<f32, D>>(
+    model: &Llama<D>,
+    layer: usize,
+    xb: Matrix<D, T>,
+    sequences: usize,
+    length: usize,
+    options: &Options,
+) -> Result<Matrix<D, T>, D::Err> {
+    let config = &model.config;
+    let (heads, kv_heads, head_size) = (config.n_heads, config.n_kv_heads, config.head_size());
+    let rope = Rope::new(&model.device, length, head_size)?;
+    let project = |xb, name, heads| -> Result<Heads<D, T>, D::Err> {
+        let y = linear(xb, model.tensor(name, layer))?;
+        y.try_reshape_like(&(sequences, length, heads, head_size))?.try_permute::<_, Axes4<0, 2, 1, 3>>()
+    };
+    // Each key/value head serves kv_mul query heads.
+    let repeat = |y: Heads<D, T>| {
+        y.try_broadcast_like::<_, Axis<2>>(&(sequences, kv_heads, config.kv_mul(), length, head_size))?
+            .try_reshape_like(&(sequences, heads, length, head_size))
+    };
+    let k = repeat(rope.rotate(project(xb.with_empty_tape(), TensorName::Wk, kv_heads)?)?)?;
+    let v = repeat(project(xb.with_empty_tape(), TensorName::Wv, kv_heads)?)?;
+    let q = rope.rotate(project(xb, TensorName::Wq, heads)?)?;
+
+    let scores = q.try_matmul(k.try_permute::<_, Axes4<0, 1, 3, 2>>()?)?.try_div((head_size as f32).sqrt())?;
+    let shape = *scores.shape();
+    let future: Matrix<D> = model.device.try_upper_tri_like(&(length, length), -1e9, 1)?;
+    let att = scores.try_add(future.try_broadcast_like::<_, Axes2<0, 1>>(&shape)?)?.try_softmax::<Axis<3>>()?;
+    let att = dropout(att.try_reshape_like(&(sequences * heads * length, length))?, options, Place::Attention, layer)?;
+    let out = att.try_reshape_like(&shape)?.try_matmul(v)?;
+    out.try_permute::<_, Axes4<0, 2, 1, 3>>()?.try_reshape_like(&(sequences * length, config.dim))
+}
+
+/// Rotary position embedding of interleaved pairs: x cos + swap(x) sin, where swap(x) is (-x1, x0) of each pair.
+struct Rope<D: Backend> {
+    cos: Matrix<D>,  // (length, head_size), each value twice
+    sin: Matrix<D>,  // (length, head_size)
+    swap: Matrix<D>, // (head_size, head_size), a signed permutation
+}
+
+impl<D: Backend> Rope<D> {
+    fn new(device: &D, length: usize, head_size: usize) -> Result<Self, D::Err> {
+        let (cos, sin) = rope_tables(length, head_size);
+        let twice = |table: Vec<f32>| {
+            device.try_tensor_from_vec(table.into_iter().flat_map(|x| [x, x]).collect(), (length, head_size))
+        };
+        let mut swap = vec![0.0; head_size * head_size];
+        for i in (0..head_size).step_by(2) {
+            swap[(i + 1) * head_size + i] = -1.0;
+            swap[i * head_size + i + 1] = 1.0;
+        }
+        let swap = device.try_tensor_from_vec(swap, (head_size, head_size))?;
+        Ok(Rope { cos: twice(cos)?, sin: twice(sin)?, swap })
+    }
+
+    fn rotate<T: Tape<f32, D>>(&self, x: Heads<D, T>) -> Result<Heads<D, T>, D::Err> {
+        let shape @ (sequences, heads, length, head_size) = *x.shape();
+        let x = x.try_contiguous()?;
+        let swapped = x
+            .with_empty_tape()
+            .try_reshape_like(&(sequences * heads * length, head_size))?
+            .try_matmul(self.swap.clone())?
+            .try_reshape_like(&shape)?;
+        let cos = self.cos.clone().try_broadcast_like::<_, Axes2<0, 1>>(&shape)?;
+        let sin = self.sin.clone().try_broadcast_like::<_, Axes2<0, 1>>(&shape)?;
+        x.try_mul(cos)?.try_add(swapped.try_mul(sin)?)
+    }
+}
+
+/// x (n, cols) times the transpose of weight (rows, cols).
+fn linear<D: Backend, T: Tape<f32, D>>(x: Matrix<D, T>, weight: &Matrix<D>) -> Result<Matrix<D, T>, D::Err> {
+    x.try_matmul(weight.retaped::<T>().try_permute::<_, Axes2<1, 0>>()?)
+}
+
+/// x / √(mean(x²) + eps) · weight, row by row.
+fn rmsnorm<D: Backend, T: Tape<f32, D>>(x: Matrix<D, T>, weight: &Matrix<D>) -> Result<Matrix<D, T>, D::Err> {
+    let shape = *x.shape();
+    let mean: Tensor<(usize,), f32, D, T> = x.with_empty_tape().try_square()?.try_mean::<_, Axis<1>>()?;
+    let root = mean.try_add(RMS_EPS)?.try_sqrt()?.try_broadcast_like::<_, Axis<1>>(&shape)?;
+    let weight = weight.retaped::<T>().try_reshape_like(&(shape.1,))?.try_broadcast_like::<_, Axis<0>>(&shape)?;
+    x.try_div(root)?.try_mul(weight)
+}
+
+fn dropout<D: Backend, T: Tape<f32, D>>(
+    x: Matrix<D, T>,
+    options: &Options,
+    place: Place,
+    layer: usize,
+) -> Result<Matrix<D, T>, D::Err> {
+    let Some(dropout) = Dropout::new(options.dropout, options.seed, place, layer) else { return Ok(x) };
+    let shape @ (rows, cols) = *x.shape();
+    let mask: Matrix<D> = x.device().clone().try_tensor_from_vec(dropout.mask(rows, cols), shape)?;
+    x.try_mul(mask)
+}

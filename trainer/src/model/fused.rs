@@ -1,0 +1,320 @@
+//! The whole model as one operation on dfdx's tape, for the CPU: the path that trains.
+//!
+//! Forward and backward run together, layer by layer, and the gradient of the loss waits in memory until dfdx's backward
+//! multiplies it by the gradient that arrives. Activations are shared by no one, so they stay from step to step.
+//!
+//! ```text
+//! rows   x ── rmsnorm ─> xb                                  a task per block of positions
+//! heads  xb ─ wq wk wv, rope ─> qkv ─ attention ─> att       a task per sequence and key/value head
+//! rows   x + att wo ─> x2 ─ rmsnorm, w1 w3, SwiGLU, w2 ─> x  a task per block of positions
+//! ```
+//!
+//! Backward goes the same way back and then takes the products that give the weights' gradients, a task per block of a
+//! weight's rows. Every task writes memory of its own and sums in an order that depends on the shapes alone: results do
+//! not depend on the number of threads.
+
+mod attention;
+mod classifier;
+mod layer;
+mod math;
+
+use std::f32::consts::{LN_2, LOG2_E};
+
+use dfdx::prelude::{Cpu, PutTape, Rank0, Tape, Tensor, TensorFromVec};
+use infer_core::Config;
+use infer_core::format::TensorName;
+use rayon::prelude::*;
+
+use super::dropout::{Dropout, Place};
+use super::{Batch, Llama, Options, device_error};
+use layer::{Activations, Gradient, Layer};
+use math::LANES;
+
+/// Scratch memory that is kept from step to step.
+#[derive(Default)]
+pub struct Workspace {
+    shape: (usize, usize), // sequences and length that the memory is for
+    weights: Weights,
+    activations: Vec<Activations>,
+    gradient: Gradient,
+    xs: Vec<Vec<f32>>, // input of each layer and of the last norm, (positions, dim)
+    last: usize,       // the one of the last norm
+    logits: Vec<f32>,  // of some positions at a time
+    rope: Rope,
+}
+
+/// The weights, or their gradients, as plain slices.
+#[derive(Default)]
+struct Weights {
+    tok_emb: Vec<f32>, // (vocab_size, dim)
+    layers: Vec<Layer>,
+    rms_final: Vec<f32>, // (dim)
+    wcls: Vec<f32>,      // (vocab_size, dim), empty if shared
+}
+
+/// Sizes of one run.
+#[derive(Clone, Copy)]
+struct Sizes {
+    config: Config,
+    sequences: usize,
+    length: usize,
+    /// Positions of a row of transposed activations.
+    padded: usize,
+    /// Positions of a task that works on rows; divides `length`.
+    block: usize,
+}
+
+impl Sizes {
+    fn new(config: Config, sequences: usize, length: usize) -> Sizes {
+        // An odd multiple, so that neighbouring rows do not compete for the same sets of the cache.
+        let padded = (length.div_ceil(LANES) | 1) * LANES;
+        const LARGEST: usize = 128;
+        const SMALLEST: usize = 32;
+        let block = (SMALLEST..=LARGEST).rev().find(|block| length.is_multiple_of(*block)).unwrap_or(length);
+        Sizes { config, sequences, length, padded, block }
+    }
+
+    fn positions(&self) -> usize {
+        self.sequences * self.length
+    }
+
+    /// Rows of queries, keys and values that belong to one key/value head.
+    fn group(&self) -> usize {
+        (self.config.kv_mul() + 2) * self.config.head_size()
+    }
+
+    /// Rows of queries of one key/value head.
+    fn queries(&self) -> usize {
+        self.config.kv_mul() * self.config.head_size()
+    }
+
+    fn qkv(&self) -> usize {
+        self.group() * self.config.n_kv_heads
+    }
+}
+
+/// cos and sin of the rotary angles, `(head_size / 2, padded)`.
+#[derive(Default)]
+struct Rope {
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+}
+
+/// Loss of a checked batch, its gradients if there is a tape.
+///
+/// # Errors
+/// Out of memory.
+pub fn loss<T: Tape<f32, Cpu>>(
+    model: &Llama<Cpu>,
+    batch: &Batch,
+    options: &Options,
+    mut tape: T,
+) -> anyhow::Result<Tensor<Rank0, f32, Cpu, T>> {
+    let sizes = Sizes::new(model.config, batch.sequences, batch.length);
+    let mut workspace = model.workspace.lock().expect("no thread panics in a step");
+    let workspace = &mut *workspace;
+    workspace.load(model, &sizes);
+    forward(workspace, &sizes, batch.tokens, options, T::OWNS_TAPE);
+    let mut gradients = T::OWNS_TAPE.then(|| Weights::zeros(&model.config));
+    let loss = classifier::loss(workspace, &sizes, batch, options, gradients.as_mut());
+    let loss = model.device.try_tensor_from_vec(vec![loss], ()).map_err(device_error::<Cpu>)?;
+    if let Some(mut gradients) = gradients {
+        backward(workspace, &sizes, batch.tokens, options, &mut gradients);
+        let (ghosts, loss_ghost): (Vec<_>, _) =
+            (model.parameters.iter().map(|p| p.tensor.ghost()).collect(), loss.ghost());
+        let names: Vec<_> = model.parameters.iter().map(|p| (p.name, p.layer)).collect();
+        let config = model.config;
+        tape.add_backward_op(move |all| {
+            let upstream = all.get_or_alloc_mut(&loss_ghost)?[0];
+            for (ghost, (name, layer)) in ghosts.iter().zip(names) {
+                let target = all.get_or_alloc_mut(ghost)?;
+                gradients.for_each_row(&config, name, layer, target.len(), |at, row| {
+                    for (target, gradient) in target[at..].iter_mut().zip(row) {
+                        *target += upstream * *gradient;
+                    }
+                });
+            }
+            Ok(())
+        });
+    }
+    Ok(loss.put_tape(tape))
+}
+
+/// Logits of checked tokens.
+///
+/// # Errors
+/// None so far.
+pub fn logits(model: &Llama<Cpu>, tokens: &[u32], sequences: usize, length: usize) -> anyhow::Result<Vec<f32>> {
+    let sizes = Sizes::new(model.config, sequences, length);
+    let mut workspace = model.workspace.lock().expect("no thread panics in a step");
+    workspace.load(model, &sizes);
+    forward(&mut workspace, &sizes, tokens, &Options::default(), false);
+    Ok(classifier::logits(&mut workspace, &sizes))
+}
+
+/// From tokens to the input of the last norm.
+fn forward(workspace: &mut Workspace, sizes: &Sizes, tokens: &[u32], options: &Options, keep: bool) {
+    let Workspace { weights, activations, xs, last, rope, gradient, .. } = workspace;
+    let (config, positions) = (&sizes.config, sizes.positions());
+    // Without backward two layers' inputs and one layer's activations are enough.
+    let kept = |l: usize, few: usize| if keep { l } else { l % few };
+    let layers = config.n_layers;
+    activations.resize_with(activations.len().max(if keep { layers } else { 1 }), Default::default);
+    xs.resize_with(xs.len().max(if keep { layers + 1 } else { 2 }), Default::default);
+    for x in xs.iter_mut() {
+        x.resize(positions * config.dim, 0.0);
+    }
+
+    let dropout = Dropout::new(options.dropout, options.seed, Place::Embedding, 0);
+    let rows = xs[0].par_chunks_mut(config.dim).zip(tokens).enumerate();
+    rows.for_each(|(position, (x, token))| {
+        x.copy_from_slice(&weights.tok_emb[*token as usize * config.dim..][..config.dim]);
+        drop_rows(dropout, x, config.dim, position);
+    });
+    for l in 0..layers {
+        let (now, next) = (kept(l, 2), kept(l + 1, 2));
+        let [x, x_next] = xs.get_disjoint_mut([now, next]).expect("two different inputs");
+        let activations = &mut activations[kept(l, 1)];
+        activations.resize(sizes);
+        layer::forward(sizes, l, &weights.layers[l], rope, x, activations, x_next, &mut gradient.xb, options);
+    }
+    *last = kept(layers, 2);
+}
+
+/// From the gradient of the last norm's input, in the workspace, to that of all weights.
+fn backward(workspace: &mut Workspace, sizes: &Sizes, tokens: &[u32], options: &Options, gradients: &mut Weights) {
+    let Workspace { weights, activations, xs, rope, gradient, .. } = workspace;
+    for l in (0..sizes.config.n_layers).rev() {
+        let (weights, d_weights) = (&weights.layers[l], &mut gradients.layers[l]);
+        layer::backward(sizes, l, weights, rope, &xs[l], &mut activations[l], gradient, d_weights, options);
+    }
+    let dim = sizes.config.dim;
+    let dropout = Dropout::new(options.dropout, options.seed, Place::Embedding, 0);
+    for (position, (dx, token)) in gradient.dx.chunks_exact_mut(dim).zip(tokens).enumerate() {
+        drop_rows(dropout, dx, dim, position);
+        for (sum, dx) in gradients.tok_emb[*token as usize * dim..].iter_mut().zip(dx) {
+            *sum += *dx;
+        }
+    }
+}
+
+/// Applies dropout to rows of activations, the first of which is that of this position.
+fn drop_rows(dropout: Option<Dropout>, x: &mut [f32], cols: usize, position: usize) {
+    let Some(dropout) = dropout else { return };
+    for (i, row) in x.chunks_exact_mut(cols).enumerate() {
+        let key = dropout.row(position + i);
+        row.iter_mut().enumerate().for_each(|(col, x)| *x *= dropout.factor(key, col));
+    }
+}
+
+impl Workspace {
+    /// Takes the weights, and clean memory if the shape changes: what is padding must be zero.
+    fn load(&mut self, model: &Llama<Cpu>, sizes: &Sizes) {
+        let shape = (sizes.sequences, sizes.length);
+        if self.shape != shape {
+            *self = Workspace { shape, weights: std::mem::take(&mut self.weights), ..Workspace::default() };
+            self.rope = Rope::new(sizes);
+        }
+        self.weights.load(model);
+    }
+}
+
+impl Rope {
+    fn new(sizes: &Sizes) -> Rope {
+        let pairs = sizes.config.head_size() / 2;
+        let (cos, sin) = super::rope_tables(sizes.length, 2 * pairs);
+        let transpose = |table: Vec<f32>| {
+            let mut transposed = vec![0.0; pairs * sizes.padded];
+            for (i, x) in table.into_iter().enumerate() {
+                transposed[i % pairs * sizes.padded + i / pairs] = x;
+            }
+            transposed
+        };
+        Rope { cos: transpose(cos), sin: transpose(sin) }
+    }
+
+    /// Rotates the queries and the key of a key/value head's rows of qkv, and scales the queries for
+    /// [`attention::Forward`].
+    fn forward(&self, sizes: &Sizes, qkv: &mut [f32]) {
+        let scale = LOG2_E / (sizes.config.head_size() as f32).sqrt();
+        let (q, kv) = qkv.split_at_mut(sizes.queries() * sizes.padded);
+        self.rotate(sizes, q, scale, 1.0);
+        self.rotate(sizes, &mut kv[..sizes.config.head_size() * sizes.padded], 1.0, 1.0);
+    }
+
+    /// The same for their gradients, which [`attention::Backward`] leaves without the factor ln(2).
+    fn backward(&self, sizes: &Sizes, dqkv: &mut [f32]) {
+        let scale = 1.0 / (sizes.config.head_size() as f32).sqrt();
+        let (dq, dkv) = dqkv.split_at_mut(sizes.queries() * sizes.padded);
+        self.rotate(sizes, dq, scale, -1.0);
+        self.rotate(sizes, &mut dkv[..sizes.config.head_size() * sizes.padded], LN_2, -1.0);
+    }
+
+    /// Rotates pairs of rows by `sign` times the angles.
+    fn rotate(&self, sizes: &Sizes, rows: &mut [f32], scale: f32, sign: f32) {
+        let padded = sizes.padded;
+        for head in rows.chunks_exact_mut(sizes.config.head_size() * padded) {
+            let angles = self.cos.chunks_exact(padded).zip(self.sin.chunks_exact(padded));
+            for (pair, (cos, sin)) in head.chunks_exact_mut(2 * padded).zip(angles) {
+                let (x0, x1) = pair.split_at_mut(padded);
+                for (((x0, x1), cos), sin) in x0.iter_mut().zip(x1).zip(cos).zip(sin) {
+                    let (cos, sin) = (scale * cos, sign * scale * sin);
+                    (*x0, *x1) = (*x0 * cos - *x1 * sin, *x0 * sin + *x1 * cos);
+                }
+            }
+        }
+    }
+}
+
+impl Weights {
+    fn zeros(config: &Config) -> Weights {
+        let table = config.vocab_size * config.dim;
+        Weights {
+            tok_emb: vec![0.0; table],
+            layers: (0..config.n_layers).map(|_| Layer::zeros(config)).collect(),
+            rms_final: vec![0.0; config.dim],
+            wcls: vec![0.0; if config.shared_classifier { 0 } else { table }],
+        }
+    }
+
+    fn load(&mut self, model: &Llama<Cpu>) {
+        if self.layers.is_empty() {
+            *self = Weights::zeros(&model.config);
+        }
+        let mut values = Vec::new();
+        for parameter in &model.parameters {
+            values.resize(parameter.rows * parameter.cols, 0.0);
+            parameter.tensor.copy_into(&mut values);
+            self.for_each_row(&model.config, parameter.name, parameter.layer, values.len(), |at, row| {
+                row.copy_from_slice(&values[at..at + row.len()]);
+            });
+        }
+    }
+
+    /// Where the values of a parameter lie: `visit(start in the parameter, values)` for each contiguous part.
+    fn for_each_row(
+        &mut self,
+        config: &Config,
+        name: TensorName,
+        layer: usize,
+        len: usize,
+        mut visit: impl FnMut(usize, &mut [f32]),
+    ) {
+        use TensorName::*;
+        match name {
+            TokEmb => visit(0, &mut self.tok_emb),
+            RmsFinal => visit(0, &mut self.rms_final),
+            Wcls => visit(0, &mut self.wcls),
+            FreqCisReal | FreqCisImag => {}
+            _ => self.layers[layer].for_each_part(config, name, len, visit),
+        }
+    }
+
+    fn classifier(&self) -> &[f32] {
+        if self.wcls.is_empty() { &self.tok_emb } else { &self.wcls }
+    }
+
+    fn classifier_mut(&mut self) -> &mut [f32] {
+        if self.wcls.is_empty() { &mut self.tok_emb } else { &mut self.wcls }
+    }
+}

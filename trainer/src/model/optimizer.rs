@@ -1,0 +1,123 @@
+//! AdamW with decay on matrices only, and clipping.
+
+use dfdx::prelude::{AdamConfig, Momentum, SgdConfig, Storage, SumTo, WeightDecay};
+
+use super::{Backend, Gradients, Llama, Matrix, device_error};
+
+/// AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101); norm weights do not decay.
+pub struct AdamW<D: Backend> {
+    /// Decay rates of the first and second moment.
+    pub betas: [f64; 2],
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decay of the matrices, relative to the learning rate.
+    pub weight_decay: f64,
+    /// Updates done so far.
+    pub steps: u32,
+    moment1: Gradients<D>,
+    moment2: Gradients<D>,
+}
+
+impl<D: Backend> AdamW<D> {
+    /// Zero moments.
+    ///
+    /// # Errors
+    /// The device has no memory.
+    pub fn new(model: &Llama<D>, betas: [f64; 2], weight_decay: f64) -> anyhow::Result<Self> {
+        let (moment1, moment2) = (model.zero_gradients()?, model.zero_gradients()?);
+        Ok(AdamW { betas, eps: 1e-8, weight_decay, steps: 0, moment1, moment2 })
+    }
+
+    /// Updates the model.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn step(
+        &mut self,
+        model: &mut Llama<D>,
+        learning_rate: f64,
+        gradients: &mut Gradients<D>,
+    ) -> anyhow::Result<()> {
+        self.steps += 1;
+        for parameter in &mut model.parameters {
+            let decay = parameter.decay.then_some(WeightDecay::Decoupled(self.weight_decay));
+            let adam = AdamConfig { lr: learning_rate, betas: self.betas, eps: self.eps, weight_decay: decay };
+            let tensor = &mut parameter.tensor;
+            let m = self.moment1.get_or_alloc_mut(tensor).map_err(device_error::<D>)?;
+            let v = self.moment2.get_or_alloc_mut(tensor).map_err(device_error::<D>)?;
+            let gradient = gradients.get_or_alloc_mut(tensor).map_err(device_error::<D>)?;
+            adam.try_update(self.steps as i32, tensor, m, v, gradient).map_err(device_error::<D>)?;
+        }
+        Ok(())
+    }
+
+    /// Copies of the first and of the second moments, each in the order of the parameters.
+    pub fn moments(&self, model: &Llama<D>) -> [Vec<Vec<f32>>; 2] {
+        [&self.moment1, &self.moment2]
+            .map(|moments| model.parameters.iter().map(|p| moments.get(&p.tensor).as_vec()).collect())
+    }
+
+    /// Takes back what [`moments`](Self::moments) returned, `steps` included.
+    ///
+    /// # Errors
+    /// Number or size of the slices is not that of the model.
+    pub fn set_moments(
+        &mut self,
+        model: &Llama<D>,
+        moments: [&[impl AsRef<[f32]>]; 2],
+        steps: u32,
+    ) -> anyhow::Result<()> {
+        self.steps = steps;
+        for (store, moments) in [&mut self.moment1, &mut self.moment2].into_iter().zip(moments) {
+            anyhow::ensure!(moments.len() == model.parameters.len(), "{} moments for another model", moments.len());
+            for (parameter, moment) in model.parameters.iter().zip(moments) {
+                let (moment, shape) = (moment.as_ref().to_vec(), (parameter.rows, parameter.cols));
+                anyhow::ensure!(moment.len() == shape.0 * shape.1, "a moment of another shape than {shape:?}");
+                let source = model.device.try_tensor_from_vec(moment, shape).map_err(device_error::<D>)?;
+                let target = store.get_or_alloc_mut(&parameter.tensor).map_err(device_error::<D>)?;
+                combine(&model.device, target, 0.0, source, 1.0).map_err(device_error::<D>)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Scales the gradients so that their norm is at most `max_norm`, and returns the norm before. 0 or less does not clip.
+///
+/// # Errors
+/// The device fails.
+pub fn clip_gradients<D: Backend>(
+    model: &Llama<D>,
+    gradients: &mut Gradients<D>,
+    max_norm: f32,
+) -> anyhow::Result<f32> {
+    let squares = |p: &super::Parameter<D>| f64::from(gradients.get(&p.tensor).square().sum::<(), _>().as_vec()[0]);
+    let norm = model.parameters.iter().map(squares).sum::<f64>().sqrt() as f32;
+    if max_norm > 0.0 && norm > max_norm {
+        for parameter in &model.parameters {
+            let gradient = gradients.get_or_alloc_mut(&parameter.tensor).map_err(device_error::<D>)?;
+            // As torch.nn.utils.clip_grad_norm_.
+            let factor = max_norm / (norm + 1e-6);
+            combine(&model.device, gradient, factor, parameter.tensor.clone(), 0.0).map_err(device_error::<D>)?;
+        }
+    }
+    Ok(norm)
+}
+
+/// target = target · target_factor + source · source_factor, on any device: dfdx offers plain buffers no arithmetic but
+/// that of its optimisers. This is SGD's momentum with learning rate 0, where `source` stands for the weights that decay.
+fn combine<D: Backend>(
+    device: &D,
+    target: &mut <D as Storage<f32>>::Vec,
+    target_factor: f32,
+    mut source: Matrix<D>,
+    source_factor: f32,
+) -> Result<(), D::Err> {
+    let sgd = SgdConfig {
+        lr: 0.0,
+        momentum: Some(Momentum::Classic(f64::from(target_factor))),
+        weight_decay: Some(WeightDecay::L2(f64::from(source_factor))),
+    };
+    let zeros = Storage::<f32>::try_alloc_grad(device, target)?;
+    sgd.try_update(&mut source, target, &zeros)
+}

@@ -1,0 +1,343 @@
+use dfdx::prelude::{Backward, Cpu, NoneTape, ZerosTensor};
+use infer_core::{Config, WeightType};
+
+use super::*;
+
+/// Grouped queries, a length that is no multiple of anything, an ignored target.
+const TINY: Config = Config {
+    dim: 16,
+    hidden_dim: 24,
+    n_layers: 2,
+    n_heads: 4,
+    n_kv_heads: 2,
+    vocab_size: 19,
+    seq_len: 70,
+    shared_classifier: true,
+    weights: WeightType::F32,
+};
+
+struct Case {
+    model: Llama<Cpu>,
+    tokens: Vec<u32>,
+    targets: Vec<u32>,
+    teacher: Vec<f32>,
+    sequences: usize,
+    length: usize,
+}
+
+impl Case {
+    /// Weights far larger than at the start of a training, so that every part of the model matters.
+    fn new(config: Config, sequences: usize, length: usize) -> Case {
+        let mut rng = fastrand::Rng::with_seed(7);
+        let weights: Vec<Vec<f32>> = shapes(&config)
+            .into_iter()
+            .map(|(_, _, rows, cols)| match rows {
+                1 => normal(&mut rng, 0.3, cols).into_iter().map(|x| 1.0 + x).collect(),
+                _ => normal(&mut rng, 0.3, rows * cols),
+            })
+            .collect();
+        let model = Llama::from_slices(config, &Cpu::default(), &weights).unwrap();
+        let n = sequences * length;
+        let tokens = (0..n).map(|_| rng.u32(..config.vocab_size as u32)).collect();
+        let mut targets: Vec<u32> = (0..n).map(|_| rng.u32(..config.vocab_size as u32)).collect();
+        targets[n / 3] = IGNORED;
+        let teacher = normal(&mut rng, 2.0, n * config.vocab_size);
+        Case { model, tokens, targets, teacher, sequences, length }
+    }
+
+    fn batch(&self) -> Batch<'_> {
+        let Case { tokens, targets, sequences, length, .. } = self;
+        Batch { tokens, targets, sequences: *sequences, length: *length }
+    }
+
+    fn teacher(&self) -> Option<Teacher<'_>> {
+        Some(Teacher { logits: &self.teacher, weight: 0.7, temperature: 1.5 })
+    }
+
+    fn fused(&self, options: &Options) -> (f32, Vec<Vec<f32>>) {
+        let mut gradients = self.model.zero_gradients().unwrap();
+        let loss = self.model.loss_and_gradients(&self.batch(), options, 1.0, &mut gradients).unwrap();
+        (loss, self.to_vecs(&gradients))
+    }
+
+    fn composed(&self, options: &Options) -> (f32, Vec<Vec<f32>>) {
+        let start: Tensor<Rank0, f32, Cpu> = self.model.device.try_zeros().unwrap();
+        let tape = start.traced(self.model.zero_gradients().unwrap()).split_tape().1;
+        let loss = composed::loss(&self.model, &self.batch(), options, tape).unwrap();
+        (loss.as_vec()[0], self.to_vecs(&loss.backward()))
+    }
+
+    fn to_vecs(&self, gradients: &Gradients<Cpu>) -> Vec<Vec<f32>> {
+        self.model.parameters.iter().map(|p| gradients.get(&p.tensor).as_vec()).collect()
+    }
+
+    /// Asserts that gradients agree within `tolerance` of each tensor's largest (some are zero: those of wq over a single position).
+    fn assert_close(&self, a: &[Vec<f32>], b: &[Vec<f32>], tolerance: f32) {
+        for ((parameter, a), b) in self.model.parameters.iter().zip(a).zip(b) {
+            let largest = b.iter().fold(0.0, |max: f32, x| max.max(x.abs()));
+            let worst = a.iter().zip(b).fold(0.0, |max: f32, (a, b)| max.max((a - b).abs()));
+            let name = parameter.name.as_str();
+            assert!(worst <= tolerance * largest.max(0.2), "{name} {}: {worst} of {largest}", parameter.layer);
+        }
+    }
+}
+
+#[test]
+fn fused_agrees_with_composed() {
+    let own = Config { shared_classifier: false, ..TINY };
+    let one_head = Config { n_heads: 1, n_kv_heads: 1, dim: 24, ..TINY };
+    let all_heads = Config { n_kv_heads: 4, vocab_size: 130, ..TINY };
+    for config in [TINY, own, one_head, all_heads] {
+        for (sequences, length) in [(2, 1), (2, 11), (3, 16), (2, 37), (1, 64), (2, 70)] {
+            let case = Case::new(config, sequences, length);
+            for (dropout, teacher) in [(0.0, None), (0.3, None), (0.0, case.teacher()), (0.2, case.teacher())] {
+                let options = Options { dropout, seed: 5, teacher };
+                let (loss, gradients) = case.fused(&options);
+                let (expected_loss, expected) = case.composed(&options);
+                assert!(
+                    (loss - expected_loss).abs() < 1e-5 * expected_loss.abs(),
+                    "{loss} {expected_loss} {options:?}"
+                );
+                case.assert_close(&gradients, &expected, 2e-5);
+            }
+        }
+    }
+}
+
+#[test]
+fn learns() {
+    let device = Cpu::default();
+    let mut model = Llama::init(TINY, &device, 1).unwrap();
+    let mut adam = AdamW::new(&model, [0.9, 0.95], 0.1).unwrap();
+    let tokens: Vec<u32> = (0..2 * 11).map(|i| i * 7 % 19).collect();
+    let targets: Vec<u32> = (0..2 * 11).map(|i| if i == 5 { IGNORED } else { (i + 1) * 7 % 19 }).collect();
+    let batch = Batch { tokens: &tokens, targets: &targets, sequences: 2, length: 11 };
+    let first = model.loss(&batch).unwrap();
+    for _ in 0..50 {
+        let mut gradients = model.zero_gradients().unwrap();
+        model.loss_and_gradients(&batch, &Options::default(), 1.0, &mut gradients).unwrap();
+        clip_gradients(&model, &mut gradients, 1.0).unwrap();
+        adam.step(&mut model, 1e-2, &mut gradients).unwrap();
+    }
+    let last = model.loss(&batch).unwrap();
+    assert!(last < 0.3 * first, "{first} {last}");
+    let direct = composed::loss(&model, &batch, &Options::default(), NoneTape).unwrap().as_vec()[0];
+    assert!((direct - last).abs() < 1e-5, "{direct} {last}");
+}
+
+/// Numbers that reference.py computes as well: MurmurHash3's finaliser of the index, in 0..1.
+fn uniform(stream: u32, n: usize) -> impl Iterator<Item = f64> {
+    let start = 0x9E37_79B9u32.wrapping_mul(stream + 1);
+    (0..n as u32).map(move |i| {
+        let mut h = start.wrapping_add(i);
+        h = (h ^ (h >> 16)).wrapping_mul(0x85EB_CA6B);
+        h = (h ^ (h >> 13)).wrapping_mul(0xC2B2_AE35);
+        f64::from((h ^ (h >> 16)) >> 8) / f64::from(1 << 24)
+    })
+}
+
+/// What PyTorch computed, and the models it computed it of: see tests/reference/reference.py.
+struct Reference(safetensors::SafeTensors<'static>);
+
+impl Reference {
+    const GROUPED: Config = Config { hidden_dim: 12, vocab_size: 11, ..TINY };
+    const UNTIED: Config =
+        Config { dim: 12, hidden_dim: 20, n_layers: 1, n_heads: 2, vocab_size: 13, shared_classifier: false, ..TINY };
+
+    fn load() -> Reference {
+        let bytes = include_bytes!("../../tests/reference/reference.safetensors");
+        Reference(safetensors::SafeTensors::deserialize(bytes).unwrap())
+    }
+
+    fn get(&self, name: &str) -> Vec<f32> {
+        let data = self.0.tensor(name).unwrap().data();
+        data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+    }
+
+    fn case(config: Config) -> Case {
+        let weights: Vec<Vec<f32>> = shapes(&config)
+            .into_iter()
+            .enumerate()
+            .map(|(i, (_, _, rows, cols))| {
+                let centre = if rows == 1 { 1.0 } else { 0.0 };
+                uniform(i as u32, rows * cols).map(|u| (0.6 * u - 0.3 + centre) as f32).collect()
+            })
+            .collect();
+        let model = Llama::from_slices(config, &Cpu::default(), &weights).unwrap();
+        let mut case = Case { model, tokens: vec![], targets: vec![], teacher: vec![], sequences: 2, length: 9 };
+        case.next_batch(0);
+        case
+    }
+}
+
+impl Case {
+    fn next_batch(&mut self, stream: u32) {
+        let (n, vocab_size) = (self.sequences * self.length, self.model.config.vocab_size as f64);
+        let tokens = |stream| uniform(stream, n).map(|u| (u * vocab_size) as u32).collect();
+        (self.tokens, self.targets) = (tokens(1000 + 2 * stream), tokens(1001 + 2 * stream));
+        self.targets[n / 3] = IGNORED;
+    }
+}
+
+#[test]
+fn gradients_agree_with_pytorch() {
+    let reference = Reference::load();
+    for (name, config) in [("grouped", Reference::GROUPED), ("untied", Reference::UNTIED)] {
+        let case = Reference::case(config);
+        let expected: Vec<_> = case
+            .model
+            .parameters
+            .iter()
+            .map(|p| reference.get(&format!("{name}.{}.{}", p.name.as_str(), p.layer)))
+            .collect();
+        for (loss, gradients) in [case.fused(&Options::default()), case.composed(&Options::default())] {
+            assert!((loss - reference.get(&format!("{name}.loss"))[0]).abs() < 1e-5, "{name}: loss {loss}");
+            case.assert_close(&gradients, &expected, 1e-5);
+        }
+    }
+}
+
+#[test]
+fn gradients_agree_with_finite_differences() {
+    const STEP: f32 = 0.006;
+    for config in [Reference::GROUPED, Reference::UNTIED] {
+        let case = Reference::case(config);
+        let weights = case.model.to_vecs();
+        let gradients = case.fused(&Options::default()).1;
+        let loss_at = |tensor: usize, i: usize, step: f32| {
+            let mut weights = weights.clone();
+            weights[tensor][i] += step;
+            f64::from(Llama::from_slices(config, &case.model.device, &weights).unwrap().loss(&case.batch()).unwrap())
+        };
+        for (tensor, gradient) in gradients.iter().enumerate() {
+            for (i, gradient) in gradient.iter().enumerate() {
+                let difference = |step| loss_at(tensor, i, step) - loss_at(tensor, i, -step);
+                // Five-point stencil: the error is of fourth order.
+                let slope = (8.0 * difference(STEP) - difference(2.0 * STEP)) / (12.0 * f64::from(STEP));
+                let name = case.model.parameters[tensor].name.as_str();
+                assert!((slope - f64::from(*gradient)).abs() < 1e-4, "{name} {i}: {gradient}, differences {slope}");
+            }
+        }
+    }
+}
+
+#[test]
+fn adamw_follows_pytorch() {
+    let reference = Reference::load();
+    let mut case = Reference::case(Reference::GROUPED);
+    let mut adam = AdamW::new(&case.model, [0.9, 0.95], 0.1).unwrap();
+    let expected = reference.get("adamw.losses").into_iter().zip(reference.get("adamw.norms"));
+    for (step, (expected_loss, expected_norm)) in expected.enumerate() {
+        case.next_batch(step as u32);
+        let mut gradients = case.model.zero_gradients().unwrap();
+        // In two halves, as gradient accumulation does.
+        let mut loss = 0.0;
+        for _ in 0..2 {
+            let batch = case.batch();
+            loss += case.model.loss_and_gradients(&batch, &Options::default(), 0.5, &mut gradients).unwrap() / 2.0;
+        }
+        let norm = clip_gradients(&case.model, &mut gradients, 1.0).unwrap();
+        adam.step(&mut case.model, 1e-2, &mut gradients).unwrap();
+        assert!((loss - expected_loss).abs() < 1e-4, "step {step}: {loss}, PyTorch {expected_loss}");
+        assert!((norm - expected_norm).abs() < 1e-3, "step {step}: norm {norm}, PyTorch {expected_norm}");
+    }
+    assert_eq!(adam.steps, 10);
+}
+
+#[test]
+fn saved_moments_continue_bit_for_bit() {
+    let step = |case: &mut Case, adam: &mut AdamW<Cpu>| {
+        let mut gradients = case.model.zero_gradients().unwrap();
+        case.model.loss_and_gradients(&case.batch(), &Options::default(), 1.0, &mut gradients).unwrap();
+        adam.step(&mut case.model, 1e-2, &mut gradients).unwrap();
+    };
+    let mut case = Reference::case(Reference::GROUPED);
+    let mut adam = AdamW::new(&case.model, [0.9, 0.95], 0.1).unwrap();
+    step(&mut case, &mut adam);
+    let mut other = Reference::case(Reference::GROUPED);
+    other.model = Llama::from_slices(Reference::GROUPED, &Cpu::default(), &case.model.to_vecs()).unwrap();
+    let mut resumed = AdamW::new(&other.model, [0.9, 0.95], 0.1).unwrap();
+    let [m, v] = adam.moments(&case.model);
+    resumed.set_moments(&other.model, [&m, &v], adam.steps).unwrap();
+    step(&mut case, &mut adam);
+    step(&mut other, &mut resumed);
+    assert_eq!(case.model.to_vecs(), other.model.to_vecs());
+}
+
+#[test]
+fn threads_do_not_change_results() {
+    let case = Case::new(TINY, 3, 64);
+    let options = Options { dropout: 0.1, seed: 3, teacher: case.teacher() };
+    let run = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| case.fused(&options))
+    };
+    assert_eq!(run(1), run(3));
+}
+
+#[test]
+fn exported_model_gives_the_same_logits_in_infer_core() {
+    for shared_classifier in [true, false] {
+        let config = Config { shared_classifier, ..TINY };
+        let case = Case::new(config, 1, 70);
+        let vocab_size = if shared_classifier { 19i32 } else { -19 };
+        let header = [16, 24, 2, 4, 2, vocab_size, 70].map(i32::to_le_bytes).concat();
+        let mut file: Vec<u8> = header;
+        for (parameter, weights) in case.model.parameters.iter().zip(case.model.to_vecs()) {
+            if parameter.name == TensorName::Wcls {
+                file.resize(file.len() + 70 * 4 * 4, 0); // freq_cis
+            }
+            file.extend(weights.iter().flat_map(|w| w.to_le_bytes()));
+        }
+        if shared_classifier {
+            file.resize(file.len() + 70 * 4 * 4, 0);
+        }
+        let mut run = ::tests::Run::new(&file, 7);
+        let reread = Llama::from_model(&run.model, &Cpu::default()).unwrap();
+        assert_eq!(reread.to_vecs(), case.model.to_vecs());
+        let expected = run.logits(&case.tokens).unwrap().concat();
+        let fused = case.model.logits(&case.tokens, 1, 70).unwrap();
+        let composed = composed::logits_vec(&case.model, &case.tokens, 1, 70).unwrap();
+        for ((expected, fused), composed) in expected.iter().zip(fused).zip(composed) {
+            assert!(
+                (expected - fused).abs() < 1e-4 && (expected - composed).abs() < 1e-4,
+                "{expected} {fused} {composed}"
+            );
+        }
+    }
+}
+
+#[test]
+fn bad_batches_are_errors() {
+    let case = Case::new(TINY, 2, 8);
+    let loss = |batch| case.model.loss(&batch).unwrap_err().to_string();
+    let good = case.batch();
+    let outside = vec![19; 16];
+    assert!(loss(Batch { tokens: &outside, ..good }).contains("token 19 is outside the model's vocabulary of 19"));
+    assert!(loss(Batch { targets: &outside, ..good }).contains("target 19 is outside"));
+    assert!(loss(Batch { targets: &[IGNORED; 16], ..good }).contains("no target"));
+    assert!(loss(Batch { targets: &[1; 15], ..good }).contains("15 targets for 16 tokens"));
+    assert!(loss(Batch { sequences: 3, ..good }).contains("16 tokens given for 3 x 8"));
+    assert!(loss(Batch { sequences: 0, ..good }).contains("16 tokens given for 0 x 8"));
+    assert!(loss(Batch { sequences: 1, length: 71, ..good }).contains("windows of 71 tokens"));
+}
+
+#[test]
+fn initialisation_is_llama2c_s() {
+    let config = Config { dim: 64, hidden_dim: 192, n_layers: 2, vocab_size: 500, ..TINY };
+    let model = Llama::init(config, &Cpu::default(), 1).unwrap();
+    for (parameter, weights) in model.parameters.iter().zip(model.to_vecs()) {
+        let n = weights.len() as f64;
+        let mean = weights.iter().map(|w| f64::from(*w)).sum::<f64>() / n;
+        let deviation = (weights.iter().map(|w| (f64::from(*w) - mean).powi(2)).sum::<f64>() / n).sqrt();
+        let (expected_mean, expected) = match parameter.name {
+            TensorName::RmsAtt | TensorName::RmsFfn | TensorName::RmsFinal => (1.0, 0.0),
+            TensorName::Wo | TensorName::W3 => (0.0, 0.01),
+            _ => (0.0, 0.02),
+        };
+        assert!((mean - expected_mean).abs() < 1e-3, "{:?}: mean {mean}", parameter.name);
+        assert!((deviation - expected).abs() < 0.05 * expected + 1e-9, "{:?}: deviation {deviation}", parameter.name);
+    }
+    let again = Llama::init(config, &Cpu::default(), 1).unwrap();
+    assert_eq!(model.to_vecs(), again.to_vecs());
+}

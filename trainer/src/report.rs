@@ -1,0 +1,179 @@
+//! What the person at the screen sees, and what stays for later: lines, progress bar, metrics.jsonl, TensorBoard.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use indicatif::{ProgressBar, ProgressStyle};
+use infer_core::Config;
+use serde::{Deserialize, Serialize};
+
+use crate::files::write_whole;
+use crate::plot;
+use crate::tensorboard::EventFile;
+
+/// A line of metrics.jsonl.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Metric {
+    /// Means since the line before.
+    Step { iter: u64, loss: f64, lr: f64, ms: f64, tok_per_s: f64, mfu: f64 },
+    /// Loss of both splits on fixed sequences, in nats per token.
+    Evaluation { iter: u64, train_loss: f64, val_loss: f64, tokens: u64, seconds: f64 },
+}
+
+impl Metric {
+    fn iter(&self) -> u64 {
+        match *self {
+            Metric::Step { iter, .. } | Metric::Evaluation { iter, .. } => iter,
+        }
+    }
+}
+
+/// Where everything is reported to.
+pub struct Report {
+    bar: ProgressBar,
+    out_dir: PathBuf,
+    /// Of a run; an evaluation on its own leaves nothing behind.
+    files: Option<Files>,
+    flops_per_token: f64,
+    peak_flops: f64,
+}
+
+struct Files {
+    metrics: File,
+    events: EventFile,
+}
+
+impl Report {
+    /// Reports to the screen alone.
+    pub fn new(out_dir: &Path, config: &Config, iter: u64, max_iters: u64, peak_gflops: f64) -> anyhow::Result<Report> {
+        let bar = ProgressBar::new(max_iters).with_position(iter);
+        bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len}, {msg}, {eta} left")?);
+        let (flops_per_token, peak_flops) = (flops_per_token(config), peak_gflops * 1e9);
+        Ok(Report { bar, out_dir: out_dir.to_path_buf(), files: None, flops_per_token, peak_flops })
+    }
+
+    /// Goes on with the metrics of the run up to step `iter`, and forgets what came after.
+    pub fn open_files(&mut self, iter: u64) -> anyhow::Result<()> {
+        let path = self.out_dir.join("metrics.jsonl");
+        let kept = read_metrics(&path)?.into_iter().filter(|metric| iter > 0 && metric.iter() <= iter);
+        let lines =
+            kept.map(|metric| Ok(serde_json::to_string(&metric)? + "\n")).collect::<anyhow::Result<String>>()?;
+        write_whole(&path, |out| Ok(out.write_all(lines.as_bytes())?))?;
+        let metrics = OpenOptions::new().append(true).open(&path).with_context(|| path.display().to_string())?;
+        let folder = self.out_dir.join("tensorboard");
+        let events = EventFile::create(&folder).with_context(|| folder.display().to_string())?;
+        self.files = Some(Files { metrics, events });
+        Ok(())
+    }
+
+    /// Prints a line, above the bar where there is one.
+    pub fn say(&self, line: &str) {
+        // The training goes on when nobody listens any more.
+        self.bar.suspend(|| _ = writeln!(io::stdout(), "{line}"));
+    }
+
+    /// A mean of steps that took `time` each, up to and with step `iter`.
+    pub fn steps(&mut self, iter: u64, loss: f64, lr: f64, time: Duration, tokens: u64) -> anyhow::Result<()> {
+        let tok_per_s = tokens as f64 / time.as_secs_f64();
+        let mfu = tok_per_s * self.flops_per_token / self.peak_flops;
+        let ms = time.as_secs_f64() * 1e3;
+        self.say(&format!(
+            "iter {iter:6} | loss {loss:.4} | lr {lr:.3e} | {ms:.1} ms | {tok_per_s:.0} tok/s | mfu {:.1}%",
+            100.0 * mfu
+        ));
+        let values = [("loss/step", loss), ("lr", lr), ("tok_per_s", tok_per_s), ("mfu", mfu)];
+        self.write(&Metric::Step { iter, loss, lr, ms, tok_per_s, mfu }, &values)
+    }
+
+    /// Moves the bar.
+    pub fn progress(&self, iter: u64, loss: f64, time: Duration, tokens: u64) {
+        let tok_per_s = tokens as f64 / time.as_secs_f64();
+        let mfu = 100.0 * tok_per_s * self.flops_per_token / self.peak_flops;
+        self.bar.set_message(format!("loss {loss:.3}, {tok_per_s:.0} tok/s, mfu {mfu:.1}%"));
+        self.bar.set_position(iter);
+    }
+
+    /// The result of an evaluation.
+    pub fn evaluation(
+        &mut self,
+        iter: u64,
+        train_loss: f64,
+        val_loss: f64,
+        tokens: u64,
+        seconds: f64,
+    ) -> anyhow::Result<()> {
+        self.say(&format!(
+            "iter {iter:6} | train loss {train_loss:.4} | val loss {val_loss:.4} | {tokens} tokens seen"
+        ));
+        let values = [("loss/train", train_loss), ("loss/val", val_loss)];
+        self.write(&Metric::Evaluation { iter, train_loss, val_loss, tokens, seconds }, &values)
+    }
+
+    fn write(&mut self, metric: &Metric, values: &[(&str, f64)]) -> anyhow::Result<()> {
+        let Some(files) = &mut self.files else { return Ok(()) };
+        let line = serde_json::to_string(metric)? + "\n";
+        let written =
+            files.metrics.write_all(line.as_bytes()).and_then(|()| files.events.scalars(metric.iter(), values));
+        written.with_context(|| format!("writing the metrics in {}", self.out_dir.display()))
+    }
+
+    /// Removes the bar and draws the loss curve.
+    pub fn finish(self) -> anyhow::Result<()> {
+        self.bar.finish_and_clear();
+        plot::loss_curve(&self.out_dir.join("loss.svg"), &read_metrics(&self.out_dir.join("metrics.jsonl"))?)
+    }
+}
+
+/// All lines that are whole: the last one is not when the process was killed while writing it.
+fn read_metrics(path: &Path) -> anyhow::Result<Vec<Metric>> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(e).with_context(|| path.display().to_string()),
+    }
+}
+
+/// Floating-point operations of a forward and backward pass per token: 6 per parameter, and the attention, as estimated
+/// in the appendix of PaLM (Chowdhery et al., 2022) and in llama2.c.
+fn flops_per_token(c: &Config) -> f64 {
+    let per_layer = 2 * c.dim * c.dim + 2 * c.dim * c.kv_dim() + 3 * c.dim * c.hidden_dim + 2 * c.dim;
+    let parameters = c.vocab_size * c.dim + c.n_layers * per_layer + c.dim;
+    (6 * parameters + 12 * c.n_layers * c.dim * c.seq_len) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_continue_from_the_step_that_a_run_resumes_from() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = crate::settings::tests::parse(&[], None).unwrap().config();
+        let report = |iter| {
+            let mut report = Report::new(folder.path(), &config, iter, 20, 100.0).unwrap();
+            report.open_files(iter).unwrap();
+            report
+        };
+        let mut first = report(0);
+        for iter in [5, 10, 15] {
+            first.steps(iter, 2.0, 1e-3, Duration::from_millis(10), 100).unwrap();
+            first.evaluation(iter, 2.0, 2.1, 100 * iter, 1.0).unwrap();
+        }
+        first.files.unwrap().metrics.write_all(b"{\"iter\":17,\"lo").unwrap(); // killed
+        let iters =
+            || read_metrics(&folder.path().join("metrics.jsonl")).unwrap().iter().map(Metric::iter).collect::<Vec<_>>();
+        let mut second = report(10);
+        assert_eq!(iters(), [5, 5, 10, 10]);
+        second.evaluation(20, 1.5, 1.6, 2000, 2.0).unwrap();
+        second.finish().unwrap();
+        assert_eq!(iters(), [5, 5, 10, 10, 20]);
+        let svg = std::fs::read_to_string(folder.path().join("loss.svg")).unwrap();
+        assert!(svg.contains("validation") && svg.contains("polyline"));
+        report(0);
+        assert_eq!(iters(), [0; 0]);
+    }
+}

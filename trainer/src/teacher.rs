@@ -1,0 +1,92 @@
+//! A model to learn from: what it predicts at each position of the text, and stories that it tells.
+//!
+//! Predictions are computed by the trainer's own forward pass, which reads many sequences at once: a step with a teacher of
+//! the same size takes 1.2 times as long. By infer-core, made for one sequence, it took twice as long. It tells the stories.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
+use indicatif::{ProgressBar, ProgressStyle};
+use infer_core::{BOS, MappedModel, Model, Sampler};
+use rayon::prelude::*;
+
+use crate::batches::mix;
+use crate::files::{remove_unfinished, write_whole};
+use crate::inference::generate;
+use crate::shards::{Shard, sha256};
+
+/// Stories per file of sampled text: what is lost at most when sampling is interrupted.
+const STORIES_PER_SHARD: usize = 1000;
+
+/// A model file of llama2.c, run by infer-core.
+pub struct Teacher {
+    path: PathBuf,
+    file: MappedModel,
+}
+
+impl Teacher {
+    /// Opens a model that knows the tokens of the data and sequences of `length`.
+    pub fn open(path: &Path, vocab_size: usize, length: usize, tokenizer: &[u8]) -> anyhow::Result<Teacher> {
+        let teacher = Teacher { path: path.to_path_buf(), file: MappedModel::open(path).with_context(|| name(path))? };
+        let config = *teacher.model()?.config();
+        ensure!(
+            config.vocab_size == vocab_size,
+            "{} has a vocabulary of {}, the data of {vocab_size}: pretokenize with the teacher's tokenizer",
+            name(path),
+            config.vocab_size
+        );
+        ensure!(
+            config.seq_len >= length,
+            "{} reads {} positions, max_seq_len is {length}: lower it",
+            name(path),
+            config.seq_len
+        );
+        let beside = path.with_file_name("tokenizer.bin");
+        if let Ok(bytes) = std::fs::read(&beside) {
+            ensure!(bytes == tokenizer, "{} is not the tokenizer of the data: pretokenize with it", beside.display());
+        }
+        Ok(teacher)
+    }
+
+    /// The model.
+    pub fn model(&self) -> anyhow::Result<Model<'_>> {
+        self.file.model().with_context(|| name(&self.path))
+    }
+
+    /// Lets the teacher tell `n` stories, as shards in `folder`. Which ones depends on the seed alone; shards that are
+    /// there already are used as they are.
+    pub fn stories(&self, folder: &Path, n: usize, seed: u64) -> anyhow::Result<Vec<Shard>> {
+        let model = self.model()?;
+        let vocab_size = model.config().vocab_size;
+        let token_bytes = if vocab_size > 1 << 16 { 4 } else { 2 };
+        let folder = folder.join(format!("{}-{seed}", &sha256(self.file.bytes())[..16]));
+        if folder.exists() {
+            remove_unfinished(&folder)?;
+        }
+        let progress = ProgressBar::new(n as u64);
+        progress.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} stories of the teacher, {eta} left")?);
+        let mut shards = Vec::new();
+        for from in (0..n).step_by(STORIES_PER_SHARD) {
+            let to = (from + STORIES_PER_SHARD).min(n);
+            let path = folder.join(format!("stories-{from}-{to}.bin"));
+            if !path.exists() {
+                let stories = (from..to).into_par_iter().map(|i| {
+                    let sampler = Sampler::new(1.0, 1.0, mix(&[seed, i as u64]).max(1))?;
+                    let story = generate(&model, vec![BOS], model.config().seq_len, sampler)?;
+                    progress.inc(1);
+                    anyhow::Ok(story.iter().flat_map(|t| t.to_le_bytes()[..token_bytes].to_vec()).collect::<Vec<u8>>())
+                });
+                let stories = stories.collect::<anyhow::Result<Vec<_>>>().with_context(|| name(&self.path))?;
+                write_whole(&path, |out| Ok(out.write_all(&stories.concat())?))?;
+            }
+            progress.set_position(to as u64);
+            shards.push(Shard::open_file(path, token_bytes, vocab_size)?);
+        }
+        progress.finish_and_clear();
+        Ok(shards)
+    }
+}
+
+fn name(path: &Path) -> String {
+    format!("teacher {}", path.display())
+}

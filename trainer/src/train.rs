@@ -1,0 +1,398 @@
+//! The training loop.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use dfdx::prelude::Cpu;
+use infer_core::{Config, MappedModel, Sampler, WeightType};
+use trainer::model::{self, AdamW, Backend, Llama, Options, clip_gradients, shapes};
+
+use crate::batches::{Batch, Batches, mix};
+use crate::checkpoint::{Checkpoint, Checkpoints, Order, Run, Tensor, tensor_name};
+use crate::data::Data;
+use crate::export::{Weights, export};
+use crate::files::write_whole;
+use crate::inference::Runnable;
+use crate::report::Report;
+use crate::schedule::learning_rate;
+use crate::settings::Settings;
+use crate::{interrupt, peak};
+
+/// Positions of the story that each evaluation tells.
+const SAMPLE_LEN: usize = 128;
+
+/// Trains on the device that the settings name.
+pub fn run(settings: &Settings) -> anyhow::Result<()> {
+    match settings.device.as_str() {
+        "cpu" => run_on(settings, Cpu::default()),
+        #[cfg(feature = "cuda")]
+        "cuda" => run_on(settings, dfdx::prelude::Cuda::default()),
+        #[cfg(not(feature = "cuda"))]
+        "cuda" => bail!("device is cuda: this program was built without the feature `cuda`"),
+        other => bail!("device is {other:?}: it must be cpu or cuda"),
+    }
+}
+
+fn run_on<D: Backend>(settings: &Settings, device: D) -> anyhow::Result<()> {
+    let start = Start::find(settings)?;
+    let data = Data::prepare(settings, start.config(settings)?.vocab_size)?;
+    let mut training = Training::new(settings, device, &data, start)?;
+    if settings.eval_only {
+        training.evaluate()?;
+        return Ok(());
+    }
+    training.begin()?;
+    training.train()?;
+    training.finish()
+}
+
+/// Where the weights come from.
+enum Start {
+    Scratch,
+    Resume(Box<Checkpoint>),
+    FineTune(MappedModel),
+}
+
+impl Start {
+    fn find(settings: &Settings) -> anyhow::Result<Start> {
+        let last = Checkpoints::open(&settings.out_dir)?.last();
+        match (settings.init_from.as_str(), last) {
+            ("resume", Some(path)) => {
+                let checkpoint = Checkpoint::read(&path)?;
+                let (has, wants) = (checkpoint.run.config(), settings.config());
+                ensure!(
+                    has == wants,
+                    "the checkpoint {} has {}, but the settings ask for {}: resume with {}",
+                    path.display(),
+                    describe(&has),
+                    describe(&wants),
+                    settings.out_dir.join("settings.toml").display()
+                );
+                Ok(Start::Resume(Box::new(checkpoint)))
+            }
+            ("resume", None) => bail!("there is no checkpoint in {} to resume from", settings.out_dir.display()),
+            (_, Some(last)) if !settings.eval_only => bail!(
+                "{} holds a run already, up to {}: go on with --init-from resume, or name another --out-dir",
+                settings.out_dir.display(),
+                last.display()
+            ),
+            ("scratch", _) => Ok(Start::Scratch),
+            (path, _) => {
+                let file = MappedModel::open(path)
+                    .with_context(|| format!("init_from is {path:?}, neither scratch nor resume nor a model file"))?;
+                Ok(Start::FineTune(file))
+            }
+        }
+    }
+
+    /// Shape of the model: a file to fine-tune has one already.
+    fn config(&self, settings: &Settings) -> anyhow::Result<Config> {
+        match self {
+            Start::Scratch | Start::Resume(_) => Ok(settings.config()),
+            // As in llama2.c, the model gets as many positions as it is trained on; rotary angles have no weights.
+            Start::FineTune(file) => {
+                Ok(Config { weights: WeightType::F32, seq_len: settings.max_seq_len, ..*file.model()?.config() })
+            }
+        }
+    }
+}
+
+fn describe(c: &Config) -> String {
+    format!(
+        "dim {}, hidden_dim {}, {} layers, {} heads, {} key/value heads, a vocabulary of {} and {} positions",
+        c.dim, c.hidden_dim, c.n_layers, c.n_heads, c.n_kv_heads, c.vocab_size, c.seq_len
+    )
+}
+
+/// A run in progress.
+struct Training<'a, D: Backend> {
+    settings: &'a Settings,
+    data: &'a Data,
+    train: Batches<'a>,
+    valid: Batches<'a>,
+    model: Llama<D>,
+    optimizer: AdamW<D>,
+    teacher: Option<Llama<D>>,
+    run: Run,
+    checkpoints: Checkpoints,
+    report: Report,
+    /// Step of the last evaluation.
+    evaluated: Option<u64>,
+}
+
+impl<'a, D: Backend> Training<'a, D> {
+    fn new(settings: &'a Settings, device: D, data: &'a Data, start: Start) -> anyhow::Result<Self> {
+        let s = settings;
+        let train = Batches::new(data.train(), s.max_seq_len, s.seed).context("training split")?;
+        let valid = Batches::new(data.valid(), s.max_seq_len, s.seed).context("validation split")?;
+        let config = start.config(s)?;
+        let order = Order {
+            seed: s.seed,
+            batch_size: s.batch_size,
+            gradient_accumulation_steps: s.gradient_accumulation_steps,
+            length: s.max_seq_len,
+            epoch: train.sequences(),
+        };
+        let mut run = Run::new(&config, order);
+        let mut evaluated = None;
+        let betas = [s.beta1, s.beta2];
+        let (model, optimizer) = match start {
+            Start::Scratch => with_optimizer(Llama::init(config, &device, s.seed)?, betas, s.weight_decay)?,
+            Start::FineTune(file) => {
+                let weights = Llama::from_model(&file.model()?, &device)?.to_vecs();
+                with_optimizer(Llama::from_slices(config, &device, &weights)?, betas, s.weight_decay)?
+            }
+            Start::Resume(mut checkpoint) => {
+                run = checkpoint.run.clone();
+                run.order = order;
+                evaluated = Some(run.iter);
+                if checkpoint.run.order != order {
+                    eprintln!(
+                        "note: the checkpoint was made with {:?}, now it is {order:?}: the run goes on, but not as it would have",
+                        checkpoint.run.order
+                    );
+                }
+                restore(&mut checkpoint, &device, betas, s.weight_decay)?
+            }
+        };
+        let teacher = data.teacher.as_ref().map(|teacher| Llama::from_model(&teacher.model()?, &device)).transpose()?;
+        let checkpoints = Checkpoints::open(&s.out_dir)?;
+        let (peak, how) = match s.peak_gflops {
+            Some(peak) => (peak, "given"),
+            None => (peak::measure(), "measured"),
+        };
+        let report = Report::new(&s.out_dir, &config, run.iter, s.max_iters, peak)?;
+        report.say(&format!(
+            "{} parameters: {}\n{} sequences of {} tokens to train on, {} to validate on; {} tokens per step\n\
+             mfu is relative to {peak:.0} GFLOP/s, {how}",
+            model.parameter_count(),
+            describe(&config),
+            train.sequences(),
+            s.max_seq_len,
+            valid.sequences(),
+            s.tokens_per_iter(),
+        ));
+        Ok(Training { settings, data, train, valid, model, optimizer, teacher, run, checkpoints, report, evaluated })
+    }
+
+    /// Opens what the run writes, its settings among it, for whoever resumes it.
+    fn begin(&mut self) -> anyhow::Result<()> {
+        interrupt::catch()?;
+        self.checkpoints.begin(self.settings.always_save_checkpoint)?;
+        self.report.open_files(self.run.iter)?;
+        let c = self.model.config;
+        let settings = Settings {
+            dim: c.dim,
+            hidden_dim: Some(c.hidden_dim),
+            n_layers: c.n_layers,
+            n_heads: c.n_heads,
+            n_kv_heads: Some(c.n_kv_heads),
+            vocab_size: c.vocab_size,
+            init_from: "resume".into(),
+            eval_only: false,
+            ..self.settings.clone()
+        };
+        let text = toml::to_string(&settings)?;
+        write_whole(&self.settings.out_dir.join("settings.toml"), |out| Ok(out.write_all(text.as_bytes())?))
+    }
+
+    fn train(&mut self) -> anyhow::Result<()> {
+        let s = self.settings;
+        let mut window = Window::default();
+        while self.run.iter < s.max_iters {
+            if self.run.iter.is_multiple_of(s.eval_interval) {
+                self.evaluate_and_save()?;
+            }
+            let start = Instant::now();
+            let loss = self.step()?;
+            let time = start.elapsed();
+            self.run.seconds += time.as_secs_f64();
+            window.add(loss, time);
+            self.report.progress(self.run.iter, loss, time, s.tokens_per_iter());
+            if self.run.iter.is_multiple_of(s.log_interval) {
+                let (loss, time) = std::mem::take(&mut window).means();
+                let lr = learning_rate(s, self.run.iter - 1);
+                self.report.steps(self.run.iter, loss, lr, time, s.tokens_per_iter())?;
+            }
+            if interrupt::happened() {
+                self.save(false)?;
+                self.report.say(&format!(
+                    "interrupted after step {}, which is saved: go on with --config {} --init-from resume",
+                    self.run.iter,
+                    s.out_dir.join("settings.toml").display()
+                ));
+                std::process::exit(interrupt::STATUS);
+            }
+        }
+        self.evaluate_and_save()
+    }
+
+    /// One update of the weights. Returns the loss before it.
+    fn step(&mut self) -> anyhow::Result<f64> {
+        let s = self.settings;
+        let scale = 1.0 / s.gradient_accumulation_steps as f32;
+        let mut gradients = self.model.zero_gradients()?;
+        let mut loss = 0.0;
+        for micro in 0..s.gradient_accumulation_steps as u64 {
+            let batch = self.train.training(self.run.sequences, s.batch_size)?;
+            self.run.sequences += s.batch_size as u64;
+            let taught = self.teacher.as_ref().map(|teacher| teacher.logits(&batch.x, s.batch_size, s.max_seq_len));
+            let taught = taught.transpose()?;
+            let teacher = taught.as_ref().map(|logits| model::Teacher {
+                logits,
+                weight: s.teacher_weight as f32,
+                temperature: s.teacher_temperature as f32,
+            });
+            let seed = mix(&[s.seed, self.run.iter, micro]);
+            let options = Options { dropout: s.dropout as f32, seed, teacher };
+            loss +=
+                self.model.loss_and_gradients(&for_model(&batch, s.max_seq_len), &options, scale, &mut gradients)?
+                    * scale;
+        }
+        let norm = clip_gradients(&self.model, &mut gradients, s.grad_clip as f32)?;
+        self.check_finite("loss", f64::from(loss))?;
+        self.check_finite("norm of the gradients", f64::from(norm))?;
+        self.optimizer.step(&mut self.model, learning_rate(s, self.run.iter), &mut gradients)?;
+        self.run.iter += 1;
+        Ok(f64::from(loss))
+    }
+
+    fn check_finite(&self, what: &str, value: f64) -> anyhow::Result<()> {
+        let last = match self.checkpoints.last() {
+            Some(path) => format!("the last good checkpoint is {}", path.display()),
+            None => "there is no checkpoint yet".into(),
+        };
+        ensure!(
+            value.is_finite(),
+            "the {what} is {value} at step {}: the training diverged; lower learning_rate. {last}",
+            self.run.iter
+        );
+        Ok(())
+    }
+
+    /// Evaluates, unless this step has been evaluated already, and saves what training has reached.
+    fn evaluate_and_save(&mut self) -> anyhow::Result<()> {
+        if self.evaluated == Some(self.run.iter) {
+            return Ok(());
+        }
+        let loss = self.evaluate()?;
+        self.check_finite("validation loss", loss)?;
+        if self.run.iter == 0 {
+            return Ok(());
+        }
+        let is_best = loss < self.run.best_loss;
+        self.run.best_loss = self.run.best_loss.min(loss);
+        self.save(is_best)
+    }
+
+    /// Loss of both splits and a story. Returns the loss of the validation split.
+    fn evaluate(&mut self) -> anyhow::Result<f64> {
+        self.evaluated = Some(self.run.iter);
+        let (train, valid) = (self.mean_loss(&self.train)?, self.mean_loss(&self.valid)?);
+        let tokens = self.run.sequences * self.settings.max_seq_len as u64;
+        self.report.evaluation(self.run.iter, train, valid, tokens, self.run.seconds)?;
+        let runnable = Runnable::new(&self.weights(), self.data.tokenizer.clone())?;
+        let story = runnable.story("", SAMPLE_LEN, Sampler::new(1.0, 0.9, self.settings.seed.max(1))?)?;
+        self.report.say(&format!("a story: {}", story.replace('\n', " ")));
+        Ok(valid)
+    }
+
+    fn mean_loss(&self, batches: &Batches<'_>) -> anyhow::Result<f64> {
+        let s = self.settings;
+        let (mut sum, mut n) = (0.0, 0);
+        for i in 0..s.eval_iters {
+            let Some(batch) = batches.fixed(i, s.eval_iters, s.batch_size)? else { break };
+            let batch = for_model(&batch, s.max_seq_len);
+            sum += f64::from(self.model.loss(&batch)?) * batch.sequences as f64;
+            n += batch.sequences;
+        }
+        Ok(sum / n as f64)
+    }
+
+    fn weights(&self) -> Weights {
+        Weights { config: self.model.config, tensors: self.model.to_vecs() }
+    }
+
+    fn save(&mut self, is_best: bool) -> anyhow::Result<()> {
+        let [moment1, moment2] = self.optimizer.moments(&self.model);
+        let mut tensors = Vec::new();
+        for (kind, values) in [("weight", self.model.to_vecs()), ("moment1", moment1), ("moment2", moment2)] {
+            for (data, (name, layer, rows, cols)) in values.into_iter().zip(shapes(&self.model.config)) {
+                tensors.push(Tensor { name: tensor_name(kind, name, layer), shape: vec![rows, cols], data });
+            }
+        }
+        self.checkpoints.save(&self.run, &tensors, &self.data.tokenizer, is_best)
+    }
+
+    /// Exports the best weights and says what they reach.
+    fn finish(self) -> anyhow::Result<()> {
+        let s = self.settings;
+        let best = self.checkpoints.best().or(self.checkpoints.last());
+        let weights = match best {
+            Some(path) => Weights::from_checkpoint(&mut Checkpoint::read(&path)?)?,
+            None => self.weights(),
+        };
+        let path = s.export.clone().unwrap_or_else(|| s.out_dir.join("model.bin"));
+        export(&path, &weights, s.export_version, &self.data.tokenizer)?;
+        self.report.say(&format!(
+            "{}: {} parameters after {} tokens in {}; best validation loss {:.4} nats per token, entropy of single tokens {:.4}",
+            path.display(),
+            self.model.parameter_count(),
+            self.run.sequences * s.max_seq_len as u64,
+            indicatif::HumanDuration(Duration::from_secs_f64(self.run.seconds)),
+            self.run.best_loss,
+            self.data.unigram_entropy()?,
+        ));
+        self.report.finish()
+    }
+}
+
+fn with_optimizer<D: Backend>(model: Llama<D>, betas: [f64; 2], decay: f64) -> anyhow::Result<(Llama<D>, AdamW<D>)> {
+    let optimizer = AdamW::new(&model, betas, decay)?;
+    Ok((model, optimizer))
+}
+
+/// Model and optimiser of a checkpoint.
+fn restore<D: Backend>(
+    checkpoint: &mut Checkpoint,
+    device: &D,
+    betas: [f64; 2],
+    decay: f64,
+) -> anyhow::Result<(Llama<D>, AdamW<D>)> {
+    let config = checkpoint.run.config();
+    let mut take = |kind| {
+        let tensors = shapes(&config).into_iter();
+        let tensors =
+            tensors.map(|(name, layer, rows, cols)| checkpoint.take(&tensor_name(kind, name, layer), &[rows, cols]));
+        tensors.collect::<anyhow::Result<Vec<_>>>()
+    };
+    let (weights, moment1, moment2) = (take("weight")?, take("moment1")?, take("moment2")?);
+    let model = Llama::from_slices(config, device, &weights)?;
+    let (model, mut optimizer) = with_optimizer(model, betas, decay)?;
+    optimizer.set_moments(&model, [&moment1, &moment2], checkpoint.run.iter as u32)?;
+    Ok((model, optimizer))
+}
+
+fn for_model(batch: &Batch, length: usize) -> model::Batch<'_> {
+    model::Batch { tokens: &batch.x, targets: &batch.y, sequences: batch.x.len() / length, length }
+}
+
+/// Steps since the last line of the log.
+#[derive(Default)]
+struct Window {
+    loss: f64,
+    time: Duration,
+    steps: u32,
+}
+
+impl Window {
+    fn add(&mut self, loss: f64, time: Duration) {
+        self.loss += loss;
+        self.time += time;
+        self.steps += 1;
+    }
+
+    fn means(self) -> (f64, Duration) {
+        (self.loss / f64::from(self.steps), self.time / self.steps)
+    }
+}

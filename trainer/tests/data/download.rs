@@ -1,0 +1,209 @@
+use std::collections::HashMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::{Arc, Mutex};
+
+use sha2::{Digest, Sha256};
+use tests::shared;
+
+use crate::{assert_fails, scratch, text, trainer};
+
+const ARCHIVE: &str = "/datasets/roneneldan/TinyStories/resolve/main/TinyStories_all_data.tar.gz";
+const TOKENIZER: &str = "/karpathy/llama2.c/master/tokenizer.bin";
+
+/// What a server does wrong.
+#[derive(Clone, Copy, Default)]
+struct Faults {
+    /// Bytes after which each connection breaks.
+    breaks_after: Option<usize>,
+    ignores_ranges: bool,
+}
+
+/// Path and Range of each request.
+type Asked = Mutex<Vec<(String, Option<String>)>>;
+
+/// A server on the loopback address, for the life of the test. Lists what is asked.
+struct Server {
+    address: String,
+    asked: Arc<Asked>,
+}
+
+impl Server {
+    fn start(files: impl IntoIterator<Item = (&'static str, Vec<u8>)>, faults: Faults) -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let (files, list): (HashMap<_, _>, _) = (files.into_iter().collect(), asked.clone());
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let _ = answer(stream.unwrap(), &files, faults, &list); // a client that goes away is its own affair
+            }
+        });
+        Server { address, asked }
+    }
+
+    fn ranges(&self) -> Vec<Option<String>> {
+        self.asked.lock().unwrap().iter().map(|(_, range)| range.clone()).collect()
+    }
+}
+
+fn answer(mut stream: TcpStream, files: &HashMap<&str, Vec<u8>>, faults: Faults, asked: &Asked) -> std::io::Result<()> {
+    let mut lines = BufReader::new(stream.try_clone()?).lines();
+    let request = lines.next().unwrap_or(Ok(String::new()))?;
+    let headers: Vec<String> = lines.map_while(|line| line.ok().filter(|line| !line.is_empty())).collect();
+    let path = request.split(' ').nth(1).unwrap_or_default().to_string();
+    let range = headers.iter().find_map(|line| line.to_lowercase().strip_prefix("range: ").map(String::from));
+    asked.lock().unwrap().push((path.clone(), range.clone()));
+    let Some(file) = files.get(path.as_str()) else {
+        return stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    };
+    let total = file.len();
+    let start = range.filter(|_| !faults.ignores_ranges);
+    let start =
+        start.map(|range| range.strip_prefix("bytes=").unwrap().trim_end_matches('-').parse::<usize>().unwrap());
+    let (status, from) = match start {
+        Some(start) if start >= total => (format!("416 None\r\nContent-Range: bytes */{total}"), total),
+        Some(start) => (format!("206 Part\r\nContent-Range: bytes {start}-{}/{total}", total - 1), start),
+        None => ("200 OK".into(), 0),
+    };
+    let body = &file[from..];
+    write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len())?;
+    stream.write_all(&body[..faults.breaks_after.unwrap_or(body.len()).min(body.len())])
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn noise(n: usize) -> Vec<u8> {
+    let mut rng = fastrand::Rng::with_seed(3);
+    (0..n).map(|_| rng.u8(..)).collect()
+}
+
+fn download(name: &str, server: &Server, out: &Path, more: &[&str]) -> Output {
+    trainer(&["download", name, "--base-url", &server.address, "--out", text(out)]).args(more).output().unwrap()
+}
+
+fn succeeds(output: &Output) {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_broken_connection_is_taken_up_where_it_broke() {
+    let file = noise(250_000);
+    let server =
+        Server::start([(TOKENIZER, file.clone())], Faults { breaks_after: Some(100_000), ..Faults::default() });
+    let folder = scratch("download-broken");
+    succeeds(&download("tokenizer", &server, &folder, &["--sha256", &sha256(&file)]));
+    assert_eq!(fs::read(folder.join("tokenizer.bin")).unwrap(), file);
+    assert_eq!(server.ranges(), [None, Some("bytes=100000-".into()), Some("bytes=200000-".into())]);
+    // There already: not a single request more.
+    succeeds(&download("tokenizer", &server, &folder, &[]));
+    assert_eq!(server.ranges().len(), 3);
+}
+
+#[test]
+fn what_a_killed_process_left_is_taken_up() {
+    let file = noise(50_000);
+    let folder = scratch("download-killed");
+    for (have, ignores_ranges) in [(20_000, false), (50_000, false), (60_000, false), (20_000, true)] {
+        let server = Server::start([(TOKENIZER, file.clone())], Faults { ignores_ranges, ..Faults::default() });
+        let _ = fs::remove_file(folder.join("tokenizer.bin"));
+        let mut part = file.clone();
+        part.resize(have, 0);
+        fs::write(folder.join("tokenizer.bin.part"), part).unwrap();
+        succeeds(&download("tokenizer", &server, &folder, &["--sha256", &sha256(&file)]));
+        assert_eq!(fs::read(folder.join("tokenizer.bin")).unwrap(), file);
+        assert_eq!(server.ranges()[0], Some(format!("bytes={have}-")));
+        assert!(!folder.join("tokenizer.bin.part").exists());
+    }
+}
+
+#[test]
+fn something_else_under_the_address() {
+    let server = Server::start([(TOKENIZER, noise(1000))], Faults::default());
+    let folder = scratch("download-checksum");
+    let output = download("tokenizer", &server, &folder, &[]);
+    let known = "50a52ef822ee9e83de5ce9d0be0a025a773d019437f58b5ff9dcafb063ece361";
+    assert_fails(&output, &["tokenizer.bin", &sha256(&noise(1000)), known, "--base-url"]);
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+}
+
+#[test]
+fn servers_that_fail() {
+    let server = Server::start([(TOKENIZER, noise(1000))], Faults { breaks_after: Some(0), ..Faults::default() });
+    let folder = scratch("download-fails");
+    let output = download("stories260K", &server, &folder, &[]);
+    assert_fails(&output, &["/karpathy/tinyllamas/resolve/main/stories260K/stories260K.bin", "404"]);
+    let output = download("tokenizer", &server, &folder, &[]);
+    assert_fails(&output, &["tokenizer.bin", "5 attempts", "0 bytes are kept", "run this again"]);
+    let output = trainer(&["download", "tokenizer", "--base-url", "nowhere", "--out", text(&folder)]).output().unwrap();
+    assert_fails(&output, &["nowhere/karpathy", "what has come is kept"]);
+}
+
+/// A file may not grow beyond 64 blocks of 512 bytes, as on a disk with no more room.
+#[cfg(unix)]
+#[test]
+fn a_full_disk_keeps_what_has_come() {
+    let file = noise(100_000);
+    let server = Server::start([(TOKENIZER, file.clone())], Faults::default());
+    let folder = scratch("download-full");
+    let limited = "trap '' XFSZ; ulimit -f 64; exec \"$@\"";
+    let program = env!("CARGO_BIN_EXE_trainer");
+    let args = ["download", "tokenizer", "--base-url", &server.address, "--out", text(&folder)];
+    let output = Command::new("sh").args(["-c", limited, "sh", program]).args(args).output().unwrap();
+    assert_fails(&output, &["writing", "tokenizer.bin.part", "File too large", "run this again"]);
+    let part = fs::read(folder.join("tokenizer.bin.part")).unwrap();
+    assert!(!part.is_empty() && file.starts_with(&part));
+    succeeds(&download("tokenizer", &server, &folder, &["--sha256", &sha256(&file)]));
+    assert_eq!(server.ranges(), [None, Some(format!("bytes={}-", part.len()))]);
+}
+
+#[test]
+fn an_archive_is_unpacked() {
+    let mut archive = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
+    for (name, stories) in [("data00.json", "[{\"story\": \"a\"}]"), ("data01.json", "[{\"story\": \"b\"}]")] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(stories.len() as u64);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, name, stories.as_bytes()).unwrap();
+    }
+    let archive = archive.into_inner().unwrap().finish().unwrap();
+    let cut = archive[..archive.len() / 2].to_vec();
+    let folder = scratch("download-archive");
+    // An archive that is damaged though its checksum is right leaves no folder that looks whole.
+    let server = Server::start([(ARCHIVE, cut.clone())], Faults::default());
+    let output = download("tinystories", &server, &folder, &["--sha256", &sha256(&cut)]);
+    assert_fails(&output, &["unpacking", "TinyStories_all_data.tar.gz"]);
+    assert!(!folder.join("TinyStories_all_data").exists());
+    fs::remove_file(folder.join("TinyStories_all_data.tar.gz")).unwrap();
+
+    let server = Server::start([(ARCHIVE, archive.clone())], Faults::default());
+    succeeds(&download("tinystories", &server, &folder, &["--sha256", &sha256(&archive)]));
+    let names: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["TinyStories_all_data"]);
+    assert_eq!(fs::read(folder.join("TinyStories_all_data/data01.json")).unwrap(), b"[{\"story\": \"b\"}]");
+}
+
+/// The known checksums are those of the published files.
+#[test]
+fn published_files() {
+    let Some(model) = shared::bytes("data/models/stories260K/stories260K.bin") else { return };
+    let tok512 = shared::bytes("data/models/stories260K/tok512.bin").unwrap();
+    let llama2 = shared::bytes("data/tokenizers/llama2/tokenizer.bin").unwrap();
+    let files = [
+        ("/karpathy/tinyllamas/resolve/main/stories260K/stories260K.bin", model.clone()),
+        ("/karpathy/tinyllamas/resolve/main/stories260K/tok512.bin", tok512.clone()),
+        (TOKENIZER, llama2.clone()),
+    ];
+    let server = Server::start(files, Faults::default());
+    let folder = scratch("download-published");
+    succeeds(&download("stories260K", &server, &folder, &[]));
+    succeeds(&download("tokenizer", &server, &folder, &[]));
+    assert_eq!(fs::read(folder.join("stories260K/stories260K.bin")).unwrap(), model);
+    assert_eq!(fs::read(folder.join("stories260K/tokenizer.bin")).unwrap(), tok512);
+    assert_eq!(fs::read(folder.join("tokenizer.bin")).unwrap(), llama2);
+}

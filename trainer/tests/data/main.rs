@@ -1,0 +1,71 @@
+//! The way from text to token shards as a person goes it: download, train-vocab, pretokenize.
+
+mod download;
+mod pretokenize;
+mod vocab;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use infer_core::{IndexEntry, MergeSlot, Tokenizer, build_index, count_entries};
+
+fn trainer(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_trainer"));
+    command.args(args).stdin(Stdio::null());
+    command
+}
+
+/// Runs to success and returns what it says.
+fn run(args: &[&str]) -> String {
+    let output = trainer(args).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{args:?}: {said}");
+    said
+}
+
+/// One clear message with all of these words.
+fn assert_fails(output: &Output, words: &[&str]) {
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && !message.contains("panicked"), "{message}");
+    for word in words {
+        assert!(message.contains(word), "no {word:?} in: {message}");
+    }
+}
+
+/// A folder of its own for a test's files, empty.
+fn scratch(test: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(test);
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn index(tokenizer_bin: &[u8]) -> Vec<IndexEntry> {
+    let n = count_entries(tokenizer_bin).unwrap();
+    let mut index = vec![IndexEntry::EMPTY; n];
+    build_index(tokenizer_bin, n, &mut index).unwrap();
+    index
+}
+
+fn encode(tokenizer: &Tokenizer<'_>, text: &str, bos: bool) -> Vec<u32> {
+    let most = Tokenizer::max_tokens(text.len());
+    let mut tokens = vec![0; most];
+    let n = tokenizer.encode(text, bos, &mut vec![MergeSlot::EMPTY; most], &mut tokens).unwrap();
+    tokens.truncate(n);
+    tokens
+}
+
+/// Distinct stories of a few words each, none a copy of another.
+fn stories(n: usize) -> Vec<String> {
+    const WORDS: [&str; 8] = ["Once", "upon", "a", "time", "Lily", "saw", "the", "big"];
+    let mut rng = fastrand::Rng::with_seed(7);
+    let mut story = |i| {
+        let words: Vec<&str> = (0..rng.usize(5..90)).map(|_| WORDS[rng.usize(..WORDS.len())]).collect();
+        format!("{} {i}.", words.join(" "))
+    };
+    (0..n).map(&mut story).collect()
+}

@@ -1,0 +1,129 @@
+use std::fs;
+
+use infer_core::{BOS, Tokenizer};
+use tests::shared;
+
+use crate::{assert_fails, encode, index, run, scratch, stories, text, trainer};
+
+const TRAINING: &str = "data/text/tinystories_train.txt";
+const VALIDATION: &str = "data/text/tinystories_valid.txt";
+
+/// What normalisation, splitting and byte fallback could get wrong.
+const ODD: [&str; 16] = [
+    "",
+    " ",
+    "  ",
+    "a",
+    " leading, trailing ",
+    "two  three   four    spaces",
+    "tab\tand\r\nlines\n\n\nmore",
+    "1,234,567.89 + 10%",
+    "\u{2581}marks\u{2581}\u{2581}of spaces",
+    "naïve café – “quotes” … don't",
+    "日本語のテキスト, русский, العربية",
+    "emoji 🙂👩‍👩‍👧 ❤️",
+    "\0\u{1}\u{7f}\u{feff}",
+    "<0x41> <b>",
+    "hahahahahaha aaaaaaaaaaaaaaa ............ !!!!!!! ''''''",
+    "e\u{301}\u{301} combining",
+];
+
+/// The same ids from infer-core's reading of tokenizer.bin and from the tokenizers library's of tokenizer.json, at least
+/// SentencePiece's compression.
+#[test]
+fn vocabularies_of_stories() {
+    let (Some(training), Some(validation)) = (shared::file(TRAINING), shared::bytes(VALIDATION)) else { return };
+    let validation = String::from_utf8(validation).unwrap();
+    let stories: Vec<&str> = validation.split("<|endoftext|>").map(str::trim).filter(|s| !s.is_empty()).collect();
+    // Tokens that SentencePiece 0.2.3 needs for them after training on the same text with the settings of llama2.c's
+    // tinystories.py.
+    for (vocab_size, sentencepiece) in [(512, 239_952), (4096, 129_988)] {
+        let folder = scratch(&format!("vocab-{vocab_size}"));
+        let size = vocab_size.to_string();
+        run(&["train-vocab", text(&training), "--vocab-size", &size, "--out", text(&folder)]);
+        let bytes = fs::read(folder.join("tokenizer.bin")).unwrap();
+        let index = index(&bytes);
+        let ours = Tokenizer::with_index(&bytes, &index);
+        assert_eq!(ours.vocab_size(), vocab_size);
+        assert_layout(&ours, &bytes);
+        let json = tokenizers::Tokenizer::from_file(folder.join("tokenizer.json")).unwrap();
+        let mut tokens = 0;
+        for story in stories.iter().chain(&ODD) {
+            let ids = encode(&ours, story, true);
+            assert_eq!(json.encode(*story, true).unwrap().get_ids(), ids, "{vocab_size}: {story:?}");
+            let back = json.decode(&ids, true).unwrap();
+            assert_eq!(back, story.replace('\u{2581}', " "), "{vocab_size}");
+            tokens += ids.len() - 1;
+        }
+        let odd: usize = ODD.iter().map(|text| encode(&ours, text, false).len()).sum();
+        assert!(tokens - odd <= sentencepiece, "{vocab_size}: {} tokens, not {sentencepiece}", tokens - odd);
+    }
+}
+
+/// Special tokens, bytes, merged pieces, characters; the score is minus the rank.
+fn assert_layout(tokenizer: &Tokenizer<'_>, bytes: &[u8]) {
+    let pieces: Vec<&str> = (0..tokenizer.vocab_size())
+        .map(|id| std::str::from_utf8(tokenizer.piece(id as u32).unwrap()).unwrap())
+        .collect();
+    assert_eq!(pieces[..3], ["<unk>", "\n<s>\n", "\n</s>\n"]);
+    assert_eq!((pieces[3], pieces[258]), ("<0x00>", "<0xFF>"));
+    let first_character = 259 + pieces[259..].iter().position(|piece| piece.chars().count() == 1).unwrap();
+    assert!(pieces[first_character..].iter().all(|piece| piece.chars().count() == 1));
+    let longest = pieces.iter().map(|piece| piece.len() as u32).max().unwrap();
+    assert_eq!(bytes[..4], longest.to_le_bytes());
+    let mut at = 4;
+    for (id, piece) in pieces.iter().enumerate() {
+        let score = f32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+        assert_eq!(score, -(id.saturating_sub(259) as f32), "{piece:?}");
+        at += 8 + piece.len();
+        let digits = piece.chars().filter(|c| c.is_numeric()).count();
+        assert!(id < 259 || digits == 0 || piece.len() == 1, "{piece:?} has a digit with something else");
+    }
+}
+
+/// One text, one vocabulary: hash maps have no order.
+#[test]
+fn training_is_deterministic() {
+    let folder = scratch("vocab-again");
+    let corpus = folder.join("stories.txt");
+    fs::write(&corpus, stories(200).join("<|endoftext|>")).unwrap();
+    let files = ["one", "two"].map(|name| {
+        let out = folder.join(name);
+        run(&["train-vocab", text(&corpus), "--vocab-size", "300", "--out", text(&out)]);
+        ["tokenizer.bin", "tokenizer.json"].map(|file| fs::read(out.join(file)).unwrap())
+    });
+    assert_eq!(files[0], files[1]);
+}
+
+/// Characters beyond the coverage, and line breaks, become their bytes.
+#[test]
+fn rare_characters_are_spelled_in_bytes() {
+    let folder = scratch("vocab-coverage");
+    let corpus = folder.join("stories.txt");
+    fs::write(&corpus, format!("{}é\nZ", "abc ".repeat(1000))).unwrap();
+    let out = text(&folder);
+    run(&["train-vocab", text(&corpus), "--vocab-size", "266", "--character-coverage", "0.99", "--out", out]);
+    let bytes = fs::read(folder.join("tokenizer.bin")).unwrap();
+    let index = index(&bytes);
+    let tokenizer = Tokenizer::with_index(&bytes, &index);
+    let ids = encode(&tokenizer, "abc é\n", true);
+    let spelled = |text: &str| text.bytes().map(|byte| u32::from(byte) + 3).collect::<Vec<_>>();
+    assert_eq!(ids[0], BOS);
+    assert_eq!(ids[ids.len() - 3..], spelled("é\n"));
+}
+
+#[test]
+fn sizes_that_do_not_fit() {
+    let folder = scratch("vocab-sizes");
+    let corpus = folder.join("stories.txt");
+    fs::write(&corpus, "ab ab abc").unwrap();
+    let fails = |size: &str, words: &[&str]| {
+        let output = trainer(&["train-vocab", text(&corpus), "--vocab-size", size, "--out", text(&folder)]).output();
+        assert_fails(&output.unwrap(), words);
+        assert!(!folder.join("tokenizer.bin").exists());
+    };
+    fails("262", &["--vocab-size 262", "at least 263", "4 characters"]);
+    fails("4096", &["--vocab-size 4096", "no more than 26"]);
+    fs::write(&corpus, " \n<|endoftext|>\n").unwrap();
+    fails("512", &["no stories", "stories.txt"]);
+}
