@@ -6,7 +6,7 @@ use infer_core::KvType;
 /// 2 · n_layers · kv_dim · bytes of `KV` for each. More than the model was trained for is cut to that.
 pub const MAX_SEQ: usize = 128;
 /// EDIT 4. Type of the KV cache.
-pub const KV: KvType = KvType::F32;
+pub const KV: KvType = KvType::I8;
 
 /// The beginning of the first story.
 pub const PROMPT: &str = "Once upon a time";
