@@ -12,11 +12,11 @@ pub mod stack;
 pub mod story;
 
 use cortex_m_rt::{ExceptionFrame, exception};
-use infer_core::Engine;
+use infer_core::{Engine, Serial};
 
 /// The fastest kernels of the board's core.
 pub fn engine() -> Engine<'static> {
-    Engine::native()
+    Engine { kernels: board::kernels(), runner: &Serial }
 }
 
 /// Starts the chip anew.

@@ -7,7 +7,7 @@ use crate::cache::{Cache, Head};
 use crate::config::{Config, KvType, Limits, XQ_BYTES, block_len};
 use crate::error::Error;
 use crate::kernels::{Heads, HeadsQ8, Kernels};
-use crate::math::{check_finite, rope, sqrt};
+use crate::math::{check_finite, rope, sin_cos, sqrt};
 use crate::matrix::{Matrix, Q8Matrix, rows_of, rows_of_mut};
 use crate::model::{Layer, Model};
 use crate::panel::SharedOut;
@@ -89,7 +89,7 @@ pub fn begin(model: &Model<'_>, state: &mut State<'_>, tokens: &[u32], pos: usiz
     for (i, cos_sin) in state.rope.chunks_exact_mut(model.config().head_size().max(1)).take(n_tokens).enumerate() {
         for ([cos, sin], freq) in cos_sin.as_chunks_mut::<2>().0.iter_mut().zip(state.freq.iter()) {
             let angle = (pos + i) as f32 * freq;
-            (*cos, *sin) = (libm::cosf(angle), libm::sinf(angle));
+            (*sin, *cos) = sin_cos(angle);
         }
     }
     state.filled = pos;

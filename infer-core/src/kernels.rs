@@ -11,6 +11,8 @@ use crate::panel::Panel;
 mod avx2;
 #[cfg(thumb_fpu)]
 mod cortex_m;
+#[cfg(thumb_fpu)]
+mod helium;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 mod neon;
 pub(crate) mod scalar;
@@ -122,6 +124,28 @@ impl Kernels {
         return cortex_m::DSP;
         #[cfg(not(any(thumb_fpu, all(target_arch = "aarch64", target_feature = "neon"))))]
         Kernels::scalar()
+    }
+
+    /// The kernels of a Cortex-M with FPU and the DSP extension, for targets that do not tell whether the core has it: an
+    /// optional part of the M33 and M55. On thumbv7em it is there, and [`native`](Kernels::native) takes them.
+    ///
+    /// # Safety
+    /// The core has the DSP extension.
+    #[cfg(thumb_fpu)]
+    #[allow(unsafe_code)]
+    pub const unsafe fn cortex_m_dsp() -> Kernels {
+        cortex_m::DSP
+    }
+
+    /// The kernels of a Cortex-M with Helium, its vector extension: M55 and M85. The target does not tell whether a core
+    /// has it.
+    ///
+    /// # Safety
+    /// The core has Helium, and it is switched on (CPACR, as cortex-m-rt does for targets with FPU).
+    #[cfg(thumb_fpu)]
+    #[allow(unsafe_code)]
+    pub const unsafe fn helium() -> Kernels {
+        helium::HELIUM
     }
 
     /// The best kernels that this machine can run.

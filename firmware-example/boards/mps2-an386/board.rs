@@ -1,5 +1,7 @@
 //! Arm's MPS2 board with the AN386 image, as in QEMU: UART 0, a CMSDK APB UART.
 
+use infer_core::Kernels;
+
 const DATA: *mut u32 = 0x4000_4000 as *mut u32;
 const STATE: *const u32 = 0x4000_4004 as *const u32; // bit 0: transmit buffer full, bit 1: receive buffer full
 const CTRL: *mut u32 = 0x4000_4008 as *mut u32; // bit 0: transmitter on, bit 1: receiver on
@@ -7,6 +9,11 @@ const BAUDDIV: *mut u32 = 0x4000_4010 as *mut u32; // clock cycles per bit, at l
 
 /// Name of the board.
 pub const NAME: &str = "mps2-an386";
+
+/// The fastest kernels of the core.
+pub const fn kernels() -> Kernels {
+    Kernels::native()
+}
 /// Cycles per second of the core.
 pub const CLOCK_HZ: u32 = 25_000_000;
 

@@ -1,5 +1,7 @@
 //! Arm's MPS3 board with the AN547 image (Corstone-300, Cortex-M55), as in QEMU: UART 0, a CMSDK APB UART.
 
+use infer_core::Kernels;
+
 const DATA: *mut u32 = 0x4930_3000 as *mut u32;
 const STATE: *const u32 = 0x4930_3004 as *const u32; // bit 0: transmit buffer full, bit 1: receive buffer full
 const CTRL: *mut u32 = 0x4930_3008 as *mut u32; // bit 0: transmitter on, bit 1: receiver on
@@ -7,6 +9,12 @@ const BAUDDIV: *mut u32 = 0x4930_3010 as *mut u32; // clock cycles per bit, at l
 
 /// Name of the board.
 pub const NAME: &str = "mps3-an547";
+
+/// The fastest kernels of the core.
+pub const fn kernels() -> Kernels {
+    // SAFETY: the board has a Cortex-M55 with Helium, which cortex-m-rt switches on together with the FPU.
+    unsafe { Kernels::helium() }
+}
 /// Cycles per second of the core.
 pub const CLOCK_HZ: u32 = 32_000_000;
 

@@ -2,6 +2,8 @@
 //!
 //! Written from the product specification; it has not been run on the chip. EDIT 2: the pins of your board.
 
+use infer_core::Kernels;
+
 const TX_PIN: u32 = 6; // P0.06
 const RX_PIN: u32 = 8; // P0.08
 
@@ -22,6 +24,11 @@ const DIRSET: *mut u32 = 0x5000_0518 as *mut u32;
 
 /// Name of the board.
 pub const NAME: &str = "nrf52840";
+
+/// The fastest kernels of the core.
+pub const fn kernels() -> Kernels {
+    Kernels::native()
+}
 /// Cycles per second of the core.
 pub const CLOCK_HZ: u32 = 64_000_000;
 

@@ -2,8 +2,16 @@
 //!
 //! The image links and starts; without a UART it says nothing.
 
+use infer_core::Kernels;
+
 /// Name of the board.
 pub const NAME: &str = "rp2350";
+
+/// The fastest kernels of the core.
+pub const fn kernels() -> Kernels {
+    // SAFETY: its Cortex-M33 has the DSP extension (RP2350 datasheet, "Cortex-M33 processor").
+    unsafe { Kernels::cortex_m_dsp() }
+}
 /// Cycles per second of the core: EDIT 2, what your clock set-up gives (150 MHz with the PLL and a 12 MHz crystal).
 pub const CLOCK_HZ: u32 = 150_000_000;
 

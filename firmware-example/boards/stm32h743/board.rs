@@ -3,6 +3,8 @@
 //! Written from reference manual RM0433; it has not been run on the chip. EDIT 2: pins and UART of your board, and clocks
 //! if 64 MHz are not enough: the chip starts on its internal oscillator, HSI, and this file leaves it there.
 
+use infer_core::Kernels;
+
 const RCC_AHB4ENR: *mut u32 = 0x5802_44e0 as *mut u32; // bit 3: GPIO D
 const RCC_APB1LENR: *mut u32 = 0x5802_44e8 as *mut u32; // bit 18: USART3
 const GPIOD_MODER: *mut u32 = 0x5802_0c00 as *mut u32; // 2 bits per pin, 2: alternate function
@@ -16,6 +18,11 @@ const USART3_TDR: *mut u32 = 0x4000_4828 as *mut u32;
 
 /// Name of the board.
 pub const NAME: &str = "stm32h743";
+
+/// The fastest kernels of the core.
+pub const fn kernels() -> Kernels {
+    Kernels::native()
+}
 /// Cycles per second of the core.
 pub const CLOCK_HZ: u32 = 64_000_000;
 

@@ -18,36 +18,103 @@ pub(crate) const FPU: Kernels = Kernels { name: "cortex-m", matmul_f32, attend, 
 /// The kernels of a Cortex-M with FPU and DSP extension.
 pub(crate) const DSP: Kernels = Kernels { name: "cortex-m-dsp", matmul_q8, quantize, attend_q8, ..FPU };
 
-/// Positions scored at a time: their sums stay in registers.
-const POSITIONS: usize = 4;
-
 fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
     let head_size = heads.head_size;
-    if head_size == 0 || !head_size.is_multiple_of(LANES) || heads.positions == 0 {
-        return scalar::attend(heads, att, out);
-    }
-    let mut q = heads.q.chunks_exact(head_size);
-    let mut att = att.chunks_exact_mut(block_len(heads.positions));
-    let mut out = out.chunks_exact_mut(head_size);
+    let mut q = rows_of(heads.q, head_size);
+    let mut att = rows_of_mut(att, block_len(heads.positions));
+    let mut out = rows_of_mut(out, head_size);
+    // Two heads share each load of the values.
     while let (Some(q0), Some(att0), Some(out0)) = (q.next(), att.next(), out.next()) {
-        let sum0 = weights(q0, heads, att0);
+        let sum0 = attention_weights(q0, heads, att0);
         if let (Some(q1), Some(att1), Some(out1)) = (q.next(), att.next(), out.next()) {
-            let sum1 = weights(q1, heads, att1);
-            scalar::weigh([att0, att1], [sum0, sum1], heads, [out0, out1]);
+            let sum1 = attention_weights(q1, heads, att1);
+            weigh([att0, att1], [sum0, sum1], heads, [out0, out1]);
         } else {
-            scalar::weigh([att0], [sum0], heads, [out0]);
+            weigh([att0], [sum0], heads, [out0]);
         }
     }
 }
 
-#[inline(always)]
-fn weights(q: &[f32], heads: &Heads<'_>, att: &mut [f32]) -> f32 {
-    for (keys, att) in heads.keys.chunks_exact(heads.head_size).zip(att.as_chunks_mut::<LANES>().0) {
-        let (low, high) = att.split_at_mut(POSITIONS);
-        scores::<0>(q, keys, heads.scale, low);
-        scores::<POSITIONS>(q, keys, heads.scale, high);
+/// Not inlined, to be there once.
+#[inline(never)]
+fn attention_weights(q: &[f32], heads: &Heads<'_>, att: &mut [f32]) -> f32 {
+    for (keys, att) in rows_of(heads.keys, heads.head_size).zip(att.as_chunks_mut::<LANES>().0) {
+        for half in [0, POSITIONS] {
+            let scores = scores(q, keys, half);
+            for (att, score) in att.iter_mut().skip(half).zip(scores) {
+                *att = score * heads.scale;
+            }
+        }
     }
     numerators(att, heads.positions)
+}
+
+/// Positions scored at a time: their sums stay in registers.
+const POSITIONS: usize = 4;
+
+/// Scores of half a block. Lane by lane, in an order that needs three sums at a time for the tree of
+/// [`sum_lanes`]: (l0 + l4) + (l2 + l6), then the odd ones.
+#[inline(always)]
+fn scores(q: &[f32], keys: &[[f32; LANES]], half: usize) -> [f32; POSITIONS] {
+    let lane = |l: usize| {
+        let mut sum = [0.0; POSITIONS];
+        let mut d = l;
+        while let (Some(q), Some(keys)) = (q.get(d), keys.get(d)) {
+            for (sum, key) in sum.iter_mut().zip(keys.iter().skip(half)) {
+                *sum += q * key;
+            }
+            d += LANES;
+        }
+        sum
+    };
+    let add = |mut a: [f32; POSITIONS], b: [f32; POSITIONS]| {
+        a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
+        a
+    };
+    let even = add(add(lane(0), lane(4)), add(lane(2), lane(6)));
+    add(even, add(add(lane(1), lane(5)), add(lane(3), lane(7))))
+}
+
+/// `out[h] = Σ_t att[h][t] · values[t] / sums[h]`, sequential over positions.
+#[inline(always)]
+fn weigh<const H: usize>(att: [&mut [f32]; H], sums: [f32; H], heads: &Heads<'_>, mut out: [&mut [f32]; H]) {
+    let att = att.map(|att| &*att);
+    let inverse = sums.map(|sum| 1.0 / sum);
+    let mut first = 0;
+    while first + 8 <= heads.head_size {
+        weigh_part::<H, 8>(att, inverse, heads, first, &mut out);
+        first += 8;
+    }
+    while first + 2 <= heads.head_size {
+        weigh_part::<H, 2>(att, inverse, heads, first, &mut out); // head sizes are even
+        first += 2;
+    }
+}
+
+/// [`weigh`] for dimensions `first` to `first + W`.
+#[inline(always)]
+fn weigh_part<const H: usize, const W: usize>(
+    att: [&[f32]; H],
+    inverse: [f32; H],
+    heads: &Heads<'_>,
+    first: usize,
+    out: &mut [&mut [f32]; H],
+) {
+    let mut sums = [[0.0; W]; H];
+    for (t, value) in rows_of(heads.values, heads.head_size).take(heads.positions).enumerate() {
+        let Some(value) = value.get(first..).and_then(|value| value.first_chunk::<W>()) else { return };
+        for h in 0..H {
+            let Some(att) = att[h].get(t) else { return };
+            for i in 0..W {
+                sums[h][i] += att * value[i];
+            }
+        }
+    }
+    for h in 0..H {
+        if let Some(out) = out[h].get_mut(first..).and_then(|out| out.first_chunk_mut::<W>()) {
+            *out = sums[h].map(|sum| sum * inverse[h]);
+        }
+    }
 }
 
 /// Turns scores into the numerators of softmax, and returns their sum. What lies behind the last position is left alone.
@@ -59,34 +126,6 @@ fn numerators(att: &mut [f32], positions: usize) -> f32 {
         *x = exp2_score(*x - max);
     }
     sum(att)
-}
-
-#[inline(always)]
-fn scores<const FIRST: usize>(q: &[f32], keys: &[[f32; LANES]], scale: f32, att: &mut [f32]) {
-    let (q, _) = q.as_chunks::<LANES>();
-    let (keys, _) = keys.as_chunks::<LANES>();
-    let lane = |l: usize| {
-        let mut sum = [0.0; POSITIONS];
-        for (i, (q, keys)) in q.iter().zip(keys).enumerate() {
-            for p in 0..POSITIONS {
-                let product = q[l] * keys[l][FIRST + p];
-                sum[p] = if i == 0 { product } else { sum[p] + product };
-            }
-        }
-        sum
-    };
-    let add = |mut a: [f32; POSITIONS], b: [f32; POSITIONS]| {
-        for p in 0..POSITIONS {
-            a[p] += b[p];
-        }
-        a
-    };
-    let even = add(add(lane(0), lane(4)), add(lane(2), lane(6)));
-    let odd = add(add(lane(1), lane(5)), add(lane(3), lane(7)));
-    let total = add(even, odd);
-    for (att, score) in att.iter_mut().zip(total) {
-        *att = score * scale;
-    }
 }
 
 fn matmul_f32(w: &[f32], cols: usize, x: &[f32], out: &mut Panel<'_>) {
@@ -278,13 +317,13 @@ unsafe fn dot_q8_pairs(
         *out = match xs {
             [xs] => contribution(0, *xs).map(|sum| sum + 0.0), // all other lanes are 0
             _ => {
-                let mut lanes = [[0.0; 2]; LANES];
+                let mut lanes = [[0.0; LANES]; 2];
                 for (g, xs) in xs.iter().enumerate() {
                     let [a, b] = contribution(g, *xs);
-                    let [lane0, lane1] = &mut lanes[g % LANES];
-                    (*lane0, *lane1) = (*lane0 + a, *lane1 + b);
+                    lanes[0][g % LANES] += a;
+                    lanes[1][g % LANES] += b;
                 }
-                [0, 1].map(|row| sum_lanes(lanes.map(|lane| lane[row])))
+                lanes.map(sum_lanes)
             }
         };
         w = row1;
@@ -381,17 +420,18 @@ fn scores_q8(q: &[[u32; 2]], scale: f32, heads: &HeadsQ8<'_>, att: &mut [f32]) {
     let blocks = rows_of(heads.keys, LANES * heads.head_size);
     let scales = heads.key_scales.as_chunks::<LANES>().0;
     for ((keys, scales), att) in blocks.zip(scales).zip(att.as_chunks_mut::<LANES>().0) {
-        for half in [0, 4] {
+        // Four positions at a time: their sums stay in registers.
+        let halves = scales.as_chunks::<4>().0.iter().zip(att.as_chunks_mut::<4>().0);
+        for (half, (scales, att)) in halves.enumerate() {
             let mut sums = [0; 4];
-            for (keys, &[q02, q13]) in keys.as_chunks::<{ 4 * LANES }>().0.iter().zip(q) {
-                let keys = keys.as_chunks::<4>().0;
-                for p in 0..4 {
-                    let key = word(&keys[half + p]);
-                    sums[p] = smlad(sxtb16(key), q02, smlad(sxtb16_high(key), q13, sums[p]));
+            for (keys, &[q02, q13]) in keys.as_chunks::<16>().0.iter().skip(half).step_by(2).zip(q) {
+                for (sum, key) in sums.iter_mut().zip(keys.as_chunks::<4>().0) {
+                    let key = word(key);
+                    *sum = smlad(sxtb16(key), q02, smlad(sxtb16_high(key), q13, *sum));
                 }
             }
-            for p in 0..4 {
-                att[half + p] = (sums[p] as f32 * scales[half + p]) * scale;
+            for ((att, sum), key_scale) in att.iter_mut().zip(sums).zip(scales) {
+                *att = (sum as f32 * key_scale) * scale;
             }
         }
     }

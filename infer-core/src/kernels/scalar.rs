@@ -204,7 +204,7 @@ fn scaled(a: &[f32; LANES], factor: f32) -> [f32; LANES] {
 /// `out[h] = Σ_t att[h][t] · values[t] / sums[h]` for `H` heads. Sequential over positions: the order is part of the
 /// contract.
 #[inline(always)]
-pub(crate) fn weigh<const H: usize>(att: [&mut [f32]; H], sums: [f32; H], heads: &Heads<'_>, mut out: [&mut [f32]; H]) {
+fn weigh<const H: usize>(att: [&mut [f32]; H], sums: [f32; H], heads: &Heads<'_>, mut out: [&mut [f32]; H]) {
     let (values, head_size) = (heads.values, heads.head_size.max(1));
     let att = att.map(|att| att.get(..heads.positions).unwrap_or(&[]));
     let mut first = 0;
