@@ -6,6 +6,7 @@
 use crate::cache::{Cache, Head};
 use crate::config::{Config, KvType, Limits, XQ_BYTES, block_len};
 use crate::error::Error;
+use crate::kernels::scalar::quantize;
 use crate::kernels::{Heads, HeadsQ8, Kernels};
 use crate::math::{check_finite, rope, sin_cos, sqrt};
 use crate::matrix::{Matrix, Q8Matrix, rows_of, rows_of_mut};
@@ -207,7 +208,7 @@ fn attend_heads(
     let scale = core::f32::consts::LOG2_E / sqrt(head_size as f32);
     let (xq, xs) = (prefix(xq, XQ_BYTES, q.len()), prefix(xs, rows, config.n_heads));
     if let KvType::I8 = limits.kv {
-        (engine.kernels.quantize)(q, head_size, xq, xs);
+        quantize(q, head_size, xq, xs); // one byte per value: the layout that all attention kernels read
     }
     let (xq, xs) = (&*xq, &*xs);
     let out = SharedOut::new(out, out.len());

@@ -69,7 +69,7 @@ pub(crate) type AttendQ8 = fn(heads: &HeadsQ8<'_>, att: &mut [f32], out: &mut [f
 
 /// What [`AttendQ8`] reads.
 pub(crate) struct HeadsQ8<'a> {
-    /// All queries as [`Quantize`] writes them, a group per head.
+    /// All queries (rows · n_heads, head_size), a group per head.
     pub q: &'a [i8],
     /// The first of the heads to be computed.
     pub first: usize,

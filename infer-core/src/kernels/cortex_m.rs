@@ -12,6 +12,20 @@ use crate::math::{LANES, ROUND, exp2_score, sum, sum_lanes};
 use crate::matrix::{Q8Matrix, rows_of, rows_of_mut};
 use crate::panel::Panel;
 
+// For the assembler: thumbv8m has the DSP extension as an option only.
+#[cfg(thumb_dsp)]
+macro_rules! with_dsp {
+    () => {
+        ""
+    };
+}
+#[cfg(not(thumb_dsp))]
+macro_rules! with_dsp {
+    () => {
+        ".cpu cortex-m33"
+    };
+}
+
 /// The kernels of a Cortex-M with FPU.
 pub(crate) const FPU: Kernels = Kernels { name: "cortex-m", matmul_f32, attend, ..Kernels::scalar() };
 
@@ -304,30 +318,33 @@ unsafe fn dot_q8_pairs(
     group_size: usize,
     out: &mut [[f32; 2]],
 ) {
-    let groups = xs.len();
+    let (groups, steps) = (xs.len(), group_size / 16);
+    if let [xs] = xs {
+        for out in out {
+            let (mut row1, mut x) = (w.wrapping_add(4 * x.len()), x.as_ptr());
+            // SAFETY: both rows, and their scales.
+            unsafe {
+                let sums = group_sums(&mut w, &mut row1, &mut x, steps);
+                // All other lanes are 0.
+                *out = [(sums[0] as f32 * *s) * xs + 0.0, (sums[1] as f32 * *s.add(1)) * xs + 0.0];
+            }
+            (w, s) = (row1, s.wrapping_add(2));
+        }
+        return;
+    }
     for out in out {
-        let (mut row0, mut row1, mut x) = (w, w.wrapping_add(4 * x.len()), x.as_ptr());
-        let mut contribution = |g: usize, xs: f32| {
+        let (mut row1, mut x) = (w.wrapping_add(4 * x.len()), x.as_ptr());
+        let mut lanes = [[0.0; LANES]; 2];
+        for (g, xs) in xs.iter().enumerate() {
             // SAFETY: a group of both rows and of x, and its scales.
             unsafe {
-                let sums = group_sums(&mut row0, &mut row1, &mut x, group_size / 16);
-                [(sums[0] as f32 * *s.add(g)) * xs, (sums[1] as f32 * *s.add(groups + g)) * xs]
+                let sums = group_sums(&mut w, &mut row1, &mut x, steps);
+                lanes[0][g % LANES] += (sums[0] as f32 * *s.add(g)) * xs;
+                lanes[1][g % LANES] += (sums[1] as f32 * *s.add(groups + g)) * xs;
             }
-        };
-        *out = match xs {
-            [xs] => contribution(0, *xs).map(|sum| sum + 0.0), // all other lanes are 0
-            _ => {
-                let mut lanes = [[0.0; LANES]; 2];
-                for (g, xs) in xs.iter().enumerate() {
-                    let [a, b] = contribution(g, *xs);
-                    lanes[0][g % LANES] += a;
-                    lanes[1][g % LANES] += b;
-                }
-                lanes.map(sum_lanes)
-            }
-        };
-        w = row1;
-        s = s.wrapping_add(2 * groups);
+        }
+        *out = lanes.map(sum_lanes);
+        (w, s) = (row1, s.wrapping_add(2 * groups));
     }
 }
 
@@ -379,6 +396,7 @@ unsafe fn group_sums(w0: &mut *const i8, w1: &mut *const i8, x: &mut *const [i16
     // SAFETY: reads what the caller vouches for.
     unsafe {
         asm!(
+            with_dsp!(),
             "2:",
             eight_columns!(),
             eight_columns!(),
@@ -401,11 +419,10 @@ unsafe fn group_sums(w0: &mut *const i8, w1: &mut *const i8, x: &mut *const [i16
 }
 
 /// [`scalar::attend_q8`] with two products per instruction.
-fn attend_q8(heads: &HeadsQ8<'_>, att: &mut [f32], out: &mut [f32]) {
+pub(crate) fn attend_q8(heads: &HeadsQ8<'_>, att: &mut [f32], out: &mut [f32]) {
     let head_size = heads.head_size;
-    let Ok(q) = bytemuck::try_cast_slice::<i8, [u32; 2]>(heads.q) else { return };
     let (unit, factor) = scalar::weight_unit(heads);
-    let q = rows_of(q, head_size / 4).skip(heads.first).zip(heads.q_scales);
+    let q = rows_of(heads.q, head_size).skip(heads.first).zip(heads.q_scales);
     let att = rows_of_mut(att, block_len(heads.positions));
     for (((q, q_scale), att), out) in q.zip(att).zip(rows_of_mut(out, head_size)) {
         scores_q8(q, q_scale * heads.scale, heads, att);
@@ -416,7 +433,7 @@ fn attend_q8(heads: &HeadsQ8<'_>, att: &mut [f32], out: &mut [f32]) {
 }
 
 #[inline(always)]
-fn scores_q8(q: &[[u32; 2]], scale: f32, heads: &HeadsQ8<'_>, att: &mut [f32]) {
+fn scores_q8(q: &[i8], scale: f32, heads: &HeadsQ8<'_>, att: &mut [f32]) {
     let blocks = rows_of(heads.keys, LANES * heads.head_size);
     let scales = heads.key_scales.as_chunks::<LANES>().0;
     for ((keys, scales), att) in blocks.zip(scales).zip(att.as_chunks_mut::<LANES>().0) {
@@ -424,7 +441,8 @@ fn scores_q8(q: &[[u32; 2]], scale: f32, heads: &HeadsQ8<'_>, att: &mut [f32]) {
         let halves = scales.as_chunks::<4>().0.iter().zip(att.as_chunks_mut::<4>().0);
         for (half, (scales, att)) in halves.enumerate() {
             let mut sums = [0; 4];
-            for (keys, &[q02, q13]) in keys.as_chunks::<16>().0.iter().skip(half).step_by(2).zip(q) {
+            for (keys, q) in keys.as_chunks::<16>().0.iter().skip(half).step_by(2).zip(q.as_chunks::<4>().0) {
+                let (q02, q13) = (sxtb16(word(q)), sxtb16_high(word(q)));
                 for (sum, key) in sums.iter_mut().zip(keys.as_chunks::<4>().0) {
                     let key = word(key);
                     *sum = smlad(sxtb16(key), q02, smlad(sxtb16_high(key), q13, *sum));
@@ -496,7 +514,9 @@ fn word(bytes: &[i8; 4]) -> u32 {
 fn sxtb16(bytes: u32) -> u32 {
     let halves;
     // SAFETY: computes on registers.
-    unsafe { asm!("sxtb16 {}, {}", lateout(reg) halves, in(reg) bytes, options(pure, nomem, nostack, preserves_flags)) }
+    unsafe {
+        asm!(with_dsp!(), "sxtb16 {}, {}", lateout(reg) halves, in(reg) bytes, options(pure, nomem, nostack, preserves_flags))
+    }
     halves
 }
 
@@ -506,7 +526,7 @@ fn sxtb16_high(bytes: u32) -> u32 {
     let halves;
     // SAFETY: computes on registers.
     unsafe {
-        asm!("sxtb16 {}, {}, ror #8", lateout(reg) halves, in(reg) bytes, options(pure, nomem, nostack, preserves_flags))
+        asm!(with_dsp!(), "sxtb16 {}, {}, ror #8", lateout(reg) halves, in(reg) bytes, options(pure, nomem, nostack, preserves_flags))
     }
     halves
 }
@@ -517,7 +537,7 @@ fn smlad(a: u32, b: u32, sum: i32) -> i32 {
     let result;
     // SAFETY: computes on registers.
     unsafe {
-        asm!("smlad {}, {}, {}, {}", lateout(reg) result, in(reg) a, in(reg) b, in(reg) sum, options(pure, nomem, nostack));
+        asm!(with_dsp!(), "smlad {}, {}, {}, {}", lateout(reg) result, in(reg) a, in(reg) b, in(reg) sum, options(pure, nomem, nostack));
     }
     result
 }

@@ -9,8 +9,9 @@ use crate::math::{LANES, sum_lanes};
 use crate::matrix::{Q8Matrix, rows_of};
 use crate::panel::Panel;
 
-/// The kernels of a Cortex-M with FPU and Helium.
-pub(crate) const HELIUM: Kernels = Kernels { name: "helium", matmul_q8, ..cortex_m::FPU };
+/// The kernels of a Cortex-M with FPU and Helium, which implies the DSP extension.
+pub(crate) const HELIUM: Kernels =
+    Kernels { name: "helium", matmul_q8, attend_q8: cortex_m::attend_q8, ..cortex_m::FPU };
 
 /// Rows that share each load of x.
 const ROWS: usize = 4;
@@ -45,22 +46,29 @@ unsafe fn dot_q8_blocks(
     group_size: usize,
     out: &mut [[f32; ROWS]],
 ) {
-    let (cols, groups) = (x.len(), xs.len());
+    let (cols, groups, steps) = (x.len(), xs.len(), group_size / 16);
     for out in out {
         let mut rows = [0, 1, 2, 3].map(|row| w.wrapping_add(row * cols));
         let mut x = x.as_ptr();
-        let mut lanes = [[0.0; LANES]; ROWS];
-        for (g, xs) in xs.iter().enumerate() {
-            // SAFETY: a group of each row and of x.
-            let sums = unsafe { group_sums(&mut rows, &mut x, group_size / 16) };
-            for (row, (lanes, sum)) in lanes.iter_mut().zip(sums).enumerate() {
-                // SAFETY: the scale of this row's group.
-                let scale = unsafe { *s.wrapping_add(row * groups + g) };
-                lanes[g % LANES] += (sum as f32 * scale) * xs;
+        let mut contributions = |g: usize, xs: f32| {
+            // SAFETY: a group of each row and of x, and its scales.
+            unsafe {
+                let [a, b, c, d] = group_sums(&mut rows, &mut x, steps);
+                let scale = |row: usize| *s.wrapping_add(row * groups + g);
+                [(a, 0), (b, 1), (c, 2), (d, 3)].map(|(sum, row)| (sum as f32 * scale(row)) * xs)
             }
+        };
+        if let [xs] = xs {
+            *out = contributions(0, *xs).map(|sum| sum + 0.0); // all other lanes are 0
+        } else {
+            let mut lanes = [[0.0; LANES]; ROWS];
+            for (g, xs) in xs.iter().enumerate() {
+                for (lanes, sum) in lanes.iter_mut().zip(contributions(g, *xs)) {
+                    lanes[g % LANES] += sum;
+                }
+            }
+            *out = lanes.map(sum_lanes);
         }
-        // All other lanes of a single group are 0.
-        *out = if groups == 1 { lanes.map(|lanes| lanes[0]) } else { lanes.map(sum_lanes) };
         w = w.wrapping_add(ROWS * cols);
         s = s.wrapping_add(ROWS * groups);
     }
