@@ -41,7 +41,7 @@ pub fn run(args: &SerialArgs) -> anyhow::Result<()> {
     report(&firmware, &statistics)?;
     match &args.check {
         Some(model) => {
-            let files = ModelFiles::open(model, args.tokenizer.as_deref())?;
+            let files = ModelFiles::open(Some(model), args.tokenizer.as_deref())?;
             check(&files, request, &firmware, &tokens, &statistics)
         }
         None => Ok(()),
@@ -296,8 +296,7 @@ fn check(
     statistics: &Statistics,
 ) -> anyhow::Result<()> {
     let Request::Tell { temperature, top_p, seed, steps, prompt } = request else { return Ok(()) };
-    let name = files.model_path.display();
-    ensure!(files.checksum() == firmware.model, "model {name} is not the one in the firmware");
+    ensure!(files.checksum() == firmware.model, "{} is not the one in the firmware", files.model_name());
     ensure!(!firmware.kv_int8, "--check: the firmware has an int8 KV cache, which this program does not have yet");
     let model = files.model()?;
     let tokenizer = files.tokenizer()?;
