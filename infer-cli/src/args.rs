@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand, ValueEnum};
+use infer_core::KvType;
 
 /// Tells a story with a Llama-2 model file of llama2.c.
 #[derive(Parser, Debug)]
@@ -63,6 +64,10 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "N")]
     pub threads: Option<NonZeroUsize>,
 
+    /// Type of the KV cache: int8 takes a quarter of the memory
+    #[arg(long, value_name = "TYPE", value_enum, default_value = "f32")]
+    pub kv: Kv,
+
     /// What to do
     #[arg(short, long, value_name = "MODE", value_enum, default_value = "generate")]
     pub mode: Mode,
@@ -87,9 +92,9 @@ pub enum Command {
         /// Model file, version 0, 1 or 2 of llama2.c [default: the embedded model]
         #[arg(value_name = "MODEL.bin")]
         model: Option<PathBuf>,
-        /// Plan for a KV cache of this many positions [default: the model's seq_len]
-        #[arg(long, value_name = "N")]
-        max_seq: Option<usize>,
+        /// Plan the memory for these limits, such as max_seq=256,kv=int8 [default: the model's seq_len, f32]
+        #[arg(long, value_name = "LIMITS", default_value = "", hide_default_value = true, value_parser = plan)]
+        plan: PlanLimits,
     },
     /// Rewrite a model in int8
     Quantize {
@@ -121,6 +126,9 @@ pub enum Command {
         /// Threads [default: the physical cores]
         #[arg(long, value_name = "N")]
         threads: Option<NonZeroUsize>,
+        /// Type of the KV cache
+        #[arg(long, value_name = "TYPE", value_enum, default_value = "f32")]
+        kv: Kv,
     },
     /// Measure speed on a model file, or on random weights of a well-known shape
     Bench(BenchArgs),
@@ -208,6 +216,9 @@ pub struct BenchArgs {
     /// Kernels by name, to compare them [default: the best]
     #[arg(long, value_name = "NAME")]
     pub kernels: Option<String>,
+    /// Type of the KV cache
+    #[arg(long, value_name = "TYPE", value_enum, default_value = "f32")]
+    pub kv: Kv,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -237,6 +248,44 @@ pub enum Shape {
 pub enum Weights {
     F32,
     Int8,
+}
+
+/// [`KvType`] as a flag.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Kv {
+    #[default]
+    F32,
+    Int8,
+}
+
+impl From<Kv> for KvType {
+    fn from(kv: Kv) -> KvType {
+        match kv {
+            Kv::F32 => KvType::F32,
+            Kv::Int8 => KvType::I8,
+        }
+    }
+}
+
+/// What `inspect` plans for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PlanLimits {
+    pub max_seq: Option<usize>,
+    pub kv: Kv,
+}
+
+fn plan(text: &str) -> Result<PlanLimits, String> {
+    let mut limits = PlanLimits::default();
+    for setting in text.split(',').filter(|setting| !setting.is_empty()) {
+        match setting.split_once('=') {
+            Some(("max_seq", n)) => {
+                limits.max_seq = Some(n.parse().map_err(|_| format!("max_seq={n}: give a number"))?)
+            }
+            Some(("kv", kv)) => limits.kv = Kv::from_str(kv, true).map_err(|_| format!("kv={kv}: give f32 or int8"))?,
+            _ => return Err(format!("\"{setting}\": give max_seq=N and kv=f32 or kv=int8, separated by a comma")),
+        }
+    }
+    Ok(limits)
 }
 
 /// Parses the command line. `Err` is the exit code after help or a message has been printed.

@@ -7,8 +7,8 @@ use anyhow::Context;
 use clap::ValueEnum;
 use infer_core::format::{Header, Version};
 use infer_core::{
-    Aligned, BOS, Config, Engine, HASH_START, Kernels, Model, Runner, Sampler, State, WeightType, classify, forward,
-    hash_logits,
+    Aligned, BOS, Config, Engine, HASH_START, Kernels, Limits, Model, Runner, Sampler, State, WeightType, classify,
+    forward, hash_logits,
 };
 use serde::Serialize;
 
@@ -69,7 +69,8 @@ fn measure(args: &BenchArgs, name: String, bytes: &[u8]) -> anyhow::Result<Repor
 
     let start = Instant::now();
     let model = Model::from_bytes(bytes)?;
-    let mut buffers = Buffers::new(&config, tokens, batch, pool.threads().get())?;
+    let mut buffers =
+        Buffers::new(&config, Limits { max_seq: tokens, batch, threads: pool.threads().get(), kv: args.kv.into() })?;
     let mut state = buffers.state()?;
     forward(&model, &mut state, &engine, &[BOS], 0)?;
     classify(&model, &mut state, &engine, 0).with_context(in_file)?;

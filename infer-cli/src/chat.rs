@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, StdoutLock, Write};
 
-use infer_core::{EOS, Runner, Tokenizer};
+use infer_core::{EOS, Limits, Runner, Tokenizer};
 
 use crate::args::GenerateArgs;
 use crate::session::{BATCH, Buffers, ModelFiles, Session, Usage, budget, encode, start_pool};
@@ -14,7 +14,10 @@ pub fn run(files: &ModelFiles, args: &GenerateArgs) -> anyhow::Result<()> {
     let config = *files.model()?.config();
     let steps = budget(args.steps, &config);
     let pool = start_pool(args.threads)?;
-    let mut buffers = Buffers::new(&config, steps, BATCH, pool.threads().get())?;
+    let mut buffers = Buffers::new(
+        &config,
+        Limits { max_seq: steps, batch: BATCH, threads: pool.threads().get(), kv: args.kv.into() },
+    )?;
     let mut session = Session::new(files, &mut buffers, &pool, args)?;
     let mut out = TextOut::new(io::stdout().lock());
 

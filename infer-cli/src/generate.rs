@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::time::Instant;
 
-use infer_core::{BOS, Runner};
+use infer_core::{BOS, Limits, Runner};
 
 use crate::args::GenerateArgs;
 use crate::session::{BATCH, Buffers, ModelFiles, Session, Usage, budget, encode, start_pool};
@@ -25,7 +25,10 @@ pub fn run(files: &ModelFiles, args: &GenerateArgs) -> anyhow::Result<()> {
     }
 
     let pool = start_pool(args.threads)?;
-    let mut buffers = Buffers::new(&config, steps, prompt.len().min(BATCH), pool.threads().get())?;
+    let mut buffers = Buffers::new(
+        &config,
+        Limits { max_seq: steps, batch: prompt.len().min(BATCH), threads: pool.threads().get(), kv: args.kv.into() },
+    )?;
     let mut session = Session::new(files, &mut buffers, &pool, args)?;
     let mut out = TextOut::new(io::stdout().lock());
     for pair in prompt.windows(2) {

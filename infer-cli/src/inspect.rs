@@ -7,10 +7,11 @@ use anyhow::Context;
 use infer_core::format::{Header, Version};
 use infer_core::{Error, KvType, Limits, Plan, WeightType};
 
+use crate::args::PlanLimits;
 use crate::session::Usage;
 use crate::source::Source;
 
-pub fn run(path: Option<&Path>, max_seq: Option<usize>) -> anyhow::Result<()> {
+pub fn run(path: Option<&Path>, PlanLimits { max_seq, kv }: PlanLimits) -> anyhow::Result<()> {
     let bytes = Source::model(path)?;
     let in_file = || bytes.name.clone();
     let header = Header::parse(&bytes).with_context(in_file)?;
@@ -30,10 +31,12 @@ pub fn run(path: Option<&Path>, max_seq: Option<usize>) -> anyhow::Result<()> {
     if let Some(n) = max_seq
         && (n == 0 || n > header.config.seq_len)
     {
-        return Err(Usage(format!("--max-seq {n}: give 1 to {}, the model's seq_len", header.config.seq_len)).into());
+        return Err(
+            Usage(format!("--plan max_seq={n}: give 1 to {}, the model's seq_len", header.config.seq_len)).into()
+        );
     }
     let max_seq = max_seq.unwrap_or(header.config.seq_len);
-    let limits = Limits { max_seq, batch: 1, threads: 1, kv: KvType::F32 };
+    let limits = Limits { max_seq, batch: 1, threads: 1, kv: kv.into() };
     let plan = header.config.plan(limits).with_context(in_file)?;
     Ok(print_plan(&mut out, &plan)?)
 }
@@ -90,7 +93,11 @@ fn print_tensors(out: &mut impl Write, layout: &infer_core::format::Layout) -> i
 }
 
 fn print_plan(out: &mut impl Write, plan: &Plan) -> io::Result<()> {
-    writeln!(out, "\nRAM plan: max_seq {}, one token at a time, f32 KV cache (bytes)", plan.limits.max_seq)?;
+    let kv = match plan.limits.kv {
+        KvType::F32 => "f32",
+        KvType::I8 => "int8",
+    };
+    writeln!(out, "\nRAM plan: max_seq {}, one token at a time, {kv} KV cache (bytes)", plan.limits.max_seq)?;
     let rows = [
         ("activations", plan.hot_bytes()),
         ("KV cache", plan.kv_bytes()),

@@ -44,11 +44,11 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> anyhow::Result<()> {
     match &args.command {
-        Some(Command::Inspect { model, max_seq }) => return inspect::run(model.as_deref(), *max_seq),
+        Some(Command::Inspect { model, plan }) => return inspect::run(model.as_deref(), *plan),
         Some(Command::Quantize { input, output }) => return quantize::run(input, output),
-        Some(Command::Perplexity { model, text, tokenizer, window, windows, threads }) => {
+        Some(Command::Perplexity { model, text, tokenizer, window, windows, threads, kv }) => {
             let files = ModelFiles::open(model.as_deref(), tokenizer.as_deref())?;
-            return perplexity::run(&files, text, *window, *windows, *threads);
+            return perplexity::run(&files, text, *window, *windows, *threads, *kv);
         }
         Some(Command::Bench(args)) => return bench::run(args),
         Some(Command::Tokenize { tokenizer, text }) => return tokenize::run(tokenizer.as_deref(), text.as_deref()),

@@ -6,8 +6,9 @@ use std::path::Path;
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
-use infer_core::{BOS, Engine, Kernels, Runner, Tokenizer, classify, forward, map_file};
+use infer_core::{BOS, Engine, Kernels, Limits, Runner, Tokenizer, classify, forward, map_file};
 
+use crate::args::Kv;
 use crate::session::{BATCH, Buffers, ModelFiles, Usage, encode, start_pool};
 
 /// What separates the stories of a text.
@@ -19,6 +20,7 @@ pub fn run(
     window: Option<usize>,
     windows: Option<NonZeroUsize>,
     threads: Option<NonZeroUsize>,
+    kv: Kv,
 ) -> anyhow::Result<()> {
     let model = files.model()?;
     let config = *model.config();
@@ -43,7 +45,10 @@ pub fn run(
 
     let pool = start_pool(threads)?;
     let engine = Engine { kernels: Kernels::detect(), runner: &pool };
-    let mut buffers = Buffers::new(&config, window, BATCH.min(window), pool.threads().get())?;
+    let mut buffers = Buffers::new(
+        &config,
+        Limits { max_seq: window, batch: BATCH.min(window), threads: pool.threads().get(), kv: kv.into() },
+    )?;
     let mut state = buffers.state()?;
     let progress = ProgressBar::new(windows as u64);
     progress.set_style(ProgressStyle::with_template("{bar:40} window {pos}/{len}, {msg}, {eta} left")?);

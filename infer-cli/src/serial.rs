@@ -9,7 +9,9 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use infer_core::{BOS, Engine, HASH_START, Kernels, ProbIndex, Sampler, Serial, classify, forward, hash_logits};
+use infer_core::{
+    BOS, Engine, HASH_START, Kernels, KvType, Limits, ProbIndex, Sampler, Serial, classify, forward, hash_logits,
+};
 use infer_link::{Decoder, MAX_PROMPT, MAX_REPLY, Message, Reply, Request, Statistics, VERSION};
 
 use crate::args::SerialArgs;
@@ -297,12 +299,12 @@ fn check(
 ) -> anyhow::Result<()> {
     let Request::Tell { temperature, top_p, seed, steps, prompt } = request else { return Ok(()) };
     ensure!(files.checksum() == firmware.model, "{} is not the one in the firmware", files.model_name());
-    ensure!(!firmware.kv_int8, "--check: the firmware has an int8 KV cache, which this program does not have yet");
     let model = files.model()?;
     let tokenizer = files.tokenizer()?;
     let prompt = encode(&tokenizer.get(), prompt)?;
     let max_seq = firmware.max_seq.min(steps as usize);
-    let mut buffers = Buffers::new(model.config(), max_seq, 1, 1)?;
+    let kv = if firmware.kv_int8 { KvType::I8 } else { KvType::F32 };
+    let mut buffers = Buffers::new(model.config(), Limits { max_seq, batch: 1, threads: 1, kv })?;
     let mut state = buffers.state()?;
     let engine = Engine { kernels: Kernels::detect(), runner: &Serial };
     let mut sampler = Sampler::new(temperature, top_p, seed)?;

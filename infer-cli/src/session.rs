@@ -117,29 +117,44 @@ pub struct Buffers {
     plan: Plan,
     hot_f32: Vec<f32>,
     hot_i8: Vec<i8>,
-    kv: Vec<f32>,
+    kv_f32: Vec<f32>,
+    kv_i8: Vec<i8>,
+    kv_scales: Vec<f32>,
 }
 
 impl Buffers {
-    pub fn new(config: &Config, max_seq: usize, batch: usize, threads: usize) -> anyhow::Result<Buffers> {
-        let limits = Limits { max_seq, batch, threads, kv: KvType::F32 };
+    pub fn new(config: &Config, limits: Limits) -> anyhow::Result<Buffers> {
         let plan = config.plan(limits)?;
-        let kv =
-            zeroed(plan.kv_values).with_context(|| format!("a KV cache of {} bytes: lower -n", plan.kv_bytes()))?;
-        Ok(Buffers { plan, hot_f32: zeroed(plan.hot_f32)?, hot_i8: vec![0; plan.hot_i8], kv })
+        let (n_f32, n_i8) = match limits.kv {
+            KvType::F32 => (plan.kv_values, 0),
+            KvType::I8 => (0, plan.kv_values),
+        };
+        let too_large = || format!("a KV cache of {} bytes: lower -n", plan.kv_bytes());
+        Ok(Buffers {
+            plan,
+            hot_f32: zeroed(plan.hot_f32)?,
+            hot_i8: zeroed(plan.hot_i8)?,
+            kv_f32: zeroed(n_f32).with_context(too_large)?,
+            kv_i8: zeroed(n_i8).with_context(too_large)?,
+            kv_scales: zeroed(plan.kv_scales).with_context(too_large)?,
+        })
     }
 
     pub fn state(&mut self) -> Result<State<'_>, infer_core::Error> {
         let hot = HotBuffers { f32: &mut self.hot_f32, i8: &mut self.hot_i8 };
-        State::new(&self.plan, hot, KvBuffers::F32(&mut self.kv))
+        let kv = match self.plan.limits.kv {
+            KvType::F32 => KvBuffers::F32(&mut self.kv_f32),
+            KvType::I8 => KvBuffers::I8 { values: &mut self.kv_i8, scales: &mut self.kv_scales },
+        };
+        State::new(&self.plan, hot, kv)
     }
 }
 
 /// Zeros, or an error where `vec!` would end the process.
-fn zeroed(n: usize) -> anyhow::Result<Vec<f32>> {
+fn zeroed<T: Clone + Default + 'static>(n: usize) -> anyhow::Result<Vec<T>> {
     // Reserving tells whether the memory is to be had; vec! then gets pages that are zero already.
-    Vec::<f32>::new().try_reserve_exact(n)?;
-    Ok(vec![0.0; n])
+    Vec::<T>::new().try_reserve_exact(n)?;
+    Ok(vec![T::default(); n])
 }
 
 /// A model with the memory of one sequence, and a sampler.

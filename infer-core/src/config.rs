@@ -50,7 +50,7 @@ pub struct Config {
 pub enum KvType {
     /// 4 bytes per value.
     F32,
-    /// 1 byte per value, with scales. The plan refuses it until its kernel exists.
+    /// 1 byte per value, and two f32 scales per position and layer.
     I8,
 }
 
@@ -212,10 +212,12 @@ impl Config {
         if limits.threads == 0 {
             return Err(Error::Setting { name: "threads", value: 0.0, rule: "it must be at least 1" });
         }
-        if let KvType::I8 = limits.kv {
-            return Err(Error::Unsupported { what: "int8 KV cache" });
+        if let KvType::I8 = limits.kv
+            && !self.head_size().is_multiple_of(4)
+        {
+            return Err(Error::Unsupported { what: "an int8 KV cache with a head size that is no multiple of 4" });
         }
-        let per_token = HotSizes::new(self);
+        let per_token = HotSizes::new(self, limits.kv);
         // u64 throughout, so that a 32-bit chip sees the overflow instead of a small number.
         let hot_f32 = sum(&[
             product(&[limits.batch as u64, per_token.total]),
@@ -227,25 +229,28 @@ impl Config {
             Some((self.head_size() / 2) as u64), // rope frequencies
             Some(self.vocab_size as u64),        // logits
         ]);
-        let hot_i8 = match self.weights {
-            WeightType::F32 => Some(0),
-            WeightType::Q8 { .. } => {
-                let width = max(self.dim, self.hidden_dim) as u64;
-                sum(&[product(&[limits.batch as u64, width, XQ_BYTES as u64]), Some(XQ_ALIGN as u64 - 1)])
-            }
+        let hot_i8 = match per_token.quantized {
+            0 => Some(0),
+            n => sum(&[product(&[limits.batch as u64, n as u64, XQ_BYTES as u64]), Some(XQ_ALIGN as u64 - 1)]),
         };
         let kv_dim = self.kv_dim() as u64;
-        let keys = product(&[self.n_layers as u64, kv_dim, block_len(limits.max_seq) as u64]);
-        let values = product(&[self.n_layers as u64, kv_dim, limits.max_seq as u64]);
+        let slots = block_len(limits.max_seq) as u64;
+        let n_layers = self.n_layers as u64;
+        let keys = product(&[n_layers, kv_dim, slots]);
+        let (values, value_bytes, kv_scales) = match limits.kv {
+            KvType::F32 => (product(&[n_layers, kv_dim, limits.max_seq as u64]), 4, Some(0)),
+            KvType::I8 => (keys, 1, product(&[2, n_layers, slots])),
+        };
         let kv_values = sum(&[keys, values]);
-        match (to_elements(hot_f32, 4), to_elements(hot_i8, 1), to_elements(kv_values, 4)) {
-            (Some(hot_f32), Some(hot_i8), Some(kv_values)) => Ok(Plan {
+        let kv = (to_elements(kv_values, value_bytes), to_elements(kv_scales, 4));
+        match (to_elements(hot_f32, 4), to_elements(hot_i8, 1), kv) {
+            (Some(hot_f32), Some(hot_i8), (Some(kv_values), Some(kv_scales))) => Ok(Plan {
                 config: *self,
                 limits,
                 hot_f32,
                 hot_i8,
                 kv_values,
-                kv_scales: 0,
+                kv_scales,
                 sampler: self.vocab_size,
                 tokenizer: self.vocab_size,
             }),
@@ -293,25 +298,35 @@ pub(crate) struct HotSizes {
     pub hidden: usize,
     /// cos and sin of the position's angles.
     pub rope: usize,
-    /// Scales of the quantised activations.
+    /// Quantised activations: inputs of int8 matrices, and queries for an int8 KV cache.
+    pub quantized: usize,
+    /// Their scales.
     pub scales: usize,
     /// All of them.
     pub total: u64,
 }
 
 impl HotSizes {
-    pub const fn new(config: &Config) -> HotSizes {
+    pub const fn new(config: &Config, kv: KvType) -> HotSizes {
         let hidden = max(config.hidden_dim, config.kv_dim());
         let rope = config.head_size();
-        let scales = match config.weights {
-            WeightType::F32 => 0,
-            WeightType::Q8 { group_size } => match max(config.dim, config.hidden_dim).checked_div(group_size) {
-                Some(scales) => scales,
-                None => 0,
-            },
+        let (queries, query_scales) = match kv {
+            KvType::F32 => (0, 0),
+            KvType::I8 => (config.dim, config.n_heads),
         };
+        let (inputs, input_scales) = match config.weights {
+            WeightType::F32 => (0, 0),
+            WeightType::Q8 { group_size } => {
+                let inputs = max(config.dim, config.hidden_dim);
+                match inputs.checked_div(group_size) {
+                    Some(scales) => (inputs, scales),
+                    None => (inputs, 0),
+                }
+            }
+        };
+        let (quantized, scales) = (max(inputs, queries), max(input_scales, query_scales));
         let total = 3 * config.dim as u64 + 2 * hidden as u64 + rope as u64 + scales as u64;
-        HotSizes { dim: config.dim, hidden, rope, scales, total }
+        HotSizes { dim: config.dim, hidden, rope, quantized, scales, total }
     }
 }
 

@@ -3,10 +3,11 @@
 //! There is one pass for every weight type, batch size, instruction set and number of threads. Tokens are rows of a
 //! batch: one when generating, several when reading a prompt, so that the weights are read once for all of them.
 
-use crate::config::{Config, XQ_BYTES, block_len};
+use crate::cache::{Cache, Head};
+use crate::config::{Config, KvType, Limits, XQ_BYTES, block_len};
 use crate::error::Error;
-use crate::kernels::{Heads, Kernels};
-use crate::math::{LANES, check_finite, rope, sqrt};
+use crate::kernels::{Heads, HeadsQ8, Kernels};
+use crate::math::{check_finite, rope, sqrt};
 use crate::matrix::{Matrix, Q8Matrix, rows_of, rows_of_mut};
 use crate::model::{Layer, Model};
 use crate::panel::SharedOut;
@@ -167,10 +168,18 @@ fn attention(config: &Config, layer: &Layer<'_>, state: &mut State<'_>, engine: 
     }
 
     let Progress { pos, layer: l, .. } = state.progress;
-    let cache = Cache::new(config, state.plan.limits.max_seq);
-    let (Some(keys), Some(values)) = (cache.keys_mut(state.keys, l), cache.values_mut(state.values, l)) else { return };
-    cache.store(keys, values, k, v, pos);
-    attend_heads(config, engine, &cache, (keys, values), q, state.progress, state.att, xb);
+    state.cache.store(l, k, v, pos);
+    attend_heads(
+        config,
+        engine,
+        state.plan.limits,
+        &state.cache,
+        q,
+        (state.xq, state.xs),
+        state.progress,
+        state.att,
+        xb,
+    );
 
     matmul(engine, xb, (state.xq, state.xs), [(layer.wo, &mut *q)]);
     add(x, q);
@@ -181,20 +190,26 @@ fn attention(config: &Config, layer: &Layer<'_>, state: &mut State<'_>, engine: 
 fn attend_heads(
     config: &Config,
     engine: &Engine<'_>,
-    cache: &Cache,
-    (keys, values): (&[f32], &[f32]), // of one layer
+    limits: Limits,
+    cache: &Cache<'_>,
     q: &[f32],
-    Progress { pos, rows, .. }: Progress,
-    att: &mut [f32], // (threads, kv_mul, key_slots)
+    (xq, xs): (&mut [i8], &mut [f32]), // for quantised queries
+    Progress { pos, rows, layer }: Progress,
+    att: &mut [f32], // (threads, kv_mul, block_len(max_seq))
     out: &mut [f32],
 ) {
     let head_size = config.head_size();
     let piece = config.kv_mul() * head_size;
-    let scratch = config.kv_mul() * cache.key_slots;
+    let scratch = config.kv_mul() * block_len(limits.max_seq);
     // One part of the scratch per task, so there are at most as many tasks as parts.
     let tasks =
         engine.tasks(q.len().saturating_mul(pos + rows)).min(att.len().checked_div(scratch).unwrap_or(0)).max(1);
     let scale = core::f32::consts::LOG2_E / sqrt(head_size as f32);
+    let (xq, xs) = (prefix(xq, XQ_BYTES, q.len()), prefix(xs, rows, config.n_heads));
+    if let KvType::I8 = limits.kv {
+        (engine.kernels.quantize)(q, head_size, xq, xs);
+    }
+    let (xq, xs) = (&*xq, &*xs);
     let out = SharedOut::new(out, out.len());
     let att = SharedOut::new(att, att.len());
     engine.runner.run(tasks, &|task| {
@@ -209,15 +224,31 @@ fn attend_heads(
             #[allow(unsafe_code)]
             // SAFETY: every piece belongs to one task, and different pieces do not overlap.
             let mut out = unsafe { out.columns(i * piece..(i + 1) * piece) };
-            let (Some(keys), Some(values), Some(att)) = (
-                cache.head_keys(keys, kv_head),
-                cache.head_values(values, kv_head),
-                att.row(0).get_mut(..config.kv_mul() * block_len(positions)),
-            ) else {
-                return;
-            };
-            let heads = Heads { q, keys, values, positions, head_size, scale };
-            (engine.kernels.attend)(&heads, att, out.row(0));
+            let att = att.row(0).get_mut(..config.kv_mul() * block_len(positions));
+            let (Some(head), Some(att)) = (cache.head(layer, kv_head), att) else { return };
+            match head {
+                Head::F32 { keys, values } => {
+                    let heads = Heads { q, keys, values, positions, head_size, scale };
+                    (engine.kernels.attend)(&heads, att, out.row(0));
+                }
+                Head::I8 { keys, values, key_scales, value_scales } => {
+                    let first = i * config.kv_mul();
+                    let Some(q_scales) = xs.get(first..) else { return };
+                    let heads = HeadsQ8 {
+                        q: xq,
+                        first,
+                        q_scales,
+                        keys,
+                        values,
+                        key_scales,
+                        value_scales,
+                        positions,
+                        head_size,
+                        scale,
+                    };
+                    (engine.kernels.attend_q8)(&heads, att, out.row(0));
+                }
+            }
         }
     });
 }
@@ -281,64 +312,6 @@ fn matmul<const N: usize>(
             }
         }
     });
-}
-
-/// Where keys and values lie: keys (n_layers, n_kv_heads, key_slots / 8, head_size, 8), in blocks of eight positions, and
-/// values (n_layers, n_kv_heads, max_seq, head_size). Attention reads both in order; keys vectorise over positions, values
-/// over dimensions.
-struct Cache {
-    n_kv_heads: usize,
-    max_seq: usize,
-    key_slots: usize,
-    head_size: usize,
-}
-
-impl Cache {
-    fn new(config: &Config, max_seq: usize) -> Cache {
-        let (n_kv_heads, head_size) = (config.n_kv_heads, config.head_size());
-        Cache { n_kv_heads, max_seq, key_slots: block_len(max_seq), head_size }
-    }
-
-    fn keys_mut<'a>(&self, keys: &'a mut [f32], layer: usize) -> Option<&'a mut [f32]> {
-        keys.chunks_exact_mut((self.n_kv_heads * self.key_slots * self.head_size).max(1)).nth(layer)
-    }
-
-    fn values_mut<'a>(&self, values: &'a mut [f32], layer: usize) -> Option<&'a mut [f32]> {
-        values.chunks_exact_mut((self.n_kv_heads * self.max_seq * self.head_size).max(1)).nth(layer)
-    }
-
-    fn head_keys<'a>(&self, keys: &'a [f32], kv_head: usize) -> Option<&'a [[f32; LANES]]> {
-        let head = keys.chunks_exact((self.key_slots * self.head_size).max(1)).nth(kv_head)?;
-        Some(head.as_chunks().0)
-    }
-
-    fn head_values<'a>(&self, values: &'a [f32], kv_head: usize) -> Option<&'a [f32]> {
-        values.chunks_exact((self.max_seq * self.head_size).max(1)).nth(kv_head)
-    }
-
-    /// Stores `k` and `v` (rows, n_kv_heads, head_size) from position `pos` on.
-    fn store(&self, keys: &mut [f32], values: &mut [f32], k: &[f32], v: &[f32], pos: usize) {
-        let head_size = self.head_size.max(1);
-        let kv_dim = (self.n_kv_heads * head_size).max(1);
-        for (pos, (k, v)) in (pos..).zip(rows_of(k, kv_dim).zip(rows_of(v, kv_dim))) {
-            let (block, lane) = (pos / LANES, pos % LANES);
-            let heads = rows_of_mut(keys, self.key_slots * head_size);
-            for (keys, k) in heads.zip(rows_of(k, head_size)) {
-                let slots = keys.as_chunks_mut::<LANES>().0.iter_mut().skip(block * head_size);
-                for (slot, k) in slots.zip(k) {
-                    if let Some(slot) = slot.get_mut(lane) {
-                        *slot = *k;
-                    }
-                }
-            }
-            let heads = rows_of_mut(values, self.max_seq * head_size);
-            for (values, v) in heads.zip(rows_of(v, head_size)) {
-                if let Some(slot) = values.chunks_exact_mut(head_size).nth(pos) {
-                    slot.iter_mut().zip(v).for_each(|(slot, v)| *slot = *v);
-                }
-            }
-        }
-    }
 }
 
 fn rmsnorm_rows(engine: &Engine<'_>, out: &mut [f32], x: &[f32], weight: &[f32]) {

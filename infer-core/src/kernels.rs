@@ -24,6 +24,7 @@ pub struct Kernels {
     pub(crate) matmul_q8: MatmulQ8,
     pub(crate) quantize: Quantize,
     pub(crate) attend: Attend,
+    pub(crate) attend_q8: AttendQ8,
     pub(crate) rmsnorm: Rmsnorm,
     pub(crate) swiglu: Swiglu,
 }
@@ -59,6 +60,37 @@ pub(crate) struct Heads<'a> {
     pub scale: f32,
 }
 
+/// [`Attend`] with an int8 KV cache. Scores are exact integer products of quantised queries and keys. The weights, times the
+/// scales of the values, become 16-bit integers `round(w · (s · (32767 / m)))` with the largest scale m; their products with the
+/// values are exact too, over 256 positions at a time, whose sums are then added as f32.
+pub(crate) type AttendQ8 = fn(heads: &HeadsQ8<'_>, att: &mut [f32], out: &mut [f32]);
+
+/// What [`AttendQ8`] reads.
+pub(crate) struct HeadsQ8<'a> {
+    /// All queries as [`Quantize`] writes them, a group per head.
+    pub q: &'a [i8],
+    /// The first of the heads to be computed.
+    pub first: usize,
+    /// Scales of the queries, from the first of these heads on.
+    pub q_scales: &'a [f32],
+    /// (positions / 8 or more, head_size / 4, 8, 4)
+    pub keys: &'a [i8],
+    /// (positions / 8 or more, head_size, 8)
+    pub values: &'a [i8],
+    /// Of each position.
+    pub key_scales: &'a [f32],
+    /// Of each position.
+    pub value_scales: &'a [f32],
+    /// Positions to attend to.
+    pub positions: usize,
+    pub head_size: usize,
+    /// log2(e) / sqrt(head_size)
+    pub scale: f32,
+}
+
+/// Positions whose integer products fit a sum: 256 · 32,767 · 127 < 2^31.
+pub(crate) const Q8_POSITIONS: usize = 256;
+
 /// `out = weight · x / sqrt(mean(x²) + 1e-5)`.
 pub(crate) type Rmsnorm = fn(out: &mut [f32], x: &[f32], weight: &[f32]);
 
@@ -74,6 +106,7 @@ impl Kernels {
             matmul_q8: scalar::matmul_q8,
             quantize: scalar::quantize,
             attend: scalar::attend,
+            attend_q8: scalar::attend_q8,
             rmsnorm: crate::math::rmsnorm,
             swiglu: crate::math::swiglu,
         }

@@ -47,6 +47,7 @@ compile_error!("model files are little endian and are used where they lie: big-e
 #[cfg(any(test, feature = "std", all(feature = "capi", not(target_os = "none"))))]
 extern crate std;
 
+mod cache;
 #[cfg(feature = "capi")]
 pub mod capi;
 mod config;

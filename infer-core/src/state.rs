@@ -1,5 +1,6 @@
 //! The buffers of a forward pass, all borrowed from the caller, and how far the pass has come.
 
+use crate::cache::Cache;
 use crate::config::{Config, HotSizes, Plan, XQ_ALIGN, block_len};
 use crate::error::Error;
 use crate::math::rope_frequency;
@@ -42,8 +43,7 @@ pub struct State<'s> {
     pub(crate) xs: &'s mut [f32], // (batch, max(dim, hidden_dim) / group_size), its scales
     pub(crate) att: &'s mut [f32], // (threads, kv_mul, block_len(max_seq)), attention weights
     pub(crate) logits: &'s mut [f32], // (vocab_size)
-    pub(crate) keys: &'s mut [f32], // (n_layers, n_kv_heads, block_len(max_seq) / 8, head_size, 8)
-    pub(crate) values: &'s mut [f32], // (n_layers, n_kv_heads, max_seq, head_size)
+    pub(crate) cache: Cache<'s>,
     pub(crate) progress: Progress,
     /// Positions with valid keys and values in every layer.
     pub(crate) filled: usize,
@@ -74,16 +74,15 @@ impl<'s> State<'s> {
         if plan.config.plan(plan.limits)? != *plan {
             return Err(Error::ModelMismatch); // changed by hand
         }
-        let KvBuffers::F32(kv) = kv else { return Err(Error::Unsupported { what: "int8 KV cache" }) };
         need("hot.f32", plan.hot_f32, hot.f32.len())?;
         need("hot.i8", plan.hot_i8, hot.i8.len())?;
-        need("kv.values", plan.kv_values, kv.len())?;
+        let cache = Cache::new(plan, kv)?;
 
         let skip = hot.i8.as_ptr().align_offset(XQ_ALIGN).min(hot.i8.len());
         let (_, xq) = hot.i8.split_at_mut_checked(skip).unwrap_or_default();
         let config = plan.config;
         let batch = plan.limits.batch;
-        let sizes = HotSizes::new(&config);
+        let sizes = HotSizes::new(&config, plan.limits.kv);
         let threads = plan.limits.threads.min(config.n_kv_heads);
         let mut rest = hot.f32;
         // The plan counted exactly these parts, so none of them can fail.
@@ -102,14 +101,11 @@ impl<'s> State<'s> {
         let freq = take(config.head_size() / 2)?;
         let att = take(threads.saturating_mul(config.kv_mul()).saturating_mul(block_len(plan.limits.max_seq)))?;
         let logits = take(config.vocab_size)?;
-        let error = Error::BufferTooSmall { buffer: "kv.values", need: plan.kv_values, have: kv.len() };
-        let keys = config.n_layers.saturating_mul(config.kv_dim()).saturating_mul(block_len(plan.limits.max_seq));
-        let (keys, values) = kv.split_at_mut_checked(keys).ok_or(error)?;
         for (i, freq) in freq.iter_mut().enumerate() {
             *freq = rope_frequency(i, config.head_size());
         }
         let progress = Progress::default();
-        Ok(State { plan: *plan, x, xb, q, hb, hb2, rope, freq, xq, xs, att, logits, keys, values, progress, filled: 0 })
+        Ok(State { plan: *plan, x, xb, q, hb, hb2, rope, freq, xq, xs, att, logits, cache, progress, filled: 0 })
     }
 
     /// The configuration of the model that the state was planned for.

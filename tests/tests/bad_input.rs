@@ -212,7 +212,8 @@ fn plans_and_buffers() {
     ] {
         assert!(matches!(config.plan(limits), Err(Error::Setting { name: n, .. }) if n == name), "{limits:?}");
     }
-    assert!(matches!(config.plan(Limits { kv: KvType::I8, ..limits }), Err(Error::Unsupported { .. })));
+    let odd = Config { dim: 36, n_heads: 6, n_kv_heads: 6, ..config };
+    assert!(matches!(odd.plan(Limits { kv: KvType::I8, ..limits }), Err(Error::Unsupported { .. })));
 
     let plan = config.plan(limits).unwrap();
     let new = |hot: usize, kv: usize| {

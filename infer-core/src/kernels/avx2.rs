@@ -10,7 +10,7 @@
 
 use core::arch::x86_64::*;
 
-use super::{Kernels, scalar};
+use super::{HeadsQ8, Kernels, scalar};
 use crate::math;
 use crate::matrix::Q8Matrix;
 use crate::panel::Panel;
@@ -39,7 +39,7 @@ pub(crate) fn avx_vnni() -> Option<Kernels> {
 }
 
 const TABLE: Kernels =
-    Kernels { name: "", matmul_f32, matmul_q8, quantize, attend: attention::attend, rmsnorm, swiglu };
+    Kernels { name: "", matmul_f32, matmul_q8, quantize, attend: attention::attend, attend_q8, rmsnorm, swiglu };
 
 // Every function below stands in a table that exists only on a machine with the features that it needs.
 
@@ -50,6 +50,15 @@ fn quantize(x: &[f32], group_size: usize, q: &mut [i8], s: &mut [f32]) {
     }
     // SAFETY: AVX2 was detected.
     unsafe { avx2(x, group_size, q, s) }
+}
+
+fn attend_q8(heads: &HeadsQ8<'_>, att: &mut [f32], out: &mut [f32]) {
+    #[target_feature(enable = "avx2")]
+    fn avx2(heads: &HeadsQ8<'_>, att: &mut [f32], out: &mut [f32]) {
+        scalar::attend_q8(heads, att, out);
+    }
+    // SAFETY: AVX2 was detected.
+    unsafe { avx2(heads, att, out) }
 }
 
 fn rmsnorm(out: &mut [f32], x: &[f32], weight: &[f32]) {

@@ -6,9 +6,9 @@
 
 use core::arch::asm;
 
-use super::{Heads, Kernels, scalar};
+use super::{Heads, HeadsQ8, Kernels, Q8_POSITIONS, scalar};
 use crate::config::block_len;
-use crate::math::{LANES, exp2_score, sum, sum_lanes};
+use crate::math::{LANES, ROUND, exp2_score, sum, sum_lanes};
 use crate::matrix::{Q8Matrix, rows_of, rows_of_mut};
 use crate::panel::Panel;
 
@@ -16,7 +16,7 @@ use crate::panel::Panel;
 pub(crate) const FPU: Kernels = Kernels { name: "cortex-m", matmul_f32, attend, ..Kernels::scalar() };
 
 /// The kernels of a Cortex-M with FPU and DSP extension.
-pub(crate) const DSP: Kernels = Kernels { name: "cortex-m-dsp", matmul_q8, quantize, ..FPU };
+pub(crate) const DSP: Kernels = Kernels { name: "cortex-m-dsp", matmul_q8, quantize, attend_q8, ..FPU };
 
 /// Positions scored at a time: their sums stay in registers.
 const POSITIONS: usize = 4;
@@ -47,7 +47,13 @@ fn weights(q: &[f32], heads: &Heads<'_>, att: &mut [f32]) -> f32 {
         scores::<0>(q, keys, heads.scale, low);
         scores::<POSITIONS>(q, keys, heads.scale, high);
     }
-    let Some(att) = att.get_mut(..heads.positions) else { return 0.0 };
+    numerators(att, heads.positions)
+}
+
+/// Turns scores into the numerators of softmax, and returns their sum. What lies behind the last position is left alone.
+#[inline(always)]
+fn numerators(att: &mut [f32], positions: usize) -> f32 {
+    let Some(att) = att.get_mut(..positions) else { return 0.0 };
     let max = att.iter().fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max });
     for x in att.iter_mut() {
         *x = exp2_score(*x - max);
@@ -353,4 +359,125 @@ unsafe fn group_sums(w0: &mut *const i8, w1: &mut *const i8, x: &mut *const [i16
         );
     }
     [sum0, sum1]
+}
+
+/// [`scalar::attend_q8`] with two products per instruction.
+fn attend_q8(heads: &HeadsQ8<'_>, att: &mut [f32], out: &mut [f32]) {
+    let head_size = heads.head_size;
+    let Ok(q) = bytemuck::try_cast_slice::<i8, [u32; 2]>(heads.q) else { return };
+    let (unit, factor) = scalar::weight_unit(heads);
+    let q = rows_of(q, head_size / 4).skip(heads.first).zip(heads.q_scales);
+    let att = rows_of_mut(att, block_len(heads.positions));
+    for (((q, q_scale), att), out) in q.zip(att).zip(rows_of_mut(out, head_size)) {
+        scores_q8(q, q_scale * heads.scale, heads, att);
+        let sum = numerators(att, heads.positions);
+        let weights = quantize_weights(att, factor, heads);
+        weigh_q8(weights, heads, unit / sum, out);
+    }
+}
+
+#[inline(always)]
+fn scores_q8(q: &[[u32; 2]], scale: f32, heads: &HeadsQ8<'_>, att: &mut [f32]) {
+    let blocks = rows_of(heads.keys, LANES * heads.head_size);
+    let scales = heads.key_scales.as_chunks::<LANES>().0;
+    for ((keys, scales), att) in blocks.zip(scales).zip(att.as_chunks_mut::<LANES>().0) {
+        for half in [0, 4] {
+            let mut sums = [0; 4];
+            for (keys, &[q02, q13]) in keys.as_chunks::<{ 4 * LANES }>().0.iter().zip(q) {
+                let keys = keys.as_chunks::<4>().0;
+                for p in 0..4 {
+                    let key = word(&keys[half + p]);
+                    sums[p] = smlad(sxtb16(key), q02, smlad(sxtb16_high(key), q13, sums[p]));
+                }
+            }
+            for p in 0..4 {
+                att[half + p] = (sums[p] as f32 * scales[half + p]) * scale;
+            }
+        }
+    }
+}
+
+/// Puts 16-bit integers in the place of the weights: of each four, the first and the third share a word, then the second
+/// and the fourth.
+#[inline(always)]
+fn quantize_weights<'a>(att: &'a mut [f32], factor: f32, heads: &HeadsQ8<'_>) -> &'a [[u32; 4]] {
+    if let Some(rest) = att.get_mut(heads.positions..) {
+        rest.fill(0.0);
+    }
+    let words = bytemuck::cast_slice_mut::<f32, u32>(att);
+    let mut i = 0;
+    let scales = heads.value_scales.as_chunks::<4>().0;
+    for scales in scales.iter().take(words.len() / 4) {
+        let Some(weights) = words.get(4 * i..).and_then(|words| words.first_chunk::<4>()) else { break };
+        let mut quantized = [0; 4];
+        for p in 0..4 {
+            quantized[p] = (f32::from_bits(weights[p]) * (scales[p] * factor) + ROUND).to_bits();
+        }
+        let [a, b, c, d] = quantized;
+        // Behind the values that are still to be read.
+        if let Some(pair) = words.get_mut(2 * i..).and_then(|words| words.first_chunk_mut::<2>()) {
+            *pair = [a & 0xffff | c << 16, b & 0xffff | d << 16];
+        }
+        i += 1;
+    }
+    words.get(..2 * i).unwrap_or(&[]).as_chunks().0
+}
+
+#[inline(always)]
+fn weigh_q8(weights: &[[u32; 4]], heads: &HeadsQ8<'_>, scale: f32, out: &mut [f32]) {
+    const BLOCKS: usize = Q8_POSITIONS / LANES;
+    let step = heads.head_size.max(1);
+    for (d, out) in out.iter_mut().enumerate() {
+        let mut values = heads.values.as_chunks::<LANES>().0.iter().skip(d).step_by(step);
+        let mut total = 0.0;
+        for weights in weights.chunks(BLOCKS) {
+            let mut sum = 0;
+            for (&[w02, w13, w46, w57], values) in weights.iter().zip(&mut values) {
+                let [low, high] = [
+                    word(&[values[0], values[1], values[2], values[3]]),
+                    word(&[values[4], values[5], values[6], values[7]]),
+                ];
+                sum = smlad(sxtb16(low), w02, smlad(sxtb16_high(low), w13, sum));
+                sum = smlad(sxtb16(high), w46, smlad(sxtb16_high(high), w57, sum));
+            }
+            total += sum as f32;
+        }
+        *out = total * scale;
+    }
+}
+
+#[inline(always)]
+fn word(bytes: &[i8; 4]) -> u32 {
+    u32::from_le_bytes(bytes.map(|byte| byte as u8))
+}
+
+/// Bytes 0 and 2 as 16-bit integers.
+#[inline(always)]
+fn sxtb16(bytes: u32) -> u32 {
+    let halves;
+    // SAFETY: computes on registers.
+    unsafe { asm!("sxtb16 {}, {}", lateout(reg) halves, in(reg) bytes, options(pure, nomem, nostack, preserves_flags)) }
+    halves
+}
+
+/// Bytes 1 and 3 as 16-bit integers.
+#[inline(always)]
+fn sxtb16_high(bytes: u32) -> u32 {
+    let halves;
+    // SAFETY: computes on registers.
+    unsafe {
+        asm!("sxtb16 {}, {}, ror #8", lateout(reg) halves, in(reg) bytes, options(pure, nomem, nostack, preserves_flags))
+    }
+    halves
+}
+
+/// The sum of both products of 16-bit integers, and of `sum`.
+#[inline(always)]
+fn smlad(a: u32, b: u32, sum: i32) -> i32 {
+    let result;
+    // SAFETY: computes on registers.
+    unsafe {
+        asm!("smlad {}, {}, {}, {}", lateout(reg) result, in(reg) a, in(reg) b, in(reg) sum, options(pure, nomem, nostack));
+    }
+    result
 }

@@ -1,10 +1,10 @@
 //! Portable kernels. They define the result; the compiler may vectorise them, since eight independent lanes leave it
 //! the freedom that a single running sum would not.
 
-use super::Heads;
+use super::{Heads, HeadsQ8, Q8_POSITIONS};
 use crate::config::block_len;
 use crate::math::{LANES, ROUND, dot, exp2_score, max, sum, sum_lanes};
-use crate::matrix::{Q8Matrix, rows_of};
+use crate::matrix::{Q8Matrix, rows_of, rows_of_mut};
 use crate::panel::Panel;
 
 /// Rows that share each load of x. Four rows of eight lanes are eight SSE registers, and half of NEON's.
@@ -139,7 +139,13 @@ pub(crate) fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
 #[inline(always)]
 fn attention_weights(q: &[f32], heads: &Heads<'_>, att: &mut [f32]) -> f32 {
     scores(q, heads.keys, heads.scale, att.as_chunks_mut().0);
-    if let Some(rest) = att.get_mut(heads.positions..) {
+    numerators(att, heads.positions)
+}
+
+/// Turns scores into the numerators of softmax, 0 behind the last position, and returns their sum.
+#[inline(always)]
+fn numerators(att: &mut [f32], positions: usize) -> f32 {
+    if let Some(rest) = att.get_mut(positions..) {
         rest.fill(f32::NEG_INFINITY);
     }
     let max = max(att);
@@ -245,6 +251,73 @@ fn weigh_part<const H: usize, const W: usize>(
             *out = sums;
         }
     }
+}
+
+#[inline(always)]
+pub(crate) fn attend_q8(heads: &HeadsQ8<'_>, att: &mut [f32], out: &mut [f32]) {
+    let head_size = heads.head_size.max(1);
+    let q = rows_of(heads.q, head_size).skip(heads.first).zip(heads.q_scales);
+    let att = rows_of_mut(att, block_len(heads.positions));
+    for (((q, q_scale), att), out) in q.zip(att).zip(rows_of_mut(out, head_size)) {
+        scores_q8(q, q_scale * heads.scale, heads, att.as_chunks_mut().0);
+        let sum = numerators(att, heads.positions);
+        let value_scale = quantize_weights(att, heads);
+        weigh_q8(att, heads, value_scale / sum, out);
+    }
+}
+
+#[inline(always)]
+fn scores_q8(q: &[i8], scale: f32, heads: &HeadsQ8<'_>, att: &mut [[f32; LANES]]) {
+    let blocks = rows_of(heads.keys, LANES * heads.head_size).zip(heads.key_scales.as_chunks::<LANES>().0);
+    for ((keys, key_scales), att) in blocks.zip(att) {
+        let mut sums = [0; LANES];
+        for (keys, q) in keys.as_chunks::<{ 4 * LANES }>().0.iter().zip(q.as_chunks::<4>().0) {
+            for (sum, key) in sums.iter_mut().zip(keys.as_chunks::<4>().0) {
+                *sum += key.iter().zip(q).map(|(&k, &q)| i32::from(k) * i32::from(q)).sum::<i32>();
+            }
+        }
+        for ((att, sum), key_scale) in att.iter_mut().zip(sums).zip(key_scales) {
+            *att = (sum as f32 * key_scale) * scale;
+        }
+    }
+}
+
+/// Puts a 16-bit integer in the place of each weight, and returns its unit.
+#[inline(always)]
+fn quantize_weights(att: &mut [f32], heads: &HeadsQ8<'_>) -> f32 {
+    let (unit, factor) = weight_unit(heads);
+    let scales = heads.value_scales.iter().take(heads.positions);
+    for (weight, scale) in att.iter_mut().zip(scales) {
+        // Its bits stand in for those of the f32, as there is no other room for them.
+        *weight = f32::from_bits((*weight * (scale * factor) + ROUND).to_bits() & 0xffff);
+    }
+    unit
+}
+
+/// The unit of quantised weights, and its inverse. A scale that is not finite makes the unit NaN or infinite.
+#[inline(always)]
+pub(crate) fn weight_unit(heads: &HeadsQ8<'_>) -> (f32, f32) {
+    let scales = heads.value_scales.iter().take(heads.positions);
+    let max = f32::from_bits(scales.fold(0, |max, scale| max.max(scale.to_bits())));
+    if max == 0.0 { (0.0, 0.0) } else { (max / 32767.0, 32767.0 / max) }
+}
+
+#[inline(always)]
+fn weigh_q8(att: &[f32], heads: &HeadsQ8<'_>, scale: f32, out: &mut [f32]) {
+    out.fill(0.0);
+    let blocks = Q8_POSITIONS / LANES;
+    let values = heads.values.chunks(blocks * LANES * heads.head_size.max(1));
+    for (att, values) in att.as_chunks::<LANES>().0.chunks(blocks).zip(values) {
+        for (d, out) in out.iter_mut().enumerate() {
+            let values = values.as_chunks::<LANES>().0.iter().skip(d).step_by(heads.head_size.max(1));
+            let products = att.iter().zip(values).map(|(att, values)| {
+                let products = att.iter().zip(values).map(|(a, &v)| i32::from(a.to_bits() as i16) * i32::from(v));
+                products.sum::<i32>()
+            });
+            *out += products.sum::<i32>() as f32;
+        }
+    }
+    out.iter_mut().for_each(|out| *out *= scale);
 }
 
 #[cfg(test)]
