@@ -122,11 +122,11 @@ print_sizes() {
 
 firmware() {
     need qemu-system-arm qemu-system-arm
-    local board weights out
+    local board model out
     for board in mps2-an386 mps3-an547; do
-        for weights in f32 int8; do
-            echo "$board, random $weights model:"
-            out=$(MODEL=random-$weights build_image $board firmware-example)
+        for model in "" random-f32 random-int8; do
+            echo "$board, ${model:-default} model:"
+            out=$(MODEL=$model build_image $board firmware-example)
             run_image $board "$out/firmware-example"
         done
         out=$(MODEL=random-int8 build_image $board link)

@@ -21,7 +21,7 @@ use infer_core::{
     hash_bytes,
 };
 
-/// The project's own model, once it is there.
+/// The project's own model.
 const DEFAULT_MODEL: &str = "../models/model.bin";
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -61,13 +61,10 @@ fn board(out: &Path) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The files that MODEL and TOKENIZER name, by default the project's own, and until there is one random weights.
+/// The files that MODEL and TOKENIZER name, by default the project's own, or random weights.
 fn model_and_tokenizer() -> Result<(Vec<u8>, Vec<u8>), Box<dyn Error>> {
-    let model = setting("MODEL");
-    let default = if Path::new(DEFAULT_MODEL).is_file() { DEFAULT_MODEL } else { "random-int8" };
-    println!("cargo:rerun-if-changed={DEFAULT_MODEL}");
-    let model = model.as_deref().unwrap_or(default);
-    let header = match model {
+    let model = setting("MODEL").unwrap_or(DEFAULT_MODEL.into());
+    let header = match model.as_str() {
         "random-f32" => Header { version: Version::V0, config: RANDOM },
         "random-int8" => Header { version: Version::V2, config: Config { hidden_dim: 192, ..RANDOM }.quantized()? },
         path => {

@@ -6,18 +6,18 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use infer_core::KvType;
 
 /// Tells a story with a Llama-2 model file of llama2.c.
 #[derive(Parser, Debug)]
 #[command(name = "infer-cli", version, args_conflicts_with_subcommands = true, args_override_self = true)]
-#[command(after_help = "Example: infer-cli model.bin -t 0.8 -n 256 -i \"Once upon a time\"")]
+#[command(after_help = "Example: infer-cli -t 0.8 -i \"One day\"")]
 pub struct Args {
     #[command(subcommand)]
     pub command: Option<Command>,
 
-    /// Model file, version 0, 1 or 2 of llama2.c
+    /// Model file, version 0, 1 or 2 of llama2.c [default: the model that the program embeds]
     #[arg(value_name = "MODEL.bin")]
     pub model: Option<PathBuf>,
 
@@ -56,7 +56,7 @@ pub struct GenerateArgs {
     #[arg(short = 'i', long, value_name = "TEXT", allow_hyphen_values = true)]
     pub prompt: Option<String>,
 
-    /// Tokenizer file [default: tokenizer.bin beside the model]
+    /// Tokenizer file [default: tokenizer.bin beside the model, or the embedded one]
     #[arg(short = 'z', long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
 
@@ -89,9 +89,9 @@ pub enum Mode {
 pub enum Command {
     /// Show a model's header, tensors, and the memory that running it takes
     Inspect {
-        /// Model file, version 0, 1 or 2 of llama2.c
+        /// Model file, version 0, 1 or 2 of llama2.c [default: the embedded model]
         #[arg(value_name = "MODEL.bin")]
-        model: PathBuf,
+        model: Option<PathBuf>,
         /// Plan the memory for these limits, such as max_seq=256,kv=int8 [default: the model's seq_len, f32]
         #[arg(long, value_name = "LIMITS", default_value = "", hide_default_value = true, value_parser = plan)]
         plan: PlanLimits,
@@ -106,10 +106,11 @@ pub enum Command {
         output: PathBuf,
     },
     /// How well a model predicts a text: nats and perplexity per token, nats per byte
+    #[command(allow_missing_positional = true)]
     Perplexity {
-        /// Model file
+        /// Model file [default: the embedded model]
         #[arg(value_name = "MODEL.bin")]
-        model: PathBuf,
+        model: Option<PathBuf>,
         /// Text file; stories are split at <|endoftext|>
         #[arg(value_name = "TEXT")]
         text: PathBuf,
@@ -133,9 +134,9 @@ pub enum Command {
     Bench(BenchArgs),
     /// Print the tokens of a text on one line, BOS first
     Tokenize {
-        /// Tokenizer file
-        #[arg(short = 'z', long, value_name = "FILE", default_value = "tokenizer.bin")]
-        tokenizer: PathBuf,
+        /// Tokenizer file [default: the embedded one]
+        #[arg(short = 'z', long, value_name = "FILE")]
+        tokenizer: Option<PathBuf>,
         /// Text; standard input when absent
         #[arg(value_name = "TEXT", allow_hyphen_values = true)]
         text: Option<String>,
@@ -191,15 +192,15 @@ pub struct SerialArgs {
 
 #[derive(clap::Args, Debug)]
 pub struct BenchArgs {
-    /// Model file
+    /// Model file [default: the embedded model, unless --shape or --weights asks for random weights]
     #[arg(value_name = "MODEL.bin", conflicts_with_all = ["shape", "weights"])]
     pub model: Option<PathBuf>,
-    /// Random weights of this shape
-    #[arg(long, value_enum, default_value = "15M")]
-    pub shape: Shape,
-    /// Type of the random weights
-    #[arg(long, value_enum, default_value = "int8")]
-    pub weights: Weights,
+    /// Random weights of this shape [default: 15M]
+    #[arg(long, value_enum)]
+    pub shape: Option<Shape>,
+    /// Type of the random weights [default: int8]
+    #[arg(long, value_enum)]
+    pub weights: Option<Weights>,
     /// Threads [default: the physical cores]
     #[arg(long, value_name = "N")]
     pub threads: Option<NonZeroUsize>,
@@ -304,10 +305,6 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Args, ExitCode> {
     generate.steps = parsed.positional_steps.unwrap_or(generate.steps);
     generate.prompt = parsed.positional_prompt.take().or(generate.prompt.take());
     Ok(parsed)
-}
-
-pub fn print_help() -> anyhow::Result<()> {
-    Ok(Args::command().print_help()?)
 }
 
 fn temperature(text: &str) -> Result<f32, String> {

@@ -8,13 +8,14 @@ use clap::ValueEnum;
 use infer_core::format::{Header, Version};
 use infer_core::{
     Aligned, BOS, Config, Engine, HASH_START, Kernels, Limits, Model, Runner, Sampler, State, WeightType, classify,
-    forward, hash_logits, map_file,
+    forward, hash_logits,
 };
 use serde::Serialize;
 
 use crate::args::{BenchArgs, Shape, Weights};
 use crate::bandwidth;
 use crate::session::{Buffers, Usage, start_pool};
+use crate::source::Source;
 
 /// What a run measured; the fields of the JSON object.
 #[derive(Serialize)]
@@ -39,25 +40,14 @@ struct Report {
 }
 
 pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
-    let random;
-    let file;
-    let (name, bytes): (String, &[u8]) = match &args.model {
-        Some(path) => {
-            file = map_file(path).with_context(|| format!("model {}", path.display()))?;
-            (path.display().to_string(), &file)
-        }
-        None => {
-            random = random_model(args.shape, args.weights)?;
-            (
-                format!(
-                    "random {}",
-                    args.shape.to_possible_value().map_or(String::new(), |name| name.get_name().into())
-                ),
-                as_bytes(&random),
-            )
-        }
+    let report = if args.shape.is_some() || args.weights.is_some() {
+        let shape = args.shape.unwrap_or(Shape::S15M);
+        let name = shape.to_possible_value().map_or(String::new(), |value| format!("random {}", value.get_name()));
+        measure(args, name, as_bytes(&random_model(shape, args.weights.unwrap_or(Weights::Int8))?))?
+    } else {
+        let name = args.model.as_ref().map_or("embedded default".into(), |path| path.display().to_string());
+        measure(args, name, &Source::model(args.model.as_deref())?)?
     };
-    let report = measure(args, name, bytes)?;
     let mut out = io::stdout().lock();
     if args.json {
         writeln!(out, "{}", serde_json::to_string(&report)?)?;

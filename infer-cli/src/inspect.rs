@@ -5,14 +5,15 @@ use std::path::Path;
 
 use anyhow::Context;
 use infer_core::format::{Header, Version};
-use infer_core::{Error, KvType, Limits, Plan, WeightType, map_file};
+use infer_core::{Error, KvType, Limits, Plan, WeightType};
 
 use crate::args::PlanLimits;
 use crate::session::Usage;
+use crate::source::Source;
 
-pub fn run(path: &Path, PlanLimits { max_seq, kv }: PlanLimits) -> anyhow::Result<()> {
-    let in_file = || format!("model {}", path.display());
-    let bytes = map_file(path).with_context(in_file)?;
+pub fn run(path: Option<&Path>, PlanLimits { max_seq, kv }: PlanLimits) -> anyhow::Result<()> {
+    let bytes = Source::model(path)?;
+    let in_file = || bytes.name.clone();
     let header = Header::parse(&bytes).with_context(in_file)?;
     let mut out = io::stdout().lock();
     print_header(&mut out, &header, bytes.len())?;

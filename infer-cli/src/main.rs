@@ -1,4 +1,4 @@
-//! `infer-cli model.bin` tells a story. See `infer-cli --help`.
+//! `infer-cli` tells a story. See `infer-cli --help`.
 
 mod args;
 mod bandwidth;
@@ -11,6 +11,7 @@ mod pool;
 mod quantize;
 mod serial;
 mod session;
+mod source;
 mod text;
 mod tokenize;
 
@@ -43,19 +44,18 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> anyhow::Result<()> {
     match &args.command {
-        Some(Command::Inspect { model, plan }) => return inspect::run(model, *plan),
+        Some(Command::Inspect { model, plan }) => return inspect::run(model.as_deref(), *plan),
         Some(Command::Quantize { input, output }) => return quantize::run(input, output),
         Some(Command::Perplexity { model, text, tokenizer, window, windows, threads, kv }) => {
-            let files = ModelFiles::open(model, tokenizer.as_deref())?;
+            let files = ModelFiles::open(model.as_deref(), tokenizer.as_deref())?;
             return perplexity::run(&files, text, *window, *windows, *threads, *kv);
         }
         Some(Command::Bench(args)) => return bench::run(args),
-        Some(Command::Tokenize { tokenizer, text }) => return tokenize::run(tokenizer, text.as_deref()),
+        Some(Command::Tokenize { tokenizer, text }) => return tokenize::run(tokenizer.as_deref(), text.as_deref()),
         Some(Command::Serial(args)) => return serial::run(args),
         None => {}
     }
-    let Some(model) = &args.model else { return args::print_help() };
-    let files = ModelFiles::open(model, args.generate.tokenizer.as_deref())?;
+    let files = ModelFiles::open(args.model.as_deref(), args.generate.tokenizer.as_deref())?;
     match args.generate.mode {
         Mode::Generate => generate::run(&files, &args.generate),
         Mode::Chat => chat::run(&files, &args.generate),

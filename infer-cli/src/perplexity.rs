@@ -60,8 +60,8 @@ pub fn run(
             forward(&model, &mut state, &engine, tokens, pos)?;
             for row in 0..tokens.len() {
                 let next = ids[start + pos + row + 1];
-                let logits = classify(&model, &mut state, &engine, row)
-                    .with_context(|| format!("model {}", files.model_path.display()))?;
+                let logits =
+                    classify(&model, &mut state, &engine, row).with_context(|| files.model_name().to_owned())?;
                 nats += surprise(logits, next);
                 bytes += if next == BOS { 0 } else { tokenizer.decode(0, next)?.len() };
             }

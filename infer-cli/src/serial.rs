@@ -43,7 +43,7 @@ pub fn run(args: &SerialArgs) -> anyhow::Result<()> {
     report(&firmware, &statistics)?;
     match &args.check {
         Some(model) => {
-            let files = ModelFiles::open(model, args.tokenizer.as_deref())?;
+            let files = ModelFiles::open(Some(model), args.tokenizer.as_deref())?;
             check(&files, request, &firmware, &tokens, &statistics)
         }
         None => Ok(()),
@@ -298,8 +298,7 @@ fn check(
     statistics: &Statistics,
 ) -> anyhow::Result<()> {
     let Request::Tell { temperature, top_p, seed, steps, prompt } = request else { return Ok(()) };
-    let name = files.model_path.display();
-    ensure!(files.checksum() == firmware.model, "model {name} is not the one in the firmware");
+    ensure!(files.checksum() == firmware.model, "{} is not the one in the firmware", files.model_name());
     let model = files.model()?;
     let tokenizer = files.tokenizer()?;
     let prompt = encode(&tokenizer.get(), prompt)?;

@@ -3,17 +3,18 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use infer_core::{
-    Config, Engine, HotBuffers, IndexEntry, Kernels, KvBuffers, KvType, Limits, MappedModel, MergeSlot, Mmap, Model,
-    Plan, ProbIndex, Sampler, State, Tokenizer, classify, forward, map_file,
+    Config, Engine, HotBuffers, IndexEntry, Kernels, KvBuffers, KvType, Limits, MergeSlot, Model, Plan, ProbIndex,
+    Sampler, State, Tokenizer, classify, forward,
 };
 
 use crate::args::GenerateArgs;
 use crate::pool::{Pool, default_threads};
+use crate::source::Source;
 
 /// Prompts are read this many tokens at a time, so that the weights are read once for all of them.
 pub const BATCH: usize = 32;
@@ -30,48 +31,48 @@ impl fmt::Display for Usage {
 
 impl std::error::Error for Usage {}
 
-/// A model and its tokenizer, mapped into memory.
+/// A model and its tokenizer.
 pub struct ModelFiles {
-    pub model_path: PathBuf,
-    pub tokenizer_path: PathBuf,
-    model: MappedModel,
-    tokenizer: Mmap,
+    model: Source,
+    tokenizer: Source,
 }
 
 impl ModelFiles {
-    /// Opens both files; the tokenizer is the given one or `tokenizer.bin` beside the model.
-    pub fn open(model_path: &Path, tokenizer_path: Option<&Path>) -> anyhow::Result<ModelFiles> {
-        let model = MappedModel::open(model_path).with_context(|| format!("model {}", model_path.display()))?;
-        let tokenizer_path = match tokenizer_path {
-            Some(path) => path.to_path_buf(),
-            None => model_path.with_file_name("tokenizer.bin"),
-        };
-        let tokenizer = map_file(&tokenizer_path).with_context(|| {
-            format!("tokenizer {}: give the tokenizer of this model with -z", tokenizer_path.display())
-        })?;
-        Ok(ModelFiles { model_path: model_path.to_path_buf(), tokenizer_path, model, tokenizer })
+    /// Opens a model, by default the embedded one; the tokenizer is the given one or the model's own: `tokenizer.bin`
+    /// beside it, or the embedded one.
+    pub fn open(model: Option<&Path>, tokenizer: Option<&Path>) -> anyhow::Result<ModelFiles> {
+        let beside = model.map(|path| path.with_file_name("tokenizer.bin"));
+        let model = Source::model(model)?;
+        Model::from_bytes(&model).with_context(|| model.name.clone())?; // before the tokenizer is asked for
+        let tokenizer = Source::tokenizer(tokenizer.or(beside.as_deref()))?;
+        Ok(ModelFiles { model, tokenizer })
     }
 
     pub fn model(&self) -> anyhow::Result<Model<'_>> {
-        self.model.model().with_context(|| format!("model {}", self.model_path.display()))
+        Model::from_bytes(&self.model).with_context(|| self.model.name.clone())
+    }
+
+    /// What messages call the model.
+    pub fn model_name(&self) -> &str {
+        &self.model.name
     }
 
     /// FNV-1a (64 bits) of the model file.
     pub fn checksum(&self) -> u64 {
-        infer_core::hash_bytes(infer_core::HASH_START, self.model.bytes())
+        infer_core::hash_bytes(infer_core::HASH_START, &self.model)
     }
 
     pub fn tokenizer(&self) -> anyhow::Result<OwnedTokenizer<'_>> {
         let vocab_size = self.model()?.config().vocab_size;
-        let tokenizer = OwnedTokenizer::new(&self.tokenizer, vocab_size)
-            .with_context(|| format!("tokenizer {}", self.tokenizer_path.display()))?;
+        let tokenizer =
+            OwnedTokenizer::new(&self.tokenizer, vocab_size).with_context(|| self.tokenizer.name.clone())?;
         let spare = self.tokenizer.len() - tokenizer.get().file_bytes();
         if spare > 0 {
             writeln!(
                 io::stderr(),
-                "warning: tokenizer {} goes on for {spare} bytes after token {}, the model's last: it may belong to \
+                "warning: {} goes on for {spare} bytes after token {}, the model's last: it may belong to \
                  another model",
-                self.tokenizer_path.display(),
+                self.tokenizer.name,
                 vocab_size - 1
             )?;
         }
@@ -163,7 +164,7 @@ pub struct Session<'a> {
     engine: Engine<'a>,
     pub sampler: Sampler,
     scratch: Vec<ProbIndex>,
-    model_path: &'a Path,
+    model_name: &'a str,
 }
 
 impl<'a> Session<'a> {
@@ -180,7 +181,7 @@ impl<'a> Session<'a> {
             engine: Engine { kernels: Kernels::detect(), runner: pool },
             sampler: Sampler::new(args.temperature, args.top_p, seed_or_clock(args.seed))?,
             scratch: vec![ProbIndex::default(); model.config().vocab_size],
-            model_path: &files.model_path,
+            model_name: files.model_name(),
         })
     }
 
@@ -201,8 +202,8 @@ impl<'a> Session<'a> {
     /// Picks the token that follows the last of the `n` tokens read.
     pub fn next_token(&mut self, n: usize) -> anyhow::Result<u32> {
         let row = (n - 1) % self.state.plan().limits.batch;
-        let logits = classify(&self.model, &mut self.state, &self.engine, row)
-            .with_context(|| format!("model {}", self.model_path.display()))?;
+        let logits =
+            classify(&self.model, &mut self.state, &self.engine, row).with_context(|| self.model_name.to_owned())?;
         Ok(self.sampler.sample(logits, &mut self.scratch)?)
     }
 }

@@ -4,13 +4,14 @@ use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 
 use anyhow::Context;
-use infer_core::{count_entries, map_file};
+use infer_core::count_entries;
 
 use crate::session::{OwnedTokenizer, Usage, encode};
+use crate::source::Source;
 
-pub fn run(path: &Path, text: Option<&str>) -> anyhow::Result<()> {
-    let in_file = || format!("tokenizer {}", path.display());
-    let bytes = map_file(path).with_context(|| format!("{}: give a tokenizer.bin with -z", in_file()))?;
+pub fn run(path: Option<&Path>, text: Option<&str>) -> anyhow::Result<()> {
+    let bytes = Source::tokenizer(path)?;
+    let in_file = || bytes.name.clone();
     let vocab_size = count_entries(&bytes).with_context(in_file)?;
     let tokenizer = OwnedTokenizer::new(&bytes, vocab_size).with_context(in_file)?;
     let text = match text {

@@ -1,6 +1,7 @@
 //! The program as a person runs it: golden outputs of llama2.c, and what bad input gets.
 
 mod commands;
+mod default_model;
 mod serial;
 mod story;
 

@@ -97,13 +97,6 @@ fn the_clock_seeds_differently() {
 }
 
 #[test]
-fn no_argument_prints_help() {
-    let output = run(&[]);
-    assert!(stdout(&output).contains("Usage: infer-cli"));
-    assert!(stdout(&run(&["--help"])).contains("--temperature"));
-}
-
-#[test]
 fn values_out_of_range() {
     for (flag, value) in [
         ("-t", "abc"),

@@ -1,0 +1,58 @@
+//! Where a model comes from: from files, or from this program itself, which carries the project's default model.
+
+use std::ops::Deref;
+use std::path::Path;
+
+use anyhow::Context;
+use infer_core::{Aligned, Mmap, map_file};
+
+static MODEL: &Aligned<[u8]> = &Aligned(*include_bytes!("../../models/model.bin"));
+static TOKENIZER: &[u8] = include_bytes!("../../models/tokenizer.bin");
+
+/// The bytes of a model or of a tokenizer.
+pub struct Source {
+    /// What messages call it.
+    pub name: String,
+    bytes: Bytes,
+}
+
+enum Bytes {
+    Mapped(Mmap),
+    Embedded(&'static [u8]),
+}
+
+impl Source {
+    /// The model in this file, or the embedded one.
+    pub fn model(path: Option<&Path>) -> anyhow::Result<Source> {
+        match path {
+            Some(path) => {
+                let name = format!("model {}", path.display());
+                Ok(Source { bytes: Bytes::Mapped(map_file(path).with_context(|| name.clone())?), name })
+            }
+            None => Ok(Source { name: "the embedded default model".into(), bytes: Bytes::Embedded(&MODEL.0) }),
+        }
+    }
+
+    /// The tokenizer in this file, or the embedded one.
+    pub fn tokenizer(path: Option<&Path>) -> anyhow::Result<Source> {
+        match path {
+            Some(path) => {
+                let name = format!("tokenizer {}", path.display());
+                let map = map_file(path).with_context(|| format!("{name}: give the model's tokenizer with -z"))?;
+                Ok(Source { name, bytes: Bytes::Mapped(map) })
+            }
+            None => Ok(Source { name: "the embedded tokenizer".into(), bytes: Bytes::Embedded(TOKENIZER) }),
+        }
+    }
+}
+
+impl Deref for Source {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.bytes {
+            Bytes::Mapped(map) => map,
+            Bytes::Embedded(bytes) => bytes,
+        }
+    }
+}
