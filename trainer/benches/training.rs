@@ -1,7 +1,8 @@
 //! Tokens per second of whole training steps: forward, backward, clipping, AdamW.
 //!
 //! `cargo bench -p trainer --bench training -- [260K|1.4M|15M]... [--composed]`. Each shape runs a few seconds, with random
-//! tokens. GFLOP/s count 6 · parameters · tokens, as is usual; attention comes on top of that.
+//! tokens. GFLOP/s count 6 · parameters · tokens, as is usual; attention comes on top of that. The limit beside them is what
+//! all threads reach together in a large matrix product.
 
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ fn main() -> anyhow::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     let composed = args.iter().any(|a| a == "--composed");
     let names: Vec<&str> = args.iter().map(String::as_str).filter(|a| !a.starts_with("--")).collect();
+    println!("limit: {:.0} GFLOP/s on {} threads", limit(), rayon::current_num_threads());
     for name in if names.is_empty() { vec!["260K", "1.4M", "15M"] } else { names } {
         run(name, composed)?;
     }
@@ -92,5 +94,30 @@ fn run(name: &str, composed: bool) -> anyhow::Result<()> {
         config.seq_len,
         times.len(),
     );
+    // Of the process so far: run the shape alone to know its own.
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    println!("    {}", status.lines().find(|line| line.starts_with("VmHWM")).unwrap_or("peak memory unknown"));
     Ok(())
+}
+
+/// GFLOP/s of products of 768 x 768 matrices, one after the other on each thread.
+#[allow(unsafe_code)]
+fn limit() -> f64 {
+    const N: usize = 768;
+    const ROUNDS: usize = 60;
+    let start = Instant::now();
+    rayon::broadcast(|_| {
+        let (a, b, mut c) = (vec![1.0f32; N * N], vec![1.0f32; N * N], vec![0.0f32; N * N]);
+        let (row, none) = (N as isize, gemm::Parallelism::None);
+        for _ in 0..ROUNDS {
+            let (a, b, c) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr());
+            // SAFETY: three matrices of N x N, row-major, none overlapping.
+            unsafe {
+                gemm::gemm(N, N, N, c, 1, row, false, a, 1, row, b, 1, row, 0.0, 1.0, false, false, false, none);
+            }
+        }
+        assert_eq!(c[N * N - 1], N as f32);
+    });
+    let products = (ROUNDS * rayon::current_num_threads()) as f64;
+    products * 2.0 * (N as f64).powi(3) / start.elapsed().as_secs_f64() / 1e9
 }

@@ -15,6 +15,8 @@ mod optimizer;
 use std::sync::Mutex;
 
 use anyhow::{Context, bail, ensure};
+#[cfg(feature = "cuda")]
+use dfdx::prelude::SumTo;
 use dfdx::prelude::{
     Backward, Cpu, Device, HasErr, NoneTape, OwnedTape, PutTape, Rank0, SplitTape, Storage, Tape, Tensor, Trace,
 };
@@ -48,6 +50,19 @@ pub trait Backend: Device<f32> {
 
     /// Logits of checked tokens, `(sequences * length, vocab_size)`.
     fn logits(model: &Llama<Self>, tokens: &[u32], sequences: usize, length: usize) -> anyhow::Result<Vec<f32>>;
+
+    /// Drops the gradients of intermediate results.
+    fn keep_parameters(model: &Llama<Self>, mut all: Gradients<Self>) -> anyhow::Result<Gradients<Self>> {
+        let mut kept = Gradients::leaky();
+        for Parameter { tensor, .. } in &model.parameters {
+            let wanted = kept.get_or_alloc_mut(tensor).map_err(device_error::<Self>)?;
+            std::mem::swap(wanted, all.get_or_alloc_mut(tensor).map_err(device_error::<Self>)?);
+        }
+        Ok(kept)
+    }
+
+    /// Sum of the squares of a parameter's gradient.
+    fn sum_of_squares(gradients: &mut Gradients<Self>, parameter: &Matrix<Self>) -> anyhow::Result<f64>;
 }
 
 impl Backend for Cpu {
@@ -64,6 +79,15 @@ impl Backend for Cpu {
 
     fn logits(model: &Llama<Self>, tokens: &[u32], sequences: usize, length: usize) -> anyhow::Result<Vec<f32>> {
         fused::logits(model, tokens, sequences, length)
+    }
+
+    fn keep_parameters(_: &Llama<Self>, all: Gradients<Self>) -> anyhow::Result<Gradients<Self>> {
+        Ok(all) // of the fused operation they are two scalars, not worth an allocation
+    }
+
+    fn sum_of_squares(gradients: &mut Gradients<Self>, parameter: &Matrix<Self>) -> anyhow::Result<f64> {
+        let gradient = gradients.get_or_alloc_mut(parameter).map_err(device_error::<Self>)?;
+        Ok(fused::sum_of_squares(gradient))
     }
 }
 
@@ -82,6 +106,12 @@ impl Backend for dfdx::prelude::Cuda {
 
     fn logits(model: &Llama<Self>, tokens: &[u32], sequences: usize, length: usize) -> anyhow::Result<Vec<f32>> {
         composed::logits_vec(model, tokens, sequences, length).map_err(device_error::<Self>)
+    }
+
+    fn sum_of_squares(gradients: &mut Gradients<Self>, parameter: &Matrix<Self>) -> anyhow::Result<f64> {
+        let squares = gradients.get(parameter).try_square().map_err(device_error::<Self>)?;
+        let sum: Tensor<Rank0, f32, Self> = squares.try_sum().map_err(device_error::<Self>)?;
+        Ok(f64::from(sum.as_vec()[0]))
     }
 }
 
@@ -289,12 +319,8 @@ impl<D: Backend> Llama<D> {
         let (_, tape) = start.traced(so_far).split_tape();
         let (loss, tape): (_, OwnedTape<f32, D>) = D::loss(self, batch, options, tape)?.split_tape();
         let value = loss.as_vec()[0];
-        let mut all = (loss.put_tape(tape) * scale).try_backward().map_err(device_error::<D>)?;
-        // Those of intermediate results stay behind.
-        for Parameter { tensor, .. } in &self.parameters {
-            let wanted = gradients.get_or_alloc_mut(tensor).map_err(device_error::<D>)?;
-            std::mem::swap(wanted, all.get_or_alloc_mut(tensor).map_err(device_error::<D>)?);
-        }
+        let all = (loss.put_tape(tape) * scale).try_backward().map_err(device_error::<D>)?;
+        *gradients = D::keep_parameters(self, all)?;
         Ok(value)
     }
 

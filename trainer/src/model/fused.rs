@@ -30,6 +30,9 @@ use super::{Batch, Llama, Options, device_error};
 use layer::{Activations, Gradient, Layer};
 use math::LANES;
 
+/// Numbers that a task works on where there is one pass over memory only.
+const CHUNK: usize = 1 << 14;
+
 /// Scratch memory that is kept from step to step.
 #[derive(Default)]
 pub struct Workspace {
@@ -68,7 +71,7 @@ impl Sizes {
     fn new(config: Config, sequences: usize, length: usize) -> Sizes {
         // An odd multiple, so that neighbouring rows do not compete for the same sets of the cache.
         let padded = (length.div_ceil(LANES) | 1) * LANES;
-        const LARGEST: usize = 128;
+        const LARGEST: usize = 256;
         const SMALLEST: usize = 32;
         let block = (SMALLEST..=LARGEST).rev().find(|block| length.is_multiple_of(*block)).unwrap_or(length);
         Sizes { config, sequences, length, padded, block }
@@ -129,9 +132,10 @@ pub fn loss<T: Tape<f32, Cpu>>(
             for (ghost, (name, layer)) in ghosts.iter().zip(names) {
                 let target = all.get_or_alloc_mut(ghost)?;
                 gradients.for_each_row(&config, name, layer, target.len(), |at, row| {
-                    for (target, gradient) in target[at..].iter_mut().zip(row) {
-                        *target += upstream * *gradient;
-                    }
+                    let chunks = target[at..at + row.len()].par_chunks_mut(CHUNK).zip(row.par_chunks(CHUNK));
+                    chunks.for_each(|(target, gradient)| {
+                        target.iter_mut().zip(gradient).for_each(|(target, gradient)| *target += upstream * gradient);
+                    });
                 });
             }
             Ok(())
@@ -150,6 +154,12 @@ pub fn logits(model: &Llama<Cpu>, tokens: &[u32], sequences: usize, length: usiz
     workspace.load(model, &sizes);
     forward(&mut workspace, &sizes, tokens, &Options::default(), false);
     Ok(classifier::logits(&mut workspace, &sizes))
+}
+
+/// Sum of squares, in an order that does not depend on the number of threads.
+pub(super) fn sum_of_squares(x: &[f32]) -> f64 {
+    let sums: Vec<f64> = x.par_chunks(CHUNK).map(|x| f64::from(math::sum_of_squares(x))).collect();
+    sums.iter().sum()
 }
 
 /// From tokens to the input of the last norm.
@@ -283,9 +293,16 @@ impl Weights {
         }
         let mut values = Vec::new();
         for parameter in &model.parameters {
-            values.resize(parameter.rows * parameter.cols, 0.0);
-            parameter.tensor.copy_into(&mut values);
-            self.for_each_row(&model.config, parameter.name, parameter.layer, values.len(), |at, row| {
+            let n = parameter.rows * parameter.cols;
+            self.for_each_row(&model.config, parameter.name, parameter.layer, n, |at, row| {
+                // copy_into, the only way to read a tensor, reads it whole.
+                if row.len() == n {
+                    return parameter.tensor.copy_into(row);
+                }
+                if at == 0 {
+                    values.resize(n, 0.0);
+                    parameter.tensor.copy_into(&mut values);
+                }
                 row.copy_from_slice(&values[at..at + row.len()]);
             });
         }

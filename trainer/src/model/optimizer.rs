@@ -1,6 +1,6 @@
 //! AdamW with decay on matrices only, and clipping.
 
-use dfdx::prelude::{AdamConfig, Momentum, SgdConfig, Storage, SumTo, WeightDecay};
+use dfdx::prelude::{AdamConfig, Momentum, SgdConfig, Storage, WeightDecay};
 
 use super::{Backend, Gradients, Llama, Matrix, device_error};
 
@@ -91,8 +91,8 @@ pub fn clip_gradients<D: Backend>(
     gradients: &mut Gradients<D>,
     max_norm: f32,
 ) -> anyhow::Result<f32> {
-    let squares = |p: &super::Parameter<D>| f64::from(gradients.get(&p.tensor).square().sum::<(), _>().as_vec()[0]);
-    let norm = model.parameters.iter().map(squares).sum::<f64>().sqrt() as f32;
+    let squares = model.parameters.iter().map(|p| D::sum_of_squares(gradients, &p.tensor));
+    let norm = squares.sum::<anyhow::Result<f64>>()?.sqrt() as f32;
     if max_norm > 0.0 && norm > max_norm {
         for parameter in &model.parameters {
             let gradient = gradients.get_or_alloc_mut(&parameter.tensor).map_err(device_error::<D>)?;

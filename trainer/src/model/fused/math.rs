@@ -96,24 +96,22 @@ pub(super) fn exp2s<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     simd.transmute_f32s_u32s(simd.add_u32s(simd.transmute_u32s_f32s(power), exponent))
 }
 
-/// Σ f(a, b).
+/// Σ x²
 #[inline(always)]
-pub(super) fn sum2(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
-    let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let rest: f32 = a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(a, b)| f(*a, *b)).sum();
+pub(super) fn sum_of_squares(x: &[f32]) -> f32 {
     let mut lanes = [0.0; LANES];
-    for (a, b) in a_chunks.zip(b_chunks) {
-        for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
-            *lane += f(*a, *b);
+    for x in x.chunks(LANES) {
+        for (lane, x) in lanes.iter_mut().zip(x) {
+            *lane += x * x;
         }
     }
-    lanes.iter().sum::<f32>() + rest
+    lanes.iter().sum()
 }
 
 /// 1 / √(mean(x²) + eps)
 #[inline(always)]
 pub(super) fn inverse_rms(x: &[f32]) -> f32 {
-    1.0 / (sum2(x, x, |a, b| a * b) / x.len() as f32 + super::super::RMS_EPS).sqrt()
+    1.0 / (sum_of_squares(x) / x.len() as f32 + super::super::RMS_EPS).sqrt()
 }
 
 /// Rows of out = rmsnorm of rows of x.
