@@ -23,10 +23,10 @@ fn inspect_shows_header_tensors_and_plan() {
     }
     // 2 · 5 layers · 512 positions · 32 values · 4 bytes
     assert!(stdout(&output).contains("655360"), "{}", stdout(&output));
-    assert!(stdout(&run(&["inspect", &model, "--max-seq", "128"])).contains("163840"));
+    assert!(stdout(&run(&["inspect", &model, "--plan", "max_seq=128"])).contains("163840"));
     let q8 = shared::file("data/models/stories260K/stories260K_q80_g4.bin").unwrap();
     assert!(stdout(&run(&["inspect", q8.to_str().unwrap()])).contains("int8, group size 4"));
-    assert_fails(&run(&["inspect", &model, "--max-seq", "513"]), 2, &["--max-seq 513", "1 to 512"]);
+    assert_fails(&run(&["inspect", &model, "--plan", "max_seq=513"]), 2, &["max_seq=513", "1 to 512"]);
     let gs8 = shared::file("data/models/stories260K/stories260K.export_v2_q80_gs8.bin").unwrap();
     assert_fails(&run(&["inspect", gs8.to_str().unwrap()]), 1, &["group_size 8", "dim 64", "hidden_dim 172"]);
 }
