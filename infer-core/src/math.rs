@@ -171,6 +171,7 @@ pub fn exp2(x: f32) -> f32 {
     f32::from_bits(y.to_bits().wrapping_add(shifted.to_bits() << 23))
 }
 
+#[allow(clippy::approx_constant)] // near ln 2, but not ln 2
 pub(crate) const EXP2_G: [f32; 5] = [0.693_147, 0.240_222_42, 0.055_507_336, 0.009_671_513, 0.001_326_472_7];
 
 /// Rotary embedding (Su et al., 2021) of heads of `cos_sin.len()` values: each pair (v0, v1) is turned by its angle.
