@@ -53,12 +53,9 @@ fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
 #[inline(never)]
 fn attention_weights(q: &[f32], heads: &Heads<'_>, att: &mut [f32]) -> f32 {
     for (keys, att) in rows_of(heads.keys, heads.head_size).zip(att.as_chunks_mut::<LANES>().0) {
-        for half in [0, POSITIONS] {
-            let scores = scores(q, keys, half);
-            for (att, score) in att.iter_mut().skip(half).zip(scores) {
-                *att = score * heads.scale;
-            }
-        }
+        let ([low, high], _) = att.as_chunks_mut::<POSITIONS>() else { continue };
+        *low = scores::<0>(q, keys).map(|score| score * heads.scale);
+        *high = scores::<1>(q, keys).map(|score| score * heads.scale);
     }
     numerators(att, heads.positions)
 }
@@ -69,21 +66,24 @@ const POSITIONS: usize = 4;
 /// Scores of half a block. Lane by lane, in an order that needs three sums at a time for the tree of
 /// [`sum_lanes`]: (l0 + l4) + (l2 + l6), then the odd ones.
 #[inline(always)]
-fn scores(q: &[f32], keys: &[[f32; LANES]], half: usize) -> [f32; POSITIONS] {
-    let lane = |l: usize| {
-        let mut sum = [0.0; POSITIONS];
-        let mut d = l;
-        while let (Some(q), Some(keys)) = (q.get(d), keys.get(d)) {
-            for (sum, key) in sum.iter_mut().zip(keys.iter().skip(half)) {
-                *sum += q * key;
-            }
-            d += LANES;
-        }
-        sum
+fn scores<const HALF: usize>(q: &[f32], keys: &[[f32; LANES]]) -> [f32; POSITIONS] {
+    let products = |d: usize| {
+        let (q, keys) = (q.get(d)?, keys.get(d)?.as_chunks::<POSITIONS>().0.get(HALF)?);
+        Some(keys.map(|key| q * key))
     };
     let add = |mut a: [f32; POSITIONS], b: [f32; POSITIONS]| {
         a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
         a
+    };
+    // Adding the first product to 0 would change nothing but the sign of a zero, which exp2 does not see.
+    let lane = |l: usize| {
+        let mut sum = products(l).unwrap_or([0.0; POSITIONS]);
+        let mut d = l + LANES;
+        while let Some(products) = products(d) {
+            sum = add(sum, products);
+            d += LANES;
+        }
+        sum
     };
     let even = add(add(lane(0), lane(4)), add(lane(2), lane(6)));
     add(even, add(add(lane(1), lane(5)), add(lane(3), lane(7))))
@@ -115,7 +115,8 @@ fn weigh_part<const H: usize, const W: usize>(
     out: &mut [&mut [f32]; H],
 ) {
     let mut sums = [[0.0; W]; H];
-    for (t, value) in rows_of(heads.values, heads.head_size).take(heads.positions).enumerate() {
+    let values = heads.values.chunks_exact(heads.head_size.max(1)); // faster than rows_of
+    for (t, value) in values.take(heads.positions).enumerate() {
         let Some(value) = value.get(first..).and_then(|value| value.first_chunk::<W>()) else { return };
         for h in 0..H {
             let Some(att) = att[h].get(t) else { return };
