@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 
-use infer_core::format::Version;
+use infer_core::format::{TensorName, Version};
 use infer_core::{
     Config, Engine, HotBuffers, Kernels, KvBuffers, KvType, Limits, Model, Runner, State, WeightType, begin, classify,
     forward, step,
@@ -215,6 +215,26 @@ fn int8_kv_gives_the_same_bits_in_every_way() {
                 assert_eq!(got, want[..tokens.len()], "{} kernels, batch {batch}, {config:?}", kernels.name);
             }
         }
+    }
+}
+
+/// Without queries all weights are equal, and with two tokens many values have one sign: integer sums near their limit, and
+/// beyond what f32 holds exactly.
+#[test]
+fn large_sums_of_an_int8_kv_cache() {
+    let config = Config { seq_len: 700, ..config(48, 31, 1, 2, 1) };
+    let mut model = RandomModel::new(config, 1);
+    model.tensor_mut(TensorName::Wq).fill(0.0);
+    let file = model.to_file(Version::V0);
+    let tokens = tokens(700, 2);
+    let limits = Limits { max_seq: 700, batch: 50, threads: 1, kv: KvType::I8 };
+    let logits = |kernels| {
+        let engine = Engine { kernels, ..Engine::scalar() };
+        bits(&Run::with_limits(file.bytes(), limits, engine).logits(&tokens).unwrap())
+    };
+    let want = logits(Kernels::scalar());
+    for kernels in Kernels::all() {
+        assert_eq!(logits(kernels), want, "{} kernels", kernels.name);
     }
 }
 

@@ -52,7 +52,7 @@ fn inspect_plans_what_firmware_links() {
     // x, xb and q; hb and hb2; cos and sin; scales of 6 queries; weights of 3 heads; frequencies; logits.
     let hot_f32 = 4 * (3 * 48 + 2 * 32 + 8 + 6 + 3 * 40 + 4 + 300);
     let hot_i8 = 2 * 48 + 4;
-    // Keys and values of 2 layers, 40 positions in whole blocks and 16 dimensions; 22 tokens, of 4 and 24 bytes.
+    // Keys and values of 2 layers, 40 positions in whole blocks and 16 dimensions; 22 tokens, of 4 and 20 bytes.
     let (keys_and_values, scales) = (2 * 2 * 40 * 16, 2 * 2 * 40 * 4);
     let rows = [
         (".model   tokenizer.bin beside it, the same", tokenizer),
@@ -63,8 +63,8 @@ fn inspect_plans_what_firmware_links() {
         (".cold    keys and values", keys_and_values),
         (".cold    scales of keys and values", scales),
         (".cold    tokens of the prompt", 22 * 4),
-        (".cold    merging of the prompt", 22 * 24),
-        ("RAM      in all, without code and stack", hot_f32 + hot_i8 + 300 * 8 + keys_and_values + scales + 22 * 28),
+        (".cold    merging of the prompt", 22 * 20),
+        ("RAM      in all, without code and stack", hot_f32 + hot_i8 + 300 * 8 + keys_and_values + scales + 22 * 24),
     ];
     has(&inspect("max_seq=37,kv=int8,prompt=20"), &rows);
 
