@@ -122,16 +122,17 @@ print_sizes() {
 
 firmware() {
     need qemu-system-arm qemu-system-arm
+    need arm-none-eabi-size binutils-arm-none-eabi
     local board model out
     for board in mps2-an386 mps3-an547; do
         for model in "" random-f32 random-int8; do
             echo "$board, ${model:-default} model:"
             out=$(MODEL=$model build_image $board firmware-example)
             run_image $board "$out/firmware-example"
+            check_plan "$out/firmware-example"
         done
         out=$(MODEL=random-int8 build_image $board link)
-        FIRMWARE=$(realpath "$out/link") FIRMWARE_MACHINE=$board \
-            FIRMWARE_MODEL=$(sed -n 's|.*"out_dir":"\([^"]*/firmware-example-[^"]*\)".*|\1|p' "$out/link.json")/model.bin \
+        FIRMWARE=$(realpath "$out/link") FIRMWARE_MACHINE=$board FIRMWARE_MODEL=$(model_of "$out/link") \
             cargo test -p infer-cli --test firmware
     done
     for board in nrf52840 rp2350 stm32h743; do
@@ -147,6 +148,21 @@ run_image() {
         -kernel "$2") || { local status=$?; echo "$output"; echo "QEMU: exit status $status" >&2; return 1; }
     grep -aE '^(logits|stack)' <<<"$output"
     grep -aq ', as on the host$' <<<"$output" && grep -aq '^One day' <<<"$output"
+}
+
+# check_plan IMAGE: what infer-cli plans, with the settings of settings.rs, is what the image links.
+check_plan() {
+    local linked planned
+    linked=$(arm-none-eabi-size -A "$1" | awk '$1 ~ /^\.(model|hot|cold)$/ { print $1, $2 }' | sort)
+    planned=$(cargo run -q -p infer-cli -- inspect "$(model_of "$1")" --plan max_seq=256,kv=int8 |
+        awk '$1 ~ /^\.(model|hot|cold)$/ { sum[$1] += $NF } END { for (s in sum) print s, sum[s] }' | sort)
+    diff <(echo "$linked") <(echo "$planned") || { echo "not what infer-cli inspect plans" >&2; return 1; }
+    echo "as planned: $(paste -sd, <<<"$linked") bytes"
+}
+
+# model_of IMAGE: the model file that its build script wrote, beside the tokenizer.
+model_of() {
+    echo "$(sed -n 's|.*"out_dir":"\([^"]*/firmware-example-[^"]*\)".*|\1|p' "$1.json")/model.bin"
 }
 
 capi() {
@@ -174,19 +190,23 @@ capi() {
     cargo build -p infer-cli --target-dir "$target_dir"
     cd "$target_dir/capi"
     head -c 1000 f32.bin >cut.bin
-    local weights text hash output
+    local weights kv c_kv text hash output
     make_c host
     for weights in f32 int8; do
-        text=$("$target_dir/debug/infer-cli" $weights.bin -t 0 -n 64 -i "Once upon a time" 2>/dev/null)
-        hash=$("$target_dir/debug/infer-cli" bench $weights.bin --tokens 16 --batch 1 --repeat 1 --json |
-            sed 's/.*"logits_hash":"\([0-9a-f]*\)".*/logits hash \1/')
-        make_c OUT=$weights MODEL=$PWD/$weights.bin
-        check_symbols $weights/story.elf
-        print_sizes $weights/story.elf
-        output=$(qemu_c $weights/story.elf)
-        echo "$output"
-        same "$weights in QEMU" "$text"$'\n'"$hash" "$(sed 1,2d <<<"$output")"
-        same "$weights on the host" "$text"$'\n'"$hash" "$(valgrind_c $weights.bin tokenizer.bin "Once upon a time" 64)"
+        for kv in f32 int8; do
+            c_kv=${kv/int8/i8} # in C
+            text=$("$target_dir/debug/infer-cli" $weights.bin -t 0 -n 64 -i "Once upon a time" --kv $kv 2>/dev/null)
+            hash=$("$target_dir/debug/infer-cli" bench $weights.bin --tokens 16 --batch 1 --repeat 1 --kv $kv --json |
+                sed 's/.*"logits_hash":"\([0-9a-f]*\)".*/logits hash \1/')
+            make_c OUT=$weights MODEL=$PWD/$weights.bin DEFINES=-DKV=INFER_KV_${c_kv^^}
+            check_symbols $weights/story.elf
+            print_sizes $weights/story.elf
+            output=$(qemu_c $weights/story.elf)
+            echo "$output"
+            same "$weights with $kv KV cache in QEMU" "$text"$'\n'"$hash" "$(sed 1,2d <<<"$output")"
+            output=$(valgrind_c $weights.bin tokenizer.bin "Once upon a time" 64 $c_kv)
+            same "$weights with $kv KV cache on the host" "$text"$'\n'"$hash" "$output"
+        done
     done
 
     # What cannot be used is said, and nothing leaks.

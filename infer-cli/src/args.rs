@@ -92,7 +92,8 @@ pub enum Command {
         /// Model file, version 0, 1 or 2 of llama2.c [default: the embedded model]
         #[arg(value_name = "MODEL.bin")]
         model: Option<PathBuf>,
-        /// Plan the memory for these limits, such as max_seq=256,kv=int8 [default: the model's seq_len, f32]
+        /// Plan the memory for these limits, such as max_seq=256,kv=int8,prompt=128 [default: the model's seq_len, f32,
+        /// prompts of 128 bytes]
         #[arg(long, value_name = "LIMITS", default_value = "", hide_default_value = true, value_parser = plan)]
         plan: PlanLimits,
     },
@@ -268,21 +269,23 @@ impl From<Kv> for KvType {
 }
 
 /// What `inspect` plans for.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct PlanLimits {
     pub max_seq: Option<usize>,
     pub kv: Kv,
+    /// Bytes of the longest prompt.
+    pub prompt: u32,
 }
 
 fn plan(text: &str) -> Result<PlanLimits, String> {
-    let mut limits = PlanLimits::default();
+    let mut limits = PlanLimits { max_seq: None, kv: Kv::F32, prompt: 128 }; // firmware-example's MAX_PROMPT
     for setting in text.split(',').filter(|setting| !setting.is_empty()) {
+        let not_a_number = |_| format!("{setting}: give a number");
         match setting.split_once('=') {
-            Some(("max_seq", n)) => {
-                limits.max_seq = Some(n.parse().map_err(|_| format!("max_seq={n}: give a number"))?)
-            }
+            Some(("max_seq", n)) => limits.max_seq = Some(n.parse().map_err(not_a_number)?),
+            Some(("prompt", n)) => limits.prompt = n.parse().map_err(not_a_number)?,
             Some(("kv", kv)) => limits.kv = Kv::from_str(kv, true).map_err(|_| format!("kv={kv}: give f32 or int8"))?,
-            _ => return Err(format!("\"{setting}\": give max_seq=N and kv=f32 or kv=int8, separated by a comma")),
+            _ => return Err(format!("\"{setting}\": give max_seq=N, kv=int8 or prompt=BYTES, separated by commas")),
         }
     }
     Ok(limits)

@@ -5,13 +5,13 @@ use std::path::Path;
 
 use anyhow::Context;
 use infer_core::format::{Header, Version};
-use infer_core::{Error, KvType, Limits, Plan, WeightType};
+use infer_core::{Aligned, Error, KvType, Limits, MergeSlot, Plan, Tokenizer, WeightType};
 
 use crate::args::PlanLimits;
 use crate::session::Usage;
 use crate::source::Source;
 
-pub fn run(path: Option<&Path>, PlanLimits { max_seq, kv }: PlanLimits) -> anyhow::Result<()> {
+pub fn run(path: Option<&Path>, PlanLimits { max_seq, kv, prompt }: PlanLimits) -> anyhow::Result<()> {
     let bytes = Source::model(path)?;
     let in_file = || bytes.name.clone();
     let header = Header::parse(&bytes).with_context(in_file)?;
@@ -38,7 +38,11 @@ pub fn run(path: Option<&Path>, PlanLimits { max_seq, kv }: PlanLimits) -> anyho
     let max_seq = max_seq.unwrap_or(header.config.seq_len);
     let limits = Limits { max_seq, batch: 1, threads: 1, kv: kv.into() };
     let plan = header.config.plan(limits).with_context(in_file)?;
-    Ok(print_plan(&mut out, &plan)?)
+    let tokenizer = match path {
+        Some(path) => std::fs::metadata(path.with_file_name("tokenizer.bin")).map_or(0, |file| file.len()),
+        None => Source::tokenizer(None)?.len() as u64,
+    };
+    Ok(print_plan(&mut out, &plan, bytes.len(), tokenizer, prompt)?)
 }
 
 fn print_header(out: &mut impl Write, header: &Header, file_bytes: usize) -> io::Result<()> {
@@ -92,25 +96,35 @@ fn print_tensors(out: &mut impl Write, layout: &infer_core::format::Layout) -> i
     Ok(())
 }
 
-fn print_plan(out: &mut impl Write, plan: &Plan) -> io::Result<()> {
-    let kv = match plan.limits.kv {
-        KvType::F32 => "f32",
-        KvType::I8 => "int8",
-    };
-    writeln!(out, "\nRAM plan: max_seq {}, one token at a time, {kv} KV cache (bytes)", plan.limits.max_seq)?;
-    let rows = [
-        ("activations", plan.hot_bytes()),
-        ("KV cache", plan.kv_bytes()),
-        ("total", plan.hot_bytes() + plan.kv_bytes()),
+/// What firmware-example links for this plan, byte by byte, in its sections.
+fn print_plan(out: &mut impl Write, plan: &Plan, model: usize, tokenizer: u64, prompt: u32) -> io::Result<()> {
+    let Limits { max_seq, kv, .. } = plan.limits;
+    let kv = if kv == KvType::I8 { "int8" } else { "f32" };
+    let tokens = Tokenizer::max_tokens(prompt as usize) as u64;
+    let scales = 4 * plan.kv_scales as u64;
+    let align = align_of::<Aligned<u8>>() as u64;
+    let flash = [
+        (".model", "model file, to whole 16 bytes", (model as u64).next_multiple_of(align)),
+        (".model", "tokenizer.bin beside it, the same", tokenizer.next_multiple_of(align)),
+        (".rodata", "tokenizer index", plan.tokenizer_bytes()),
     ];
-    for (name, bytes) in rows {
-        writeln!(out, "{name:<16} {bytes:>12}")?;
+    let ram = [
+        (".hot", "activations, f32", 4 * plan.hot_f32 as u64),
+        (".hot", "activations, int8, to whole words", plan.hot_i8.next_multiple_of(4) as u64),
+        (".hot", "sampler", plan.sampler_bytes()),
+        (".cold", "keys and values", plan.kv_bytes() - scales),
+        (".cold", "scales of keys and values", scales),
+        (".cold", "tokens of the prompt", tokens * size_of::<u32>() as u64),
+        (".cold", "merging of the prompt", tokens * size_of::<MergeSlot>() as u64),
+    ];
+    writeln!(out, "\nfirmware: max_seq {max_seq}, {kv} KV cache, prompts of up to {prompt} bytes")?;
+    writeln!(out, "{:<8} {:<35} {:>12}", "section", "what", "bytes")?;
+    for (total, rows) in [("flash", &flash[..]), ("RAM", &ram)] {
+        for (section, name, bytes) in rows {
+            writeln!(out, "{section:<8} {name:<35} {bytes:>12}")?;
+        }
+        let sum: u64 = rows.iter().map(|(_, _, bytes)| bytes).sum();
+        writeln!(out, "{total:<8} {:<35} {sum:>12}", "in all, without code and stack")?;
     }
-    writeln!(out, "{:<16} {:>12}  top-p sampling only", "sampler", plan.sampler_bytes())?;
-    writeln!(
-        out,
-        "{:<16} {:>12}  in RAM, or in flash if built at compile time",
-        "tokenizer index",
-        plan.tokenizer_bytes()
-    )
+    Ok(())
 }

@@ -12,7 +12,8 @@ pub struct Run<'m, 'r> {
     pub engine: Engine<'r>,
     hot_f32: Vec<f32>,
     hot_i8: Vec<i8>,
-    kv: Vec<f32>,
+    kv_f32: Vec<f32>, // the values, or the scales of an int8 cache
+    kv_i8: Vec<i8>,
 }
 
 impl<'m> Run<'m, 'static> {
@@ -39,9 +40,21 @@ impl<'m, 'r> Run<'m, 'r> {
     /// # Panics
     /// When the bytes are no model.
     pub fn with_engine(file: &'m [u8], batch: usize, threads: usize, engine: Engine<'r>) -> Run<'m, 'r> {
+        let max_seq = Model::from_bytes(file).unwrap().config().seq_len;
+        Run::with_limits(file, Limits { max_seq, batch, threads, kv: KvType::F32 }, engine)
+    }
+
+    /// Buffers for these limits.
+    ///
+    /// # Panics
+    /// When the bytes are no model, or the limits are not for it.
+    pub fn with_limits(file: &'m [u8], limits: Limits, engine: Engine<'r>) -> Run<'m, 'r> {
         let model = Model::from_bytes(file).unwrap();
-        let max_seq = model.config().seq_len;
-        let plan = model.config().plan(Limits { max_seq, batch, threads, kv: KvType::F32 }).unwrap();
+        let plan = model.config().plan(limits).unwrap();
+        let (kv_f32, kv_i8) = match limits.kv {
+            KvType::F32 => (plan.kv_values, 0),
+            KvType::I8 => (plan.kv_scales, plan.kv_values),
+        };
         Run {
             model,
             plan,
@@ -49,7 +62,8 @@ impl<'m, 'r> Run<'m, 'r> {
             // Garbage must not matter.
             hot_f32: vec![f32::NAN; plan.hot_f32],
             hot_i8: vec![-77; plan.hot_i8],
-            kv: vec![f32::NAN; plan.kv_values],
+            kv_f32: vec![f32::NAN; kv_f32],
+            kv_i8: vec![-128; kv_i8],
         }
     }
 
@@ -59,7 +73,11 @@ impl<'m, 'r> Run<'m, 'r> {
     /// Never: the buffers are those of the plan.
     pub fn state(&mut self) -> State<'_> {
         let hot = HotBuffers { f32: &mut self.hot_f32, i8: &mut self.hot_i8 };
-        State::new(&self.plan, hot, KvBuffers::F32(&mut self.kv)).unwrap()
+        let kv = match self.plan.limits.kv {
+            KvType::F32 => KvBuffers::F32(&mut self.kv_f32),
+            KvType::I8 => KvBuffers::I8 { values: &mut self.kv_i8, scales: &mut self.kv_f32 },
+        };
+        State::new(&self.plan, hot, kv).unwrap()
     }
 
     /// Logits after each of the tokens, read from position 0 in batches of the planned size.

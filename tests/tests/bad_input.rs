@@ -2,8 +2,8 @@
 
 use infer_core::format::{HEADER_V1, Header, TensorName, Version};
 use infer_core::{
-    Config, Engine, Error, HotBuffers, IndexEntry, KvBuffers, KvType, Limits, Model, Sampler, State, Tokenizer,
-    WeightType, begin, classify, count_entries, forward, step,
+    Config, Engine, Error, HotBuffers, IndexEntry, Kernels, KvBuffers, KvType, Limits, Model, Sampler, State,
+    Tokenizer, WeightType, begin, classify, count_entries, forward, step,
 };
 use tests::Run;
 use tests::random::{File, RandomModel, config};
@@ -111,6 +111,13 @@ fn sizes_that_overflow() {
     }
     let limits = Limits { max_seq: huge, batch: usize::MAX, threads: usize::MAX, kv: KvType::F32 };
     assert_eq!(config.plan(limits), Err(Error::TooLarge));
+    // An int8 KV cache of half the address space, and one of all of it.
+    let small = Config { n_layers: 1 << 28, seq_len: huge, ..tests::random::config(4, 2, 1, 1, 1) };
+    let limits = Limits { max_seq: 1 << 30, batch: 1, threads: 1, kv: KvType::I8 };
+    let plan = small.plan(limits).unwrap();
+    assert_eq!((plan.kv_values, plan.kv_scales), (1 << 61, 1 << 59));
+    assert_eq!(plan.kv_bytes(), (1 << 61) + (1 << 61));
+    assert_eq!(Config { dim: 16, ..small }.plan(limits), Err(Error::TooLarge));
 }
 
 #[test]
@@ -143,14 +150,24 @@ fn misaligned_models() {
 #[test]
 fn damaged_weights_are_an_error_wherever_they_are() {
     use TensorName::*;
+    let limits = Limits { max_seq: 40, batch: 2, threads: 1, kv: KvType::F32 };
     for name in [TokEmb, RmsAtt, Wq, Wk, Wv, Wo, RmsFfn, W1, W2, W3, RmsFinal, Wcls] {
         for damage in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            let mut model = RandomModel::new(Config { shared_classifier: false, ..tiny().config }, 3);
+            let mut model = RandomModel::new(Config { shared_classifier: false, ..config(16, 5, 2, 4, 2) }, 3);
             let weights = model.tensor_mut(name);
             // The last weight: of the last layer, and of the last token, which is fed below.
             *weights.last_mut().unwrap() = damage;
-            let result = Run::new(model.to_file(Version::V0).bytes(), 2).logits(&[299, 299, 299]);
-            assert!(matches!(result, Err(Error::NotFinite { .. })), "{damage} in {}: {result:?}", name.as_str());
+            let file = model.to_file(Version::V0);
+            for (kernels, kv) in Kernels::all().flat_map(|kernels| [(kernels, KvType::F32), (kernels, KvType::I8)]) {
+                let engine = Engine { kernels, ..Engine::scalar() };
+                let result = Run::with_limits(file.bytes(), Limits { kv, ..limits }, engine).logits(&[299, 299, 299]);
+                assert!(
+                    matches!(result, Err(Error::NotFinite { .. })),
+                    "{damage} in {}, {kv:?} cache, {}: {result:?}",
+                    name.as_str(),
+                    kernels.name
+                );
+            }
         }
     }
 }
@@ -226,6 +243,37 @@ fn plans_and_buffers() {
     assert_eq!(new(have, plan.kv_values), Some(Error::BufferTooSmall { buffer: "hot.f32", need, have }));
     let (need, have) = (plan.kv_values, plan.kv_values - 1);
     assert_eq!(new(plan.hot_f32, have), Some(Error::BufferTooSmall { buffer: "kv.values", need, have }));
+}
+
+#[test]
+fn plans_and_buffers_of_an_int8_kv_cache() {
+    let limits = Limits { max_seq: 37, batch: 2, threads: 2, kv: KvType::I8 };
+    let plan = config(16, 5, 2, 4, 2).plan(limits).unwrap();
+    // Keys and values of 2 layers, 40 positions in whole blocks and 8 dimensions; a scale for each position of a layer.
+    assert_eq!((plan.kv_values, plan.kv_scales), (2 * 2 * 40 * 8, 2 * 2 * 40));
+    // Queries of two tokens with 2 bytes per value, and 3 bytes to align them.
+    assert_eq!(plan.hot_i8, 2 * 16 * 2 + 3);
+    let mut f32s = vec![0.0; plan.hot_f32 + plan.kv_values];
+    let mut new = |hot_i8: usize, values: usize, scales: usize| {
+        let (mut hot_i8, mut values, mut scales) = (vec![0; hot_i8], vec![0; values], vec![0.0; scales]);
+        let hot = HotBuffers { f32: &mut f32s, i8: &mut hot_i8 };
+        State::new(&plan, hot, KvBuffers::I8 { values: &mut values, scales: &mut scales }).map(|_| ()).err()
+    };
+    let too_small = |buffer, need| Some(Error::BufferTooSmall { buffer, need, have: need - 1 });
+    assert_eq!(new(plan.hot_i8, plan.kv_values, plan.kv_scales), None);
+    assert_eq!(new(plan.hot_i8 - 1, plan.kv_values, plan.kv_scales), too_small("hot.i8", plan.hot_i8));
+    assert_eq!(new(plan.hot_i8, plan.kv_values - 1, plan.kv_scales), too_small("kv.values", plan.kv_values));
+    assert_eq!(new(plan.hot_i8, plan.kv_values, plan.kv_scales - 1), too_small("kv.scales", plan.kv_scales));
+
+    let f32_plan = plan.config.plan(Limits { kv: KvType::F32, ..limits }).unwrap();
+    let (mut values, mut scales) = (vec![0; plan.kv_values], vec![0.0; plan.kv_scales]);
+    for (plan, of_another_type) in [
+        (plan, KvBuffers::F32(&mut vec![0.0; plan.kv_values])),
+        (f32_plan, KvBuffers::I8 { values: &mut values, scales: &mut scales }),
+    ] {
+        let hot = HotBuffers { f32: &mut f32s, i8: &mut vec![0; plan.hot_i8] };
+        assert!(matches!(State::new(&plan, hot, of_another_type), Err(Error::Unsupported { .. })));
+    }
 }
 
 #[test]

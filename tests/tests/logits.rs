@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 
-use infer_core::format::Version;
-use infer_core::{Engine, Kernels, Model, Runner, begin, classify, forward, step};
+use infer_core::format::{TensorName, Version};
+use infer_core::{
+    Config, Engine, HotBuffers, Kernels, KvBuffers, KvType, Limits, Model, Runner, State, WeightType, begin, classify,
+    forward, step,
+};
 use serde::Deserialize;
 use tests::oracle::Oracle;
 use tests::random::{File, RandomModel, config, int8_shapes, odd_shapes};
-use tests::tolerance::{INT8_LOGITS, RANDOM_F32_LOGITS, STORIES260K_LOGITS, TRAINED_LOGITS, check};
+use tests::tolerance::{INT8_KV_LOGITS, INT8_LOGITS, RANDOM_F32_LOGITS, STORIES260K_LOGITS, TRAINED_LOGITS, check};
 use tests::{Run, shared};
 
 const STORIES: &str = "data/models/stories260K/stories260K.bin";
@@ -167,15 +170,125 @@ fn kernels_give_the_same_bits() {
     }
 }
 
+/// Shapes for an int8 KV cache, with the positions to run them for. Integer products are summed over 256 positions at a
+/// time: there are fewer, more than one such block, and more than two.
+fn int8_kv_shapes() -> Vec<(Config, usize)> {
+    let q8 = |group_size: usize, config: Config| Config { weights: WeightType::Q8 { group_size }, ..config };
+    vec![
+        (config(4, 3, 1, 1, 1), 37),           // one head of 4
+        (config(12, 20, 2, 3, 1), 261),        // head size 4, three queries share one key
+        (config(16, 9, 2, 2, 2), 521),         // head size 8
+        (config(36, 36, 1, 3, 3), 37),         // head size 12
+        (config(96, 31, 2, 2, 1), 261),        // head size 48
+        (q8(4, config(12, 20, 2, 3, 1)), 521), // more scales than groups in a row have, and int8 weights
+        (q8(8, config(24, 40, 2, 2, 2)), 261), // head size 12
+        (q8(32, config(96, 64, 1, 2, 2)), 37),
+        (q8(64, config(64, 192, 5, 8, 4)), 45), // 260K
+    ]
+}
+
+fn int8_kv_files() -> impl Iterator<Item = (File, Config, Limits)> {
+    int8_kv_shapes().into_iter().zip(0..).map(|((config, max_seq), seed)| {
+        let config = Config { seq_len: max_seq + 3, ..config };
+        let version = if let WeightType::F32 = config.weights { Version::V0 } else { Version::V2 };
+        let limits = Limits { max_seq, batch: 1, threads: 1, kv: KvType::I8 };
+        (RandomModel::new(config, seed).to_file(version), config, limits)
+    })
+}
+
+#[test]
+fn int8_kv_gives_the_same_bits_in_every_way() {
+    for (file, config, limits) in int8_kv_files() {
+        let tokens = tokens(limits.max_seq, 300);
+        let want = bits(&Run::with_limits(file.bytes(), limits, Engine::scalar()).logits(&tokens).unwrap());
+        let other: Vec<u32> = tokens.iter().map(|token| 299 - token).collect();
+        for kernels in Kernels::all() {
+            for (batch, threads) in [(1, 1), (2, 2), (32, 3)] {
+                let runner = Scrambled(NonZeroUsize::new(threads).unwrap());
+                let engine = Engine { kernels, runner: &runner };
+                let mut run = Run::with_limits(file.bytes(), Limits { batch, threads, ..limits }, engine);
+                if batch == 32 {
+                    run.logits(&other).unwrap(); // a longer sequence was there before, else garbage
+                }
+                let tokens = &tokens[..tokens.len() - 5];
+                let got = bits(&run.logits(tokens).unwrap());
+                assert_eq!(got, want[..tokens.len()], "{} kernels, batch {batch}, {config:?}", kernels.name);
+            }
+        }
+    }
+}
+
+/// Without queries all weights are equal, and with two tokens many values have one sign: integer sums near their limit, and
+/// beyond what f32 holds exactly.
+#[test]
+fn large_sums_of_an_int8_kv_cache() {
+    let config = Config { seq_len: 700, ..config(48, 31, 1, 2, 1) };
+    let mut model = RandomModel::new(config, 1);
+    model.tensor_mut(TensorName::Wq).fill(0.0);
+    let file = model.to_file(Version::V0);
+    let tokens = tokens(700, 2);
+    let limits = Limits { max_seq: 700, batch: 50, threads: 1, kv: KvType::I8 };
+    let logits = |kernels| {
+        let engine = Engine { kernels, ..Engine::scalar() };
+        bits(&Run::with_limits(file.bytes(), limits, engine).logits(&tokens).unwrap())
+    };
+    let want = logits(Kernels::scalar());
+    for kernels in Kernels::all() {
+        assert_eq!(logits(kernels), want, "{} kernels", kernels.name);
+    }
+}
+
+#[test]
+fn bytes_may_lie_at_any_address() {
+    let config = Config { weights: WeightType::Q8 { group_size: 8 }, ..config(24, 40, 2, 2, 1) };
+    let file = RandomModel::new(config, 5).to_file(Version::V2);
+    let limits = Limits { max_seq: 37, batch: 3, threads: 1, kv: KvType::I8 };
+    let (plan, model) = (config.plan(limits).unwrap(), Model::from_bytes(file.bytes()).unwrap());
+    let tokens = tokens(3, 300);
+    let want = bits(&Run::with_limits(file.bytes(), limits, Engine::scalar()).logits(&tokens).unwrap());
+    let [mut hot_f32, mut scales] = [plan.hot_f32, plan.kv_scales].map(|n| vec![f32::NAN; n]);
+    for kernels in Kernels::all() {
+        let engine = Engine { kernels, ..Engine::scalar() };
+        for shift in 0..4 {
+            let [mut hot_i8, mut values] = [plan.hot_i8, plan.kv_values].map(|n| vec![-128; shift + n]);
+            let hot = HotBuffers { f32: &mut hot_f32, i8: &mut hot_i8[shift..] };
+            let kv = KvBuffers::I8 { values: &mut values[shift..], scales: &mut scales };
+            let mut state = State::new(&plan, hot, kv).unwrap();
+            forward(&model, &mut state, &engine, &tokens, 0).unwrap();
+            let row = |row: usize| classify(&model, &mut state, &engine, row).unwrap().to_vec();
+            assert_eq!(bits(&[0, 1, 2].map(row)), want, "{} kernels, moved by {shift}", kernels.name);
+        }
+    }
+}
+
+#[test]
+fn int8_kv_is_close_to_the_oracle() {
+    for (file, config, limits) in int8_kv_files().filter(|(_, config, _)| config.weights == WeightType::F32) {
+        let tokens = tokens(limits.max_seq, 300);
+        let want = Oracle::read(file.bytes()).logits(&tokens);
+        let got = Run::with_limits(file.bytes(), limits, Engine::scalar()).logits(&tokens).unwrap();
+        for (pos, (got, want)) in got.iter().zip(&want).enumerate() {
+            check(got, want, INT8_KV_LOGITS).unwrap_or_else(|e| panic!("{config:?} at {pos}: {e}"));
+        }
+    }
+}
+
 #[test]
 fn logits_do_not_depend_on_what_was_there_before() {
+    for kv in [KvType::F32, KvType::I8] {
+        logits_do_not_depend_on_what_was_there_before_in(kv);
+    }
+}
+
+fn logits_do_not_depend_on_what_was_there_before_in(kv: KvType) {
     let file = RandomModel::new(config(48, 31, 2, 6, 2), 1).to_file(Version::V0);
     let model = Model::from_bytes(file.bytes()).unwrap();
     let engine = Engine::scalar();
     let tokens = tokens(12, 300);
-    let want = Run::new(file.bytes(), 1).logits(&tokens).unwrap();
+    let run = |batch: usize| Run::with_limits(file.bytes(), Limits { max_seq: 13, batch, threads: 1, kv }, engine);
+    let want = run(1).logits(&tokens).unwrap();
 
-    let mut run = Run::new(file.bytes(), 4);
+    let mut run = run(4);
     let mut state = run.state();
     forward(&model, &mut state, &engine, &[9, 8, 7, 6], 0).unwrap();
     forward(&model, &mut state, &engine, &tokens[..4], 0).unwrap(); // a new sequence

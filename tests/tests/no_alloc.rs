@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use infer_core::format::Version;
 use infer_core::{
-    Engine, HotBuffers, IndexEntry, KvBuffers, KvType, Limits, MergeSlot, Model, ProbIndex, Sampler, State, Tokenizer,
-    classify, forward,
+    Engine, HotBuffers, IndexEntry, KvBuffers, KvType, Limits, MergeSlot, Model, Plan, ProbIndex, Sampler, State,
+    Tokenizer, classify, forward,
 };
 use tests::random::{RandomModel, config};
 
@@ -43,19 +43,35 @@ fn a_whole_run_allocates_nothing() {
         vocabulary.extend((piece.len() as u32).to_le_bytes());
         vocabulary.extend(piece.as_bytes());
     }
-    let limits = Limits { max_seq: 40, batch: 4, threads: 1, kv: KvType::F32 };
-    let plan = config(48, 31, 2, 6, 2).plan(limits).unwrap();
-    let (mut hot, mut kv) = (vec![0.0; plan.hot_f32], vec![0.0; plan.kv_values]);
+    let (mut f32s, mut i8s);
+    for kv in [KvType::F32, KvType::I8] {
+        let plan = config(48, 31, 2, 6, 2).plan(Limits { max_seq: 40, batch: 4, threads: 1, kv }).unwrap();
+        let buffers = match kv {
+            KvType::F32 => {
+                f32s = vec![0.0; plan.kv_values];
+                KvBuffers::F32(&mut f32s)
+            }
+            KvType::I8 => {
+                (f32s, i8s) = (vec![0.0; plan.kv_scales], vec![0; plan.kv_values]);
+                KvBuffers::I8 { values: &mut i8s, scales: &mut f32s }
+            }
+        };
+        run(&plan, file.bytes(), &vocabulary, buffers);
+    }
+}
+
+fn run(plan: &Plan, file: &[u8], vocabulary: &[u8], kv: KvBuffers<'_>) {
+    let (mut hot_f32, mut hot_i8) = (vec![0.0; plan.hot_f32], vec![0; plan.hot_i8]);
     let mut index = vec![IndexEntry::EMPTY; plan.tokenizer];
     let mut scratch = vec![ProbIndex::default(); plan.sampler];
     let mut slots = [MergeSlot::EMPTY; 64];
     let mut tokens = [0; 64];
 
     let before = ALLOCATIONS.load(Ordering::Relaxed);
-    let model = Model::from_bytes(file.bytes()).unwrap();
-    let hot = HotBuffers { f32: &mut hot, i8: &mut [] };
-    let mut state = State::new(&plan, hot, KvBuffers::F32(&mut kv)).unwrap();
-    let tokenizer = Tokenizer::new(&vocabulary, 300, &mut index).unwrap();
+    let model = Model::from_bytes(file).unwrap();
+    let hot = HotBuffers { f32: &mut hot_f32, i8: &mut hot_i8 };
+    let mut state = State::new(plan, hot, kv).unwrap();
+    let tokenizer = Tokenizer::new(vocabulary, 300, &mut index).unwrap();
     let mut sampler = Sampler::new(1.0, 0.9, 1).unwrap();
     let engine = Engine::scalar();
     let n = tokenizer.encode("Once upon a time", true, &mut slots, &mut tokens).unwrap();

@@ -22,13 +22,63 @@ fn inspect_shows_header_tensors_and_plan() {
         assert!(stdout(&output).contains(line), "no {line:?} in\n{}", stdout(&output));
     }
     // 2 · 5 layers · 512 positions · 32 values · 4 bytes
-    assert!(stdout(&output).contains("655360"), "{}", stdout(&output));
-    assert!(stdout(&run(&["inspect", &model, "--plan", "max_seq=128"])).contains("163840"));
+    assert_eq!(number(&output, ".cold    keys and values"), 655360.0);
     let q8 = shared::file("data/models/stories260K/stories260K_q80_g4.bin").unwrap();
     assert!(stdout(&run(&["inspect", q8.to_str().unwrap()])).contains("int8, group size 4"));
     assert_fails(&run(&["inspect", &model, "--plan", "max_seq=513"]), 2, &["max_seq=513", "1 to 512"]);
     let gs8 = shared::file("data/models/stories260K/stories260K.export_v2_q80_gs8.bin").unwrap();
     assert_fails(&run(&["inspect", gs8.to_str().unwrap()]), 1, &["group_size 8", "dim 64", "hidden_dim 172"]);
+}
+
+#[test]
+fn inspect_plans_what_firmware_links() {
+    let folder = scratch("plan");
+    let shape = infer_core::Config { vocab_size: 300, seq_len: 40, ..config(48, 32, 2, 6, 2) };
+    let shape = infer_core::Config { weights: infer_core::WeightType::Q8 { group_size: 16 }, ..shape };
+    let (model, file) = (folder.join("model.bin"), RandomModel::new(shape, 3).to_file(Version::V2));
+    std::fs::write(&model, file.bytes()).unwrap();
+    let model = model.to_str().unwrap();
+    let inspect = |plan: &str| run(&["inspect", model, "--plan", plan]);
+    let has = |output: &Output, rows: &[(&str, usize)]| {
+        for (row, bytes) in rows {
+            assert_eq!(number(output, row), *bytes as f64, "{row} in\n{}", stdout(output));
+        }
+    };
+    let flash = file.bytes().len().next_multiple_of(16) + 300 * 12;
+    has(&inspect("max_seq=37"), &[("flash    in all, without code and stack", flash)]);
+
+    std::fs::write(folder.join("tokenizer.bin"), tokenizer_file(&[" "], 300)).unwrap();
+    let tokenizer = std::fs::metadata(folder.join("tokenizer.bin")).unwrap().len().next_multiple_of(16) as usize;
+    // x, xb and q; hb and hb2; cos and sin; scales of 6 queries; weights of 3 heads; frequencies; logits.
+    let hot_f32 = 4 * (3 * 48 + 2 * 32 + 8 + 6 + 3 * 40 + 4 + 300);
+    let hot_i8 = 2 * 48 + 4;
+    // Keys and values of 2 layers, 40 positions in whole blocks and 16 dimensions; 22 tokens, of 4 and 20 bytes.
+    let (keys_and_values, scales) = (2 * 2 * 40 * 16, 2 * 2 * 40 * 4);
+    let rows = [
+        (".model   tokenizer.bin beside it, the same", tokenizer),
+        ("flash    in all, without code and stack", flash + tokenizer),
+        (".hot     activations, f32", hot_f32),
+        (".hot     activations, int8, to whole words", hot_i8),
+        (".hot     sampler", 300 * 8),
+        (".cold    keys and values", keys_and_values),
+        (".cold    scales of keys and values", scales),
+        (".cold    tokens of the prompt", 22 * 4),
+        (".cold    merging of the prompt", 22 * 20),
+        ("RAM      in all, without code and stack", hot_f32 + hot_i8 + 300 * 8 + keys_and_values + scales + 22 * 24),
+    ];
+    has(&inspect("max_seq=37,kv=int8,prompt=20"), &rows);
+
+    for (plan, words) in [
+        ("max_seq=x", &["max_seq=x", "number"][..]),
+        ("prompt=-1", &["prompt=-1", "number"]),
+        ("kv=int4", &["kv=int4", "int8"]),
+        ("batch=3", &["batch=3", "max_seq"]),
+        ("max_seq=0", &["max_seq=0", "1 to 40"]),
+    ] {
+        assert_fails(&inspect(plan), 2, words);
+    }
+    let (_, heads_of_2) = random_model("plan_heads_of_2", |_| {});
+    assert_fails(&run(&["inspect", &heads_of_2, "--plan", "kv=int8"]), 1, &["model.bin", "multiple of 4"]);
 }
 
 fn stories_text() -> String {
@@ -138,6 +188,17 @@ fn perplexity_agrees_with_float64_and_with_llama2c() {
     let want = golden.llama2c["runq.c stories260K_q80_g4.bin"];
     let nats = number(&output, "nats per token");
     assert!((nats / want - 1.0).abs() < 1e-3, "{nats} instead of {want}");
+}
+
+#[test]
+fn int8_kv_costs_at_most_one_percent_of_perplexity() {
+    let Some((model, tok)) = stories() else { return };
+    let perplexity = |kv: &str| {
+        let output = run(&["perplexity", &model, &stories_text(), "-z", &tok, "--windows", "20", "--kv", kv]);
+        number(&output, "perplexity")
+    };
+    let (f32, int8) = (perplexity("f32"), perplexity("int8"));
+    assert!(int8 != f32 && int8 / f32 < 1.01, "{int8} instead of {f32}");
 }
 
 #[test]

@@ -97,6 +97,27 @@ fn the_clock_seeds_differently() {
 }
 
 #[test]
+fn help_names_the_flags() {
+    let help = run(&["--help"]);
+    assert!(stdout(&help).contains("--temperature") && stdout(&help).contains("--kv"));
+}
+
+#[test]
+fn a_story_with_an_int8_kv_cache() {
+    let Some((model, tok)) = stories() else { return };
+    let tell = |more: &[&str]| {
+        let fixed = [model.as_str(), "-z", &tok, "-t", "0", "-n", "100", "-i", "Once upon a time"];
+        stdout(&run(&[&fixed, more].concat())).to_owned()
+    };
+    let story = tell(&["--kv", "int8"]);
+    assert!(story.starts_with("Once upon a time, there was a "), "{story}");
+    assert_eq!(tell(&["--kv", "int8", "--threads", "3"]), story);
+    assert_fails(&run(&[&model, "-z", &tok, "--kv", "int4"]), 2, &["int4", "int8"]);
+    let (_, heads_of_2) = random_model("heads_of_2", |_| {});
+    assert_fails(&run(&[&heads_of_2, "--kv", "int8"]), 1, &["head size"]);
+}
+
+#[test]
 fn values_out_of_range() {
     for (flag, value) in [
         ("-t", "abc"),

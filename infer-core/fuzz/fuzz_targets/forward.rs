@@ -22,6 +22,7 @@ struct Input {
     /// … or all of them are these bytes, over and over.
     raw: Option<Vec<u8>>,
     limits: [u8; 3],
+    kv_int8: bool,
     calls: Vec<Call>,
     temperature: f32,
     topp: f32,
@@ -100,7 +101,7 @@ fuzz_target!(|input: Input| {
         max_seq: 1 + usize::from(input.limits[0]) % config.seq_len,
         batch: 1 + usize::from(input.limits[1] % 4),
         threads: 1 + usize::from(input.limits[2] % 4),
-        kv: KvType::F32,
+        kv: if input.kv_int8 && config.head_size().is_multiple_of(4) { KvType::I8 } else { KvType::F32 },
     };
     let plan = config.plan(limits).unwrap();
     any_calls(&input, &model, &plan);
@@ -235,22 +236,32 @@ struct Memory {
     plan: Plan,
     hot_f32: Vec<f32>,
     hot_i8: Vec<i8>,
-    kv: Vec<f32>,
+    kv_f32: Vec<f32>, // the values, or the scales of an int8 cache
+    kv_i8: Vec<i8>,
 }
 
 impl Memory {
     fn new(plan: &Plan) -> Memory {
+        let (kv_f32, kv_i8) = match plan.limits.kv {
+            KvType::F32 => (plan.kv_values, 0),
+            KvType::I8 => (plan.kv_scales, plan.kv_values),
+        };
         Memory {
             plan: *plan,
             hot_f32: vec![f32::NAN; plan.hot_f32],
             hot_i8: vec![-128; plan.hot_i8],
-            kv: vec![f32::NAN; plan.kv_values],
+            kv_f32: vec![f32::NAN; kv_f32],
+            kv_i8: vec![-128; kv_i8],
         }
     }
 
     fn state(&mut self) -> State<'_> {
         let hot = HotBuffers { f32: &mut self.hot_f32, i8: &mut self.hot_i8 };
-        State::new(&self.plan, hot, KvBuffers::F32(&mut self.kv)).unwrap()
+        let kv = match self.plan.limits.kv {
+            KvType::F32 => KvBuffers::F32(&mut self.kv_f32),
+            KvType::I8 => KvBuffers::I8 { values: &mut self.kv_i8, scales: &mut self.kv_f32 },
+        };
+        State::new(&self.plan, hot, kv).unwrap()
     }
 }
 
