@@ -7,7 +7,7 @@ fn main() {
     if target.starts_with("thumbv7em") {
         println!("cargo::rustc-cfg=thumb_dsp");
     }
-    if target.starts_with("thumb") && target.ends_with("eabihf") {
+    if target.starts_with("thumb") && target.ends_with("-none-eabihf") {
         println!("cargo::rustc-cfg=thumb_fpu");
     }
 }

@@ -139,7 +139,7 @@ impl<'a> Link<'a> {
             if Instant::now() >= deadline {
                 return Ok(None);
             }
-            *at = 0;
+            (*len, *at) = (0, 0); // nothing is decoded twice when the line fails
             *len = match self.line.read(bytes) {
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
                 Ok(n) => n,
@@ -260,13 +260,13 @@ impl<'a> Link<'a> {
                     }
                     None if pos as usize == tokens.len() => {
                         tokens.push(token);
-                        out.push(text)?;
+                        out.push(text).map_err(|e| Trouble::Lasting(e.into()))?; // ours, not the line's
                     }
                     None => return passing("a frame was lost"),
                 },
                 Message { body: Reply::Done(statistics), .. } => {
                     let told = statistics.positions.saturating_sub(u32::from(statistics.ended)) as usize;
-                    return if tokens.len() < told { passing("a frame was lost") } else { Ok(statistics) };
+                    return if tokens.len() != told { passing("a frame was lost") } else { Ok(statistics) };
                 }
                 Message { body: Reply::Failed { message, value }, .. } => {
                     let value = value.map_or(String::new(), |value| format!(" {value}"));

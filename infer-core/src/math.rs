@@ -156,7 +156,7 @@ pub fn exp(x: f32) -> f32 {
     if x > 88.37 { f32::INFINITY } else { y }
 }
 
-/// 2^x for |x| <= 126 with a relative error below 2e-7 (tested against f64).
+/// 2^x for -126 <= x <= 127.5 with a relative error below 2e-7 (tested against f64).
 ///
 /// Without branches, tables or fused operations, so that it vectorises and gives the same bits everywhere. With
 /// n = round(x) and f = x - n, which is exact, 2^x = 2^n · (1 + f·g(f)); g is the minimax polynomial of degree 4 for the relative

@@ -62,7 +62,7 @@ impl<'m, 'r> Run<'m, 'r> {
             // Garbage must not matter.
             hot_f32: vec![f32::NAN; plan.hot_f32],
             hot_i8: vec![-77; plan.hot_i8],
-            kv_f32: vec![f32::NAN; kv_f32],
+            kv_f32: vec![f32::from_bits(u32::MAX); kv_f32],
             kv_i8: vec![-128; kv_i8],
         }
     }

@@ -246,7 +246,7 @@ fn bytes_may_lie_at_any_address() {
     let (plan, model) = (config.plan(limits).unwrap(), Model::from_bytes(file.bytes()).unwrap());
     let tokens = tokens(3, 300);
     let want = bits(&Run::with_limits(file.bytes(), limits, Engine::scalar()).logits(&tokens).unwrap());
-    let [mut hot_f32, mut scales] = [plan.hot_f32, plan.kv_scales].map(|n| vec![f32::NAN; n]);
+    let [mut hot_f32, mut scales] = [plan.hot_f32, plan.kv_scales].map(|n| vec![f32::from_bits(u32::MAX); n]);
     for kernels in Kernels::all() {
         let engine = Engine { kernels, ..Engine::scalar() };
         for shift in 0..4 {

@@ -23,7 +23,7 @@ const TENSORS: &str = "tensors.safetensors";
 const RUN: &str = "run.postcard";
 const INDEX: &str = "index.json";
 /// Of [`Run`]; another one is refused.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// State of a run besides its tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,6 +40,8 @@ pub struct Run {
     pub seconds: f64,
     /// Lowest validation loss so far, in nats per token.
     pub best_loss: f64,
+    /// Step of the last evaluation. A run that was interrupted has one to catch up with.
+    pub evaluated: Option<u64>,
     /// What the order of the data depends on.
     pub order: Order,
 }
@@ -68,6 +70,7 @@ impl Run {
             sequences: 0,
             seconds: 0.0,
             best_loss: f64::INFINITY,
+            evaluated: None,
             order,
         }
     }
@@ -212,6 +215,9 @@ impl Checkpoints {
             let last =
                 self.last().map_or("there is none before it".into(), |path| format!("{} is whole", path.display()));
             written.with_context(|| format!("writing checkpoint {} ({last})", path.display()))?;
+        } else {
+            // Saved when it was interrupted; the evaluation has come since.
+            write_whole(&path.join(RUN), |out| Ok(out.write_all(&postcard::to_stdvec(run)?)?))?;
         }
         let best = if is_best { Some(name.clone()) } else { self.index.best.clone() };
         let index = Index { last: Some(name), best };

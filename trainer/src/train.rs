@@ -116,8 +116,6 @@ struct Training<'a, D: Backend> {
     run: Run,
     checkpoints: Checkpoints,
     report: Report,
-    /// Step of the last evaluation.
-    evaluated: Option<u64>,
 }
 
 impl<'a, D: Backend> Training<'a, D> {
@@ -134,7 +132,6 @@ impl<'a, D: Backend> Training<'a, D> {
             epoch: train.sequences(),
         };
         let mut run = Run::new(&config, order);
-        let mut evaluated = None;
         let betas = [s.beta1, s.beta2];
         let (model, optimizer) = match start {
             Start::Scratch => with_optimizer(Llama::init(config, &device, s.seed)?, betas, s.weight_decay)?,
@@ -145,7 +142,6 @@ impl<'a, D: Backend> Training<'a, D> {
             Start::Resume(mut checkpoint) => {
                 run = checkpoint.run.clone();
                 run.order = order;
-                evaluated = Some(run.iter);
                 if checkpoint.run.order != order {
                     eprintln!(
                         "note: the checkpoint was made with {:?}, now it is {order:?}: the run goes on, but not as it would have",
@@ -172,7 +168,7 @@ impl<'a, D: Backend> Training<'a, D> {
             valid.sequences(),
             s.tokens_per_iter(),
         ));
-        Ok(Training { settings, data, train, valid, model, optimizer, teacher, run, checkpoints, report, evaluated })
+        Ok(Training { settings, data, train, valid, model, optimizer, teacher, run, checkpoints, report })
     }
 
     /// Opens what the run writes, its settings among it, for whoever resumes it.
@@ -272,7 +268,7 @@ impl<'a, D: Backend> Training<'a, D> {
 
     /// Evaluates, unless this step has been evaluated already, and saves what training has reached.
     fn evaluate_and_save(&mut self) -> anyhow::Result<()> {
-        if self.evaluated == Some(self.run.iter) {
+        if self.run.evaluated == Some(self.run.iter) {
             return Ok(());
         }
         let loss = self.evaluate()?;
@@ -287,7 +283,7 @@ impl<'a, D: Backend> Training<'a, D> {
 
     /// Loss of both splits and a story. Returns the loss of the validation split.
     fn evaluate(&mut self) -> anyhow::Result<f64> {
-        self.evaluated = Some(self.run.iter);
+        self.run.evaluated = Some(self.run.iter);
         let (train, valid) = (self.mean_loss(&self.train)?, self.mean_loss(&self.valid)?);
         let tokens = self.run.sequences * self.settings.max_seq_len as u64;
         self.report.evaluation(self.run.iter, train, valid, tokens, self.run.seconds)?;

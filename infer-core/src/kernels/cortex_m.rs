@@ -309,7 +309,7 @@ fn matmul_q8(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
 /// Two rows at once, as they share the loads of x.
 ///
 /// # Safety
-/// `w` points to `2 · out.len()` rows as wide as x, `s` to as many rows of `xs.len()` scales. x has `xs.len()` groups, whose size
+/// `w`, a multiple of 4, points to `2 · out.len()` rows as wide as x, `s` to as many rows of `xs.len()` scales. x has `xs.len()` groups, whose size
 /// is a multiple of 16.
 unsafe fn dot_q8_pairs(
     mut w: *const i8,
@@ -367,7 +367,7 @@ fn dot_q8(w: &[i8], ws: &[f32], x: &[[i16; 4]], xs: &[f32], group_size: usize) -
 /// Sums of the products of a group of x and of two rows; the pointers move on to the next group.
 ///
 /// # Safety
-/// All three point to `16 · n` values, n >= 1; x is widened.
+/// All three point to `16 · n` values, n >= 1, and are multiples of 4; x is widened.
 #[inline(always)]
 unsafe fn group_sums(w0: &mut *const i8, w1: &mut *const i8, x: &mut *const [i16; 4], n: usize) -> [i32; 2] {
     let (sum0, sum1);
@@ -460,9 +460,6 @@ fn scores_q8(q: &[i8], scale: f32, heads: &HeadsQ8<'_>, att: &mut [f32]) {
 /// and the fourth.
 #[inline(always)]
 fn quantize_weights<'a>(att: &'a mut [f32], factor: f32, heads: &HeadsQ8<'_>) -> &'a [[u32; 4]] {
-    if let Some(rest) = att.get_mut(heads.positions..) {
-        rest.fill(0.0);
-    }
     let words = bytemuck::cast_slice_mut::<f32, u32>(att);
     let mut i = 0;
     let scales = heads.value_scales.as_chunks::<4>().0;
@@ -478,6 +475,12 @@ fn quantize_weights<'a>(att: &'a mut [f32], factor: f32, heads: &HeadsQ8<'_>) ->
             *pair = [a & 0xffff | c << 16, b & 0xffff | d << 16];
         }
         i += 1;
+    }
+    // Scales behind the last position may be anything, and so may what came of them.
+    for t in heads.positions..block_len(heads.positions) {
+        if let Some(pair) = words.get_mut(t / 4 * 2 + t % 2) {
+            *pair &= if t % 4 < 2 { 0xffff_0000 } else { 0x0000_ffff };
+        }
     }
     words.get(..2 * i).unwrap_or(&[]).as_chunks().0
 }

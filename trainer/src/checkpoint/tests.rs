@@ -48,6 +48,18 @@ fn what_was_saved_is_read() {
 }
 
 #[test]
+fn a_step_saved_before_its_evaluation_learns_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut checkpoints = open(folder.path(), false);
+    save(&mut checkpoints, 10, false); // as by Ctrl-C
+    let (run, tensors) = checkpoint(10);
+    let run = Run { evaluated: Some(10), best_loss: 1.25, ..run };
+    checkpoints.save(&run, &tensors, b"tokens", true).unwrap();
+    let read = Checkpoint::read(&Checkpoints::open(folder.path()).unwrap().best().unwrap()).unwrap();
+    assert_eq!(read.run, run);
+}
+
+#[test]
 fn only_best_and_last_are_kept() {
     let folder = tempfile::tempdir().unwrap();
     let mut checkpoints = open(folder.path(), false);

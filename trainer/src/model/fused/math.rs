@@ -74,7 +74,7 @@ const EXP2_MIN: f32 = -126.0;
 /// 2^x for x up to 127.
 #[inline(always)]
 pub(super) fn exp2(x: f32) -> f32 {
-    let x = if x > EXP2_MIN { x } else { EXP2_MIN };
+    let x = if x < EXP2_MIN { EXP2_MIN } else { x }; // NaN stays
     let shifted = x + ROUND;
     let f = x - (shifted - ROUND);
     let [c0, c1, c2, c3, c4, c5] = EXP2;
@@ -85,7 +85,7 @@ pub(super) fn exp2(x: f32) -> f32 {
 /// 2^x for x up to 127, lane by lane.
 #[inline(always)]
 pub(super) fn exp2s<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
-    let x = simd.max_f32s(x, simd.splat_f32s(EXP2_MIN));
+    let x = simd.max_f32s(simd.splat_f32s(EXP2_MIN), x); // x86 gives the second where one is NaN
     let shifted = simd.add_f32s(x, simd.splat_f32s(ROUND));
     let f = simd.sub_f32s(x, simd.sub_f32s(shifted, simd.splat_f32s(ROUND)));
     let mut power = simd.splat_f32s(EXP2[5]);
