@@ -306,7 +306,7 @@ pub(crate) fn weight_unit(heads: &HeadsQ8<'_>) -> (f32, f32) {
 fn weigh_q8(att: &[f32], heads: &HeadsQ8<'_>, scale: f32, out: &mut [f32]) {
     out.fill(0.0);
     let blocks = Q8_POSITIONS / LANES;
-    let values = heads.values.chunks(blocks * LANES * heads.head_size.max(1));
+    let values = heads.values.chunks((blocks * LANES * heads.head_size).max(1));
     for (att, values) in att.as_chunks::<LANES>().0.chunks(blocks).zip(values) {
         for (d, out) in out.iter_mut().enumerate() {
             let values = values.as_chunks::<LANES>().0.iter().skip(d).step_by(heads.head_size.max(1));
