@@ -4,11 +4,15 @@
 //! instructions (VMUL, VADD) of one cycle each: VMLA would be one, but of three cycles.
 #![allow(unsafe_code)]
 
+mod attention;
+mod exp2;
+mod matmul;
+
 use core::arch::asm;
 
-use super::{Heads, HeadsQ8, Kernels, Q8_POSITIONS, scalar};
+use super::{HeadsQ8, Kernels, Q8_POSITIONS, scalar};
 use crate::config::block_len;
-use crate::math::{LANES, ROUND, exp2_score, sum, sum_lanes};
+use crate::math::{LANES, ROUND, max, sum_lanes};
 use crate::matrix::{Q8Matrix, rows_of, rows_of_mut};
 use crate::panel::Panel;
 
@@ -27,252 +31,16 @@ macro_rules! with_dsp {
 }
 
 /// The kernels of a Cortex-M with FPU.
-pub(crate) const FPU: Kernels = Kernels { name: "cortex-m", matmul_f32, attend, ..Kernels::scalar() };
+pub(crate) const FPU: Kernels = Kernels {
+    name: "cortex-m",
+    matmul_f32: matmul::matmul_f32,
+    attend: attention::attend,
+    swiglu: exp2::swiglu,
+    ..Kernels::scalar()
+};
 
 /// The kernels of a Cortex-M with FPU and DSP extension.
 pub(crate) const DSP: Kernels = Kernels { name: "cortex-m-dsp", matmul_q8, quantize, attend_q8, ..FPU };
-
-fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
-    let head_size = heads.head_size;
-    let mut q = rows_of(heads.q, head_size);
-    let mut att = rows_of_mut(att, block_len(heads.positions));
-    let mut out = rows_of_mut(out, head_size);
-    // Two heads share each load of the values.
-    while let (Some(q0), Some(att0), Some(out0)) = (q.next(), att.next(), out.next()) {
-        let sum0 = attention_weights(q0, heads, att0);
-        if let (Some(q1), Some(att1), Some(out1)) = (q.next(), att.next(), out.next()) {
-            let sum1 = attention_weights(q1, heads, att1);
-            weigh([att0, att1], [sum0, sum1], heads, [out0, out1]);
-        } else {
-            weigh([att0], [sum0], heads, [out0]);
-        }
-    }
-}
-
-/// Not inlined, to be there once.
-#[inline(never)]
-fn attention_weights(q: &[f32], heads: &Heads<'_>, att: &mut [f32]) -> f32 {
-    for (keys, att) in rows_of(heads.keys, heads.head_size).zip(att.as_chunks_mut::<LANES>().0) {
-        let ([low, high], _) = att.as_chunks_mut::<POSITIONS>() else { continue };
-        *low = scores::<0>(q, keys).map(|score| score * heads.scale);
-        *high = scores::<1>(q, keys).map(|score| score * heads.scale);
-    }
-    numerators(att, heads.positions)
-}
-
-/// Positions scored at a time: their sums stay in registers.
-const POSITIONS: usize = 4;
-
-/// Scores of half a block. Lane by lane, in an order that needs three sums at a time for the tree of
-/// [`sum_lanes`]: (l0 + l4) + (l2 + l6), then the odd ones.
-#[inline(always)]
-fn scores<const HALF: usize>(q: &[f32], keys: &[[f32; LANES]]) -> [f32; POSITIONS] {
-    let products = |d: usize| {
-        let (q, keys) = (q.get(d)?, keys.get(d)?.as_chunks::<POSITIONS>().0.get(HALF)?);
-        Some(keys.map(|key| q * key))
-    };
-    let add = |mut a: [f32; POSITIONS], b: [f32; POSITIONS]| {
-        a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
-        a
-    };
-    // Adding the first product to 0 would change nothing but the sign of a zero, which exp2 does not see.
-    let lane = |l: usize| {
-        let mut sum = products(l).unwrap_or([0.0; POSITIONS]);
-        let mut d = l + LANES;
-        while let Some(products) = products(d) {
-            sum = add(sum, products);
-            d += LANES;
-        }
-        sum
-    };
-    let even = add(add(lane(0), lane(4)), add(lane(2), lane(6)));
-    add(even, add(add(lane(1), lane(5)), add(lane(3), lane(7))))
-}
-
-/// `out[h] = Σ_t att[h][t] · values[t] / sums[h]`, sequential over positions.
-#[inline(always)]
-fn weigh<const H: usize>(att: [&mut [f32]; H], sums: [f32; H], heads: &Heads<'_>, mut out: [&mut [f32]; H]) {
-    let att = att.map(|att| &*att);
-    let inverse = sums.map(|sum| 1.0 / sum);
-    let mut first = 0;
-    while first + 8 <= heads.head_size {
-        weigh_part::<H, 8>(att, inverse, heads, first, &mut out);
-        first += 8;
-    }
-    while first + 2 <= heads.head_size {
-        weigh_part::<H, 2>(att, inverse, heads, first, &mut out); // head sizes are even
-        first += 2;
-    }
-}
-
-/// [`weigh`] for dimensions `first` to `first + W`.
-#[inline(always)]
-fn weigh_part<const H: usize, const W: usize>(
-    att: [&[f32]; H],
-    inverse: [f32; H],
-    heads: &Heads<'_>,
-    first: usize,
-    out: &mut [&mut [f32]; H],
-) {
-    let mut sums = [[0.0; W]; H];
-    let values = heads.values.chunks_exact(heads.head_size.max(1)); // faster than rows_of
-    for (t, value) in values.take(heads.positions).enumerate() {
-        let Some(value) = value.get(first..).and_then(|value| value.first_chunk::<W>()) else { return };
-        for h in 0..H {
-            let Some(att) = att[h].get(t) else { return };
-            for i in 0..W {
-                sums[h][i] += att * value[i];
-            }
-        }
-    }
-    for h in 0..H {
-        if let Some(out) = out[h].get_mut(first..).and_then(|out| out.first_chunk_mut::<W>()) {
-            *out = sums[h].map(|sum| sum * inverse[h]);
-        }
-    }
-}
-
-/// Turns scores into the numerators of softmax, and returns their sum. What lies behind the last position is left alone.
-#[inline(always)]
-fn numerators(att: &mut [f32], positions: usize) -> f32 {
-    let Some(att) = att.get_mut(..positions) else { return 0.0 };
-    let max = att.iter().fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max });
-    for x in att.iter_mut() {
-        *x = exp2_score(*x - max);
-    }
-    sum(att)
-}
-
-fn matmul_f32(w: &[f32], cols: usize, x: &[f32], out: &mut Panel<'_>) {
-    if cols < LANES || !cols.is_multiple_of(4) {
-        return scalar::matmul_f32(w, cols, x, out);
-    }
-    for (b, x) in x.chunks_exact(cols).enumerate() {
-        let out = out.row(b);
-        let (pairs, last) = out.as_chunks_mut::<2>();
-        let Some((w, w_last)) = w.split_at_checked(2 * pairs.len() * cols) else { return };
-        if !pairs.is_empty() {
-            // SAFETY: two rows of cols weights for each pair of outputs, and one row of x; cols is as required.
-            unsafe { dot_rows(w.as_ptr(), x, pairs) }
-        }
-        for (out, w) in last.iter_mut().zip(w_last.chunks_exact(cols)) {
-            *out = crate::math::dot(w, x);
-        }
-    }
-}
-
-/// [`dot`](crate::math::dot) of x with pairs of rows.
-///
-/// # Safety
-/// `w` points to `2 · out.len()` rows of `x.len()` numbers, a multiple of four and at least eight. `out` is not empty.
-unsafe fn dot_rows(w: *const f32, x: &[f32], out: &mut [[f32; 2]]) {
-    static ZERO: [f32; 16] = [0.0; 16];
-    // SAFETY: reads 2 · out.len() rows of weights, x and ZERO, writes out.
-    unsafe {
-        asm!(
-            "2:",
-            "vldmia {zero}, {{s16-s31}}", // lanes of both rows
-            "add {w1}, {w}, {stride}",
-            "mov {xp}, {x}",
-            "mov {n}, {chunks}",
-            "3:",
-            "vldmia {xp}!, {{s0-s7}}",
-            "vldmia {w}!, {{s8-s15}}",
-            "vmul.f32 s8, s8, s0",
-            "vmul.f32 s9, s9, s1",
-            "vmul.f32 s10, s10, s2",
-            "vmul.f32 s11, s11, s3",
-            "vmul.f32 s12, s12, s4",
-            "vmul.f32 s13, s13, s5",
-            "vmul.f32 s14, s14, s6",
-            "vmul.f32 s15, s15, s7",
-            "vadd.f32 s16, s16, s8",
-            "vadd.f32 s17, s17, s9",
-            "vadd.f32 s18, s18, s10",
-            "vadd.f32 s19, s19, s11",
-            "vadd.f32 s20, s20, s12",
-            "vadd.f32 s21, s21, s13",
-            "vadd.f32 s22, s22, s14",
-            "vadd.f32 s23, s23, s15",
-            "vldmia {w1}!, {{s8-s15}}",
-            "vmul.f32 s8, s8, s0",
-            "vmul.f32 s9, s9, s1",
-            "vmul.f32 s10, s10, s2",
-            "vmul.f32 s11, s11, s3",
-            "vmul.f32 s12, s12, s4",
-            "vmul.f32 s13, s13, s5",
-            "vmul.f32 s14, s14, s6",
-            "vmul.f32 s15, s15, s7",
-            "vadd.f32 s24, s24, s8",
-            "vadd.f32 s25, s25, s9",
-            "vadd.f32 s26, s26, s10",
-            "vadd.f32 s27, s27, s11",
-            "vadd.f32 s28, s28, s12",
-            "vadd.f32 s29, s29, s13",
-            "vadd.f32 s30, s30, s14",
-            "vadd.f32 s31, s31, s15",
-            "subs {n}, {n}, #1",
-            "bne 3b",
-            "cmp {tail}, #0",
-            "beq 4f",
-            "vldmia {xp}, {{s0-s3}}",
-            "vldmia {w}!, {{s8-s11}}",
-            "vldmia {w1}!, {{s12-s15}}",
-            "vmul.f32 s8, s8, s0",
-            "vmul.f32 s9, s9, s1",
-            "vmul.f32 s10, s10, s2",
-            "vmul.f32 s11, s11, s3",
-            "vmul.f32 s12, s12, s0",
-            "vmul.f32 s13, s13, s1",
-            "vmul.f32 s14, s14, s2",
-            "vmul.f32 s15, s15, s3",
-            "vadd.f32 s16, s16, s8",
-            "vadd.f32 s17, s17, s9",
-            "vadd.f32 s18, s18, s10",
-            "vadd.f32 s19, s19, s11",
-            "vadd.f32 s24, s24, s12",
-            "vadd.f32 s25, s25, s13",
-            "vadd.f32 s26, s26, s14",
-            "vadd.f32 s27, s27, s15",
-            "4:", // sum_lanes
-            "vadd.f32 s16, s16, s20",
-            "vadd.f32 s17, s17, s21",
-            "vadd.f32 s18, s18, s22",
-            "vadd.f32 s19, s19, s23",
-            "vadd.f32 s24, s24, s28",
-            "vadd.f32 s25, s25, s29",
-            "vadd.f32 s26, s26, s30",
-            "vadd.f32 s27, s27, s31",
-            "vadd.f32 s16, s16, s18",
-            "vadd.f32 s17, s17, s19",
-            "vadd.f32 s24, s24, s26",
-            "vadd.f32 s25, s25, s27",
-            "vadd.f32 s16, s16, s17",
-            "vadd.f32 s17, s24, s25",
-            "vstmia {out}!, {{s16-s17}}",
-            "mov {w}, {w1}",
-            "subs {pairs}, {pairs}, #1",
-            "bne 2b",
-            w = inout(reg) w => _,
-            w1 = out(reg) _,
-            stride = in(reg) size_of_val(x),
-            x = in(reg) x.as_ptr(),
-            xp = out(reg) _,
-            n = out(reg) _,
-            chunks = in(reg) x.len() / LANES,
-            tail = in(reg) x.len() % LANES,
-            zero = in(reg) ZERO.as_ptr(),
-            out = inout(reg) out.as_mut_ptr() => _,
-            pairs = inout(reg) out.len() => _,
-            out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _,
-            out("s8") _, out("s9") _, out("s10") _, out("s11") _, out("s12") _, out("s13") _, out("s14") _,
-            out("s15") _, out("s16") _, out("s17") _, out("s18") _, out("s19") _, out("s20") _, out("s21") _,
-            out("s22") _, out("s23") _, out("s24") _, out("s25") _, out("s26") _, out("s27") _, out("s28") _,
-            out("s29") _, out("s30") _, out("s31") _,
-            options(nostack),
-        );
-    }
-}
 
 /// [`scalar::quantize`], widened for SMLAD: of each four values, the first and the third share a word, then the second and
 /// the fourth, as SXTB16 unpacks weights.
@@ -427,7 +195,7 @@ pub(crate) fn attend_q8(heads: &HeadsQ8<'_>, att: &mut [f32], out: &mut [f32]) {
     let att = rows_of_mut(att, block_len(heads.positions));
     for (((q, q_scale), att), out) in q.zip(att).zip(rows_of_mut(out, head_size)) {
         scores_q8(q, q_scale * heads.scale, heads, att);
-        let sum = numerators(att, heads.positions);
+        let sum = att.get_mut(..heads.positions).map_or(0.0, |att| exp2::numerators(att, max(att)));
         let weights = quantize_weights(att, factor, heads);
         weigh_q8(weights, heads, unit / sum, out);
     }

@@ -103,8 +103,8 @@ fn exp2_score(x: __m256) -> __m256 {
     let [g0, g1, g2, g3, g4] = EXP2_G;
     let y = [g3, g2, g1, g0, 1.0].into_iter().fold(c(g4), |y, g| _mm256_add_ps(_mm256_mul_ps(y, f), c(g)));
     let n = _mm256_slli_epi32::<23>(_mm256_castps_si256(shifted));
-    let y = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(y), n));
-    _mm256_andnot_ps(_mm256_cmp_ps::<_CMP_LT_OQ>(x, c(SMALLEST_SCORE)), y)
+    let power = _mm256_castsi256_ps(_mm256_add_epi32(n, _mm256_castps_si256(c(1.0))));
+    _mm256_andnot_ps(_mm256_cmp_ps::<_CMP_LT_OQ>(x, c(SMALLEST_SCORE)), _mm256_mul_ps(y, power))
 }
 
 /// `out[h] = Σ_t att[h][t] · values[t] / sums[h]` for `H` heads, sequential over positions.

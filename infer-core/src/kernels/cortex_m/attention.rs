@@ -1,0 +1,431 @@
+//! Attention with an f32 KV cache.
+
+use core::arch::asm;
+
+use super::exp2::numerators;
+use crate::config::block_len;
+use crate::kernels::Heads;
+use crate::math::LANES;
+use crate::matrix::{rows_of, rows_of_mut};
+
+pub(super) fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
+    let head_size = heads.head_size;
+    if heads.values.len() < heads.positions * head_size || heads.positions == 0 {
+        return; // never so
+    }
+    let mut q = rows_of(heads.q, head_size);
+    let mut att = rows_of_mut(att, block_len(heads.positions));
+    let mut out = rows_of_mut(out, head_size);
+    // Two heads share each load of the values.
+    while let (Some(q0), Some(att0), Some(out0)) = (q.next(), att.next(), out.next()) {
+        let sum0 = attention_weights(q0, heads, att0);
+        if let (Some(q1), Some(att1), Some(out1)) = (q.next(), att.next(), out.next()) {
+            let sum1 = attention_weights(q1, heads, att1);
+            weigh_pair([att0, att1], [sum0, sum1], heads, [out0, out1]);
+        } else {
+            weigh(att0, sum0, heads, 0, out0);
+        }
+    }
+}
+
+/// Softmax's numerators; what lies behind the last position may be anything. Returns their sum. Not inlined, to be there
+/// once.
+#[inline(never)]
+fn attention_weights(q: &[f32], heads: &Heads<'_>, att: &mut [f32]) -> f32 {
+    let (blocks, _) = att.as_chunks_mut();
+    let (keys, _) = heads.keys.as_chunks();
+    let (seen, max) = match q.try_into() {
+        Ok(q) if !blocks.is_empty() && blocks.len() <= keys.len() => {
+            // SAFETY: q has eight dimensions, and there are keys for all blocks, of which there are some.
+            ((blocks.len() - 1) * LANES, unsafe { scores_of_eight_dimensions(q, keys, heads.scale, blocks) })
+        }
+        _ => {
+            scores(q, heads, blocks);
+            (0, f32::NEG_INFINITY)
+        }
+    };
+    let Some(att) = att.get_mut(..heads.positions) else { return 0.0 };
+    let rest = att.get(seen..).unwrap_or(&[]);
+    let max = rest.iter().fold(max, |max, &x| if x > max { x } else { max });
+    numerators(att, max)
+}
+
+/// Sums are formed lane by lane, in an order that needs three of them at a time for the tree of
+/// [`sum_lanes`](crate::math::sum_lanes): (l0 + l4) + (l2 + l6), then the odd ones. Adding the first product to 0 would change
+/// nothing but the sign of a zero, which exp2 does not see.
+///
+/// Returns the largest score of all blocks but the last, which may end behind the last position.
+///
+/// # Safety
+/// There is a block at least, and keys for all of them.
+unsafe fn scores_of_eight_dimensions(
+    q: &[f32; LANES],
+    keys: &[[[f32; LANES]; LANES]],
+    scale: f32,
+    att: &mut [[f32; LANES]],
+) -> f32 {
+    let mut max = f32::NEG_INFINITY;
+    let keys = keys.as_ptr().cast::<[f32; LANES]>();
+    // SAFETY: reads q and keys, writes att.
+    unsafe {
+        asm!(
+            "2:",
+            "vldmia {q}, {{s24-s31}}",
+            "vldmia {k0}!, {{s0-s7}}",
+            "vmul.f32 s0, s0, s24",
+            "vmul.f32 s1, s1, s24",
+            "vmul.f32 s2, s2, s24",
+            "vmul.f32 s3, s3, s24",
+            "vmul.f32 s4, s4, s24",
+            "vmul.f32 s5, s5, s24",
+            "vmul.f32 s6, s6, s24",
+            "vmul.f32 s7, s7, s24",
+            "vldmia {k4}!, {{s8-s15}}",
+            "vmul.f32 s8, s8, s28",
+            "vmul.f32 s9, s9, s28",
+            "vmul.f32 s10, s10, s28",
+            "vmul.f32 s11, s11, s28",
+            "vmul.f32 s12, s12, s28",
+            "vmul.f32 s13, s13, s28",
+            "vmul.f32 s14, s14, s28",
+            "vmul.f32 s15, s15, s28",
+            "vadd.f32 s0, s0, s8",
+            "vadd.f32 s1, s1, s9",
+            "vadd.f32 s2, s2, s10",
+            "vadd.f32 s3, s3, s11",
+            "vadd.f32 s4, s4, s12",
+            "vadd.f32 s5, s5, s13",
+            "vadd.f32 s6, s6, s14",
+            "vadd.f32 s7, s7, s15",
+            "vldmia {k2}!, {{s8-s15}}",
+            "vmul.f32 s8, s8, s26",
+            "vmul.f32 s9, s9, s26",
+            "vmul.f32 s10, s10, s26",
+            "vmul.f32 s11, s11, s26",
+            "vmul.f32 s12, s12, s26",
+            "vmul.f32 s13, s13, s26",
+            "vmul.f32 s14, s14, s26",
+            "vmul.f32 s15, s15, s26",
+            "vldmia {k6}!, {{s16-s23}}",
+            "vmul.f32 s16, s16, s30",
+            "vmul.f32 s17, s17, s30",
+            "vmul.f32 s18, s18, s30",
+            "vmul.f32 s19, s19, s30",
+            "vmul.f32 s20, s20, s30",
+            "vmul.f32 s21, s21, s30",
+            "vmul.f32 s22, s22, s30",
+            "vmul.f32 s23, s23, s30",
+            "vadd.f32 s8, s8, s16",
+            "vadd.f32 s9, s9, s17",
+            "vadd.f32 s10, s10, s18",
+            "vadd.f32 s11, s11, s19",
+            "vadd.f32 s12, s12, s20",
+            "vadd.f32 s13, s13, s21",
+            "vadd.f32 s14, s14, s22",
+            "vadd.f32 s15, s15, s23",
+            "vadd.f32 s0, s0, s8",
+            "vadd.f32 s1, s1, s9",
+            "vadd.f32 s2, s2, s10",
+            "vadd.f32 s3, s3, s11",
+            "vadd.f32 s4, s4, s12",
+            "vadd.f32 s5, s5, s13",
+            "vadd.f32 s6, s6, s14",
+            "vadd.f32 s7, s7, s15",
+            "vldmia {k0}!, {{s8-s15}}",
+            "vmul.f32 s8, s8, s25",
+            "vmul.f32 s9, s9, s25",
+            "vmul.f32 s10, s10, s25",
+            "vmul.f32 s11, s11, s25",
+            "vmul.f32 s12, s12, s25",
+            "vmul.f32 s13, s13, s25",
+            "vmul.f32 s14, s14, s25",
+            "vmul.f32 s15, s15, s25",
+            "vldmia {k4}!, {{s16-s23}}",
+            "vmul.f32 s16, s16, s29",
+            "vmul.f32 s17, s17, s29",
+            "vmul.f32 s18, s18, s29",
+            "vmul.f32 s19, s19, s29",
+            "vmul.f32 s20, s20, s29",
+            "vmul.f32 s21, s21, s29",
+            "vmul.f32 s22, s22, s29",
+            "vmul.f32 s23, s23, s29",
+            "vadd.f32 s8, s8, s16",
+            "vadd.f32 s9, s9, s17",
+            "vadd.f32 s10, s10, s18",
+            "vadd.f32 s11, s11, s19",
+            "vadd.f32 s12, s12, s20",
+            "vadd.f32 s13, s13, s21",
+            "vadd.f32 s14, s14, s22",
+            "vadd.f32 s15, s15, s23",
+            "vldmia {k2}!, {{s16-s23}}",
+            "vmul.f32 s16, s16, s27",
+            "vmul.f32 s17, s17, s27",
+            "vmul.f32 s18, s18, s27",
+            "vmul.f32 s19, s19, s27",
+            "vmul.f32 s20, s20, s27",
+            "vmul.f32 s21, s21, s27",
+            "vmul.f32 s22, s22, s27",
+            "vmul.f32 s23, s23, s27",
+            "vldmia {k6}!, {{s24-s27}}",
+            "vmul.f32 s24, s24, s31",
+            "vmul.f32 s25, s25, s31",
+            "vmul.f32 s26, s26, s31",
+            "vmul.f32 s27, s27, s31",
+            "vadd.f32 s16, s16, s24",
+            "vadd.f32 s17, s17, s25",
+            "vadd.f32 s18, s18, s26",
+            "vadd.f32 s19, s19, s27",
+            "vldmia {k6}!, {{s24-s27}}",
+            "vmul.f32 s24, s24, s31",
+            "vmul.f32 s25, s25, s31",
+            "vmul.f32 s26, s26, s31",
+            "vmul.f32 s27, s27, s31",
+            "vadd.f32 s20, s20, s24",
+            "vadd.f32 s21, s21, s25",
+            "vadd.f32 s22, s22, s26",
+            "vadd.f32 s23, s23, s27",
+            "vadd.f32 s8, s8, s16",
+            "vadd.f32 s9, s9, s17",
+            "vadd.f32 s10, s10, s18",
+            "vadd.f32 s11, s11, s19",
+            "vadd.f32 s12, s12, s20",
+            "vadd.f32 s13, s13, s21",
+            "vadd.f32 s14, s14, s22",
+            "vadd.f32 s15, s15, s23",
+            "vadd.f32 s0, s0, s8",
+            "vadd.f32 s1, s1, s9",
+            "vadd.f32 s2, s2, s10",
+            "vadd.f32 s3, s3, s11",
+            "vadd.f32 s4, s4, s12",
+            "vadd.f32 s5, s5, s13",
+            "vadd.f32 s6, s6, s14",
+            "vadd.f32 s7, s7, s15",
+            "vmov s8, s9, {scale}, {max}",
+            "vmul.f32 s0, s0, s8",
+            "vmul.f32 s1, s1, s8",
+            "vmul.f32 s2, s2, s8",
+            "vmul.f32 s3, s3, s8",
+            "vmul.f32 s4, s4, s8",
+            "vmul.f32 s5, s5, s8",
+            "vmul.f32 s6, s6, s8",
+            "vmul.f32 s7, s7, s8",
+            "vstmia {att}!, {{s0-s7}}",
+            "subs {n}, {n}, #1",
+            "beq.w 3f",
+            "vcmp.f32 s0, s9",
+            "vmrs apsr_nzcv, fpscr",
+            "it gt",
+            "vmovgt.f32 s9, s0",
+            "vcmp.f32 s1, s9",
+            "vmrs apsr_nzcv, fpscr",
+            "it gt",
+            "vmovgt.f32 s9, s1",
+            "vcmp.f32 s2, s9",
+            "vmrs apsr_nzcv, fpscr",
+            "it gt",
+            "vmovgt.f32 s9, s2",
+            "vcmp.f32 s3, s9",
+            "vmrs apsr_nzcv, fpscr",
+            "it gt",
+            "vmovgt.f32 s9, s3",
+            "vcmp.f32 s4, s9",
+            "vmrs apsr_nzcv, fpscr",
+            "it gt",
+            "vmovgt.f32 s9, s4",
+            "vcmp.f32 s5, s9",
+            "vmrs apsr_nzcv, fpscr",
+            "it gt",
+            "vmovgt.f32 s9, s5",
+            "vcmp.f32 s6, s9",
+            "vmrs apsr_nzcv, fpscr",
+            "it gt",
+            "vmovgt.f32 s9, s6",
+            "vcmp.f32 s7, s9",
+            "vmrs apsr_nzcv, fpscr",
+            "it gt",
+            "vmovgt.f32 s9, s7",
+            "vmov {max}, s9",
+            "add {k0}, {k0}, #192", // two of eight dimensions were read
+            "add {k2}, {k2}, #192",
+            "add {k4}, {k4}, #192",
+            "add {k6}, {k6}, #192",
+            "b.w 2b",
+            "3:",
+            q = in(reg) q.as_ptr(),
+            k0 = inout(reg) keys.wrapping_add(0) => _, // then k1, and so on
+            k2 = inout(reg) keys.wrapping_add(2) => _,
+            k4 = inout(reg) keys.wrapping_add(4) => _,
+            k6 = inout(reg) keys.wrapping_add(6) => _,
+            scale = in(reg) scale,
+            max = inout(reg) max,
+            att = inout(reg) att.as_mut_ptr() => _,
+            n = inout(reg) att.len() => _,
+            out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _,
+            out("s8") _, out("s9") _, out("s10") _, out("s11") _, out("s12") _, out("s13") _, out("s14") _,
+            out("s15") _, out("s16") _, out("s17") _, out("s18") _, out("s19") _, out("s20") _, out("s21") _,
+            out("s22") _, out("s23") _, out("s24") _, out("s25") _, out("s26") _, out("s27") _, out("s28") _,
+            out("s29") _, out("s30") _, out("s31") _,
+            options(nostack),
+        );
+    }
+    max
+}
+
+/// Positions whose sums stay in registers.
+const POSITIONS: usize = 4;
+
+/// Scores for any head size.
+fn scores(q: &[f32], heads: &Heads<'_>, att: &mut [[f32; LANES]]) {
+    for (keys, att) in rows_of(heads.keys, heads.head_size).zip(att) {
+        let ([low, high], _) = att.as_chunks_mut::<POSITIONS>() else { continue };
+        *low = half_scores::<0>(q, keys).map(|score| score * heads.scale);
+        *high = half_scores::<1>(q, keys).map(|score| score * heads.scale);
+    }
+}
+
+/// Sums of half a block for any head size, in the same order.
+#[inline(always)]
+fn half_scores<const HALF: usize>(q: &[f32], keys: &[[f32; LANES]]) -> [f32; POSITIONS] {
+    let products = |d: usize| {
+        let (q, keys) = (q.get(d)?, keys.get(d)?.as_chunks::<POSITIONS>().0.get(HALF)?);
+        Some(keys.map(|key| q * key))
+    };
+    let add = |mut a: [f32; POSITIONS], b: [f32; POSITIONS]| {
+        a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
+        a
+    };
+    let lane = |l: usize| {
+        let mut sum = products(l).unwrap_or([0.0; POSITIONS]);
+        let mut d = l + LANES;
+        while let Some(products) = products(d) {
+            sum = add(sum, products);
+            d += LANES;
+        }
+        sum
+    };
+    let even = add(add(lane(0), lane(4)), add(lane(2), lane(6)));
+    add(even, add(add(lane(1), lane(5)), add(lane(3), lane(7))))
+}
+
+/// `out[h] = Σ_t att[h][t] · values[t] / sums[h]` for two heads, sequential over positions.
+fn weigh_pair(att: [&mut [f32]; 2], sums: [f32; 2], heads: &Heads<'_>, out: [&mut [f32]; 2]) {
+    let inverse = sums.map(|sum| 1.0 / sum);
+    let [out0, out1] = out;
+    let eights = out0.as_chunks_mut::<LANES>().0.iter_mut().zip(out1.as_chunks_mut::<LANES>().0);
+    for (values, (out0, out1)) in heads.values.as_chunks::<LANES>().0.iter().zip(eights) {
+        let (att, out) = ([att[0].as_ptr(), att[1].as_ptr()], [out0.as_mut_ptr(), out1.as_mut_ptr()]);
+        // SAFETY: there is a weight per position for both heads and a row of values, as attend made sure.
+        unsafe { weigh_eight_dimensions(att, inverse, values.as_ptr(), heads, out) }
+    }
+    let done = heads.head_size / LANES * LANES;
+    weigh(att[0], sums[0], heads, done, out0);
+    weigh(att[1], sums[1], heads, done, out1);
+}
+
+/// # Safety
+/// There are positions, as many numbers behind both pointers to weights, as many rows of head_size values of which `values`
+/// points into the first, at eight dimensions, and eight numbers behind `out`.
+#[inline(always)]
+unsafe fn weigh_eight_dimensions(
+    att: [*const f32; 2],
+    inverse: [f32; 2],
+    values: *const f32,
+    heads: &Heads<'_>,
+    out: [*mut f32; 2],
+) {
+    static ZERO: [f32; 2 * LANES] = [0.0; 2 * LANES];
+    // SAFETY: as the caller vouches.
+    unsafe {
+        asm!(
+            "vldmia {zero}, {{s16-s31}}", // sums of both heads
+            "2:",
+            "vldmia {values}, {{s0-s7}}",
+            "add {values}, {values}, {stride}",
+            "vldmia {att0}!, {{s8}}",
+            "vldmia {att1}!, {{s9}}",
+            "vmul.f32 s10, s0, s8",
+            "vmul.f32 s11, s1, s8",
+            "vmul.f32 s12, s2, s8",
+            "vmul.f32 s13, s3, s8",
+            "vadd.f32 s16, s16, s10",
+            "vadd.f32 s17, s17, s11",
+            "vadd.f32 s18, s18, s12",
+            "vadd.f32 s19, s19, s13",
+            "vmul.f32 s10, s4, s8",
+            "vmul.f32 s11, s5, s8",
+            "vmul.f32 s12, s6, s8",
+            "vmul.f32 s13, s7, s8",
+            "vadd.f32 s20, s20, s10",
+            "vadd.f32 s21, s21, s11",
+            "vadd.f32 s22, s22, s12",
+            "vadd.f32 s23, s23, s13",
+            "vmul.f32 s0, s0, s9",
+            "vmul.f32 s1, s1, s9",
+            "vmul.f32 s2, s2, s9",
+            "vmul.f32 s3, s3, s9",
+            "vmul.f32 s4, s4, s9",
+            "vmul.f32 s5, s5, s9",
+            "vmul.f32 s6, s6, s9",
+            "vmul.f32 s7, s7, s9",
+            "vadd.f32 s24, s24, s0",
+            "vadd.f32 s25, s25, s1",
+            "vadd.f32 s26, s26, s2",
+            "vadd.f32 s27, s27, s3",
+            "vadd.f32 s28, s28, s4",
+            "vadd.f32 s29, s29, s5",
+            "vadd.f32 s30, s30, s6",
+            "vadd.f32 s31, s31, s7",
+            "subs {n}, {n}, #1",
+            "bne 2b",
+            "vmov s8, s9, {inverse0}, {inverse1}",
+            "vmul.f32 s16, s16, s8",
+            "vmul.f32 s17, s17, s8",
+            "vmul.f32 s18, s18, s8",
+            "vmul.f32 s19, s19, s8",
+            "vmul.f32 s20, s20, s8",
+            "vmul.f32 s21, s21, s8",
+            "vmul.f32 s22, s22, s8",
+            "vmul.f32 s23, s23, s8",
+            "vmul.f32 s24, s24, s9",
+            "vmul.f32 s25, s25, s9",
+            "vmul.f32 s26, s26, s9",
+            "vmul.f32 s27, s27, s9",
+            "vmul.f32 s28, s28, s9",
+            "vmul.f32 s29, s29, s9",
+            "vmul.f32 s30, s30, s9",
+            "vmul.f32 s31, s31, s9",
+            "vstmia {out0}, {{s16-s23}}",
+            "vstmia {out1}, {{s24-s31}}",
+            zero = in(reg) ZERO.as_ptr(),
+            values = inout(reg) values => _,
+            stride = in(reg) heads.head_size * size_of::<f32>(),
+            n = inout(reg) heads.positions => _,
+            att0 = inout(reg) att[0] => _,
+            att1 = inout(reg) att[1] => _,
+            inverse0 = in(reg) inverse[0],
+            inverse1 = in(reg) inverse[1],
+            out0 = in(reg) out[0],
+            out1 = in(reg) out[1],
+            out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _,
+            out("s8") _, out("s9") _, out("s10") _, out("s11") _, out("s12") _, out("s13") _, out("s16") _,
+            out("s17") _, out("s18") _, out("s19") _, out("s20") _, out("s21") _, out("s22") _, out("s23") _,
+            out("s24") _, out("s25") _, out("s26") _, out("s27") _, out("s28") _, out("s29") _, out("s30") _,
+            out("s31") _,
+            options(nostack),
+        );
+    }
+}
+
+/// `out = Σ_t att[t] · values[t] / sum` for one head, from dimension `first` on.
+fn weigh(att: &[f32], sum: f32, heads: &Heads<'_>, first: usize, out: &mut [f32]) {
+    let inverse = 1.0 / sum;
+    for (i, out) in out.chunks_mut(LANES).enumerate().skip(first / LANES) {
+        let mut sums = [0.0; LANES];
+        for (att, value) in att.iter().take(heads.positions).zip(rows_of(heads.values, heads.head_size)) {
+            for (sum, value) in sums.iter_mut().zip(value.iter().skip(i * LANES)) {
+                *sum += att * value;
+            }
+        }
+        out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum * inverse);
+    }
+}

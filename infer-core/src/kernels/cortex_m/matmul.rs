@@ -1,0 +1,170 @@
+//! The f32 matrix product.
+
+use core::arch::asm;
+
+use crate::kernels::scalar;
+use crate::math::LANES;
+use crate::panel::Panel;
+
+pub(super) fn matmul_f32(w: &[f32], cols: usize, x: &[f32], out: &mut Panel<'_>) {
+    if cols < 2 * LANES || !cols.is_multiple_of(4) {
+        return scalar::matmul_f32(w, cols, x, out);
+    }
+    for (b, x) in x.chunks_exact(cols).enumerate() {
+        let out = out.row(b);
+        let (pairs, last) = out.as_chunks_mut::<2>();
+        let Some((w, w_last)) = w.split_at_checked(2 * pairs.len() * cols) else { return };
+        if !pairs.is_empty() {
+            // SAFETY: two rows of cols weights for each pair of outputs, and one row of x; cols is as required.
+            unsafe { dot_rows(w.as_ptr(), x, pairs) }
+        }
+        for (out, w) in last.iter_mut().zip(w_last.chunks_exact(cols)) {
+            *out = crate::math::dot(w, x);
+        }
+    }
+}
+
+/// [`dot`](crate::math::dot) of x with pairs of rows. The first product of a lane is not added to 0, which changes nothing
+/// but the sign of a zero: 0 is added to the sum of the lanes instead.
+///
+/// # Safety
+/// `w` points to `2 · out.len()` rows of `x.len()` numbers, a multiple of four and at least sixteen. `out` is not empty.
+unsafe fn dot_rows(w: *const f32, x: &[f32], out: &mut [[f32; 2]]) {
+    /// Eight columns that a pass through the loop takes, and the bytes of code for each.
+    const UNROLLED: usize = 8;
+    const CODE_BYTES: usize = 35 * 4;
+    let chunks = x.len() / LANES - 1;
+    // SAFETY: reads 2 · out.len() rows of weights and x, writes out.
+    unsafe {
+        asm!(
+            "adr.w {entry}, 3f", // the first pass starts where what is left makes whole passes
+            "add {entry}, {entry}, {skip}",
+            "2:",
+            "add {w1}, {w}, {stride}",
+            "mov {xp}, {x}",
+            "mov {n}, {passes}",
+            "vldmia {xp}!, {{s0-s7}}",
+            "vldmia {w}!, {{s16-s23}}", // become the lanes of row 0
+            "vmul.f32 s16, s16, s0",
+            "vmul.f32 s17, s17, s1",
+            "vmul.f32 s18, s18, s2",
+            "vmul.f32 s19, s19, s3",
+            "vmul.f32 s20, s20, s4",
+            "vmul.f32 s21, s21, s5",
+            "vmul.f32 s22, s22, s6",
+            "vmul.f32 s23, s23, s7",
+            "vldmia {w1}!, {{s24-s31}}", // and of row 1
+            "vmul.f32 s24, s24, s0",
+            "vmul.f32 s25, s25, s1",
+            "vmul.f32 s26, s26, s2",
+            "vmul.f32 s27, s27, s3",
+            "vmul.f32 s28, s28, s4",
+            "vmul.f32 s29, s29, s5",
+            "vmul.f32 s30, s30, s6",
+            "vmul.f32 s31, s31, s7",
+            "mov pc, {entry}",
+            "3:",
+            ".rept {UNROLLED}",
+            "vldmia {xp}!, {{s0-s7}}",
+            "vldmia {w}!, {{s8-s15}}",
+            "vmul.f32 s8, s8, s0",
+            "vmul.f32 s9, s9, s1",
+            "vmul.f32 s10, s10, s2",
+            "vmul.f32 s11, s11, s3",
+            "vmul.f32 s12, s12, s4",
+            "vmul.f32 s13, s13, s5",
+            "vmul.f32 s14, s14, s6",
+            "vmul.f32 s15, s15, s7",
+            "vadd.f32 s16, s16, s8",
+            "vadd.f32 s17, s17, s9",
+            "vadd.f32 s18, s18, s10",
+            "vadd.f32 s19, s19, s11",
+            "vadd.f32 s20, s20, s12",
+            "vadd.f32 s21, s21, s13",
+            "vadd.f32 s22, s22, s14",
+            "vadd.f32 s23, s23, s15",
+            "vldmia {w1}!, {{s8-s15}}",
+            "vmul.f32 s8, s8, s0",
+            "vmul.f32 s9, s9, s1",
+            "vmul.f32 s10, s10, s2",
+            "vmul.f32 s11, s11, s3",
+            "vmul.f32 s12, s12, s4",
+            "vmul.f32 s13, s13, s5",
+            "vmul.f32 s14, s14, s6",
+            "vmul.f32 s15, s15, s7",
+            "vadd.f32 s24, s24, s8",
+            "vadd.f32 s25, s25, s9",
+            "vadd.f32 s26, s26, s10",
+            "vadd.f32 s27, s27, s11",
+            "vadd.f32 s28, s28, s12",
+            "vadd.f32 s29, s29, s13",
+            "vadd.f32 s30, s30, s14",
+            "vadd.f32 s31, s31, s15",
+            ".endr",
+            "subs {n}, {n}, #1",
+            "bne.w 3b",
+            "cmp {tail}, #0",
+            "beq 4f",
+            "vldmia {xp}, {{s0-s3}}",
+            "vldmia {w}!, {{s8-s11}}",
+            "vldmia {w1}!, {{s12-s15}}",
+            "vmul.f32 s8, s8, s0",
+            "vmul.f32 s9, s9, s1",
+            "vmul.f32 s10, s10, s2",
+            "vmul.f32 s11, s11, s3",
+            "vmul.f32 s12, s12, s0",
+            "vmul.f32 s13, s13, s1",
+            "vmul.f32 s14, s14, s2",
+            "vmul.f32 s15, s15, s3",
+            "vadd.f32 s16, s16, s8",
+            "vadd.f32 s17, s17, s9",
+            "vadd.f32 s18, s18, s10",
+            "vadd.f32 s19, s19, s11",
+            "vadd.f32 s24, s24, s12",
+            "vadd.f32 s25, s25, s13",
+            "vadd.f32 s26, s26, s14",
+            "vadd.f32 s27, s27, s15",
+            "4:", // sum_lanes
+            "vmov s0, {n}", // 0
+            "vadd.f32 s16, s16, s20",
+            "vadd.f32 s17, s17, s21",
+            "vadd.f32 s18, s18, s22",
+            "vadd.f32 s19, s19, s23",
+            "vadd.f32 s24, s24, s28",
+            "vadd.f32 s25, s25, s29",
+            "vadd.f32 s26, s26, s30",
+            "vadd.f32 s27, s27, s31",
+            "vadd.f32 s16, s16, s18",
+            "vadd.f32 s17, s17, s19",
+            "vadd.f32 s24, s24, s26",
+            "vadd.f32 s25, s25, s27",
+            "vadd.f32 s16, s16, s17",
+            "vadd.f32 s17, s24, s25",
+            "vadd.f32 s16, s16, s0",
+            "vadd.f32 s17, s17, s0",
+            "vstmia {out}!, {{s16-s17}}",
+            "mov {w}, {w1}",
+            "subs {pairs}, {pairs}, #1",
+            "bne.w 2b",
+            UNROLLED = const UNROLLED,
+            entry = out(reg) _,
+            skip = in(reg) (chunks.next_multiple_of(UNROLLED) - chunks) * CODE_BYTES,
+            w = inout(reg) w => _,
+            w1 = out(reg) _,
+            stride = in(reg) size_of_val(x),
+            x = in(reg) x.as_ptr(),
+            xp = out(reg) _,
+            n = out(reg) _,
+            passes = in(reg) chunks.div_ceil(UNROLLED),
+            tail = in(reg) x.len() % LANES,
+            out = inout(reg) out.as_mut_ptr() => _,
+            pairs = inout(reg) out.len() => _,
+            out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _,
+            out("s8") _, out("s9") _, out("s10") _, out("s11") _, out("s12") _, out("s13") _, out("s14") _,
+            out("s15") _, out("s16") _, out("s17") _, out("s18") _, out("s19") _, out("s20") _, out("s21") _,
+            out("s22") _, out("s23") _, out("s24") _, out("s25") _, out("s26") _, out("s27") _, out("s28") _,
+            out("s29") _, out("s30") _, out("s31") _,
+            options(nostack),
+        );
+    }
+}
