@@ -99,8 +99,8 @@ pub(crate) fn quantize(x: &[f32], group_size: usize, q: &mut [i8], s: &mut [f32]
 /// finite makes the scale NaN or infinite, so that it is not lost.
 #[inline(always)]
 pub(crate) fn group_scale(x: &[f32], s: &mut f32) -> f32 {
-    // Magnitudes compare like their bits, and a NaN is above everything.
-    let max = f32::from_bits(x.iter().fold(0, |max, x| max.max(x.abs().to_bits())));
+    // Magnitudes compare like their bits, of which the shift drops the sign; a NaN is above everything.
+    let max = f32::from_bits(x.iter().fold(0, |max, x| max.max(x.to_bits() << 1)) >> 1);
     if max < SMALLEST_MAX {
         *s = 0.0;
         return 0.0;

@@ -376,7 +376,7 @@ unsafe fn weigh_eight_dimensions(
             "vadd.f32 s30, s30, s6",
             "vadd.f32 s31, s31, s7",
             "subs {n}, {n}, #1",
-            "bne 2b",
+            "bne.w 2b",
             "vmov s8, s9, {inverse0}, {inverse1}",
             "vmul.f32 s16, s16, s8",
             "vmul.f32 s17, s17, s8",

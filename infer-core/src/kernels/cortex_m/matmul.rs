@@ -34,6 +34,45 @@ unsafe fn dot_rows(w: *const f32, x: &[f32], out: &mut [[f32; 2]]) {
     const UNROLLED: usize = 8;
     const CODE_BYTES: usize = 35 * 4;
     let chunks = x.len() / LANES - 1;
+    macro_rules! eight_columns {
+        () => {
+            "vldmia {xp}!, {{s0-s7}}
+            vldmia {w}!, {{s8-s15}}
+            vmul.f32 s8, s8, s0
+            vmul.f32 s9, s9, s1
+            vmul.f32 s10, s10, s2
+            vmul.f32 s11, s11, s3
+            vmul.f32 s12, s12, s4
+            vmul.f32 s13, s13, s5
+            vmul.f32 s14, s14, s6
+            vmul.f32 s15, s15, s7
+            vadd.f32 s16, s16, s8
+            vadd.f32 s17, s17, s9
+            vadd.f32 s18, s18, s10
+            vadd.f32 s19, s19, s11
+            vadd.f32 s20, s20, s12
+            vadd.f32 s21, s21, s13
+            vadd.f32 s22, s22, s14
+            vadd.f32 s23, s23, s15
+            vldmia {w1}!, {{s8-s15}}
+            vmul.f32 s8, s8, s0
+            vmul.f32 s9, s9, s1
+            vmul.f32 s10, s10, s2
+            vmul.f32 s11, s11, s3
+            vmul.f32 s12, s12, s4
+            vmul.f32 s13, s13, s5
+            vmul.f32 s14, s14, s6
+            vmul.f32 s15, s15, s7
+            vadd.f32 s24, s24, s8
+            vadd.f32 s25, s25, s9
+            vadd.f32 s26, s26, s10
+            vadd.f32 s27, s27, s11
+            vadd.f32 s28, s28, s12
+            vadd.f32 s29, s29, s13
+            vadd.f32 s30, s30, s14
+            vadd.f32 s31, s31, s15"
+        };
+    }
     // SAFETY: reads 2 · out.len() rows of weights and x, writes out.
     unsafe {
         asm!(
@@ -64,43 +103,14 @@ unsafe fn dot_rows(w: *const f32, x: &[f32], out: &mut [[f32; 2]]) {
             "vmul.f32 s31, s31, s7",
             "mov pc, {entry}",
             "3:",
-            ".rept {UNROLLED}",
-            "vldmia {xp}!, {{s0-s7}}",
-            "vldmia {w}!, {{s8-s15}}",
-            "vmul.f32 s8, s8, s0",
-            "vmul.f32 s9, s9, s1",
-            "vmul.f32 s10, s10, s2",
-            "vmul.f32 s11, s11, s3",
-            "vmul.f32 s12, s12, s4",
-            "vmul.f32 s13, s13, s5",
-            "vmul.f32 s14, s14, s6",
-            "vmul.f32 s15, s15, s7",
-            "vadd.f32 s16, s16, s8",
-            "vadd.f32 s17, s17, s9",
-            "vadd.f32 s18, s18, s10",
-            "vadd.f32 s19, s19, s11",
-            "vadd.f32 s20, s20, s12",
-            "vadd.f32 s21, s21, s13",
-            "vadd.f32 s22, s22, s14",
-            "vadd.f32 s23, s23, s15",
-            "vldmia {w1}!, {{s8-s15}}",
-            "vmul.f32 s8, s8, s0",
-            "vmul.f32 s9, s9, s1",
-            "vmul.f32 s10, s10, s2",
-            "vmul.f32 s11, s11, s3",
-            "vmul.f32 s12, s12, s4",
-            "vmul.f32 s13, s13, s5",
-            "vmul.f32 s14, s14, s6",
-            "vmul.f32 s15, s15, s7",
-            "vadd.f32 s24, s24, s8",
-            "vadd.f32 s25, s25, s9",
-            "vadd.f32 s26, s26, s10",
-            "vadd.f32 s27, s27, s11",
-            "vadd.f32 s28, s28, s12",
-            "vadd.f32 s29, s29, s13",
-            "vadd.f32 s30, s30, s14",
-            "vadd.f32 s31, s31, s15",
-            ".endr",
+            eight_columns!(),
+            eight_columns!(),
+            eight_columns!(),
+            eight_columns!(),
+            eight_columns!(),
+            eight_columns!(),
+            eight_columns!(),
+            eight_columns!(),
             "subs {n}, {n}, #1",
             "bne.w 3b",
             "cmp {tail}, #0",
@@ -146,7 +156,6 @@ unsafe fn dot_rows(w: *const f32, x: &[f32], out: &mut [[f32; 2]]) {
             "mov {w}, {w1}",
             "subs {pairs}, {pairs}, #1",
             "bne.w 2b",
-            UNROLLED = const UNROLLED,
             entry = out(reg) _,
             skip = in(reg) (chunks.next_multiple_of(UNROLLED) - chunks) * CODE_BYTES,
             w = inout(reg) w => _,
