@@ -1,6 +1,8 @@
 //! The int8 matrix product and its input, for the DSP extension.
 
 use core::arch::asm;
+use core::mem::MaybeUninit;
+use core::ops::Range;
 
 use super::with_dsp;
 use crate::kernels::scalar;
@@ -62,60 +64,281 @@ unsafe fn round_and_widen(x: &[[f32; 4]], factor: f32, q: &mut [[u32; 2]]) {
     }
 }
 
+/// Sums of groups that are kept before they are scaled: of as many pairs of rows as fit.
+const SUMS: usize = 64;
+
 pub(super) fn matmul_q8(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
     let Ok(x) = bytemuck::try_cast_slice::<i8, [i16; 4]>(x) else { return };
     let (cols, group_size) = (w.cols, w.group_size);
     let groups = cols.checked_div(group_size).unwrap_or(0);
     for (b, (x, xs)) in rows_of(x, cols / 4).zip(rows_of(xs, groups)).enumerate() {
         let out = out.row(b);
-        let whole = group_size.is_multiple_of(16) && w.q.len() >= out.len() * cols && w.s.len() >= out.len() * groups;
-        let (pairs, rest) = if whole { out.as_chunks_mut::<2>() } else { (&mut [][..], out) };
-        let done = 2 * pairs.len();
-        if let ([xs], false) = (xs, pairs.is_empty()) {
-            let sums = bytemuck::cast_slice_mut(&mut *pairs);
-            // Sums of groups stand in the place of outputs until they are scaled.
-            let rows = Advance { x: -2 * cols as isize, w: cols };
-            // SAFETY: there are two rows of weights for each pair, of one group.
-            unsafe { group_sums(w.q.as_ptr(), cols, x.as_ptr(), group_size, rows, sums) }
-            scale(pairs.as_flattened_mut(), w.s, *xs);
-        } else {
-            let scales = rows_of(w.s, 2 * groups);
-            for ((out, w), ws) in pairs.iter_mut().zip(rows_of(w.q, 2 * cols)).zip(scales) {
-                // SAFETY: there are two rows of weights.
-                *out = unsafe { dot_pair(w, ws, x, xs, group_size) };
+        let whole = w.q.len() >= out.len() * cols && w.s.len() >= out.len() * groups && groups <= SUMS;
+        let (pairs, rest) = match group_sums_of(group_size) {
+            Some(kernel) if whole && out.len() >= 2 => {
+                let (pairs, rest) = out.as_chunks_mut::<2>();
+                // SAFETY: there are two rows of weights and scales for each pair.
+                unsafe { dot_pairs(w, x, xs, kernel, pairs) }
+                (pairs.len(), rest)
             }
-        }
-        let rows = rows_of(w.q, cols).zip(rows_of(w.s, groups)).skip(done);
+            _ => (0, out),
+        };
+        let rows = rows_of(w.q, cols).zip(rows_of(w.s, groups)).skip(2 * pairs);
         for (out, (q, s)) in rest.iter_mut().zip(rows) {
             *out = dot_q8(q, s, x, xs, group_size);
         }
     }
 }
 
-/// Two rows of several groups.
+/// # Safety
+/// w has two rows of weights and scales for each pair, of which there are some. There are at most [`SUMS`] groups, of the
+/// kernel's size.
+unsafe fn dot_pairs(w: &Q8Matrix<'_>, x: &[[i16; 4]], xs: &[f32], kernel: GroupSums, pairs: &mut [[f32; 2]]) {
+    let (mut q, mut s) = (w.q.as_ptr(), w.s.as_ptr());
+    if let [xs] = xs {
+        // Sums stand in the place of outputs until they are scaled.
+        let sums = pairs.as_mut_ptr_range();
+        // SAFETY: as the caller vouches.
+        unsafe { (kernel.rows)(q, w.cols, x.as_ptr(), 1, sums.start.cast()..sums.end.cast()) }
+        return scale(pairs.as_flattened_mut(), w.s, *xs);
+    }
+    let mut sums: [MaybeUninit<[i32; 2]>; SUMS] = [const { MaybeUninit::uninit() }; SUMS];
+    for pairs in pairs.chunks_mut((SUMS / xs.len().max(1)).max(1)) {
+        let Some(sums) = sums.get_mut(..pairs.len() * xs.len()) else { return };
+        let sums = sums.as_mut_ptr_range();
+        // SAFETY: as the caller vouches.
+        unsafe {
+            (kernel.groups)(q, w.cols, x.as_ptr(), xs.len(), sums.start.cast()..sums.end.cast());
+            add_groups(sums.start.cast(), s, xs, pairs);
+        }
+        q = q.wrapping_add(2 * pairs.len() * w.cols);
+        s = s.wrapping_add(2 * pairs.len() * xs.len());
+    }
+}
+
+/// Sums of the products of groups of x with those of pairs of rows, one pair after the other. Arguments are the weights,
+/// their number in a row, x, the groups of a row, and where the sums go.
 ///
 /// # Safety
-/// `w` holds two rows as wide as x, of `xs.len()` groups, whose size is a multiple of 16, and `ws` their scales.
-unsafe fn dot_pair(w: &[i8], ws: &[f32], x: &[[i16; 4]], xs: &[f32], group_size: usize) -> [f32; 2] {
-    let cols = w.len() / 2;
-    let (ws0, ws1) = ws.split_at_checked(xs.len()).unwrap_or_default();
-    let mut lanes = [[0.0; LANES]; 2];
-    let parts = xs.chunks(LANES).zip(ws0.chunks(LANES).zip(ws1.chunks(LANES)));
-    for (part, (xs, (ws0, ws1))) in parts.enumerate() {
-        let mut sums = [[0; 2]; LANES];
-        let Some(sums) = sums.get_mut(..xs.len()) else { break };
-        let first = part * LANES * group_size;
-        let (w, x) = (w.as_ptr().wrapping_add(first), x.as_ptr().wrapping_add(first / 4));
-        // SAFETY: as many groups as xs are left in both rows and in x.
-        unsafe { group_sums(w, cols, x, group_size, Advance { x: 0, w: 0 }, sums) }
-        let [lanes0, lanes1] = &mut lanes;
-        let lanes = lanes0.iter_mut().zip(lanes1);
-        for ((((lane0, lane1), sums), xs), (ws0, ws1)) in lanes.zip(sums).zip(xs).zip(ws0.iter().zip(ws1)) {
-            *lane0 += (sums[0] as f32 * ws0) * xs;
-            *lane1 += (sums[1] as f32 * ws1) * xs;
-        }
+/// There are as many pairs of rows as sums for them, which are some. Weights are a multiple of 4.
+type SumsOfPairs = unsafe fn(*const i8, usize, *const [i16; 4], usize, Range<*mut [i32; 2]>);
+
+/// [`SumsOfPairs`] for a size of groups.
+#[derive(Clone, Copy)]
+struct GroupSums {
+    /// Rows are one group.
+    rows: SumsOfPairs,
+    /// Rows are several groups.
+    groups: SumsOfPairs,
+}
+
+/// For the sizes that llama2.c's exporter and ours choose.
+fn group_sums_of(group_size: usize) -> Option<GroupSums> {
+    match group_size {
+        64 => Some(GroupSums { rows: rows_of_64, groups: groups_of_64 }),
+        32 => Some(GroupSums { rows: rows_of_32, groups: groups_of_32 }),
+        16 => Some(GroupSums { rows: rows_of_16, groups: groups_of_16 }),
+        _ => None,
     }
-    lanes.map(sum_lanes)
+}
+
+macro_rules! eight_columns {
+    ($first:ident) => {
+        concat!(
+            "ldmia.w {x}!, {{r2-r5}}\n",
+            eight_columns!(@row "{w0}", "{sum0}", $first),
+            eight_columns!(@row "{w1}", "{sum1}", $first),
+        )
+    };
+    (@row $w:literal, $sum:literal, $first:ident) => {
+        concat!(
+            "ldrd {a}, {b}, [", $w, "], #8\n",
+            "sxtb16 {t}, {a}\n",
+            "sxtb16 {a}, {a}, ror #8\n",
+            eight_columns!(@multiply $sum, $first),
+            "smlad ", $sum, ", {a}, r3, ", $sum, "\n",
+            "sxtb16 {t}, {b}\n",
+            "sxtb16 {a}, {b}, ror #8\n",
+            "smlad ", $sum, ", {t}, r4, ", $sum, "\n",
+            "smlad ", $sum, ", {a}, r5, ", $sum, "\n",
+        )
+    };
+    (@multiply $sum:literal, first) => {
+        concat!("smuad ", $sum, ", {t}, r2\n")
+    };
+    (@multiply $sum:literal, next) => {
+        concat!("smlad ", $sum, ", {t}, r2, ", $sum, "\n")
+    };
+}
+
+/// From the end of a row of a single group to the next pair. s1 has the end of the sums.
+macro_rules! next_row {
+    ($group_size:literal, $x_bytes:literal) => {
+        concat!(
+            "add {w0}, {w0}, #",
+            $group_size,
+            "\n",
+            "add {w1}, {w1}, #",
+            $group_size,
+            "\n",
+            "sub {x}, {x}, #",
+            $x_bytes,
+            "\n",
+            "vmov {t}, s1\n",
+            "cmp {out}, {t}\n",
+            "bne.w 2b\n",
+        )
+    };
+}
+
+/// From the end of a group to the next one. s0 has the end of the sums of this pair, s1 of all.
+macro_rules! next_group {
+    () => {
+        "vmov {t}, s0
+        cmp {out}, {t}
+        bne.w 2b
+        vmov {a}, {b}, s2, s3
+        sub {x}, {x}, {a}
+        mov {w0}, {w1}
+        add {w1}, {w1}, {b}
+        vmov {a}, {b}, s0, s1
+        cmp {a}, {b}
+        vmov {b}, s4
+        add {a}, {a}, {b}
+        vmov s0, {a}
+        bne.w 2b"
+    };
+}
+
+macro_rules! sums_of_pairs {
+    ($name:ident, $next:expr, $($eight:ident)*) => {
+        unsafe fn $name(w: *const i8, cols: usize, x: *const [i16; 4], groups: usize, sums: Range<*mut [i32; 2]>) {
+            // For s0 to s4, as core registers are few.
+            let pair_bytes = groups * size_of::<[i32; 2]>();
+            let outer = [sums.start as usize + pair_bytes, sums.end as usize, 2 * cols, cols, pair_bytes];
+            // SAFETY: reads and writes what the caller vouches for.
+            unsafe {
+                asm!(
+                    with_dsp!(),
+                    "vldmia {a}, {{s0-s4}}",
+                    "2:",
+                    eight_columns!(first),
+                    $(eight_columns!($eight),)*
+                    "strd {sum0}, {sum1}, [{out}], #8",
+                    $next,
+                    w0 = inout(reg) w => _,
+                    w1 = inout(reg) w.wrapping_add(cols) => _,
+                    x = inout(reg) x => _,
+                    out = inout(reg) sums.start => _,
+                    a = inout(reg) outer.as_ptr() => _,
+                    b = out(reg) _,
+                    t = out(reg) _,
+                    sum0 = out(reg) _,
+                    sum1 = out(reg) _,
+                    out("r2") _, out("r3") _, out("r4") _, out("r5") _,
+                    out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _,
+                    options(nostack),
+                );
+            }
+        }
+    };
+}
+
+sums_of_pairs!(rows_of_64, next_row!("64", "128"), next next next next next next next);
+sums_of_pairs!(rows_of_32, next_row!("32", "64"), next next next);
+sums_of_pairs!(rows_of_16, next_row!("16", "32"), next);
+sums_of_pairs!(groups_of_64, next_group!(), next next next next next next next);
+sums_of_pairs!(groups_of_32, next_group!(), next next next);
+sums_of_pairs!(groups_of_16, next_group!(), next);
+
+/// Scales the sums of the groups of pairs of rows, and adds each to its lane.
+///
+/// # Safety
+/// `sums` points to those of `xs.len()` groups for each pair, `ws` to as many scales of each row. There are some pairs and
+/// groups.
+unsafe fn add_groups(sums: *const [i32; 2], ws: *const f32, xs: &[f32], pairs: &mut [[f32; 2]]) {
+    static ZERO: [f32; 2 * LANES] = [0.0; 2 * LANES];
+    macro_rules! lane {
+        ($lane0:literal, $lane1:literal) => {
+            concat!(
+                "vldmia {sums}!, {{s0-s1}}\n",
+                "vldmia {ws0}!, {{s2}}\n",
+                "vldmia {ws1}!, {{s3}}\n",
+                "vldmia {x}!, {{s4}}\n",
+                "vcvt.f32.s32 s0, s0\n",
+                "vcvt.f32.s32 s1, s1\n",
+                "vmul.f32 s0, s0, s2\n",
+                "vmul.f32 s1, s1, s3\n",
+                "vmul.f32 s0, s0, s4\n",
+                "vmul.f32 s1, s1, s4\n",
+                "vadd.f32 ",
+                $lane0,
+                ", ",
+                $lane0,
+                ", s0\n",
+                "vadd.f32 ",
+                $lane1,
+                ", ",
+                $lane1,
+                ", s1\n",
+                "subs {n}, {n}, #1\n",
+                "beq.w 4f\n",
+            )
+        };
+    }
+    // SAFETY: reads what the caller vouches for, writes pairs.
+    unsafe {
+        asm!(
+            "2:",
+            "vldmia {zero}, {{s16-s31}}",
+            "mov {x}, {xs}",
+            "mov {n}, {groups}",
+            "3:",
+            lane!("s16", "s24"),
+            lane!("s17", "s25"),
+            lane!("s18", "s26"),
+            lane!("s19", "s27"),
+            lane!("s20", "s28"),
+            lane!("s21", "s29"),
+            lane!("s22", "s30"),
+            lane!("s23", "s31"),
+            "b.w 3b",
+            "4:", // sum_lanes
+            "vadd.f32 s16, s16, s20",
+            "vadd.f32 s17, s17, s21",
+            "vadd.f32 s18, s18, s22",
+            "vadd.f32 s19, s19, s23",
+            "vadd.f32 s24, s24, s28",
+            "vadd.f32 s25, s25, s29",
+            "vadd.f32 s26, s26, s30",
+            "vadd.f32 s27, s27, s31",
+            "vadd.f32 s16, s16, s18",
+            "vadd.f32 s17, s17, s19",
+            "vadd.f32 s24, s24, s26",
+            "vadd.f32 s25, s25, s27",
+            "vadd.f32 s16, s16, s17",
+            "vadd.f32 s17, s24, s25",
+            "vstmia {out}!, {{s16-s17}}",
+            "mov {ws0}, {ws1}", // behind the scales of row 1
+            "add {ws1}, {ws1}, {groups}, lsl #2",
+            "subs {pairs}, {pairs}, #1",
+            "bne.w 2b",
+            zero = in(reg) ZERO.as_ptr(),
+            sums = inout(reg) sums => _,
+            ws0 = inout(reg) ws => _,
+            ws1 = inout(reg) ws.wrapping_add(xs.len()) => _,
+            xs = in(reg) xs.as_ptr(),
+            x = out(reg) _,
+            groups = in(reg) xs.len(),
+            n = out(reg) _,
+            out = inout(reg) pairs.as_mut_ptr() => _,
+            pairs = inout(reg) pairs.len() => _,
+            out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s16") _, out("s17") _, out("s18") _,
+            out("s19") _, out("s20") _, out("s21") _, out("s22") _, out("s23") _, out("s24") _, out("s25") _,
+            out("s26") _, out("s27") _, out("s28") _, out("s29") _, out("s30") _, out("s31") _,
+            options(nostack),
+        );
+    }
 }
 
 /// One row, of any group size.
@@ -131,113 +354,6 @@ fn dot_q8(w: &[i8], ws: &[f32], x: &[[i16; 4]], xs: &[f32], group_size: usize) -
         lanes[g % LANES] += (sum as f32 * ws) * xs;
     }
     sum_lanes(lanes)
-}
-
-/// Where to go from the end of a group, in bytes.
-struct Advance {
-    x: isize,
-    w: usize,
-}
-
-/// Sums of the products of groups of x with those of two rows of weights, the second one `cols` behind the first.
-///
-/// # Safety
-/// `sums` is not empty; `w` and `x`, multiples of 4, point to as many groups, as `next` leads from one to the next. Their size
-/// is a positive multiple of 16.
-unsafe fn group_sums(
-    w: *const i8,
-    cols: usize,
-    x: *const [i16; 4],
-    group_size: usize,
-    next: Advance,
-    sums: &mut [[i32; 2]],
-) {
-    /// Sixteen columns that a pass through the loop takes, and the bytes of code for each.
-    const UNROLLED: usize = 4;
-    const CODE_BYTES: usize = 2 * 19 * 4;
-    let steps = group_size / 16;
-    let out = sums.as_mut_ptr_range();
-    // For s0 to s7, as core registers are few.
-    let outer = [
-        0,
-        0,
-        (steps.next_multiple_of(UNROLLED) - steps) * CODE_BYTES,
-        steps.div_ceil(UNROLLED),
-        out.start as usize,
-        out.end as usize,
-        next.x as usize,
-        next.w,
-    ];
-    macro_rules! eight_columns {
-        () => {
-            "ldmia.w {x}!, {{r2-r5}}
-            ldrd {a}, {b}, [{w0}], #8
-            sxtb16 {t}, {a}
-            sxtb16 {a}, {a}, ror #8
-            smlad {sum0}, {t}, r2, {sum0}
-            smlad {sum0}, {a}, r3, {sum0}
-            sxtb16 {t}, {b}
-            sxtb16 {a}, {b}, ror #8
-            smlad {sum0}, {t}, r4, {sum0}
-            smlad {sum0}, {a}, r5, {sum0}
-            ldrd {a}, {b}, [{w1}], #8
-            sxtb16 {t}, {a}
-            sxtb16 {a}, {a}, ror #8
-            smlad {sum1}, {t}, r2, {sum1}
-            smlad {sum1}, {a}, r3, {sum1}
-            sxtb16 {t}, {b}
-            sxtb16 {a}, {b}, ror #8
-            smlad {sum1}, {t}, r4, {sum1}
-            smlad {sum1}, {a}, r5, {sum1}"
-        };
-    }
-    // SAFETY: reads what the caller vouches for, and writes sums.
-    unsafe {
-        asm!(
-            with_dsp!(),
-            "vldmia {a}, {{s0-s7}}",
-            "vmov {a}, s2",
-            "adr.w {t}, 3f", // the first pass starts where what is left makes whole passes
-            "add {t}, {t}, {a}",
-            "vmov s2, {t}",
-            "2:",
-            "vmov {sum0}, {sum1}, s0, s1",
-            "vmov {t}, {n}, s2, s3",
-            "mov pc, {t}",
-            "3:",
-            eight_columns!(),
-            eight_columns!(),
-            eight_columns!(),
-            eight_columns!(),
-            eight_columns!(),
-            eight_columns!(),
-            eight_columns!(),
-            eight_columns!(),
-            "subs {n}, {n}, #1",
-            "bne.w 3b",
-            "vmov {a}, {b}, s4, s5",
-            "strd {sum0}, {sum1}, [{a}], #8",
-            "vmov s4, {a}",
-            "cmp {a}, {b}",
-            "vmov {a}, {b}, s6, s7",
-            "add {x}, {a}",
-            "add {w0}, {b}",
-            "add {w1}, {b}",
-            "bne.w 2b",
-            w0 = inout(reg) w => _,
-            w1 = inout(reg) w.wrapping_add(cols) => _,
-            x = inout(reg) x => _,
-            n = out(reg) _,
-            a = inout(reg) outer.as_ptr() => _,
-            b = out(reg) _,
-            t = out(reg) _,
-            sum0 = out(reg) _,
-            sum1 = out(reg) _,
-            out("r2") _, out("r3") _, out("r4") _, out("r5") _,
-            out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _,
-            options(nostack),
-        );
-    }
 }
 
 /// Integer sums, whose bits stand in for those of the outputs, times the scales of weights and of x. Adding 0 is what adding
