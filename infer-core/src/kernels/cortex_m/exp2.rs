@@ -4,7 +4,7 @@ use core::arch::asm;
 
 use crate::math::{self, EXP2_G, LANES, ROUND, SMALLEST_SCORE, exp2_score, sum_lanes};
 
-/// [`exp2`](math::exp2) of four registers in a row, in place, with [`constants`] in s24 to s30 and {one} = 1.0. Uses s8 to
+/// [`exp2`](math::exp2) of four registers in a row, in place, with [`CONSTANTS`] in s24 to s30 and {one} = 1.0. Uses s8 to
 /// s15, {a} and {b}. Ends with `$check` of what {a} and {b} receive: the bits of n + ROUND.
 macro_rules! exp2_of_four {
     ($x0:literal, $x1:literal, $x2:literal, $x3:literal, $check:expr) => {
@@ -63,11 +63,11 @@ macro_rules! exp2_of_four {
     };
 }
 
-/// s24 to s31: what exp2 takes, and one number more.
-fn constants(last: f32) -> [f32; 8] {
+/// What [`exp2_of_four`] takes in s24 to s30.
+static CONSTANTS: [f32; 7] = {
     let [g0, g1, g2, g3, g4] = EXP2_G;
-    [ROUND, g4, g3, g2, g1, g0, 1.0, last]
-}
+    [ROUND, g4, g3, g2, g1, g0, 1.0]
+};
 
 /// Turns scores into the numerators of softmax, given the largest, and returns their sum.
 pub(super) fn numerators(scores: &mut [f32], max: f32) -> f32 {
@@ -108,11 +108,11 @@ unsafe fn numerators_of_blocks(blocks: &mut [[f32; LANES]], max: f32, lanes: &mu
         };
     }
     let mut left = blocks.len();
-    let constants = constants(max);
     // SAFETY: reads and writes blocks and lanes, reads constants.
     unsafe {
         asm!(
-            "vldmia {constants}, {{s24-s31}}",
+            "vldmia {constants}, {{s24-s30}}",
+            "vmov s31, {max}",
             "vldmia {lanes}, {{s16-s23}}",
             "2:",
             "vldmia {blocks}, {{s0-s7}}",
@@ -139,7 +139,8 @@ unsafe fn numerators_of_blocks(blocks: &mut [[f32; LANES]], max: f32, lanes: &mu
             "bne.w 2b",
             "3:",
             "vstmia {lanes}, {{s16-s23}}",
-            constants = in(reg) constants.as_ptr(),
+            constants = in(reg) CONSTANTS.as_ptr(),
+            max = in(reg) max,
             lanes = in(reg) lanes.as_mut_ptr(),
             blocks = inout(reg) blocks.as_mut_ptr() => _,
             left = inout(reg) left,
@@ -180,12 +181,11 @@ pub(super) fn swiglu(hb: &mut [f32], hb2: &[f32]) {
 /// `quads` is not empty, and there are as many gates.
 unsafe fn swiglu_of_quads(quads: &mut [[f32; 4]], gates: &[[f32; 4]]) -> usize {
     let mut left = quads.len();
-    let constants = constants(-core::f32::consts::LOG2_E);
     // SAFETY: reads gates and constants, reads and writes quads.
     unsafe {
         asm!(
-            "vldmia {constants}, {{s24-s31}}",
-            "vmov s16, {largest}",
+            "vldmia {constants}, {{s24-s30}}",
+            "vmov s16, s17, {largest}, {minus_log2_e}",
             "2:",
             "vldmia {quads}, {{s4-s7}}",
             "vabs.f32 s0, s4",
@@ -198,10 +198,10 @@ unsafe fn swiglu_of_quads(quads: &mut [[f32; 4]], gates: &[[f32; 4]]) -> usize {
             "vcmp.f32 s0, s16",
             "vmrs apsr_nzcv, fpscr",
             "bpl.w 3f", // true for NaN
-            "vmul.f32 s0, s4, s31",
-            "vmul.f32 s1, s5, s31",
-            "vmul.f32 s2, s6, s31",
-            "vmul.f32 s3, s7, s31",
+            "vmul.f32 s0, s4, s17",
+            "vmul.f32 s1, s5, s17",
+            "vmul.f32 s2, s6, s17",
+            "vmul.f32 s3, s7, s17",
             exp2_of_four!("s0", "s1", "s2", "s3", ""),
             "vadd.f32 s0, s0, s30",
             "vadd.f32 s1, s1, s30",
@@ -220,18 +220,19 @@ unsafe fn swiglu_of_quads(quads: &mut [[f32; 4]], gates: &[[f32; 4]]) -> usize {
             "subs {left}, {left}, #1",
             "bne.w 2b",
             "3:",
-            constants = in(reg) constants.as_ptr(),
+            constants = in(reg) CONSTANTS.as_ptr(),
+            minus_log2_e = in(reg) -core::f32::consts::LOG2_E,
             quads = inout(reg) quads.as_mut_ptr() => _,
             gates = inout(reg) gates.as_ptr() => _,
             left = inout(reg) left,
             one = in(reg) 1f32.to_bits(),
-            largest = in(reg) 80f32.to_bits(),
+            largest = in(reg) 80f32,
             a = out(reg) _,
             b = out(reg) _,
             out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _,
             out("s8") _, out("s9") _, out("s10") _, out("s11") _, out("s12") _, out("s13") _, out("s14") _,
-            out("s15") _, out("s16") _, out("s24") _, out("s25") _, out("s26") _, out("s27") _, out("s28") _,
-            out("s29") _, out("s30") _, out("s31") _,
+            out("s15") _, out("s16") _, out("s17") _, out("s24") _, out("s25") _, out("s26") _, out("s27") _,
+            out("s28") _, out("s29") _, out("s30") _,
             options(nostack),
         );
     }

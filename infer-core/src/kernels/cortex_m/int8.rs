@@ -143,16 +143,16 @@ fn group_sums_of(group_size: usize) -> Option<GroupSums> {
 }
 
 macro_rules! eight_columns {
-    ($first:ident) => {
+    ($first:ident, $w1:literal) => {
         concat!(
             "ldmia.w {x}!, {{r2-r5}}\n",
-            eight_columns!(@row "{w0}", "{sum0}", $first),
-            eight_columns!(@row "{w1}", "{sum1}", $first),
+            eight_columns!(@row "[{w0}], #8", "{sum0}", $first),
+            eight_columns!(@row $w1, "{sum1}", $first),
         )
     };
     (@row $w:literal, $sum:literal, $first:ident) => {
         concat!(
-            "ldrd {a}, {b}, [", $w, "], #8\n",
+            "ldrd {a}, {b}, ", $w, "\n",
             "sxtb16 {t}, {a}\n",
             "sxtb16 {a}, {a}, ror #8\n",
             eight_columns!(@multiply $sum, $first),
@@ -171,49 +171,43 @@ macro_rules! eight_columns {
     };
 }
 
-/// From the end of a row of a single group to the next pair. s1 has the end of the sums.
-macro_rules! next_row {
-    ($group_size:literal, $x_bytes:literal) => {
-        concat!(
-            "add {w0}, {w0}, #",
-            $group_size,
-            "\n",
-            "add {w1}, {w1}, #",
-            $group_size,
-            "\n",
-            "sub {x}, {x}, #",
-            $x_bytes,
-            "\n",
-            "vmov {t}, s1\n",
-            "cmp {out}, {t}\n",
-            "bne.w 2b\n",
-        )
+/// [`SumsOfPairs`] for rows of a single group. The second row is reached from the first, as their distance is known.
+macro_rules! sums_of_rows {
+    ($name:ident, $w1:literal, $group_size:literal, $($eight:ident)*) => {
+        unsafe fn $name(w: *const i8, _: usize, x: *const [i16; 4], _: usize, sums: Range<*mut [i32; 2]>) {
+            // SAFETY: reads and writes what the caller vouches for.
+            unsafe {
+                asm!(
+                    with_dsp!(),
+                    "2:",
+                    $(eight_columns!($eight, $w1),)*
+                    "strd {sum0}, {sum1}, [{out}], #8",
+                    concat!("add {w0}, {w0}, #", $group_size),
+                    concat!("sub {x}, {x}, #2 * ", $group_size),
+                    "cmp {out}, {end}",
+                    "bne.w 2b",
+                    w0 = inout(reg) w => _,
+                    x = inout(reg) x => _,
+                    out = inout(reg) sums.start => _,
+                    end = in(reg) sums.end,
+                    a = out(reg) _,
+                    b = out(reg) _,
+                    t = out(reg) _,
+                    sum0 = out(reg) _,
+                    sum1 = out(reg) _,
+                    out("r2") _, out("r3") _, out("r4") _, out("r5") _,
+                    options(nostack),
+                );
+            }
+        }
     };
 }
 
-/// From the end of a group to the next one. s0 has the end of the sums of this pair, s1 of all.
-macro_rules! next_group {
-    () => {
-        "vmov {t}, s0
-        cmp {out}, {t}
-        bne.w 2b
-        vmov {a}, {b}, s2, s3
-        sub {x}, {x}, {a}
-        mov {w0}, {w1}
-        add {w1}, {w1}, {b}
-        vmov {a}, {b}, s0, s1
-        cmp {a}, {b}
-        vmov {b}, s4
-        add {a}, {a}, {b}
-        vmov s0, {a}
-        bne.w 2b"
-    };
-}
-
-macro_rules! sums_of_pairs {
-    ($name:ident, $next:expr, $($eight:ident)*) => {
+/// [`SumsOfPairs`] for rows of several groups.
+macro_rules! sums_of_groups {
+    ($name:ident, $($eight:ident)*) => {
         unsafe fn $name(w: *const i8, cols: usize, x: *const [i16; 4], groups: usize, sums: Range<*mut [i32; 2]>) {
-            // For s0 to s4, as core registers are few.
+            // For s0 to s4, as core registers are few: the end of the sums of this pair, and of all.
             let pair_bytes = groups * size_of::<[i32; 2]>();
             let outer = [sums.start as usize + pair_bytes, sums.end as usize, 2 * cols, cols, pair_bytes];
             // SAFETY: reads and writes what the caller vouches for.
@@ -222,10 +216,21 @@ macro_rules! sums_of_pairs {
                     with_dsp!(),
                     "vldmia {a}, {{s0-s4}}",
                     "2:",
-                    eight_columns!(first),
-                    $(eight_columns!($eight),)*
+                    $(eight_columns!($eight, "[{w1}], #8"),)*
                     "strd {sum0}, {sum1}, [{out}], #8",
-                    $next,
+                    "vmov {t}, s0",
+                    "cmp {out}, {t}",
+                    "bne.w 2b",
+                    "vmov {a}, {b}, s2, s3", // the next pair
+                    "sub {x}, {x}, {a}",
+                    "mov {w0}, {w1}",
+                    "add {w1}, {w1}, {b}",
+                    "vmov {a}, {b}, s0, s1",
+                    "cmp {a}, {b}",
+                    "vmov {b}, s4",
+                    "add {a}, {a}, {b}",
+                    "vmov s0, {a}",
+                    "bne.w 2b",
                     w0 = inout(reg) w => _,
                     w1 = inout(reg) w.wrapping_add(cols) => _,
                     x = inout(reg) x => _,
@@ -244,12 +249,12 @@ macro_rules! sums_of_pairs {
     };
 }
 
-sums_of_pairs!(rows_of_64, next_row!("64", "128"), next next next next next next next);
-sums_of_pairs!(rows_of_32, next_row!("32", "64"), next next next);
-sums_of_pairs!(rows_of_16, next_row!("16", "32"), next);
-sums_of_pairs!(groups_of_64, next_group!(), next next next next next next next);
-sums_of_pairs!(groups_of_32, next_group!(), next next next);
-sums_of_pairs!(groups_of_16, next_group!(), next);
+sums_of_rows!(rows_of_64, "[{w0}, #56]", "64", first next next next next next next next);
+sums_of_rows!(rows_of_32, "[{w0}, #24]", "32", first next next next);
+sums_of_rows!(rows_of_16, "[{w0}, #8]", "16", first next);
+sums_of_groups!(groups_of_64, first next next next next next next next);
+sums_of_groups!(groups_of_32, first next next next);
+sums_of_groups!(groups_of_16, first next);
 
 /// Scales the sums of the groups of pairs of rows, and adds each to its lane.
 ///
