@@ -94,12 +94,18 @@ pub(crate) fn max(x: &[f32]) -> f32 {
 /// `out = weight · x / sqrt(mean(x²) + 1e-5)` (Zhang and Sennrich, 2019).
 #[inline(always)]
 pub fn rmsnorm(out: &mut [f32], x: &[f32], weight: &[f32]) {
-    let mean = dot(x, x) / x.len() as f32;
-    // Dividing by infinity would turn damage into zeros that look sound.
-    let scale = if mean < f32::INFINITY { 1.0 / sqrt(mean + 1e-5) } else { f32::NAN };
+    let scale = rms_scale(dot(x, x), x.len());
     for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
         *out = weight * (scale * x);
     }
+}
+
+/// What [`rmsnorm`] multiplies by, given the sum of `n` squares.
+#[inline(always)]
+pub(crate) fn rms_scale(sum: f32, n: usize) -> f32 {
+    let mean = sum / n as f32;
+    // Dividing by infinity would turn damage into zeros that look sound.
+    if mean < f32::INFINITY { 1.0 / sqrt(mean + 1e-5) } else { f32::NAN }
 }
 
 /// Square root, correctly rounded everywhere. libm's is inline assembly on x86-64, which stalls between AVX instructions, and

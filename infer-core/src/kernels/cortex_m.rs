@@ -9,6 +9,7 @@ mod attention_q8;
 mod exp2;
 mod int8;
 mod matmul;
+mod norm;
 
 use super::Kernels;
 pub(super) use attention_q8::attend_q8;
@@ -34,6 +35,7 @@ pub(crate) const FPU: Kernels = Kernels {
     name: "cortex-m",
     matmul_f32: matmul::matmul_f32,
     attend: attention::attend,
+    rmsnorm: norm::rmsnorm,
     swiglu: exp2::swiglu,
     ..Kernels::scalar()
 };

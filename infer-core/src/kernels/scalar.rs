@@ -100,7 +100,13 @@ pub(crate) fn quantize(x: &[f32], group_size: usize, q: &mut [i8], s: &mut [f32]
 #[inline(always)]
 pub(crate) fn group_scale(x: &[f32], s: &mut f32) -> f32 {
     // Magnitudes compare like their bits, of which the shift drops the sign; a NaN is above everything.
-    let max = f32::from_bits(x.iter().fold(0, |max, x| max.max(x.to_bits() << 1)) >> 1);
+    let max = x.iter().fold(0, |max, x| max.max(x.to_bits() << 1));
+    scale_of_max(f32::from_bits(max >> 1), s)
+}
+
+/// [`group_scale`], given the largest magnitude.
+#[inline(always)]
+pub(crate) fn scale_of_max(max: f32, s: &mut f32) -> f32 {
     if max < SMALLEST_MAX {
         *s = 0.0;
         return 0.0;

@@ -1,0 +1,105 @@
+//! Root mean square normalisation.
+
+use core::arch::asm;
+
+use crate::math::{self, LANES, rms_scale, sum_lanes};
+
+pub(super) fn rmsnorm(out: &mut [f32], x: &[f32], weight: &[f32]) {
+    let ((blocks, rest), (weights, _)) = (x.as_chunks(), weight.as_chunks());
+    let (outs, _) = out.as_chunks_mut();
+    if blocks.is_empty() || !rest.is_empty() || weights.len() != blocks.len() || outs.len() != blocks.len() {
+        return math::rmsnorm(out, x, weight);
+    }
+    // SAFETY: all three have as many blocks, and some.
+    unsafe {
+        let sum = sum_lanes(squares(blocks));
+        scale(outs, blocks, weights, rms_scale(sum, x.len()));
+    }
+}
+
+/// Lanes of the sum of squares.
+///
+/// # Safety
+/// `x` is not empty.
+unsafe fn squares(x: &[[f32; LANES]]) -> [f32; LANES] {
+    let mut lanes = [0.0; LANES];
+    // SAFETY: reads x, reads and writes lanes.
+    unsafe {
+        asm!(
+            "vldmia {lanes}, {{s8-s15}}",
+            "2:",
+            "vldmia {x}!, {{s0-s7}}",
+            "vmul.f32 s0, s0, s0",
+            "vmul.f32 s1, s1, s1",
+            "vmul.f32 s2, s2, s2",
+            "vmul.f32 s3, s3, s3",
+            "vmul.f32 s4, s4, s4",
+            "vmul.f32 s5, s5, s5",
+            "vmul.f32 s6, s6, s6",
+            "vmul.f32 s7, s7, s7",
+            "vadd.f32 s8, s8, s0",
+            "vadd.f32 s9, s9, s1",
+            "vadd.f32 s10, s10, s2",
+            "vadd.f32 s11, s11, s3",
+            "vadd.f32 s12, s12, s4",
+            "vadd.f32 s13, s13, s5",
+            "vadd.f32 s14, s14, s6",
+            "vadd.f32 s15, s15, s7",
+            "subs {n}, {n}, #1",
+            "bne.w 2b",
+            "vstmia {lanes}, {{s8-s15}}",
+            x = inout(reg) x.as_ptr() => _,
+            lanes = in(reg) lanes.as_mut_ptr(),
+            n = inout(reg) x.len() => _,
+            out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _,
+            out("s8") _, out("s9") _, out("s10") _, out("s11") _, out("s12") _, out("s13") _, out("s14") _,
+            out("s15") _,
+            options(nostack),
+        );
+    }
+    lanes
+}
+
+/// `out = weight · (factor · x)`
+///
+/// # Safety
+/// All three have the same length, which is not 0.
+unsafe fn scale(out: &mut [[f32; LANES]], x: &[[f32; LANES]], weight: &[[f32; LANES]], factor: f32) {
+    // SAFETY: reads x and weight, writes out.
+    unsafe {
+        asm!(
+            "vmov s16, {factor}",
+            "2:",
+            "vldmia {x}!, {{s0-s7}}",
+            "vldmia {weight}!, {{s8-s15}}",
+            "vmul.f32 s0, s0, s16",
+            "vmul.f32 s1, s1, s16",
+            "vmul.f32 s2, s2, s16",
+            "vmul.f32 s3, s3, s16",
+            "vmul.f32 s4, s4, s16",
+            "vmul.f32 s5, s5, s16",
+            "vmul.f32 s6, s6, s16",
+            "vmul.f32 s7, s7, s16",
+            "vmul.f32 s0, s0, s8",
+            "vmul.f32 s1, s1, s9",
+            "vmul.f32 s2, s2, s10",
+            "vmul.f32 s3, s3, s11",
+            "vmul.f32 s4, s4, s12",
+            "vmul.f32 s5, s5, s13",
+            "vmul.f32 s6, s6, s14",
+            "vmul.f32 s7, s7, s15",
+            "vstmia {out}!, {{s0-s7}}",
+            "subs {n}, {n}, #1",
+            "bne.w 2b",
+            x = inout(reg) x.as_ptr() => _,
+            weight = inout(reg) weight.as_ptr() => _,
+            out = inout(reg) out.as_mut_ptr() => _,
+            n = inout(reg) x.len() => _,
+            factor = in(reg) factor,
+            out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _,
+            out("s8") _, out("s9") _, out("s10") _, out("s11") _, out("s12") _, out("s13") _, out("s14") _,
+            out("s15") _, out("s16") _,
+            options(nostack),
+        );
+    }
+}
