@@ -10,7 +10,7 @@ use crate::panel::Panel;
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 mod avx2;
 #[cfg(thumb_fpu)]
-mod cortex_m;
+pub(crate) mod cortex_m;
 #[cfg(thumb_fpu)]
 mod helium;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]

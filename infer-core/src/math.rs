@@ -55,12 +55,22 @@ pub(crate) fn sum(x: &[f32]) -> f32 {
 /// # Errors
 /// [`Error::NotFinite`] with the first element that is NaN or infinite.
 pub(crate) fn check_finite(x: &[f32]) -> Result<(), Error> {
-    // Magnitudes compare like their bits. Without an early exit, so that it vectorises.
-    let twice = |x: f32| x.to_bits() << 1;
-    if x.iter().fold(0, |max, &x| twice(x).max(max)) < twice(f32::INFINITY) {
+    // Without an early exit, so that it vectorises.
+    if largest_magnitude(x) < f32::INFINITY {
         return Ok(());
     }
     Err(Error::NotFinite { token: x.iter().position(|x| !x.is_finite()).unwrap_or(0) })
+}
+
+/// The largest magnitude; a NaN is above everything.
+#[inline(always)]
+pub(crate) fn largest_magnitude(x: &[f32]) -> f32 {
+    // Magnitudes compare like their bits, of which the shift drops the sign.
+    #[cfg(not(thumb_fpu))]
+    let max = x.iter().fold(0, |max, x| max.max(x.to_bits() << 1));
+    #[cfg(thumb_fpu)]
+    let max = crate::kernels::cortex_m::largest_shifted(x);
+    f32::from_bits(max >> 1)
 }
 
 /// Start value of [`hash_logits`].

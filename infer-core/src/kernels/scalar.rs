@@ -3,7 +3,7 @@
 
 use super::{Heads, HeadsQ8, Q8_POSITIONS};
 use crate::config::block_len;
-use crate::math::{LANES, ROUND, dot, exp2_score, max, sum, sum_lanes};
+use crate::math::{LANES, ROUND, dot, exp2_score, largest_magnitude, max, sum, sum_lanes};
 use crate::matrix::{Q8Matrix, rows_of, rows_of_mut};
 use crate::panel::Panel;
 
@@ -99,14 +99,7 @@ pub(crate) fn quantize(x: &[f32], group_size: usize, q: &mut [i8], s: &mut [f32]
 /// finite makes the scale NaN or infinite, so that it is not lost.
 #[inline(always)]
 pub(crate) fn group_scale(x: &[f32], s: &mut f32) -> f32 {
-    // Magnitudes compare like their bits, of which the shift drops the sign; a NaN is above everything.
-    let max = x.iter().fold(0, |max, x| max.max(x.to_bits() << 1));
-    scale_of_max(f32::from_bits(max >> 1), s)
-}
-
-/// [`group_scale`], given the largest magnitude.
-#[inline(always)]
-pub(crate) fn scale_of_max(max: f32, s: &mut f32) -> f32 {
+    let max = largest_magnitude(x);
     if max < SMALLEST_MAX {
         *s = 0.0;
         return 0.0;

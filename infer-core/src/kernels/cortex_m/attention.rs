@@ -64,6 +64,17 @@ unsafe fn scores_of_eight_dimensions(
     scale: f32,
     att: &mut [[f32; LANES]],
 ) -> f32 {
+    // Branches, as a larger score is seldom found.
+    macro_rules! compare {
+        ($score:literal, $larger:literal, $back:literal) => {
+            concat!("vcmp.f32 ", $score, ", s9\nvmrs apsr_nzcv, fpscr\nbgt.w ", $larger, "f\n", $back, ":\n")
+        };
+    }
+    macro_rules! take {
+        ($score:literal, $larger:literal, $back:literal) => {
+            concat!($larger, ": vmov.f32 s9, ", $score, "\nb.w ", $back, "b\n")
+        };
+    }
     let mut max = f32::NEG_INFINITY;
     let keys = keys.as_ptr().cast::<[f32; LANES]>();
     // SAFETY: reads q and keys, writes att.
@@ -212,44 +223,28 @@ unsafe fn scores_of_eight_dimensions(
             "vstmia {att}!, {{s0-s7}}",
             "subs {n}, {n}, #1",
             "beq.w 3f",
-            "vcmp.f32 s0, s9",
-            "vmrs apsr_nzcv, fpscr",
-            "it gt",
-            "vmovgt.f32 s9, s0",
-            "vcmp.f32 s1, s9",
-            "vmrs apsr_nzcv, fpscr",
-            "it gt",
-            "vmovgt.f32 s9, s1",
-            "vcmp.f32 s2, s9",
-            "vmrs apsr_nzcv, fpscr",
-            "it gt",
-            "vmovgt.f32 s9, s2",
-            "vcmp.f32 s3, s9",
-            "vmrs apsr_nzcv, fpscr",
-            "it gt",
-            "vmovgt.f32 s9, s3",
-            "vcmp.f32 s4, s9",
-            "vmrs apsr_nzcv, fpscr",
-            "it gt",
-            "vmovgt.f32 s9, s4",
-            "vcmp.f32 s5, s9",
-            "vmrs apsr_nzcv, fpscr",
-            "it gt",
-            "vmovgt.f32 s9, s5",
-            "vcmp.f32 s6, s9",
-            "vmrs apsr_nzcv, fpscr",
-            "it gt",
-            "vmovgt.f32 s9, s6",
-            "vcmp.f32 s7, s9",
-            "vmrs apsr_nzcv, fpscr",
-            "it gt",
-            "vmovgt.f32 s9, s7",
+            compare!("s0", "20", "30"),
+            compare!("s1", "21", "31"),
+            compare!("s2", "22", "32"),
+            compare!("s3", "23", "33"),
+            compare!("s4", "24", "34"),
+            compare!("s5", "25", "35"),
+            compare!("s6", "26", "36"),
+            compare!("s7", "27", "37"),
             "vmov {max}, s9",
             "add {k0}, {k0}, #192", // two of eight dimensions were read
             "add {k2}, {k2}, #192",
             "add {k4}, {k4}, #192",
             "add {k6}, {k6}, #192",
             "b.w 2b",
+            take!("s0", "20", "30"),
+            take!("s1", "21", "31"),
+            take!("s2", "22", "32"),
+            take!("s3", "23", "33"),
+            take!("s4", "24", "34"),
+            take!("s5", "25", "35"),
+            take!("s6", "26", "36"),
+            take!("s7", "27", "37"),
             "3:",
             q = in(reg) q.as_ptr(),
             k0 = inout(reg) keys.wrapping_add(0) => _, // then k1, and so on
@@ -334,47 +329,58 @@ unsafe fn weigh_eight_dimensions(
     out: [*mut f32; 2],
 ) {
     static ZERO: [f32; 2 * LANES] = [0.0; 2 * LANES];
+    macro_rules! position {
+        () => {
+            "vldmia {values}, {{s0-s7}}
+            add {values}, {values}, {stride}
+            vldmia {att0}!, {{s8}}
+            vldmia {att1}!, {{s9}}
+            vmul.f32 s10, s0, s8
+            vmul.f32 s11, s1, s8
+            vmul.f32 s12, s2, s8
+            vmul.f32 s13, s3, s8
+            vadd.f32 s16, s16, s10
+            vadd.f32 s17, s17, s11
+            vadd.f32 s18, s18, s12
+            vadd.f32 s19, s19, s13
+            vmul.f32 s10, s4, s8
+            vmul.f32 s11, s5, s8
+            vmul.f32 s12, s6, s8
+            vmul.f32 s13, s7, s8
+            vadd.f32 s20, s20, s10
+            vadd.f32 s21, s21, s11
+            vadd.f32 s22, s22, s12
+            vadd.f32 s23, s23, s13
+            vmul.f32 s0, s0, s9
+            vmul.f32 s1, s1, s9
+            vmul.f32 s2, s2, s9
+            vmul.f32 s3, s3, s9
+            vmul.f32 s4, s4, s9
+            vmul.f32 s5, s5, s9
+            vmul.f32 s6, s6, s9
+            vmul.f32 s7, s7, s9
+            vadd.f32 s24, s24, s0
+            vadd.f32 s25, s25, s1
+            vadd.f32 s26, s26, s2
+            vadd.f32 s27, s27, s3
+            vadd.f32 s28, s28, s4
+            vadd.f32 s29, s29, s5
+            vadd.f32 s30, s30, s6
+            vadd.f32 s31, s31, s7"
+        };
+    }
     // SAFETY: as the caller vouches.
     unsafe {
         asm!(
             "vldmia {zero}, {{s16-s31}}", // sums of both heads
+            "lsrs {n}, {n}, #1", // the passes of two positions, and whether one is left
+            "itt cs",
+            "addcs {n}, {n}, #1",
+            "bcs.w 3f",
             "2:",
-            "vldmia {values}, {{s0-s7}}",
-            "add {values}, {values}, {stride}",
-            "vldmia {att0}!, {{s8}}",
-            "vldmia {att1}!, {{s9}}",
-            "vmul.f32 s10, s0, s8",
-            "vmul.f32 s11, s1, s8",
-            "vmul.f32 s12, s2, s8",
-            "vmul.f32 s13, s3, s8",
-            "vadd.f32 s16, s16, s10",
-            "vadd.f32 s17, s17, s11",
-            "vadd.f32 s18, s18, s12",
-            "vadd.f32 s19, s19, s13",
-            "vmul.f32 s10, s4, s8",
-            "vmul.f32 s11, s5, s8",
-            "vmul.f32 s12, s6, s8",
-            "vmul.f32 s13, s7, s8",
-            "vadd.f32 s20, s20, s10",
-            "vadd.f32 s21, s21, s11",
-            "vadd.f32 s22, s22, s12",
-            "vadd.f32 s23, s23, s13",
-            "vmul.f32 s0, s0, s9",
-            "vmul.f32 s1, s1, s9",
-            "vmul.f32 s2, s2, s9",
-            "vmul.f32 s3, s3, s9",
-            "vmul.f32 s4, s4, s9",
-            "vmul.f32 s5, s5, s9",
-            "vmul.f32 s6, s6, s9",
-            "vmul.f32 s7, s7, s9",
-            "vadd.f32 s24, s24, s0",
-            "vadd.f32 s25, s25, s1",
-            "vadd.f32 s26, s26, s2",
-            "vadd.f32 s27, s27, s3",
-            "vadd.f32 s28, s28, s4",
-            "vadd.f32 s29, s29, s5",
-            "vadd.f32 s30, s30, s6",
-            "vadd.f32 s31, s31, s7",
+            position!(),
+            "3:",
+            position!(),
             "subs {n}, {n}, #1",
             "bne.w 2b",
             "vmov s8, s9, {inverse0}, {inverse1}",

@@ -15,56 +15,13 @@ use crate::panel::Panel;
 pub(super) fn quantize(x: &[f32], group_size: usize, q: &mut [i8], s: &mut [f32]) {
     let Ok(q) = bytemuck::try_cast_slice_mut::<i8, [u32; 2]>(q) else { return };
     for ((x, q), s) in rows_of(x, group_size).zip(rows_of_mut(q, group_size / 4)).zip(s) {
+        let factor = scalar::group_scale(x, s);
         let (x, _) = x.as_chunks::<4>();
         if !x.is_empty() && x.len() == q.len() {
             // SAFETY: both have as many elements, and some.
-            unsafe { round_and_widen(x, scalar::scale_of_max(largest_magnitude(x), s), q) }
+            unsafe { round_and_widen(x, factor, q) }
         }
     }
-}
-
-/// Numbers without their sign compare like their bits; a NaN is above everything.
-///
-/// # Safety
-/// x is not empty.
-unsafe fn largest_magnitude(x: &[[f32; 4]]) -> f32 {
-    let mut max = 0u32;
-    // Branches, as a larger number is seldom found.
-    macro_rules! compare {
-        ($x:literal, $larger:literal, $back:literal) => {
-            concat!("cmp {max}, ", $x, ", lsl #1\nblo.w ", $larger, "f\n", $back, ":\n")
-        };
-    }
-    macro_rules! take {
-        ($x:literal, $larger:literal, $back:literal) => {
-            concat!($larger, ": lsl {max}, ", $x, ", #1\nb.w ", $back, "b\n")
-        };
-    }
-    // SAFETY: reads x.
-    unsafe {
-        asm!(
-            "2:",
-            "ldmia {x}!, {{r2-r5}}",
-            compare!("r2", "12", "3"),
-            compare!("r3", "13", "4"),
-            compare!("r4", "14", "5"),
-            compare!("r5", "15", "6"),
-            "subs {n}, {n}, #1",
-            "bne 2b",
-            "b 7f",
-            take!("r2", "12", "3"),
-            take!("r3", "13", "4"),
-            take!("r4", "14", "5"),
-            take!("r5", "15", "6"),
-            "7:",
-            x = inout(reg) x.as_ptr() => _,
-            n = inout(reg) x.len() => _,
-            max = inout(reg) max,
-            out("r2") _, out("r3") _, out("r4") _, out("r5") _,
-            options(nostack, readonly),
-        );
-    }
-    f32::from_bits(max >> 1)
 }
 
 /// # Safety

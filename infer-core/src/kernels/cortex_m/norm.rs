@@ -1,4 +1,4 @@
-//! Root mean square normalisation.
+//! Root mean square normalisation, and the largest magnitude.
 
 use core::arch::asm;
 
@@ -102,4 +102,49 @@ unsafe fn scale(out: &mut [[f32; LANES]], x: &[[f32; LANES]], weight: &[[f32; LA
             options(nostack),
         );
     }
+}
+
+/// The largest of the numbers' bits, shifted left by one.
+pub(crate) fn largest_shifted(x: &[f32]) -> u32 {
+    let (quads, rest) = x.as_chunks::<4>();
+    let mut max = rest.iter().fold(0, |max, x| max.max(x.to_bits() << 1));
+    if quads.is_empty() {
+        return max;
+    }
+    // Branches, as a larger number is seldom found.
+    macro_rules! compare {
+        ($x:literal, $larger:literal, $back:literal) => {
+            concat!("cmp {max}, ", $x, ", lsl #1\nblo.w ", $larger, "f\n", $back, ":\n")
+        };
+    }
+    macro_rules! take {
+        ($x:literal, $larger:literal, $back:literal) => {
+            concat!($larger, ": lsl {max}, ", $x, ", #1\nb.w ", $back, "b\n")
+        };
+    }
+    // SAFETY: reads quads, which are some.
+    unsafe {
+        asm!(
+            "2:",
+            "ldmia {x}!, {{r2-r5}}",
+            compare!("r2", "12", "3"),
+            compare!("r3", "13", "4"),
+            compare!("r4", "14", "5"),
+            compare!("r5", "15", "6"),
+            "subs {n}, {n}, #1",
+            "bne 2b",
+            "b 7f",
+            take!("r2", "12", "3"),
+            take!("r3", "13", "4"),
+            take!("r4", "14", "5"),
+            take!("r5", "15", "6"),
+            "7:",
+            x = inout(reg) quads.as_ptr() => _,
+            n = inout(reg) quads.len() => _,
+            max = inout(reg) max,
+            out("r2") _, out("r3") _, out("r4") _, out("r5") _,
+            options(nostack, readonly),
+        );
+    }
+    max
 }
