@@ -16,49 +16,63 @@ pub(super) fn quantize(x: &[f32], group_size: usize, q: &mut [i8], s: &mut [f32]
     let Ok(q) = bytemuck::try_cast_slice_mut::<i8, [u32; 2]>(q) else { return };
     for ((x, q), s) in rows_of(x, group_size).zip(rows_of_mut(q, group_size / 4)).zip(s) {
         let factor = scalar::group_scale(x, s);
-        let (x, _) = x.as_chunks::<4>();
-        if !x.is_empty() && x.len() == q.len() {
+        let ((eights, last), (pairs, q_last)) = (x.as_chunks::<8>(), q.as_chunks_mut::<2>());
+        if !eights.is_empty() && eights.len() == pairs.len() {
             // SAFETY: both have as many elements, and some.
-            unsafe { round_and_widen(x, factor, q) }
+            unsafe { round_and_widen(eights, factor, pairs) }
+        }
+        for (q, x) in q_last.iter_mut().zip(last.as_chunks::<4>().0) {
+            let [a, b, c, d] = x.map(|x| (x * factor + ROUND).to_bits());
+            *q = [a & 0xffff | c << 16, b & 0xffff | d << 16];
         }
     }
 }
 
 /// # Safety
 /// x and q have the same length, which is not 0.
-unsafe fn round_and_widen(x: &[[f32; 4]], factor: f32, q: &mut [[u32; 2]]) {
+unsafe fn round_and_widen(x: &[[f32; 8]], factor: f32, q: &mut [[[u32; 2]; 2]]) {
     // SAFETY: reads x, writes q.
     unsafe {
         asm!(
             with_dsp!(),
-            "vmov s4, s5, {factor}, {round}",
+            "vmov s8, s9, {factor}, {round}",
             "2:",
-            "vldmia {x}!, {{s0-s3}}",
-            "vmul.f32 s0, s0, s4",
-            "vmul.f32 s1, s1, s4",
-            "vmul.f32 s2, s2, s4",
-            "vmul.f32 s3, s3, s4",
-            "vadd.f32 s0, s0, s5", // the integer stands in the low bits
-            "vadd.f32 s1, s1, s5",
-            "vadd.f32 s2, s2, s5",
-            "vadd.f32 s3, s3, s5",
-            "vmov {a}, {b}, s0, s1",
-            "vmov {c}, {d}, s2, s3",
-            "pkhbt {a}, {a}, {c}, lsl #16",
-            "pkhbt {b}, {b}, {d}, lsl #16",
-            "strd {a}, {b}, [{q}], #8",
+            "vldmia {x}!, {{s0-s7}}",
+            "vmul.f32 s0, s0, s8",
+            "vmul.f32 s1, s1, s8",
+            "vmul.f32 s2, s2, s8",
+            "vmul.f32 s3, s3, s8",
+            "vmul.f32 s4, s4, s8",
+            "vmul.f32 s5, s5, s8",
+            "vmul.f32 s6, s6, s8",
+            "vmul.f32 s7, s7, s8",
+            "vadd.f32 s0, s0, s9", // the integer stands in the low bits
+            "vadd.f32 s1, s1, s9",
+            "vadd.f32 s2, s2, s9",
+            "vadd.f32 s3, s3, s9",
+            "vadd.f32 s4, s4, s9",
+            "vadd.f32 s5, s5, s9",
+            "vadd.f32 s6, s6, s9",
+            "vadd.f32 s7, s7, s9",
+            "vmov r0, r1, s0, s1",
+            "vmov r2, r3, s2, s3",
+            "pkhbt r0, r0, r2, lsl #16",
+            "pkhbt r1, r1, r3, lsl #16",
+            "vmov r2, r3, s4, s5",
+            "vmov r4, r5, s6, s7",
+            "pkhbt r2, r2, r4, lsl #16",
+            "pkhbt r3, r3, r5, lsl #16",
+            "stmia {q}!, {{r0-r3}}",
             "subs {n}, {n}, #1",
-            "bne 2b",
+            "bne.w 2b",
             x = inout(reg) x.as_ptr() => _,
             q = inout(reg) q.as_mut_ptr() => _,
             n = inout(reg) x.len() => _,
             factor = in(reg) factor,
             round = in(reg) ROUND,
-            a = out(reg) _,
-            b = out(reg) _,
-            c = out(reg) _,
-            d = out(reg) _,
-            out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _,
+            out("r0") _, out("r1") _, out("r2") _, out("r3") _, out("r4") _, out("r5") _,
+            out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _,
+            out("s8") _, out("s9") _,
             options(nostack),
         );
     }
