@@ -296,8 +296,7 @@ fn quantize_weights(att: &mut [f32], heads: &HeadsQ8<'_>) -> f32 {
 /// The unit of quantised weights, and its inverse. A scale that is not finite makes the unit NaN or infinite.
 #[inline(always)]
 pub(crate) fn weight_unit(heads: &HeadsQ8<'_>) -> (f32, f32) {
-    let scales = heads.value_scales.iter().take(heads.positions);
-    let max = f32::from_bits(scales.fold(0, |max, scale| max.max(scale.to_bits())));
+    let max = largest_magnitude(heads.value_scales.get(..heads.positions).unwrap_or(&[]));
     if max == 0.0 { (0.0, 0.0) } else { (max / 32767.0, 32767.0 / max) }
 }
 

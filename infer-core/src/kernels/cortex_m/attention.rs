@@ -34,27 +34,19 @@ pub(super) fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
 fn attention_weights(q: &[f32], heads: &Heads<'_>, att: &mut [f32]) -> f32 {
     let (blocks, _) = att.as_chunks_mut();
     let (keys, _) = heads.keys.as_chunks();
-    let (seen, max) = match q.try_into() {
-        Ok(q) if !blocks.is_empty() && blocks.len() <= keys.len() => {
-            // SAFETY: q has eight dimensions, and there are keys for all blocks, of which there are some.
-            ((blocks.len() - 1) * LANES, unsafe { scores_of_eight_dimensions(q, keys, heads.scale, blocks) })
-        }
-        _ => {
-            scores(q, heads, blocks);
-            (0, f32::NEG_INFINITY)
-        }
-    };
-    let Some(att) = att.get_mut(..heads.positions) else { return 0.0 };
-    let rest = att.get(seen..).unwrap_or(&[]);
-    let max = rest.iter().fold(max, |max, &x| if x > max { x } else { max });
-    numerators(att, max)
+    match q.try_into() {
+        // SAFETY: q has eight dimensions, and there are keys for all blocks, of which there are some.
+        Ok(q) if !blocks.is_empty() && blocks.len() <= keys.len() => unsafe {
+            scores_of_eight_dimensions(q, keys, heads.scale, blocks);
+        },
+        _ => scores(q, heads, blocks),
+    }
+    att.get_mut(..heads.positions).map_or(0.0, numerators)
 }
 
 /// Sums are formed lane by lane, in an order that needs three of them at a time for the tree of
 /// [`sum_lanes`](crate::math::sum_lanes): (l0 + l4) + (l2 + l6), then the odd ones. Adding the first product to 0 would change
 /// nothing but the sign of a zero, which exp2 does not see.
-///
-/// Returns the largest score of all blocks but the last, which may end behind the last position.
 ///
 /// # Safety
 /// There is a block at least, and keys for all of them.
@@ -63,19 +55,7 @@ unsafe fn scores_of_eight_dimensions(
     keys: &[[[f32; LANES]; LANES]],
     scale: f32,
     att: &mut [[f32; LANES]],
-) -> f32 {
-    // Branches, as a larger score is seldom found.
-    macro_rules! compare {
-        ($score:literal, $larger:literal, $back:literal) => {
-            concat!("vcmp.f32 ", $score, ", s9\nvmrs apsr_nzcv, fpscr\nbgt.w ", $larger, "f\n", $back, ":\n")
-        };
-    }
-    macro_rules! take {
-        ($score:literal, $larger:literal, $back:literal) => {
-            concat!($larger, ": vmov.f32 s9, ", $score, "\nb.w ", $back, "b\n")
-        };
-    }
-    let mut max = f32::NEG_INFINITY;
+) {
     let keys = keys.as_ptr().cast::<[f32; LANES]>();
     // SAFETY: reads q and keys, writes att.
     unsafe {
@@ -211,7 +191,7 @@ unsafe fn scores_of_eight_dimensions(
             "vadd.f32 s5, s5, s13",
             "vadd.f32 s6, s6, s14",
             "vadd.f32 s7, s7, s15",
-            "vmov s8, s9, {scale}, {max}",
+            "vmov s8, {scale}",
             "vmul.f32 s0, s0, s8",
             "vmul.f32 s1, s1, s8",
             "vmul.f32 s2, s2, s8",
@@ -221,38 +201,18 @@ unsafe fn scores_of_eight_dimensions(
             "vmul.f32 s6, s6, s8",
             "vmul.f32 s7, s7, s8",
             "vstmia {att}!, {{s0-s7}}",
-            "subs {n}, {n}, #1",
-            "beq.w 3f",
-            compare!("s0", "20", "30"),
-            compare!("s1", "21", "31"),
-            compare!("s2", "22", "32"),
-            compare!("s3", "23", "33"),
-            compare!("s4", "24", "34"),
-            compare!("s5", "25", "35"),
-            compare!("s6", "26", "36"),
-            compare!("s7", "27", "37"),
-            "vmov {max}, s9",
             "add {k0}, {k0}, #192", // two of eight dimensions were read
             "add {k2}, {k2}, #192",
             "add {k4}, {k4}, #192",
             "add {k6}, {k6}, #192",
-            "b.w 2b",
-            take!("s0", "20", "30"),
-            take!("s1", "21", "31"),
-            take!("s2", "22", "32"),
-            take!("s3", "23", "33"),
-            take!("s4", "24", "34"),
-            take!("s5", "25", "35"),
-            take!("s6", "26", "36"),
-            take!("s7", "27", "37"),
-            "3:",
+            "subs {n}, {n}, #1",
+            "bne.w 2b",
             q = in(reg) q.as_ptr(),
             k0 = inout(reg) keys.wrapping_add(0) => _, // then k1, and so on
             k2 = inout(reg) keys.wrapping_add(2) => _,
             k4 = inout(reg) keys.wrapping_add(4) => _,
             k6 = inout(reg) keys.wrapping_add(6) => _,
             scale = in(reg) scale,
-            max = inout(reg) max,
             att = inout(reg) att.as_mut_ptr() => _,
             n = inout(reg) att.len() => _,
             out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _,
@@ -263,7 +223,6 @@ unsafe fn scores_of_eight_dimensions(
             options(nostack),
         );
     }
-    max
 }
 
 /// Positions whose sums stay in registers.

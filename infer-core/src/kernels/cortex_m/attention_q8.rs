@@ -2,30 +2,138 @@
 
 use core::arch::asm;
 
-use super::{exp2, with_dsp};
+use super::exp2::numerators;
+use super::with_dsp;
 use crate::config::block_len;
 use crate::kernels::{HeadsQ8, Q8_POSITIONS, scalar};
-use crate::math::{LANES, ROUND, max};
+use crate::math::{LANES, ROUND};
 use crate::matrix::{rows_of, rows_of_mut};
 
 /// [`scalar::attend_q8`] with two products per instruction.
 pub(crate) fn attend_q8(heads: &HeadsQ8<'_>, att: &mut [f32], out: &mut [f32]) {
-    let head_size = heads.head_size;
+    let (head_size, slots) = (heads.head_size, block_len(heads.positions));
     let (unit, factor) = scalar::weight_unit(heads);
     let q = rows_of(heads.q, head_size).skip(heads.first).zip(heads.q_scales);
-    let att = rows_of_mut(att, block_len(heads.positions));
+    let att = rows_of_mut(att, slots);
+    let (Some(keys), Some(values)) = (heads.keys.get(..slots * head_size), heads.values.get(..slots * head_size))
+    else {
+        return;
+    };
+    let (Some(key_scales), Some(value_scales)) = (heads.key_scales.get(..slots), heads.value_scales.get(..slots))
+    else {
+        return;
+    };
     for (((q, q_scale), att), out) in q.zip(att).zip(rows_of_mut(out, head_size)) {
-        scores_q8(q, q_scale * heads.scale, heads, att);
-        let sum = att.get_mut(..heads.positions).map_or(0.0, |att| exp2::numerators(att, max(att)));
-        let weights = quantize_weights(att, factor, heads);
-        weigh_q8(weights, heads, unit / sum, out);
+        let scale = q_scale * heads.scale;
+        match q.try_into() {
+            // SAFETY: there are eight dimensions, and keys and scales for all positions, which are some.
+            Ok(q) if slots > 0 => unsafe { scores_of_eight_dimensions(q, scale, keys, key_scales, att) },
+            _ => scores(q, scale, keys, key_scales, att),
+        }
+        let sum = att.get_mut(..heads.positions).map_or(0.0, numerators);
+        let weights = quantize_weights(att, factor, value_scales, heads.positions);
+        weigh(weights, values, head_size, unit / sum, out);
     }
 }
 
-#[inline(always)]
-fn scores_q8(q: &[i8], scale: f32, heads: &HeadsQ8<'_>, att: &mut [f32]) {
-    let blocks = rows_of(heads.keys, LANES * heads.head_size);
-    let scales = heads.key_scales.as_chunks::<LANES>().0;
+/// # Safety
+/// There are as many keys of eight dimensions and scales as scores in `att`, a positive multiple of eight.
+unsafe fn scores_of_eight_dimensions(q: &[i8; 8], scale: f32, keys: &[i8], key_scales: &[f32], att: &mut [f32]) {
+    let [q0, q1, q2, q3, q4, q5, q6, q7] = *q;
+    let (low, high) = (word(&[q0, q1, q2, q3]), word(&[q4, q5, q6, q7]));
+    macro_rules! two_positions {
+        ($sum0:literal, $sum1:literal) => {
+            concat!(
+                "ldrd {k0}, {k1}, [{keys}], #8\n",
+                "sxtb16 {t}, {k0}\n",
+                "sxtb16 {k0}, {k0}, ror #8\n",
+                "smuad {sum0}, {t}, {q02}\n",
+                "smlad {sum0}, {k0}, {q13}, {sum0}\n",
+                "sxtb16 {t}, {k1}\n",
+                "sxtb16 {k1}, {k1}, ror #8\n",
+                "smuad {sum1}, {t}, {q02}\n",
+                "smlad {sum1}, {k1}, {q13}, {sum1}\n",
+                "ldrd {k0}, {k1}, [{keys}, #24]\n",
+                "sxtb16 {t}, {k0}\n",
+                "sxtb16 {k0}, {k0}, ror #8\n",
+                "smlad {sum0}, {t}, {q46}, {sum0}\n",
+                "smlad {sum0}, {k0}, {q57}, {sum0}\n",
+                "sxtb16 {t}, {k1}\n",
+                "sxtb16 {k1}, {k1}, ror #8\n",
+                "smlad {sum1}, {t}, {q46}, {sum1}\n",
+                "smlad {sum1}, {k1}, {q57}, {sum1}\n",
+                "vmov ",
+                $sum0,
+                ", ",
+                $sum1,
+                ", {sum0}, {sum1}\n",
+            )
+        };
+    }
+    // SAFETY: reads keys and scales, writes att.
+    unsafe {
+        asm!(
+            with_dsp!(),
+            "vmov s16, {sum0}",
+            "2:",
+            two_positions!("s0", "s1"),
+            two_positions!("s2", "s3"),
+            two_positions!("s4", "s5"),
+            two_positions!("s6", "s7"),
+            "add {keys}, {keys}, #32",
+            "vldmia {scales}!, {{s8-s15}}",
+            "vcvt.f32.s32 s0, s0",
+            "vcvt.f32.s32 s1, s1",
+            "vcvt.f32.s32 s2, s2",
+            "vcvt.f32.s32 s3, s3",
+            "vcvt.f32.s32 s4, s4",
+            "vcvt.f32.s32 s5, s5",
+            "vcvt.f32.s32 s6, s6",
+            "vcvt.f32.s32 s7, s7",
+            "vmul.f32 s0, s0, s8",
+            "vmul.f32 s1, s1, s9",
+            "vmul.f32 s2, s2, s10",
+            "vmul.f32 s3, s3, s11",
+            "vmul.f32 s4, s4, s12",
+            "vmul.f32 s5, s5, s13",
+            "vmul.f32 s6, s6, s14",
+            "vmul.f32 s7, s7, s15",
+            "vmul.f32 s0, s0, s16",
+            "vmul.f32 s1, s1, s16",
+            "vmul.f32 s2, s2, s16",
+            "vmul.f32 s3, s3, s16",
+            "vmul.f32 s4, s4, s16",
+            "vmul.f32 s5, s5, s16",
+            "vmul.f32 s6, s6, s16",
+            "vmul.f32 s7, s7, s16",
+            "vstmia {att}!, {{s0-s7}}",
+            "cmp {att}, {end}",
+            "bne.w 2b",
+            keys = inout(reg) keys.as_ptr() => _,
+            scales = inout(reg) key_scales.as_ptr() => _,
+            att = inout(reg) att.as_mut_ptr() => _,
+            end = in(reg) att.as_ptr_range().end,
+            q02 = in(reg) sxtb16(low),
+            q13 = in(reg) sxtb16_high(low),
+            q46 = in(reg) sxtb16(high),
+            q57 = in(reg) sxtb16_high(high),
+            k0 = out(reg) _,
+            k1 = out(reg) _,
+            t = out(reg) _,
+            sum0 = inout(reg) scale => _,
+            sum1 = out(reg) _,
+            out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _,
+            out("s8") _, out("s9") _, out("s10") _, out("s11") _, out("s12") _, out("s13") _, out("s14") _,
+            out("s15") _, out("s16") _,
+            options(nostack),
+        );
+    }
+}
+
+/// Scores for any head size.
+fn scores(q: &[i8], scale: f32, keys: &[i8], key_scales: &[f32], att: &mut [f32]) {
+    let blocks = rows_of(keys, LANES * q.len());
+    let scales = key_scales.as_chunks::<LANES>().0;
     for ((keys, scales), att) in blocks.zip(scales).zip(att.as_chunks_mut::<LANES>().0) {
         // Four positions at a time: their sums stay in registers.
         let halves = scales.as_chunks::<4>().0.iter().zip(att.as_chunks_mut::<4>().0);
@@ -45,55 +153,165 @@ fn scores_q8(q: &[i8], scale: f32, heads: &HeadsQ8<'_>, att: &mut [f32]) {
     }
 }
 
-/// Puts 16-bit integers in the place of the weights: of each four, the first and the third share a word, then the second
-/// and the fourth.
-#[inline(always)]
-fn quantize_weights<'a>(att: &'a mut [f32], factor: f32, heads: &HeadsQ8<'_>) -> &'a [[u32; 4]] {
+/// Puts 16-bit integers in the place of the weights, two in a word: of each four, the first and the third, then the second
+/// and the fourth. There are as many scales as weights, also behind the last position.
+fn quantize_weights<'a>(att: &'a mut [f32], factor: f32, scales: &[f32], positions: usize) -> &'a [[u32; 4]] {
     let words = bytemuck::cast_slice_mut::<f32, u32>(att);
-    let mut i = 0;
-    let scales = heads.value_scales.as_chunks::<4>().0;
-    for scales in scales.iter().take(words.len() / 4) {
-        let Some(weights) = words.get(4 * i..).and_then(|words| words.first_chunk::<4>()) else { break };
-        let mut quantized = [0; 4];
-        for p in 0..4 {
-            quantized[p] = (f32::from_bits(weights[p]) * (scales[p] * factor) + ROUND).to_bits();
-        }
-        let [a, b, c, d] = quantized;
-        // Behind the values that are still to be read.
-        if let Some(pair) = words.get_mut(2 * i..).and_then(|words| words.first_chunk_mut::<2>()) {
-            *pair = [a & 0xffff | c << 16, b & 0xffff | d << 16];
-        }
-        i += 1;
+    if words.is_empty() || words.len() != scales.len() {
+        return &[];
     }
-    // Scales behind the last position may be anything, and so may what came of them.
-    for t in heads.positions..block_len(heads.positions) {
+    // SAFETY: reads scales, reads and writes words, which are a multiple of eight.
+    unsafe {
+        asm!(
+            with_dsp!(),
+            "vmov s8, s9, {factor}, {round}",
+            "2:",
+            "vldmia {weights}!, {{s0-s3}}",
+            "vldmia {scales}!, {{s4-s7}}",
+            "vmul.f32 s4, s4, s8",
+            "vmul.f32 s5, s5, s8",
+            "vmul.f32 s6, s6, s8",
+            "vmul.f32 s7, s7, s8",
+            "vmul.f32 s0, s0, s4",
+            "vmul.f32 s1, s1, s5",
+            "vmul.f32 s2, s2, s6",
+            "vmul.f32 s3, s3, s7",
+            "vadd.f32 s0, s0, s9",
+            "vadd.f32 s1, s1, s9",
+            "vadd.f32 s2, s2, s9",
+            "vadd.f32 s3, s3, s9",
+            "vmov {a}, {b}, s0, s1",
+            "vmov {c}, {d}, s2, s3",
+            "pkhbt {a}, {a}, {c}, lsl #16",
+            "pkhbt {b}, {b}, {d}, lsl #16",
+            "strd {a}, {b}, [{out}], #8", // behind the weights that are still to be read
+            "cmp {weights}, {end}",
+            "bne 2b",
+            weights = inout(reg) words.as_ptr() => _,
+            end = in(reg) words.as_ptr_range().end,
+            scales = inout(reg) scales.as_ptr() => _,
+            out = inout(reg) words.as_mut_ptr() => _,
+            factor = in(reg) factor,
+            round = in(reg) ROUND,
+            a = out(reg) _,
+            b = out(reg) _,
+            c = out(reg) _,
+            d = out(reg) _,
+            out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _,
+            out("s8") _, out("s9") _,
+            options(nostack),
+        );
+    }
+    // Scales and scores behind the last position may be anything, and so may what came of them.
+    for t in positions..words.len() {
         if let Some(pair) = words.get_mut(t / 4 * 2 + t % 2) {
             *pair &= if t % 4 < 2 { 0xffff_0000 } else { 0x0000_ffff };
         }
     }
-    words.get(..2 * i).unwrap_or(&[]).as_chunks().0
+    words.get(..words.len() / 2).unwrap_or(&[]).as_chunks().0
 }
 
-#[inline(always)]
-fn weigh_q8(weights: &[[u32; 4]], heads: &HeadsQ8<'_>, scale: f32, out: &mut [f32]) {
+/// Dimensions whose sums are kept before they become f32.
+const DIMENSIONS: usize = 8;
+
+/// `out = Σ_t weights[t] · values[t] · scale`; values are (blocks of eight positions, head_size, 8).
+fn weigh(weights: &[[u32; 4]], values: &[i8], head_size: usize, scale: f32, out: &mut [f32]) {
     const BLOCKS: usize = Q8_POSITIONS / LANES;
-    let step = heads.head_size.max(1);
-    for (d, out) in out.iter_mut().enumerate() {
-        let mut values = heads.values.as_chunks::<LANES>().0.iter().skip(d).step_by(step);
-        let mut total = 0.0;
-        for weights in weights.chunks(BLOCKS) {
-            let mut sum = 0;
-            for (&[w02, w13, w46, w57], values) in weights.iter().zip(&mut values) {
-                let [low, high] = [
-                    word(&[values[0], values[1], values[2], values[3]]),
-                    word(&[values[4], values[5], values[6], values[7]]),
-                ];
-                sum = smlad(sxtb16(low), w02, smlad(sxtb16_high(low), w13, sum));
-                sum = smlad(sxtb16(high), w46, smlad(sxtb16_high(high), w57, sum));
+    for (i, out) in out.chunks_mut(DIMENSIONS).enumerate() {
+        let mut totals = [0.0; DIMENSIONS];
+        let values = values.chunks((BLOCKS * LANES * head_size).max(1));
+        for (weights, values) in weights.chunks(BLOCKS).zip(values) {
+            let mut sums = [[0; 2]; DIMENSIONS / 2];
+            let (Some(values), Some(sums)) = (values.get(i * DIMENSIONS * LANES..), sums.get_mut(..out.len() / 2))
+            else {
+                return;
+            };
+            if !sums.is_empty() {
+                // SAFETY: there are head_size dimensions for each block of weights, as many as sums from here on.
+                unsafe { weigh_dimensions(weights, values.as_ptr(), LANES * head_size, sums) }
             }
-            total += sum as f32;
+            totals.iter_mut().zip(sums.as_flattened()).for_each(|(total, sum)| *total += *sum as f32);
         }
-        *out = total * scale;
+        out.iter_mut().zip(totals).for_each(|(out, total)| *out = total * scale);
+    }
+}
+
+/// # Safety
+/// There are weights and sums. `values`, a multiple of 4, points to eight for each sum for the first block, and so on at a
+/// distance of `stride`.
+unsafe fn weigh_dimensions(weights: &[[u32; 4]], values: *const i8, stride: usize, sums: &mut [[i32; 2]]) {
+    // For s0 to s6, as core registers are few.
+    let out = sums.as_mut_ptr_range();
+    let outer = [0, 0, weights.as_ptr() as usize, weights.len(), values as usize, out.start as usize, out.end as usize];
+    macro_rules! dimension {
+        ($values:literal, $sum:literal) => {
+            concat!(
+                "ldrd {a}, {b}, ",
+                $values,
+                "\n",
+                "sxtb16 {t}, {a}\n",
+                "sxtb16 {a}, {a}, ror #8\n",
+                "smlad ",
+                $sum,
+                ", {t}, r2, ",
+                $sum,
+                "\n",
+                "smlad ",
+                $sum,
+                ", {a}, r3, ",
+                $sum,
+                "\n",
+                "sxtb16 {t}, {b}\n",
+                "sxtb16 {a}, {b}, ror #8\n",
+                "smlad ",
+                $sum,
+                ", {t}, r4, ",
+                $sum,
+                "\n",
+                "smlad ",
+                $sum,
+                ", {a}, r5, ",
+                $sum,
+                "\n",
+            )
+        };
+    }
+    // SAFETY: reads what the caller vouches for, writes sums.
+    unsafe {
+        asm!(
+            with_dsp!(),
+            "vldmia {a}, {{s0-s6}}",
+            "2:",
+            "vmov {sum0}, {sum1}, s0, s1",
+            "vmov {weights}, {n}, s2, s3",
+            "vmov {values}, s4",
+            "add {a}, {values}, #16",
+            "vmov s4, {a}",
+            "3:",
+            "ldmia.w {weights}!, {{r2-r5}}",
+            dimension!("[{values}]", "{sum0}"),
+            dimension!("[{values}, #8]", "{sum1}"),
+            "add {values}, {values}, {stride}",
+            "subs {n}, {n}, #1",
+            "bne.w 3b",
+            "vmov {a}, {b}, s5, s6",
+            "strd {sum0}, {sum1}, [{a}], #8",
+            "vmov s5, {a}",
+            "cmp {a}, {b}",
+            "bne.w 2b",
+            weights = out(reg) _,
+            n = out(reg) _,
+            values = out(reg) _,
+            stride = in(reg) stride,
+            sum0 = out(reg) _,
+            sum1 = out(reg) _,
+            a = inout(reg) outer.as_ptr() => _,
+            b = out(reg) _,
+            t = out(reg) _,
+            out("r2") _, out("r3") _, out("r4") _, out("r5") _,
+            out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _, out("s6") _,
+            options(nostack),
+        );
     }
 }
 

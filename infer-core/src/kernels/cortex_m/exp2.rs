@@ -2,6 +2,7 @@
 
 use core::arch::asm;
 
+use super::norm::largest;
 use crate::math::{self, EXP2_G, LANES, ROUND, SMALLEST_SCORE, exp2_score, sum_lanes};
 
 /// [`exp2`](math::exp2) of four registers in a row, in place, with [`CONSTANTS`] in s24 to s30 and {one} = 1.0. Uses s8 to
@@ -69,8 +70,9 @@ static CONSTANTS: [f32; 7] = {
     [ROUND, g4, g3, g2, g1, g0, 1.0]
 };
 
-/// Turns scores into the numerators of softmax, given the largest, and returns their sum.
-pub(super) fn numerators(scores: &mut [f32], max: f32) -> f32 {
+/// Turns scores into the numerators of softmax, and returns their sum.
+pub(super) fn numerators(scores: &mut [f32]) -> f32 {
+    let max = largest(scores);
     let mut lanes = [0.0; LANES];
     let add = |scores: &mut [f32], lanes: &mut [f32; LANES]| {
         for (score, lane) in scores.iter_mut().zip(lanes) {

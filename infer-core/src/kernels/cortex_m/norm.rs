@@ -1,4 +1,4 @@
-//! Root mean square normalisation, and the largest magnitude.
+//! Root mean square normalisation, and the largest of some numbers.
 
 use core::arch::asm;
 
@@ -104,14 +104,13 @@ unsafe fn scale(out: &mut [[f32; LANES]], x: &[[f32; LANES]], weight: &[[f32; LA
     }
 }
 
-/// The largest of the numbers' bits, shifted left by one.
+/// The largest of the numbers' bits, shifted left by one. By branches, as a larger one is seldom found.
 pub(crate) fn largest_shifted(x: &[f32]) -> u32 {
     let (quads, rest) = x.as_chunks::<4>();
     let mut max = rest.iter().fold(0, |max, x| max.max(x.to_bits() << 1));
     if quads.is_empty() {
         return max;
     }
-    // Branches, as a larger number is seldom found.
     macro_rules! compare {
         ($x:literal, $larger:literal, $back:literal) => {
             concat!("cmp {max}, ", $x, ", lsl #1\nblo.w ", $larger, "f\n", $back, ":\n")
@@ -143,6 +142,52 @@ pub(crate) fn largest_shifted(x: &[f32]) -> u32 {
             n = inout(reg) quads.len() => _,
             max = inout(reg) max,
             out("r2") _, out("r3") _, out("r4") _, out("r5") _,
+            options(nostack, readonly),
+        );
+    }
+    max
+}
+
+/// The largest number; NaN counts for nothing.
+pub(super) fn largest(x: &[f32]) -> f32 {
+    let (quads, rest) = x.as_chunks::<4>();
+    let mut max = rest.iter().fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max });
+    if quads.is_empty() {
+        return max;
+    }
+    macro_rules! compare {
+        ($x:literal, $larger:literal, $back:literal) => {
+            concat!("vcmp.f32 ", $x, ", s4\nvmrs apsr_nzcv, fpscr\nbgt.w ", $larger, "f\n", $back, ":\n")
+        };
+    }
+    macro_rules! take {
+        ($x:literal, $larger:literal, $back:literal) => {
+            concat!($larger, ": vmov.f32 s4, ", $x, "\nb.w ", $back, "b\n")
+        };
+    }
+    // SAFETY: reads quads, which are some.
+    unsafe {
+        asm!(
+            "vmov s4, {max}",
+            "2:",
+            "vldmia {x}!, {{s0-s3}}",
+            compare!("s0", "12", "3"),
+            compare!("s1", "13", "4"),
+            compare!("s2", "14", "5"),
+            compare!("s3", "15", "6"),
+            "subs {n}, {n}, #1",
+            "bne 2b",
+            "b 7f",
+            take!("s0", "12", "3"),
+            take!("s1", "13", "4"),
+            take!("s2", "14", "5"),
+            take!("s3", "15", "6"),
+            "7:",
+            "vmov {max}, s4",
+            x = inout(reg) quads.as_ptr() => _,
+            n = inout(reg) quads.len() => _,
+            max = inout(reg) max,
+            out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _,
             options(nostack, readonly),
         );
     }
