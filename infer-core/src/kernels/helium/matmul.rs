@@ -1,0 +1,142 @@
+//! Products of matrices with one vector: sixteen int8 products and their sum are one instruction.
+
+use core::arch::asm;
+
+use super::exact;
+use crate::kernels::scalar;
+use crate::math::{LANES, sum_lanes};
+use crate::matrix::{Q8Matrix, rows_of};
+use crate::panel::Panel;
+
+/// Rows whose sums become floats together, in one register.
+const ROWS: usize = 4;
+/// Rows whose lanes are kept, if there are several groups.
+const BLOCK: usize = 4 * ROWS;
+
+/// For groups that fit the registers; others are rare, as quantisers make 64 and its divisors.
+pub(super) fn matmul_q8(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
+    let add_group = match w.group_size {
+        16 => add_group::<1>,
+        32 => add_group::<2>,
+        64 => add_group::<4>,
+        _ => return scalar::matmul_q8(w, x, xs, out),
+    };
+    if !exact(|| matmul_groups(add_group, w, x, xs, out)) {
+        scalar::matmul_q8(w, x, xs, out); // scales so small that their products are subnormal
+    }
+}
+
+/// [`add_group`]
+type AddGroup = unsafe fn(w: &Q8Matrix<'_>, row: usize, g: usize, x: &[i8], xs: f32, sums: &mut [[f32; ROWS]]);
+
+#[inline(always)]
+fn matmul_groups(add_group: AddGroup, w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
+    let groups = w.cols / w.group_size.max(1);
+    for (b, (x, xs)) in rows_of(x, w.cols).zip(rows_of(xs, groups)).enumerate() {
+        let out = out.row(b);
+        if w.q.len() < out.len() * w.cols || w.s.len() < out.len() * groups {
+            return;
+        }
+        let (blocks, rest) = out.as_chunks_mut::<ROWS>();
+        let done = ROWS * blocks.len();
+        if let [xs] = xs {
+            blocks.fill([0.0; ROWS]);
+            // SAFETY: there are as many rows as outputs, and one group of all of them.
+            unsafe { add_group(w, 0, 0, x, *xs, blocks) }
+        } else {
+            for (i, blocks) in blocks.chunks_mut(BLOCK / ROWS).enumerate() {
+                let mut lanes = [[[0.0; ROWS]; BLOCK / ROWS]; LANES];
+                for (g, (x, xs)) in rows_of(x, w.group_size).zip(xs).enumerate() {
+                    let Some(lane) = lanes[g % LANES].get_mut(..blocks.len()) else { continue };
+                    // SAFETY: there are as many rows as outputs, and this group of all of them.
+                    unsafe { add_group(w, BLOCK * i, g, x, *xs, lane) }
+                }
+                for (j, out) in blocks.iter_mut().enumerate() {
+                    for (r, out) in out.iter_mut().enumerate() {
+                        *out = sum_lanes(lanes.each_ref().map(|lane| lane[j % (BLOCK / ROWS)][r]));
+                    }
+                }
+            }
+        }
+        let rows = rows_of(w.q, w.cols).zip(rows_of(w.s, groups)).skip(done);
+        for (out, (q, s)) in rest.iter_mut().zip(rows) {
+            *out = scalar::dot_q8(q, s, x, xs, w.group_size);
+        }
+    }
+}
+
+/// Adds what group `g`, of `16 · CHUNKS` columns, contributes to the sums of `4 · sums.len()` rows from `row` on. x stays in
+/// registers meanwhile.
+///
+/// # Safety
+/// The core has Helium; w has these rows, with that group and its scale, and x the size of a group.
+unsafe fn add_group<const CHUNKS: usize>(
+    w: &Q8Matrix<'_>,
+    row: usize,
+    g: usize,
+    x: &[i8],
+    xs: f32,
+    sums: &mut [[f32; ROWS]],
+) {
+    let groups = w.cols / (16 * CHUNKS);
+    // SAFETY: reads what the caller vouches for, writes sums.
+    unsafe {
+        asm!(
+            ".cpu cortex-m55", // for the assembler, as the target has no Helium
+            "vldrb.u8 q0, [r0]",
+            ".if {chunks} > 1",
+            "vldrb.u8 q1, [r0, #16]",
+            ".endif",
+            ".if {chunks} > 2",
+            "vldrb.u8 q2, [r0, #32]",
+            "vldrb.u8 q3, [r0, #48]",
+            ".endif",
+            "mov r0, #0",
+            "vidup.u32 q6, r0, #1",
+            "vmul.i32 q6, q6, r2", // where the scales of four rows are
+            "wls lr, lr, 3f",
+            "2:",
+            ".irp sum, r0, r2, r4, r8",
+            "vldrb.u8 q4, [{w}], #16",
+            "vmladav.s8 \\sum, q0, q4",
+            ".if {chunks} > 1",
+            "vldrb.u8 q4, [{w}], #16",
+            "vmladava.s8 \\sum, q1, q4",
+            ".endif",
+            ".if {chunks} > 2",
+            "vldrb.u8 q4, [{w}], #16",
+            "vmladava.s8 \\sum, q2, q4",
+            "vldrb.u8 q4, [{w}], #16",
+            "vmladava.s8 \\sum, q3, q4",
+            ".endif",
+            "add {w}, {w}, {skip}",
+            ".endr",
+            "vmov d8, r0, r2",
+            "vmov d9, r4, r8",
+            "vldrw.u32 q5, [{s}, q6, uxtw #2]",
+            "add {s}, {s}, {four_rows}",
+            "vcvt.f32.s32 q4, q4",
+            "vmul.f32 q4, q4, q5",
+            "vmul.f32 q4, q4, {xs}",
+            "vldrw.u32 q5, [{sums}]",
+            "vadd.f32 q5, q5, q4",
+            "vstrw.u32 q5, [{sums}], #16",
+            "le lr, 2b",
+            "3:",
+            chunks = const CHUNKS,
+            w = inout(reg) w.q.as_ptr().wrapping_add(row * w.cols + g * 16 * CHUNKS) => _,
+            skip = in(reg) w.cols - 16 * CHUNKS,
+            s = inout(reg) w.s.as_ptr().wrapping_add(row * groups + g) => _,
+            four_rows = in(reg) ROWS * groups * size_of::<f32>(),
+            xs = in(reg) xs,
+            sums = inout(reg) sums.as_mut_ptr() => _,
+            inout("r0") x.as_ptr() => _,
+            inout("r2") groups => _,
+            out("r4") _,
+            out("r8") _,
+            inout("lr") sums.len() => _,
+            out("d0") _, out("d1") _, out("d2") _, out("d3") _, out("d4") _, out("d5") _, out("d6") _, out("d7") _, out("d8") _, out("d9") _, out("d10") _, out("d11") _, out("d12") _, out("d13") _,
+            options(nostack),
+        );
+    }
+}
