@@ -4,7 +4,7 @@ use core::arch::asm;
 
 use super::exact;
 use crate::kernels::scalar;
-use crate::math::{LANES, sum_lanes};
+use crate::math::LANES;
 use crate::matrix::{Q8Matrix, rows_of};
 use crate::panel::Panel;
 
@@ -40,28 +40,83 @@ fn matmul_groups(add_group: AddGroup, w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], ou
         let (blocks, rest) = out.as_chunks_mut::<ROWS>();
         let done = ROWS * blocks.len();
         if let [xs] = xs {
-            blocks.fill([0.0; ROWS]);
+            clear(blocks);
             // SAFETY: there are as many rows as outputs, and one group of all of them.
             unsafe { add_group(w, 0, 0, x, *xs, blocks) }
         } else {
+            let mut lanes = [[[0.0; ROWS]; BLOCK / ROWS]; LANES];
             for (i, blocks) in blocks.chunks_mut(BLOCK / ROWS).enumerate() {
-                let mut lanes = [[[0.0; ROWS]; BLOCK / ROWS]; LANES];
+                clear(lanes.as_flattened_mut());
                 for (g, (x, xs)) in rows_of(x, w.group_size).zip(xs).enumerate() {
                     let Some(lane) = lanes[g % LANES].get_mut(..blocks.len()) else { continue };
                     // SAFETY: there are as many rows as outputs, and this group of all of them.
                     unsafe { add_group(w, BLOCK * i, g, x, *xs, lane) }
                 }
-                for (j, out) in blocks.iter_mut().enumerate() {
-                    for (r, out) in out.iter_mut().enumerate() {
-                        *out = sum_lanes(lanes.each_ref().map(|lane| lane[j % (BLOCK / ROWS)][r]));
-                    }
-                }
+                sum_blocks(&lanes, blocks);
             }
         }
         let rows = rows_of(w.q, w.cols).zip(rows_of(w.s, groups)).skip(done);
         for (out, (q, s)) in rest.iter_mut().zip(rows) {
             *out = scalar::dot_q8(q, s, x, xs, w.group_size);
         }
+    }
+}
+
+/// Writes zeros. (A slice's `fill` is a call that takes an instruction per byte.)
+#[inline(always)]
+fn clear(sums: &mut [[f32; ROWS]]) {
+    // SAFETY: writes sums.
+    unsafe {
+        asm!(
+            ".cpu cortex-m55",
+            "vmov.i32 q0, #0",
+            "wls lr, lr, 3f",
+            "2:",
+            "vstrw.u32 q0, [{sums}], #16",
+            "le lr, 2b",
+            "3:",
+            sums = inout(reg) sums.as_mut_ptr() => _,
+            inout("lr") sums.len() => _,
+            out("d0") _, out("d1") _,
+            options(nostack),
+        );
+    }
+}
+
+/// [`sum_lanes`](crate::math::sum_lanes) of the first rows of a block.
+fn sum_blocks(lanes: &[[[f32; ROWS]; BLOCK / ROWS]; LANES], out: &mut [[f32; ROWS]]) {
+    // SAFETY: reads as much of each lane as it writes, at most all: out is a chunk of that size.
+    unsafe {
+        asm!(
+            ".cpu cortex-m55",
+            "wls lr, lr, 3f",
+            "2:",
+            "vldrw.u32 q0, [{lanes}]",
+            "vldrw.u32 q1, [{lanes}, #4*{lane}]",
+            "vldrw.u32 q2, [{lanes}, #2*{lane}]",
+            "vldrw.u32 q3, [{lanes}, #6*{lane}]",
+            "vadd.f32 q0, q0, q1",
+            "vadd.f32 q2, q2, q3",
+            "vadd.f32 q0, q0, q2",
+            "vldrw.u32 q1, [{lanes}, #1*{lane}]",
+            "vldrw.u32 q2, [{lanes}, #5*{lane}]",
+            "vldrw.u32 q3, [{lanes}, #3*{lane}]",
+            "vadd.f32 q1, q1, q2",
+            "vldrw.u32 q2, [{lanes}, #7*{lane}]",
+            "vadd.f32 q3, q3, q2",
+            "vadd.f32 q1, q1, q3",
+            "vadd.f32 q0, q0, q1",
+            "vstrw.u32 q0, [{out}], #16",
+            "add {lanes}, {lanes}, #16",
+            "le lr, 2b",
+            "3:",
+            lane = const size_of::<[f32; BLOCK]>(),
+            lanes = inout(reg) lanes.as_ptr() => _,
+            out = inout(reg) out.as_mut_ptr() => _,
+            inout("lr") out.len().min(BLOCK / ROWS) => _,
+            out("d0") _, out("d1") _, out("d2") _, out("d3") _, out("d4") _, out("d5") _, out("d6") _, out("d7") _,
+            options(nostack),
+        );
     }
 }
 
