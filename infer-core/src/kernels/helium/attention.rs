@@ -216,28 +216,27 @@ unsafe fn weigh(att: &[f32], heads: &Heads<'_>, inverse: f32, out: &mut [f32]) {
     }
 }
 
+/// Exact as it is. A scale is 0 or at least 2^-107, so only a score can be subnormal, and one so near 0 changes no power of 2;
+/// weights are 0 or at least 2^-60; and what multiplies the sums of values is the FPU's.
 pub(super) fn attend_q8(heads: &HeadsQ8<'_>, att: &mut [f32], out: &mut [f32]) {
     let HeadsQ8 { positions, head_size, .. } = *heads;
     let slots = block_len(positions);
-    let whole = head_size.is_multiple_of(4)
-        && heads.keys.len().min(heads.values.len()) >= slots * head_size
+    let enough = heads.keys.len().min(heads.values.len()) >= slots * head_size
         && heads.key_scales.len().min(heads.value_scales.len()) >= slots;
-    let vectors = || {
-        let (unit, factor) = scalar::weight_unit_for(max_magnitude(heads.value_scales.get(..positions).unwrap_or(&[])));
-        let q = rows_of(heads.q, head_size).skip(heads.first).zip(heads.q_scales);
-        let rows = rows_of_mut(att, slots).zip(rows_of_mut(out, head_size));
-        for ((q, q_scale), (att, out)) in q.zip(rows) {
-            // SAFETY: there are whole blocks of keys, values and scales, of a head size that is a multiple of 4.
-            unsafe {
-                scores_q8(q, q_scale * heads.scale, heads, att);
-                let sum = numerators(att, positions);
-                quantize_weights(att, factor, heads);
-                weigh_q8(att, heads, unit / sum, out);
-            }
-        }
+    let Some(value_scales) = heads.value_scales.get(..positions).filter(|_| enough && head_size.is_multiple_of(4)) else {
+        return scalar::attend_q8(heads, att, out);
     };
-    if !whole || !exact(vectors) {
-        (cortex_m::DSP.attend_q8)(heads, att, out);
+    let (unit, factor) = scalar::weight_unit_for(max_magnitude(value_scales));
+    let q = rows_of(heads.q, head_size).skip(heads.first).zip(heads.q_scales);
+    let rows = rows_of_mut(att, slots).zip(rows_of_mut(out, head_size));
+    for ((q, q_scale), (att, out)) in q.zip(rows) {
+        // SAFETY: there are whole blocks of keys, values and scales, of a head size that is a multiple of 4.
+        unsafe {
+            scores_q8(q, q_scale * heads.scale, heads, att);
+            let sum = numerators(att, positions);
+            quantize_weights(att, factor, heads);
+            weigh_q8(att, heads, unit / sum, out);
+        }
     }
 }
 
