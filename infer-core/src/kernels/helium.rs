@@ -10,7 +10,7 @@
 
 use core::arch::asm;
 
-use super::{Kernels, cortex_m, scalar};
+use super::{Kernels, scalar};
 use crate::math::{self, EXP2_G, ROUND};
 use crate::matrix::{rows_of, rows_of_mut};
 
@@ -21,13 +21,13 @@ mod matmul;
 /// that is what the SAFETY comments here rely on for instructions.
 pub(crate) const HELIUM: Kernels = Kernels {
     name: "helium",
+    matmul_f32: matmul::matmul_f32,
     matmul_q8: matmul::matmul_q8,
     quantize,
     attend: attention::attend,
     attend_q8: attention::attend_q8,
     rmsnorm,
     swiglu,
-    ..cortex_m::FPU
 };
 
 /// Numbers in a register.

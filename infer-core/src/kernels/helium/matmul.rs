@@ -1,12 +1,104 @@
-//! Products of matrices with one vector: sixteen int8 products and their sum are one instruction.
+//! Products of matrices with vectors: four products of floats are one instruction, and so are sixteen of int8 with their
+//! sum.
 
 use core::arch::asm;
 
 use super::exact;
-use crate::kernels::scalar;
-use crate::math::LANES;
+use crate::kernels::{cortex_m, scalar};
+use crate::math::{LANES, dot};
 use crate::matrix::{Q8Matrix, rows_of};
 use crate::panel::Panel;
+
+pub(super) fn matmul_f32(w: &[f32], cols: usize, x: &[f32], out: &mut Panel<'_>) {
+    let rows = |out: &mut Panel<'_>| {
+        for (b, x) in rows_of(x, cols).enumerate() {
+            let (pairs, last) = out.row(b).as_chunks_mut::<2>();
+            let Some((w, w_last)) = w.split_at_checked(2 * pairs.len() * cols) else { return };
+            // SAFETY: two rows of cols weights for each pair of outputs, and one row of x; cols is as required.
+            unsafe { dot_rows(w, x, pairs) }
+            last.iter_mut().zip(rows_of(w_last, cols)).for_each(|(out, w)| *out = dot(w, x));
+        }
+    };
+    if !cols.is_multiple_of(4) || !exact(|| rows(out)) {
+        (cortex_m::FPU.matmul_f32)(w, cols, x, out);
+    }
+}
+
+/// [`dot`] of x with pairs of rows.
+///
+/// # Safety
+/// The core has Helium; w has `2 · out.len()` rows as wide as x, a multiple of four.
+unsafe fn dot_rows(w: &[f32], x: &[f32], out: &mut [[f32; 2]]) {
+    // SAFETY: reads w and x, writes out.
+    unsafe {
+        asm!(
+            ".cpu cortex-m55", // for the assembler, as the target has no Helium
+            "b 6f",
+            "2:",
+            "vmov.i32 q4, #0", // lanes of one row
+            "vmov.i32 q5, #0",
+            "vmov.i32 q6, #0", // and of the next
+            "vmov.i32 q7, #0",
+            "add {w1}, {w}, {row_bytes}",
+            "mov {xp}, {x}",
+            "wls lr, {chunks}, 4f",
+            "3:",
+            "vldrw.u32 q0, [{xp}], #16",
+            "vldrw.u32 q1, [{xp}], #16",
+            "vldrw.u32 q2, [{w}], #16",
+            "vldrw.u32 q3, [{w}], #16",
+            "vmul.f32 q2, q2, q0",
+            "vmul.f32 q3, q3, q1",
+            "vadd.f32 q4, q4, q2",
+            "vadd.f32 q5, q5, q3",
+            "vldrw.u32 q2, [{w1}], #16",
+            "vldrw.u32 q3, [{w1}], #16",
+            "vmul.f32 q2, q2, q0",
+            "vmul.f32 q3, q3, q1",
+            "vadd.f32 q6, q6, q2",
+            "vadd.f32 q7, q7, q3",
+            "le lr, 3b",
+            "4:",
+            "cmp {half}, #0",
+            "beq 5f",
+            "vldrw.u32 q0, [{xp}]",
+            "vldrw.u32 q2, [{w}]",
+            "vldrw.u32 q3, [{w1}], #16",
+            "vmul.f32 q2, q2, q0",
+            "vmul.f32 q3, q3, q0",
+            "vadd.f32 q4, q4, q2",
+            "vadd.f32 q6, q6, q3",
+            "5:", // sum_lanes
+            "vadd.f32 q4, q4, q5",
+            "vadd.f32 q6, q6, q7",
+            "vadd.f32 s16, s16, s18",
+            "vadd.f32 s17, s17, s19",
+            "vadd.f32 s24, s24, s26",
+            "vadd.f32 s25, s25, s27",
+            "vadd.f32 s16, s16, s17",
+            "vadd.f32 s17, s24, s25",
+            "vstmia {out}!, {{s16-s17}}",
+            "mov {w}, {w1}",
+            "6:",
+            "subs {pairs}, {pairs}, #1",
+            "bpl 2b",
+            w = inout(reg) w.as_ptr() => _,
+            w1 = out(reg) _,
+            row_bytes = in(reg) size_of_val(x),
+            x = in(reg) x.as_ptr(),
+            xp = out(reg) _,
+            chunks = in(reg) x.len() / LANES,
+            half = in(reg) x.len() % LANES,
+            out = inout(reg) out.as_mut_ptr() => _,
+            pairs = inout(reg) out.len() => _,
+            out("lr") _,
+            out("d0") _, out("d1") _, out("d2") _, out("d3") _, out("d4") _, out("d5") _, out("d6") _, out("d7") _,
+            out("d8") _, out("d9") _, out("d10") _, out("d11") _, out("d12") _, out("d13") _, out("d14") _,
+            out("d15") _,
+            options(nostack),
+        );
+    }
+}
 
 /// Rows whose sums become floats together, in one register.
 const ROWS: usize = 4;
