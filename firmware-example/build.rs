@@ -68,7 +68,9 @@ fn model_and_tokenizer() -> Result<(Vec<u8>, Vec<u8>), Box<dyn Error>> {
     let model = setting("MODEL").unwrap_or(DEFAULT_MODEL.into());
     let header = match model.as_str() {
         "random-f32" => Header { version: Version::V0, config: random::SHAPE },
-        "random-int8" => Header { version: Version::V2, config: Config { hidden_dim: 192, ..random::SHAPE }.quantized()? },
+        "random-int8" => {
+            Header { version: Version::V2, config: Config { hidden_dim: 192, ..random::SHAPE }.quantized()? }
+        }
         path => {
             let beside = || Path::new(path).with_file_name("tokenizer.bin").display().to_string();
             let tokenizer = setting("TOKENIZER").unwrap_or_else(beside);

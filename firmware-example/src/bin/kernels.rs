@@ -28,12 +28,12 @@ const fn q8(group_size: usize) -> WeightType {
 
 /// Shapes, and positions to run.
 const SHAPES: [(Config, usize); 9] = [
-    (shape([64, 192, 2], [8, 4], 96, q8(64)), 20),  // that of the default model
-    (shape([96, 160, 1], [6, 2], 37, q8(32)), 20),  // three queries share a key; rows left over
-    (shape([48, 176, 1], [2, 2], 30, q8(16)), 12),  // more groups than lanes
-    (shape([12, 20, 1], [1, 1], 11, q8(4)), 12),    // no kernel but the scalar ones
-    (shape([128, 128, 1], [4, 4], 8, q8(128)), 9),  // groups of 128
-    (shape([16, 16, 1], [1, 1], 6, q8(16)), 270),   // more positions than an integer sum may have
+    (shape([64, 192, 2], [8, 4], 96, q8(64)), 20), // that of the default model
+    (shape([96, 160, 1], [6, 2], 37, q8(32)), 20), // three queries share a key; rows left over
+    (shape([48, 176, 1], [2, 2], 30, q8(16)), 12), // more groups than lanes
+    (shape([12, 20, 1], [1, 1], 11, q8(4)), 12),   // no kernel but the scalar ones
+    (shape([128, 128, 1], [4, 4], 8, q8(128)), 9), // groups of 128
+    (shape([16, 16, 1], [1, 1], 6, q8(16)), 270),  // more positions than an integer sum may have
     (shape([64, 172, 1], [8, 4], 51, WeightType::F32), 20), // stories260K
     (shape([30, 37, 1], [3, 1], 15, WeightType::F32), 12), // nothing a multiple of 4
     (shape([40, 44, 1], [5, 5], 9, WeightType::F32), 12), // an odd number of groups of eight
@@ -49,7 +49,8 @@ const CHANGES: [(&str, fn(&mut Random, TensorName, f32) -> f32); 5] = [
         weight * f32::from_bits(((127 - exponent.clamp(0, 126)) as u32) << 23)
     }),
     ("damaged embeddings", |random, tensor, weight| {
-        if tensor == TensorName::TokEmb && random.uniform() > 0.96 { f32::NAN } else { weight }
+        let damaged = tensor == TensorName::TokEmb && random.uniform() > 0.96;
+        if damaged { f32::NAN } else { weight }
     }),
 ];
 
@@ -93,7 +94,8 @@ fn run(memory: &mut Memory) -> Option<()> {
         for (name, change) in CHANGES {
             let mut random = Random::new();
             let header = Header { version, config };
-            let len = or_say(write_model(&header, &mut memory.file.0, |tensor, weight| change(&mut random, tensor, weight)))?;
+            let len =
+                or_say(write_model(&header, &mut memory.file.0, |tensor, weight| change(&mut random, tensor, weight)))?;
             for kv in [KvType::F32, KvType::I8] {
                 let limits = Limits { max_seq: positions, batch: 1, threads: 1, kv };
                 if config.plan(limits).is_err() {

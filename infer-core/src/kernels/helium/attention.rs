@@ -36,6 +36,7 @@ pub(super) fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
 /// The core has Helium. There are keys for all of att, whose length is a multiple of 8, as is the head size.
 unsafe fn scores(q: &[f32], heads: &Heads<'_>, att: &mut [f32]) {
     /// The sum of one lane of the dot products: dimension `l` and every eighth from there on.
+    #[rustfmt::skip]
     macro_rules! lane {
         ($l:literal, $low:literal, $high:literal) => {
             concat!(
@@ -223,7 +224,8 @@ pub(super) fn attend_q8(heads: &HeadsQ8<'_>, att: &mut [f32], out: &mut [f32]) {
     let slots = block_len(positions);
     let enough = heads.keys.len().min(heads.values.len()) >= slots * head_size
         && heads.key_scales.len().min(heads.value_scales.len()) >= slots;
-    let Some(value_scales) = heads.value_scales.get(..positions).filter(|_| enough && head_size.is_multiple_of(4)) else {
+    let Some(value_scales) = heads.value_scales.get(..positions).filter(|_| enough && head_size.is_multiple_of(4))
+    else {
         return; // the cache has them all, and such head sizes only
     };
     let (unit, factor) = scalar::weight_unit_for(max_magnitude(value_scales));
