@@ -66,7 +66,8 @@ macro_rules! exp2 {
         vmul.f32 q3, q3, q2
         vadd.f32 q3, q3, {one}
         vshl.i32 q1, q1, #23
-        vadd.i32 q3, q3, q1"
+        vadd.i32 q1, q1, {one}
+        vmul.f32 q3, q3, q1"
     };
 }
 use exp2;
