@@ -7,7 +7,8 @@
 #   docs      documentation, warnings are errors
 #   nostd     the library for bare-metal targets, NEON among them
 #   panics    the firmware image has no symbol of panics, allocation or formatting
-#   firmware  the firmware images run in QEMU and compute the host's logits, the host link over damaged lines too
+#   firmware  the firmware images run in QEMU and compute the host's logits, the host link over damaged lines too; the
+#             kernels of each core give the bits of the scalar ones
 #   capi      the C header is up to date; the C archive has no panics; the C examples, in QEMU and under valgrind, tell
 #             what infer-cli tells
 #   asan      the library's tests under the address sanitizer
@@ -131,6 +132,8 @@ firmware() {
             run_image $board "$out/firmware-example"
             check_plan "$out/firmware-example"
         done
+        out=$(MODEL=random-int8 build_image $board kernels)
+        run_qemu $board "$out/kernels" </dev/null
         out=$(MODEL=random-int8 build_image $board link)
         FIRMWARE=$(realpath "$out/link") FIRMWARE_MACHINE=$board FIRMWARE_MODEL=$(model_of "$out/link") \
             cargo test -p infer-cli --test firmware
@@ -144,10 +147,15 @@ firmware() {
 # run_image MACHINE IMAGE: the image tells its story, then another one, and the logits are the host's.
 run_image() {
     local output
-    output=$(printf 'One day\n\n' | timeout 60 qemu-system-arm -M "$1" -nographic -monitor none -serial stdio -semihosting \
-        -kernel "$2") || { local status=$?; echo "$output"; echo "QEMU: exit status $status" >&2; return 1; }
+    output=$(printf 'One day\n\n' | run_qemu "$1" "$2") ||
+        { local status=$?; echo "$output"; echo "QEMU: exit status $status" >&2; return 1; }
     grep -aE '^(logits|stack)' <<<"$output"
     grep -aq ', as on the host$' <<<"$output" && grep -aq '^One day' <<<"$output"
+}
+
+# run_qemu MACHINE IMAGE: with its serial line on stdin and stdout.
+run_qemu() {
+    timeout 60 qemu-system-arm -M "$1" -nographic -monitor none -serial stdio -semihosting -kernel "$2"
 }
 
 # check_plan IMAGE: what infer-cli plans, with the settings of settings.rs, is what the image links.
@@ -225,7 +233,7 @@ make_c() {
 }
 
 qemu_c() {
-    timeout 60 qemu-system-arm -M mps2-an386 -nographic -monitor none -serial stdio -semihosting -kernel "$1" </dev/null
+    run_qemu mps2-an386 "$1" </dev/null
 }
 
 valgrind_c() {

@@ -4,6 +4,8 @@
 //! Settings are environment variables: BOARD (a folder of `boards/`), MODEL and TOKENIZER (files, or MODEL=random-f32 or
 //! random-int8 for weights made here).
 
+#[path = "src/random.rs"]
+mod random;
 #[allow(dead_code)] // the images use what is not used here
 #[path = "src/settings.rs"]
 mod settings;
@@ -17,8 +19,7 @@ use std::{env, fs};
 
 use infer_core::format::{Header, Version};
 use infer_core::{
-    Aligned, Config, Engine, HASH_START, IndexEntry, KvBuffers, KvType, MergeSlot, ProbIndex, Tokenizer, WeightType,
-    hash_bytes,
+    Aligned, Config, Engine, HASH_START, IndexEntry, KvBuffers, KvType, MergeSlot, ProbIndex, Tokenizer, hash_bytes,
 };
 
 /// The project's own model.
@@ -36,6 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(out.join("story.hash"), story.to_le_bytes())?;
     fs::write(out.join("bench.hash"), bench.to_le_bytes())?;
     println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=src/random.rs");
     println!("cargo:rerun-if-changed=src/settings.rs");
     println!("cargo:rerun-if-changed=src/story.rs");
     Ok(())
@@ -65,8 +67,10 @@ fn board(out: &Path) -> Result<(), Box<dyn Error>> {
 fn model_and_tokenizer() -> Result<(Vec<u8>, Vec<u8>), Box<dyn Error>> {
     let model = setting("MODEL").unwrap_or(DEFAULT_MODEL.into());
     let header = match model.as_str() {
-        "random-f32" => Header { version: Version::V0, config: RANDOM },
-        "random-int8" => Header { version: Version::V2, config: Config { hidden_dim: 192, ..RANDOM }.quantized()? },
+        "random-f32" => Header { version: Version::V0, config: random::SHAPE },
+        "random-int8" => {
+            Header { version: Version::V2, config: Config { hidden_dim: 192, ..random::SHAPE }.quantized()? }
+        }
         path => {
             let beside = || Path::new(path).with_file_name("tokenizer.bin").display().to_string();
             let tokenizer = setting("TOKENIZER").unwrap_or_else(beside);
@@ -76,7 +80,9 @@ fn model_and_tokenizer() -> Result<(Vec<u8>, Vec<u8>), Box<dyn Error>> {
     if setting("TOKENIZER").is_some() {
         return Err(format!("TOKENIZER is set, but the model is {model}, which has its own: set MODEL too").into());
     }
-    Ok((random_model(header)?, random_tokenizer()))
+    let mut model = vec![0; header.layout()?.file_bytes as usize];
+    random::write_model(&header, &mut model, |_, weight| weight)?;
+    Ok((model, random_tokenizer()))
 }
 
 /// An environment variable that this script depends on.
@@ -91,45 +97,6 @@ fn read(name: &str, path: &str) -> Result<Vec<u8>, Box<dyn Error>> {
     fs::read(path).map_err(|e| format!("{name}={path} (relative paths start at firmware-example): {e}").into())
 }
 
-/// The shape of stories260K.
-const RANDOM: Config = Config {
-    dim: 64,
-    hidden_dim: 172,
-    n_layers: 5,
-    n_heads: 8,
-    n_kv_heads: 4,
-    vocab_size: 512,
-    seq_len: 512,
-    shared_classifier: true,
-    weights: WeightType::F32,
-};
-
-/// Random weights of a size that keeps activations near 1, so that the logits differ and every layer matters.
-fn random_model(header: Header) -> Result<Vec<u8>, infer_core::Error> {
-    let layout = header.layout()?;
-    let mut file = header.to_bytes()?[..header.size()].to_vec();
-    let mut random = Random(1);
-    for tensor in layout.iter() {
-        let n = tensor.rows * tensor.cols;
-        let scale = 1.7 / (tensor.cols as f32).sqrt();
-        for _ in 0..tensor.count {
-            match tensor.weights {
-                WeightType::F32 if tensor.rows == 1 => {
-                    (0..n).for_each(|_| file.extend((1.0 + 0.1 * random.uniform()).to_le_bytes()));
-                }
-                WeightType::F32 => (0..n).for_each(|_| file.extend((scale * random.uniform()).to_le_bytes())),
-                WeightType::Q8 { group_size } => {
-                    file.extend((0..n).map(|_| (127.0 * random.uniform()) as i8 as u8));
-                    (0..n / group_size)
-                        .for_each(|_| file.extend((scale / 127.0 * (1.0 + 0.1 * random.uniform())).to_le_bytes()));
-                }
-            }
-        }
-    }
-    assert_eq!(file.len() as u64, layout.file_bytes);
-    Ok(file)
-}
-
 /// The control and byte tokens, letters, the pieces that lead to the prompt's words, and syllables.
 fn random_tokenizer() -> Vec<u8> {
     const WORDS: [&str; 13] =
@@ -139,8 +106,8 @@ fn random_tokenizer() -> Vec<u8> {
     pieces.extend((b'a'..=b'z').chain([b' ', b'O']).map(|letter| vec![letter]));
     pieces.extend(WORDS.iter().map(|word| word.as_bytes().to_vec()));
     pieces.extend((b'a'..=b'z').flat_map(|a| "aeiou tnrs".bytes().map(move |b| vec![b'-', a, b])));
-    pieces.truncate(RANDOM.vocab_size);
-    assert_eq!(pieces.len(), RANDOM.vocab_size);
+    pieces.truncate(random::SHAPE.vocab_size);
+    assert_eq!(pieces.len(), random::SHAPE.vocab_size);
 
     let longest = pieces.iter().map(Vec::len).max().unwrap_or(0);
     let mut file = (longest as u32).to_le_bytes().to_vec();
@@ -196,18 +163,5 @@ impl story::Listener for Nobody {
 
     fn between_layers(&mut self) -> bool {
         true
-    }
-}
-
-/// xorshift64 (Marsaglia, 2003).
-struct Random(u64);
-
-impl Random {
-    /// A number from -1 to 1.
-    fn uniform(&mut self) -> f32 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     }
 }

@@ -7,6 +7,7 @@ pub mod clock;
 pub mod explain;
 pub mod image;
 pub mod print;
+pub mod random;
 pub mod settings;
 pub mod stack;
 pub mod story;

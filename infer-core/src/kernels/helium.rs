@@ -1,117 +1,257 @@
-//! Int8 products for Helium, the vector extension of Cortex-M55 and M85: sixteen products and their sum are one
-//! instruction. Integers only, since Helium flushes subnormal floats.
+//! Kernels for Helium (MVE with floats), the vector extension of Cortex-M55 and M85: four numbers or sixteen int8
+//! products per instruction.
+//!
+//! Helium's float instructions flush subnormal numbers to 0, which the contract does not. They tell: the flag IDC is raised
+//! for an input that was flushed, and UFC for a result (Armv8-M Architecture Reference Manual, FPUnpack and FPRound, which
+//! vectors use with the standard FPSCR value but with FPSCR's own cumulative flags). So a kernel runs within [`exact`], and
+//! where a flag is up, the kernel for the FPU computes it all again. Where rounding swallows whatever flushing
+//! changed, there is no need for it: in [`quantize`] and in powers of 2. NaNs lose their payload, which nothing reads.
 #![allow(unsafe_code)]
 
 use core::arch::asm;
 
-use super::{Kernels, cortex_m, scalar};
-use crate::math::{LANES, sum_lanes};
-use crate::matrix::{Q8Matrix, rows_of};
-use crate::panel::Panel;
+use super::{Kernels, scalar};
+use crate::math::{self, EXP2_G, ROUND};
+use crate::matrix::{rows_of, rows_of_mut};
 
-/// The kernels of a Cortex-M with FPU and Helium, which implies the DSP extension.
-pub(crate) const HELIUM: Kernels =
-    Kernels { name: "helium", matmul_q8, attend_q8: cortex_m::attend_q8, ..cortex_m::FPU };
+mod attention;
+mod matmul;
 
-/// Rows that share each load of x.
-const ROWS: usize = 4;
+/// The kernels of a Cortex-M with FPU and Helium, which implies the DSP extension. Whoever chooses them vouches for Helium:
+/// that is what the SAFETY comments here rely on for instructions.
+pub(crate) const HELIUM: Kernels = Kernels {
+    name: "helium",
+    matmul_f32: matmul::matmul_f32,
+    matmul_q8: matmul::matmul_q8,
+    quantize,
+    attend: attention::attend,
+    attend_q8: attention::attend_q8,
+    rmsnorm,
+    swiglu,
+};
 
-fn matmul_q8(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
-    let (cols, group_size) = (w.cols, w.group_size);
-    let groups = cols.checked_div(group_size).unwrap_or(0);
-    for (b, (x, xs)) in rows_of(x, cols).zip(rows_of(xs, groups)).enumerate() {
-        let out = out.row(b);
-        let whole = group_size.is_multiple_of(16) && w.q.len() >= out.len() * cols && w.s.len() >= out.len() * groups;
-        let (blocks, rest) = if whole { out.as_chunks_mut::<ROWS>() } else { (&mut [][..], out) };
-        // SAFETY: there are four rows of weights and scales for each block, and groups of a multiple of 16. Whoever chose these
-        // kernels vouches for Helium.
-        unsafe { dot_q8_blocks(w.q.as_ptr(), w.s.as_ptr(), x, xs, group_size, blocks) }
-        let rows = rows_of(w.q, cols).zip(rows_of(w.s, groups)).skip(ROWS * blocks.len());
-        for (out, (q, s)) in rest.iter_mut().zip(rows) {
-            *out = scalar::dot_q8(q, s, x, xs, group_size);
-        }
-    }
-}
+/// Numbers in a register.
+const VECTOR: usize = 4;
 
-/// Four rows at once.
-///
-/// # Safety
-/// The core has Helium. `w` points to `4 · out.len()` rows as wide as x, `s` to as many rows of `xs.len()` scales. x has `xs.len()`
-/// groups, whose size is a positive multiple of 16.
-unsafe fn dot_q8_blocks(
-    mut w: *const i8,
-    mut s: *const f32,
-    x: &[i8],
-    xs: &[f32],
-    group_size: usize,
-    out: &mut [[f32; ROWS]],
-) {
-    let (cols, groups, steps) = (x.len(), xs.len(), group_size / 16);
-    for out in out {
-        let mut rows = [0, 1, 2, 3].map(|row| w.wrapping_add(row * cols));
-        let mut x = x.as_ptr();
-        let mut contributions = |g: usize, xs: f32| {
-            // SAFETY: a group of each row and of x, and its scales.
-            unsafe {
-                let [a, b, c, d] = group_sums(&mut rows, &mut x, steps);
-                let scale = |row: usize| *s.wrapping_add(row * groups + g);
-                [(a, 0), (b, 1), (c, 2), (d, 3)].map(|(sum, row)| (sum as f32 * scale(row)) * xs)
-            }
-        };
-        if let [xs] = xs {
-            *out = contributions(0, *xs).map(|sum| sum + 0.0); // all other lanes are 0
-        } else {
-            let mut lanes = [[0.0; LANES]; ROWS];
-            for (g, xs) in xs.iter().enumerate() {
-                for (lanes, sum) in lanes.iter_mut().zip(contributions(g, *xs)) {
-                    lanes[g % LANES] += sum;
-                }
-            }
-            *out = lanes.map(sum_lanes);
-        }
-        w = w.wrapping_add(ROWS * cols);
-        s = s.wrapping_add(ROWS * groups);
-    }
-}
-
-/// Sums of the products of a group of x and of four rows; the pointers move on to the next group.
-///
-/// # Safety
-/// The core has Helium, and all pointers point to `16 · n` values, n >= 1.
+/// Runs a kernel, and tells whether no subnormal number came up, so that its results are those of the contract.
 #[inline(always)]
-unsafe fn group_sums([w0, w1, w2, w3]: &mut [*const i8; ROWS], x: &mut *const i8, n: usize) -> [i32; ROWS] {
-    let mut sums = [0; ROWS];
-    // SAFETY: reads what the caller vouches for.
+fn exact(kernel: impl FnOnce()) -> bool {
+    const IDC_UFC: u32 = 1 << 7 | 1 << 3;
+    let flags: u32;
+    // SAFETY: clears flags that Rust does not rely on. The blocks keep their order, as all of them may touch memory.
+    unsafe {
+        asm!("vmrs {t}, fpscr", "bic {t}, {t}, {flags}", "vmsr fpscr, {t}", t = out(reg) _, flags = const IDC_UFC, options(nostack));
+    }
+    kernel();
+    // SAFETY: reads flags.
+    unsafe { asm!("vmrs {}, fpscr", out(reg) flags, options(nostack)) }
+    flags & IDC_UFC == 0
+}
+
+/// [`math::exp2`] of q0, into q3; q1 and q2 are scratch. A flushed number changes nothing: subnormal arguments and products
+/// vanish in the next sum.
+macro_rules! exp2 {
+    () => {
+        "vadd.f32 q1, q0, {round}
+        vsub.f32 q2, q1, {round}
+        vsub.f32 q2, q0, q2
+        vmul.f32 q3, q2, {g4}
+        vadd.f32 q3, q3, {g3}
+        vmul.f32 q3, q3, q2
+        vadd.f32 q3, q3, {g2}
+        vmul.f32 q3, q3, q2
+        vadd.f32 q3, q3, {g1}
+        vmul.f32 q3, q3, q2
+        vadd.f32 q3, q3, {g0}
+        vmul.f32 q3, q3, q2
+        vadd.f32 q3, q3, {one}
+        vshl.i32 q1, q1, #23
+        vadd.i32 q1, q1, {one}
+        vmul.f32 q3, q3, q1"
+    };
+}
+use exp2;
+
+/// Adds up eight lanes, in q4 and q5, into s16: [`math::sum_lanes`].
+macro_rules! sum_lanes {
+    () => {
+        "vadd.f32 q4, q4, q5
+        vadd.f32 s16, s16, s18
+        vadd.f32 s17, s17, s19
+        vadd.f32 s16, s16, s17"
+    };
+}
+use sum_lanes;
+
+/// [`scalar::quantize`]. What a flushed x · scale would have been is far below 1/2, since scale is at most 127 · 2^100.
+fn quantize(x: &[f32], group_size: usize, q: &mut [i8], s: &mut [f32]) {
+    if !group_size.is_multiple_of(VECTOR) {
+        return scalar::quantize(x, group_size, q, s);
+    }
+    for ((x, q), s) in rows_of(x, group_size).zip(rows_of_mut(q, group_size)).zip(s) {
+        let scale = scalar::scale_for(max_magnitude(x), s);
+        // SAFETY: as many numbers as bytes, a multiple of four.
+        unsafe {
+            asm!(
+                ".cpu cortex-m55", // for the assembler, as the target has no Helium
+                "wls lr, lr, 3f",
+                "2:",
+                "vldrw.u32 q0, [{x}], #16",
+                "vmul.f32 q0, q0, {scale}",
+                "vadd.f32 q0, q0, {round}",
+                "vstrb.32 q0, [r0], #4", // the lowest byte of each
+                "le lr, 2b",
+                "3:",
+                x = inout(reg) x.as_ptr() => _,
+                inout("r0") q.as_mut_ptr() => _, // a low register, as stores that narrow ask for
+                scale = in(reg) scale,
+                round = in(reg) ROUND,
+                inout("lr") x.len() / VECTOR => _,
+                out("d0") _, out("d1") _,
+                options(nostack),
+            );
+        }
+    }
+}
+
+/// The largest magnitude, or NaN if there is one.
+fn max_magnitude(x: &[f32]) -> f32 {
+    let (vectors, rest) = x.as_chunks::<VECTOR>();
+    let mut max = rest.iter().fold(0, |max, x| max.max(x.abs().to_bits()));
+    // SAFETY: reads vectors.
     unsafe {
         asm!(
-            ".cpu cortex-m55", // for the assembler, as the target has no Helium
+            ".cpu cortex-m55",
+            "wls lr, lr, 3f",
             "2:",
-            "vldrb.u8 q0, [{x}], #16",
-            "vldrb.u8 q1, [{w0}], #16",
-            "vmladava.s8 r0, q0, q1",
-            "vldrb.u8 q2, [{w1}], #16",
-            "vmladava.s8 r2, q0, q2",
-            "vldrb.u8 q3, [{w2}], #16",
-            "vmladava.s8 r4, q0, q3",
-            "vldrb.u8 q4, [{w3}], #16",
-            "vmladava.s8 r8, q0, q4",
-            "subs {n}, {n}, #1",
-            "bne 2b",
-            w0 = inout(reg) *w0,
-            w1 = inout(reg) *w1,
-            w2 = inout(reg) *w2,
-            w3 = inout(reg) *w3,
-            x = inout(reg) *x,
-            n = inout(reg) n => _,
-            inout("r0") sums[0],
-            inout("r2") sums[1],
-            inout("r4") sums[2],
-            inout("r8") sums[3],
-            out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _,
-            out("s8") _, out("s9") _, out("s10") _, out("s11") _, out("s12") _, out("s13") _, out("s14") _,
-            out("s15") _, out("s16") _, out("s17") _, out("s18") _, out("s19") _,
+            "vldrw.u32 q0, [{x}], #16",
+            "vabs.f32 q0, q0",
+            "vmaxv.u32 {max}, q0", // magnitudes compare like their bits, and a NaN is above everything
+            "le lr, 2b",
+            "3:",
+            x = inout(reg) vectors.as_ptr() => _,
+            max = inout(reg) max,
+            inout("lr") vectors.len() => _,
+            out("d0") _, out("d1") _,
             options(nostack, readonly),
         );
     }
-    sums
+    f32::from_bits(max)
+}
+
+fn rmsnorm(out: &mut [f32], x: &[f32], weight: &[f32]) {
+    let whole = x.len().is_multiple_of(2 * VECTOR) && out.len() >= x.len() && weight.len() >= x.len();
+    // SAFETY: as many numbers of each as there are of x, a multiple of eight.
+    if !whole || !exact(|| unsafe { rmsnorm_vectors(out, x, weight) }) {
+        math::rmsnorm(out, x, weight);
+    }
+}
+
+/// # Safety
+/// The core has Helium. The length of x is a multiple of eight, and the others have at least as many numbers.
+unsafe fn rmsnorm_vectors(out: &mut [f32], x: &[f32], weight: &[f32]) {
+    let sum;
+    // SAFETY: reads x.
+    unsafe {
+        asm!(
+            ".cpu cortex-m55",
+            "vmov.i32 q4, #0",
+            "vmov.i32 q5, #0",
+            "wls lr, lr, 3f",
+            "2:",
+            "vldrw.u32 q0, [{x}], #16",
+            "vldrw.u32 q1, [{x}], #16",
+            "vmul.f32 q0, q0, q0",
+            "vmul.f32 q1, q1, q1",
+            "vadd.f32 q4, q4, q0",
+            "vadd.f32 q5, q5, q1",
+            "le lr, 2b",
+            "3:",
+            sum_lanes!(),
+            "vmov {sum}, s16",
+            sum = lateout(reg) sum,
+            x = inout(reg) x.as_ptr() => _,
+            inout("lr") x.len() / (2 * VECTOR) => _,
+            out("d0") _, out("d1") _, out("d2") _, out("d3") _, out("d8") _, out("d9") _, out("d10") _, out("d11") _,
+            options(nostack, readonly),
+        );
+    }
+    // SAFETY: reads x and weight, writes out.
+    unsafe {
+        asm!(
+            ".cpu cortex-m55",
+            "wls lr, lr, 3f",
+            "2:",
+            "vldrw.u32 q0, [{x}], #16",
+            "vldrw.u32 q1, [{weight}], #16",
+            "vmul.f32 q0, q0, {scale}",
+            "vmul.f32 q0, q0, q1",
+            "vstrw.u32 q0, [{out}], #16",
+            "le lr, 2b",
+            "3:",
+            x = inout(reg) x.as_ptr() => _,
+            weight = inout(reg) weight.as_ptr() => _,
+            out = inout(reg) out.as_mut_ptr() => _,
+            scale = in(reg) math::rms_scale(sum, x.len()),
+            inout("lr") x.len() / VECTOR => _,
+            out("d0") _, out("d1") _, out("d2") _, out("d3") _,
+            options(nostack),
+        );
+    }
+}
+
+/// [`math::swiglu`]. The division and the last product, which could be subnormal, are the FPU's; 1 + exp(-v) swallows what
+/// comes of a subnormal v.
+fn swiglu(hb: &mut [f32], hb2: &[f32]) {
+    /// Where exp(-v) is 0, where it is infinite, and infinity, in q5 to q7.
+    static BOUNDS: [[f32; VECTOR]; 3] = [[87.33; VECTOR], [-88.37; VECTOR], [f32::INFINITY; VECTOR]];
+    let [g0, g1, g2, g3, g4] = EXP2_G;
+    let (v, v_rest) = hb.as_chunks_mut::<VECTOR>();
+    let (gate, gate_rest) = hb2.as_chunks::<VECTOR>();
+    // SAFETY: reads and writes as many vectors as there are of both.
+    unsafe {
+        asm!(
+            ".cpu cortex-m55",
+            "vldrw.u32 q5, [{bounds}]",
+            "vldrw.u32 q6, [{bounds}, #16]",
+            "vldrw.u32 q7, [{bounds}, #32]",
+            "wls lr, lr, 3f",
+            "2:",
+            "vldrw.u32 q4, [{v}]",
+            "vmul.f32 q0, q4, {minus_log2_e}",
+            exp2!(),
+            "vpt.f32 gt, q4, q5",
+            "vmovt.i32 q3, #0",
+            "vpt.f32 gt, q6, q4", // not lt, which holds for NaN
+            "vmovt q3, q7",
+            "vadd.f32 q3, q3, {one}",
+            "vldrw.u32 q0, [{gate}], #16",
+            "vdiv.f32 s12, s16, s12", // q3 = q4 / q3
+            "vdiv.f32 s13, s17, s13",
+            "vdiv.f32 s14, s18, s14",
+            "vdiv.f32 s15, s19, s15",
+            "vmul.f32 s12, s12, s0", // q3 = q3 * q0
+            "vmul.f32 s13, s13, s1",
+            "vmul.f32 s14, s14, s2",
+            "vmul.f32 s15, s15, s3",
+            "vstrw.u32 q3, [{v}], #16",
+            "le lr, 2b",
+            "3:",
+            v = inout(reg) v.as_mut_ptr() => _,
+            gate = inout(reg) gate.as_ptr() => _,
+            bounds = in(reg) BOUNDS.as_ptr(),
+            minus_log2_e = in(reg) -core::f32::consts::LOG2_E,
+            round = in(reg) ROUND,
+            one = in(reg) 1f32,
+            g0 = in(reg) g0,
+            g1 = in(reg) g1,
+            g2 = in(reg) g2,
+            g3 = in(reg) g3,
+            g4 = in(reg) g4,
+            inout("lr") v.len().min(gate.len()) => _,
+            out("d0") _, out("d1") _, out("d2") _, out("d3") _, out("d4") _, out("d5") _, out("d6") _, out("d7") _, out("d8") _, out("d9") _, out("d10") _, out("d11") _, out("d12") _, out("d13") _, out("d14") _, out("d15") _,
+            options(nostack),
+        );
+    }
+    math::swiglu(v_rest, gate_rest);
 }

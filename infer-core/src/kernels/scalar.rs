@@ -99,7 +99,12 @@ pub(crate) fn quantize(x: &[f32], group_size: usize, q: &mut [i8], s: &mut [f32]
 /// finite makes the scale NaN or infinite, so that it is not lost.
 #[inline(always)]
 pub(crate) fn group_scale(x: &[f32], s: &mut f32) -> f32 {
-    let max = largest_magnitude(x);
+    scale_for(largest_magnitude(x), s)
+}
+
+/// [`group_scale`] of a group with this largest magnitude.
+#[inline(always)]
+pub(crate) fn scale_for(max: f32, s: &mut f32) -> f32 {
     if max < SMALLEST_MAX {
         *s = 0.0;
         return 0.0;
@@ -296,7 +301,12 @@ fn quantize_weights(att: &mut [f32], heads: &HeadsQ8<'_>) -> f32 {
 /// The unit of quantised weights, and its inverse. A scale that is not finite makes the unit NaN or infinite.
 #[inline(always)]
 pub(crate) fn weight_unit(heads: &HeadsQ8<'_>) -> (f32, f32) {
-    let max = largest_magnitude(heads.value_scales.get(..heads.positions).unwrap_or(&[]));
+    weight_unit_for(largest_magnitude(heads.value_scales.get(..heads.positions).unwrap_or(&[])))
+}
+
+/// [`weight_unit`] of values with this largest scale.
+#[inline(always)]
+pub(crate) fn weight_unit_for(max: f32) -> (f32, f32) {
     if max == 0.0 { (0.0, 0.0) } else { (max / 32767.0, 32767.0 / max) }
 }
 
