@@ -40,8 +40,13 @@ const SHAPES: [(Config, usize); 9] = [
 ];
 
 /// What becomes of the weights that are stored as f32: int8 weights have their scales.
-const CHANGES: [(&str, fn(&mut Random, TensorName, f32) -> f32); 5] = [
+const CHANGES: [(&str, fn(&mut Random, TensorName, f32) -> f32); 6] = [
     ("as they are", |_, _, weight| weight),
+    // Softmax's weights of 0, and SwiGLU beyond exp's range.
+    ("large queries and gates", |_, tensor, weight| match tensor {
+        TensorName::Wq | TensorName::W1 => weight * 3000.0,
+        _ => weight,
+    }),
     ("tiny embeddings", |_, tensor, weight| if tensor == TensorName::TokEmb { weight * 1e-20 } else { weight }),
     ("subnormal embeddings", |_, tensor, weight| if tensor == TensorName::TokEmb { weight * 1e-38 } else { weight }),
     ("many subnormal", |random, _, weight| {
