@@ -233,20 +233,11 @@ fn attend_heads(
                     (engine.kernels.attend)(&heads, att, out.row(0));
                 }
                 Head::I8 { keys, values, key_scales, value_scales } => {
-                    let first = i * config.kv_mul();
-                    let Some(q_scales) = xs.get(first..) else { return };
-                    let heads = HeadsQ8 {
-                        q: xq,
-                        first,
-                        q_scales,
-                        keys,
-                        values,
-                        key_scales,
-                        value_scales,
-                        positions,
-                        head_size,
-                        scale,
+                    let (Some(q), Some(q_scales)) = (xq.get(i * piece..), xs.get(i * config.kv_mul()..)) else {
+                        return;
                     };
+                    let heads =
+                        HeadsQ8 { q, q_scales, keys, values, key_scales, value_scales, positions, head_size, scale };
                     (engine.kernels.attend_q8)(&heads, att, out.row(0));
                 }
             }

@@ -35,8 +35,8 @@ pub struct Kernels {
 pub(crate) type MatmulF32 = fn(w: &[f32], cols: usize, x: &[f32], out: &mut Panel<'_>);
 
 /// The same with int8 weights and activations: `x` is (batch, cols) as this table's [`Quantize`] writes it, `xs` its scales
-/// (batch, cols / group_size). A group
-/// contributes `(f32(Σ w·x) · ws) · xs`, the sum being exact in i32, to the lane of its index mod 8.
+/// (batch, cols / group_size). A group contributes `(f32(Σ w·x) · ws) · xs`, the sum being exact in i32, to the lane of its
+/// index mod 8.
 pub(crate) type MatmulQ8 = fn(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>);
 
 /// Quantises `x` in groups: m = max|x|, s = m/127, q = round-half-even(x · (127/m)); q = s = 0 where m is below 2^-100.
@@ -69,11 +69,9 @@ pub(crate) type AttendQ8 = fn(heads: &HeadsQ8<'_>, att: &mut [f32], out: &mut [f
 
 /// What [`AttendQ8`] reads.
 pub(crate) struct HeadsQ8<'a> {
-    /// All queries (rows · n_heads, head_size), a group per head.
+    /// Queries (kv_mul or more, head_size), a group per head.
     pub q: &'a [i8],
-    /// The first of the heads to be computed.
-    pub first: usize,
-    /// Scales of the queries, from the first of these heads on.
+    /// Scales of the queries.
     pub q_scales: &'a [f32],
     /// (positions / 8 or more, head_size / 4, 8, 4)
     pub keys: &'a [i8],

@@ -260,7 +260,7 @@ fn weigh_part<const H: usize, const W: usize>(
 #[inline(always)]
 pub(crate) fn attend_q8(heads: &HeadsQ8<'_>, att: &mut [f32], out: &mut [f32]) {
     let head_size = heads.head_size.max(1);
-    let q = rows_of(heads.q, head_size).skip(heads.first).zip(heads.q_scales);
+    let q = rows_of(heads.q, head_size).zip(heads.q_scales);
     let att = rows_of_mut(att, block_len(heads.positions));
     for (((q, q_scale), att), out) in q.zip(att).zip(rows_of_mut(out, head_size)) {
         scores_q8(q, q_scale * heads.scale, heads, att.as_chunks_mut().0);

@@ -13,7 +13,7 @@ use crate::matrix::{rows_of, rows_of_mut};
 pub(crate) fn attend_q8(heads: &HeadsQ8<'_>, att: &mut [f32], out: &mut [f32]) {
     let (head_size, slots) = (heads.head_size, block_len(heads.positions));
     let (unit, factor) = scalar::weight_unit(heads);
-    let q = rows_of(heads.q, head_size).skip(heads.first).zip(heads.q_scales);
+    let q = rows_of(heads.q, head_size).zip(heads.q_scales);
     let att = rows_of_mut(att, slots);
     let (Some(keys), Some(values)) = (heads.keys.get(..slots * head_size), heads.values.get(..slots * head_size))
     else {

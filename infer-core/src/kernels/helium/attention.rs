@@ -229,7 +229,7 @@ pub(super) fn attend_q8(heads: &HeadsQ8<'_>, att: &mut [f32], out: &mut [f32]) {
         return; // the cache has them all, and such head sizes only
     };
     let (unit, factor) = scalar::weight_unit_for(max_magnitude(value_scales));
-    let q = rows_of(heads.q, head_size).skip(heads.first).zip(heads.q_scales);
+    let q = rows_of(heads.q, head_size).zip(heads.q_scales);
     let rows = rows_of_mut(att, slots).zip(rows_of_mut(out, head_size));
     for ((q, q_scale), (att, out)) in q.zip(rows) {
         // SAFETY: there are whole blocks of keys, values and scales, of a head size that is a multiple of 4.
