@@ -6,11 +6,14 @@
 //! vectors use with the standard FPSCR value but with FPSCR's own cumulative flags). So a kernel runs within [`exact`], and
 //! where a flag is up, the kernel for the FPU computes it all again. Where rounding swallows whatever flushing
 //! changed, there is no need for it: in [`quantize`] and in powers of 2. NaNs lose their payload, which nothing reads.
+//!
+//! The target has no Helium, so each block of assembly names the core for the assembler, and the halves of the registers that
+//! it changes: of whole ones (`out("q0")`) the compiler takes no notice there.
 #![allow(unsafe_code)]
 
 use core::arch::asm;
 
-use super::{Kernels, scalar};
+use super::{Kernels, cortex_m, scalar};
 use crate::math::{self, EXP2_G, ROUND};
 use crate::matrix::{rows_of, rows_of_mut};
 
@@ -40,7 +43,14 @@ fn exact(kernel: impl FnOnce()) -> bool {
     let flags: u32;
     // SAFETY: clears flags that Rust does not rely on. The blocks keep their order, as all of them may touch memory.
     unsafe {
-        asm!("vmrs {t}, fpscr", "bic {t}, {t}, {flags}", "vmsr fpscr, {t}", t = out(reg) _, flags = const IDC_UFC, options(nostack));
+        asm!(
+            "vmrs {t}, fpscr",
+            "bic {t}, {t}, {flags}",
+            "vmsr fpscr, {t}",
+            t = out(reg) _,
+            flags = const IDC_UFC,
+            options(nostack),
+        );
     }
     kernel();
     // SAFETY: reads flags.
@@ -83,17 +93,15 @@ macro_rules! sum_lanes {
 }
 use sum_lanes;
 
-/// [`scalar::quantize`]. What a flushed x · scale would have been is far below 1/2, since scale is at most 127 · 2^100.
+/// [`scalar::quantize`], with groups of a multiple of four, as they all are. What a flushed x · scale would have been is far
+/// below 1/2, since scale is at most 127 · 2^100.
 fn quantize(x: &[f32], group_size: usize, q: &mut [i8], s: &mut [f32]) {
-    if !group_size.is_multiple_of(VECTOR) {
-        return scalar::quantize(x, group_size, q, s);
-    }
     for ((x, q), s) in rows_of(x, group_size).zip(rows_of_mut(q, group_size)).zip(s) {
         let scale = scalar::scale_for(max_magnitude(x), s);
-        // SAFETY: as many numbers as bytes, a multiple of four.
+        // SAFETY: as many numbers as bytes.
         unsafe {
             asm!(
-                ".cpu cortex-m55", // for the assembler, as the target has no Helium
+                ".cpu cortex-m55",
                 "wls lr, lr, 3f",
                 "2:",
                 "vldrw.u32 q0, [{x}], #16",
@@ -143,7 +151,7 @@ fn rmsnorm(out: &mut [f32], x: &[f32], weight: &[f32]) {
     let whole = x.len().is_multiple_of(2 * VECTOR) && out.len() >= x.len() && weight.len() >= x.len();
     // SAFETY: as many numbers of each as there are of x, a multiple of eight.
     if !whole || !exact(|| unsafe { rmsnorm_vectors(out, x, weight) }) {
-        math::rmsnorm(out, x, weight);
+        (cortex_m::FPU.rmsnorm)(out, x, weight);
     }
 }
 

@@ -32,7 +32,7 @@ unsafe fn dot_rows(w: &[f32], x: &[f32], out: &mut [[f32; 2]]) {
     // SAFETY: reads w and x, writes out.
     unsafe {
         asm!(
-            ".cpu cortex-m55", // for the assembler, as the target has no Helium
+            ".cpu cortex-m55",
             "b 6f",
             "2:",
             "vmov.i32 q4, #0", // lanes of one row
@@ -229,7 +229,7 @@ unsafe fn add_group<const CHUNKS: usize>(
     // SAFETY: reads what the caller vouches for, writes sums.
     unsafe {
         asm!(
-            ".cpu cortex-m55", // for the assembler, as the target has no Helium
+            ".cpu cortex-m55",
             "vldrb.u8 q0, [r0]",
             ".if {chunks} > 1",
             "vldrb.u8 q1, [r0, #16]",
