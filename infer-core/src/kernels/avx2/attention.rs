@@ -25,24 +25,25 @@ fn attend_avx2(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
     let mut out = out.chunks_exact_mut(head_size);
     // Two heads share each load of the values, and hide each other's latency.
     while let (Some(q0), Some(att0), Some(out0)) = (q.next(), att.next(), out.next()) {
-        let sum0 = attention_weights(q0, heads, att0);
         if let (Some(q1), Some(att1), Some(out1)) = (q.next(), att.next(), out.next()) {
-            let sum1 = attention_weights(q1, heads, att1);
-            weigh([att0, att1], [sum0, sum1], heads, [out0, out1]);
+            let max = [scores(q0, heads, att0), scores(q1, heads, att1)];
+            let sums = [numerators(att0, max[0]), numerators(att1, max[1])];
+            weigh([att0, att1], sums, heads, [out0, out1]);
         } else {
-            weigh([att0], [sum0], heads, [out0]);
+            let max = scores(q0, heads, att0);
+            let sum = numerators(att0, max);
+            weigh([att0], [sum], heads, [out0]);
         }
     }
 }
 
-/// `att = 2^(keys · q · scale - max)`, 0 behind the last position. Returns the sum.
+/// `att = 2^(att - max)`. Returns the sum.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn attention_weights(q: &[f32], heads: &Heads<'_>, att: &mut [f32]) -> f32 {
-    let (att, _) = att.as_chunks_mut::<LANES>();
-    let max = _mm256_set1_ps(scores(q, heads, att));
+fn numerators(att: &mut [f32], max: f32) -> f32 {
+    let max = _mm256_set1_ps(max);
     let mut sum = _mm256_setzero_ps();
-    for att in att {
+    for att in att.as_chunks_mut::<LANES>().0 {
         let x = exp2_score(_mm256_sub_ps(load(att), max));
         sum = _mm256_add_ps(sum, x);
         store(att, x);
@@ -55,8 +56,8 @@ fn attention_weights(q: &[f32], heads: &Heads<'_>, att: &mut [f32]) -> f32 {
 /// `att[t] = dot(q, key t) · scale`, minus infinity behind the last position. Returns the largest.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn scores(q: &[f32], heads: &Heads<'_>, att: &mut [[f32; LANES]]) -> f32 {
-    let Some((last, att)) = att.split_last_mut() else { return f32::NEG_INFINITY };
+fn scores(q: &[f32], heads: &Heads<'_>, att: &mut [f32]) -> f32 {
+    let Some((last, att)) = att.as_chunks_mut::<LANES>().0.split_last_mut() else { return f32::NEG_INFINITY };
     let lowest = _mm256_set1_ps(f32::NEG_INFINITY);
     let scale = _mm256_set1_ps(heads.scale);
     let (q, _) = q.as_chunks::<LANES>();
@@ -134,16 +135,25 @@ fn weigh_columns<const H: usize, const C: usize>(
     out: &mut [&mut [f32]; H],
 ) {
     let mut sums = [[_mm256_setzero_ps(); C]; H];
-    for (t, value) in heads.values.chunks_exact(heads.head_size).take(heads.positions).enumerate() {
-        let Some(value) = value.as_chunks::<LANES>().0.get(first..).and_then(|v| v.first_chunk::<C>()) else { return };
-        for h in 0..H {
-            let Some(weight) = att[h].get(t) else { return };
-            let weight = _mm256_set1_ps(*weight);
-            for c in 0..C {
-                sums[h][c] = _mm256_add_ps(sums[h][c], _mm256_mul_ps(weight, load(&value[c])));
+    let mut add = |t: usize| {
+        for c in 0..C {
+            // SAFETY: values has positions · head_size numbers, and att positions; `first + C` columns are in a head.
+            unsafe {
+                let value = _mm256_loadu_ps(heads.values.as_ptr().add(t * heads.head_size + (first + c) * LANES));
+                for h in 0..H {
+                    let weight = _mm256_set1_ps(*att[h].get_unchecked(t));
+                    sums[h][c] = _mm256_add_ps(sums[h][c], _mm256_mul_ps(weight, value));
+                }
             }
         }
+    };
+    let whole = heads.positions / LANES * LANES;
+    for t in (0..whole).step_by(LANES) {
+        for i in 0..LANES {
+            add(t + i);
+        }
     }
+    (whole..heads.positions).for_each(add);
     for ((out, sums), inverse) in out.iter_mut().zip(sums).zip(inverse) {
         for (out, sum) in out.as_chunks_mut::<LANES>().0.iter_mut().skip(first).zip(sums) {
             store(out, _mm256_mul_ps(sum, _mm256_set1_ps(inverse)));
