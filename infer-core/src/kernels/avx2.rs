@@ -15,7 +15,7 @@ use crate::math;
 use crate::matrix::Q8Matrix;
 use crate::panel::Panel;
 
-mod attention;
+pub(super) mod attention;
 
 /// Rows of a block.
 const ROWS: usize = 8;
@@ -38,7 +38,7 @@ pub(crate) fn avx_vnni() -> Option<Kernels> {
     (std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("avxvnni")).then_some(kernels)
 }
 
-const TABLE: Kernels =
+pub(super) const TABLE: Kernels =
     Kernels { name: "", matmul_f32, matmul_q8, quantize, attend: attention::attend, attend_q8, rmsnorm, swiglu };
 
 // Every function below stands in a table that exists only on a machine with the features that it needs.

@@ -16,8 +16,7 @@ pub(super) fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
 #[target_feature(enable = "avx2")]
 fn attend_avx2(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
     let head_size = heads.head_size;
-    let whole = head_size > 0 && head_size.is_multiple_of(LANES);
-    if !whole || heads.positions == 0 || heads.values.len() < heads.positions * head_size {
+    if !is_whole(heads) {
         return scalar::attend(heads, att, out);
     }
     let mut q = heads.q.chunks_exact(head_size);
@@ -51,6 +50,13 @@ fn numerators(att: &mut [f32], max: f32) -> f32 {
     let mut lanes = [0.0; LANES];
     store(&mut lanes, sum);
     sum_lanes(lanes)
+}
+
+/// Whether heads are whole vectors, and the values are there.
+pub(in crate::kernels) fn is_whole(heads: &Heads<'_>) -> bool {
+    let head_size = heads.head_size;
+    let whole = head_size > 0 && head_size.is_multiple_of(LANES);
+    whole && heads.positions > 0 && heads.values.len() >= heads.positions * head_size
 }
 
 /// `att[t] = dot(q, key t) · scale`, minus infinity behind the last position. Returns the largest.
