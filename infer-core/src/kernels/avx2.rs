@@ -23,7 +23,7 @@ const ROWS: usize = 8;
 const BYTES: usize = 32;
 /// How far ahead of the loads weights are fetched, in bytes. They are read in order, but the eight rows look like eight
 /// streams to the hardware's prefetcher, which loses them at each block.
-const AHEAD: usize = 4 * 4096;
+const AHEAD: usize = 6 * 4096;
 /// Below this size weights are in the second-level cache, where fetching ahead costs more than it gains (bytes).
 const LARGE: usize = 1 << 17;
 
