@@ -231,7 +231,7 @@ macro_rules! matmul_q8 {
                         Some(out) if q.len() == ROWS * cols && s.len() == ROWS * groups => {
                             // SAFETY: eight rows of cols weights and of groups scales, one row of each for x.
                             unsafe {
-                                if size_of_val(w.q) >= LARGE && b == 0 {
+                                if size_of_val(w.q) > LARGE / 4 && b == 0 {
                                     $block::<true>(q.as_ptr(), s.as_ptr(), x, xs, group_size, out)
                                 } else {
                                     $block::<false>(q.as_ptr(), s.as_ptr(), x, xs, group_size, out)
