@@ -22,8 +22,10 @@ const ROWS: usize = 8;
 /// Bytes of a register.
 const BYTES: usize = 32;
 /// How far ahead of the loads weights are fetched, in bytes. They are read in order, but the eight rows look like eight
-/// streams to the hardware's prefetcher, which loses them at each block.
+/// streams to the hardware's prefetcher, which loses them at each block. A block of f32 fills the first-level cache, so that what
+/// comes next goes to the second.
 const AHEAD: usize = 6 * 4096;
+const AHEAD_F32: usize = 8 * 4096;
 /// Below this size weights are in the second-level cache, where fetching ahead costs more than it gains (bytes).
 const LARGE: usize = 1 << 17;
 
@@ -130,7 +132,7 @@ unsafe fn dot_rows<const FETCH: bool>(w: *const f32, x: &[f32], out: &mut [f32; 
         unsafe {
             let x = _mm256_loadu_ps(x.as_ptr());
             if FETCH {
-                fetch(w.wrapping_add(ROWS * 8 * i).cast());
+                fetch::<_MM_HINT_T1, AHEAD_F32>(w.wrapping_add(ROWS * 8 * i).cast());
             }
             for (r, lanes) in lanes.iter_mut().enumerate() {
                 let w = _mm256_loadu_ps(w.add(r * cols + 8 * i));
@@ -154,12 +156,12 @@ unsafe fn dot_rows<const FETCH: bool>(w: *const f32, x: &[f32], out: &mut [f32; 
     unsafe { _mm256_storeu_ps(out.as_mut_ptr(), sum_lanes(lanes)) }
 }
 
-/// Fetches the 256 bytes that lie `AHEAD` behind this place into the cache; harmless past the end.
+/// Fetches the 256 bytes that lie so far behind this place into a cache; harmless past the end.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn fetch(place: *const i8) {
+fn fetch<const CACHE: i32, const AHEAD: usize>(place: *const i8) {
     for line in 0..4 {
-        _mm_prefetch::<_MM_HINT_T0>(place.wrapping_add(AHEAD + 64 * line));
+        _mm_prefetch::<CACHE>(place.wrapping_add(AHEAD + 64 * line));
     }
 }
 
@@ -270,7 +272,7 @@ macro_rules! matmul_q8 {
                     // SAFETY: 32 bytes of x, and 32 of each row at the same place.
                     unsafe {
                         if FETCH {
-                            fetch(q.wrapping_add(ROWS * (g * group_size + i * BYTES)));
+                            fetch::<_MM_HINT_T0, AHEAD>(q.wrapping_add(ROWS * (g * group_size + i * BYTES)));
                         }
                         let x = _mm256_loadu_si256(x.as_ptr().cast());
                         for (r, sums) in sums.iter_mut().enumerate() {
