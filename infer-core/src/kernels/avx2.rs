@@ -24,7 +24,7 @@ const BYTES: usize = 32;
 /// How far ahead of the loads weights are fetched, in bytes. They are read in order, but the eight rows look like eight
 /// streams to the hardware's prefetcher, which loses them at each block. A block of f32 fills the first-level cache, so that what
 /// comes next goes to the second.
-const AHEAD: usize = 6 * 4096;
+const AHEAD: usize = 4 * 4096;
 const AHEAD_F32: usize = 8 * 4096;
 /// Below this size weights are in the second-level cache, where fetching ahead costs more than it gains (bytes).
 const LARGE: usize = 1 << 17;
