@@ -40,7 +40,7 @@ pub(crate) fn avx_vnni() -> Option<Kernels> {
     (std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("avxvnni")).then_some(kernels)
 }
 
-pub(super) const TABLE: Kernels =
+const TABLE: Kernels =
     Kernels { name: "", matmul_f32, matmul_q8, quantize, attend: attention::attend, attend_q8, rmsnorm, swiglu };
 
 // Every function below stands in a table that exists only on a machine with the features that it needs.

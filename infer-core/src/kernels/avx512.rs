@@ -1,35 +1,35 @@
 //! AVX-512 kernels: attention of two query heads that share a key/value head, one in each half of a register, so that the
 //! eight lanes of the contract stay what they are. Everything else is AVX2's.
+//!
+//! Tried and rejected: weights of the two heads apart from each other in memory, as AVX2 has them, costs all that is gained.
 #![allow(unsafe_code)]
 
 use core::arch::x86_64::*;
-use core::array::from_fn;
 
 use super::{Heads, Kernels, avx2};
 use crate::config::block_len;
 use crate::math::{EXP2_G, LANES, ROUND, SMALLEST_SCORE, sum_lanes};
 
-/// The kernels, if this machine has AVX-512 and AVX-VNNI.
+/// The kernels, if this machine has AVX2 and AVX-512.
 pub(crate) fn avx512() -> Option<Kernels> {
-    let kernels = Kernels { name: "avx512", attend, ..avx2::avx_vnni()? };
-    (std::is_x86_feature_detected!("avx512f")
+    let kernels = Kernels { name: "avx512", attend, ..avx2::avx_vnni().or_else(avx2::avx2)? };
+    let detected = std::is_x86_feature_detected!("avx512f")
         && std::is_x86_feature_detected!("avx512dq")
-        && std::is_x86_feature_detected!("avx512vl"))
-    .then_some(kernels)
+        && std::is_x86_feature_detected!("avx512vl");
+    detected.then_some(kernels)
 }
 
 /// Eight positions of two heads.
 type Block = [[f32; LANES]; 2];
 
 fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
-    let head_size = heads.head_size;
-    let pairs = heads.q.len().is_multiple_of((2 * head_size).max(1));
-    if !pairs || !avx2::attention::is_whole(heads) {
-        return (avx2::TABLE.attend)(heads, att, out);
+    let pair = 2 * heads.head_size;
+    if !avx2::attention::is_whole(heads) || !heads.q.len().is_multiple_of(pair) {
+        return avx2::attention::attend(heads, att, out);
     }
     let att = att.chunks_exact_mut(2 * block_len(heads.positions));
-    for ((q, att), out) in heads.q.chunks_exact(2 * head_size).zip(att).zip(out.chunks_exact_mut(2 * head_size)) {
-        // SAFETY: AVX-512 was detected, and heads are whole.
+    for ((q, att), out) in heads.q.chunks_exact(pair).zip(att).zip(out.chunks_exact_mut(pair)) {
+        // SAFETY: AVX-512 was detected, and the heads are whole.
         unsafe { attend_pair(q, heads, att.as_chunks_mut().0.as_chunks_mut().0, out) }
     }
 }
@@ -40,21 +40,17 @@ fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
 unsafe fn attend_pair(q: &[f32], heads: &Heads<'_>, att: &mut [Block], out: &mut [f32]) {
     let (q0, q1) = q.split_at(heads.head_size);
     let max = scores([q0.as_chunks().0, q1.as_chunks().0], heads, att);
-    let mut sums = _mm512_setzero_ps();
+    let sums = numerators(max, att);
     let columns = heads.head_size / LANES;
+    let mut first = 0;
     // SAFETY: heads are whole.
     unsafe {
-        let mut first = 2.min(columns);
-        match first {
-            2 => weigh::<2, true>(max, &mut sums, att, heads, 0, out),
-            _ => weigh::<1, true>(max, &mut sums, att, heads, 0, out),
-        }
         while first + 2 <= columns {
-            weigh::<2, false>(max, &mut sums, att, heads, first, out);
+            weigh::<2>(att, sums, heads, first, out);
             first += 2;
         }
         if first < columns {
-            weigh::<1, false>(max, &mut sums, att, heads, first, out);
+            weigh::<1>(att, sums, heads, first, out);
         }
     }
 }
@@ -62,20 +58,20 @@ unsafe fn attend_pair(q: &[f32], heads: &Heads<'_>, att: &mut [Block], out: &mut
 /// `att[t] = dot(q, key t) · scale`, minus infinity behind the last position. Returns the largest of each head.
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq,avx512vl")]
-fn scores(q: [&[[f32; LANES]]; 2], heads: &Heads<'_>, att: &mut [Block]) -> __m512 {
+fn scores(q: [&[[f32; LANES]]; 2], heads: &Heads<'_>, att: &mut [Block]) -> [f32; 2] {
     let lowest = _mm512_set1_ps(f32::NEG_INFINITY);
     let scale = _mm512_set1_ps(heads.scale);
     let mut max = lowest;
-    let (Some((first_q0, q0)), Some((first_q1, q1))) = (q[0].split_first(), q[1].split_first()) else { return lowest };
-    let first_q: [_; LANES] = from_fn(|d| pair(first_q0[d], first_q1[d]));
     let blocks = att.iter_mut().zip(heads.keys.chunks_exact(heads.head_size));
     for ((att, keys), start) in blocks.zip((0..heads.positions).step_by(LANES)) {
-        let Some((first_keys, keys)) = keys.as_chunks::<LANES>().0.split_first() else { break };
-        // By dimension mod 8. Adding the first product to 0 would change nothing but the sign of a zero, which exp does not see.
-        let mut l: [_; LANES] = from_fn(|d| _mm512_mul_ps(twice(&first_keys[d]), first_q[d]));
-        for ((q0, q1), keys) in q0.iter().zip(q1).zip(keys) {
+        let (keys, _) = keys.as_chunks::<LANES>();
+        let mut l = [_mm512_setzero_ps(); LANES]; // by dimension mod 8
+        for (i, ((q0, q1), keys)) in q[0].iter().zip(q[1]).zip(keys).enumerate() {
             for d in 0..LANES {
-                l[d] = _mm512_add_ps(l[d], _mm512_mul_ps(twice(&keys[d]), pair(q0[d], q1[d])));
+                let q = _mm512_mask_broadcastss_ps(_mm512_set1_ps(q0[d]), 0xff00, _mm_set_ss(q1[d]));
+                let product = _mm512_mul_ps(twice(&keys[d]), q);
+                // Adding the first product to 0 would change nothing but the sign of a zero, which exp does not see.
+                l[d] = if i == 0 { product } else { _mm512_add_ps(l[d], product) };
             }
         }
         let t = [0, 1, 2, 3].map(|i| _mm512_add_ps(l[i], l[i + 4]));
@@ -88,8 +84,23 @@ fn scores(q: [&[[f32; LANES]]; 2], heads: &Heads<'_>, att: &mut [Block]) -> __m5
     }
     let mut lanes = Block::default();
     store(&mut lanes, max);
-    let max = |lanes: [f32; LANES]| lanes.into_iter().fold(f32::NEG_INFINITY, |max, x| if x > max { x } else { max });
-    load(&lanes.map(|lanes| [max(lanes); LANES]))
+    lanes.map(|lanes| lanes.into_iter().fold(f32::NEG_INFINITY, |max, x| if x > max { x } else { max }))
+}
+
+/// `att = 2^(att - max)`. Returns the sums.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq,avx512vl")]
+fn numerators(max: [f32; 2], att: &mut [Block]) -> [f32; 2] {
+    let max = load(&max.map(|max| [max; LANES]));
+    let mut sums = _mm512_setzero_ps();
+    for att in att {
+        let x = exp2_score(_mm512_sub_ps(load(att), max));
+        sums = _mm512_add_ps(sums, x);
+        store(att, x);
+    }
+    let mut lanes = Block::default();
+    store(&mut lanes, sums);
+    lanes.map(sum_lanes)
 }
 
 /// [`math::exp2_score`](crate::math::exp2_score).
@@ -112,14 +123,7 @@ fn exp2_score(x: __m512) -> __m512 {
 /// `is_whole(heads)`, and a head has the columns.
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq,avx512vl")]
-unsafe fn weigh<const C: usize, const EXP: bool>(
-    max: __m512,
-    sums: &mut __m512,
-    att: &mut [Block],
-    heads: &Heads<'_>,
-    first: usize,
-    out: &mut [f32],
-) {
+unsafe fn weigh<const C: usize>(att: &[Block], sums: [f32; 2], heads: &Heads<'_>, first: usize, out: &mut [f32]) {
     let mut weighed = [[_mm256_setzero_ps(); C]; 2];
     let mut value = heads.values.as_ptr().wrapping_add(first * LANES);
     let mut add = |att: &Block, i: usize| {
@@ -132,43 +136,20 @@ unsafe fn weigh<const C: usize, const EXP: bool>(
         }
         value = value.wrapping_add(heads.head_size);
     };
-    let mut exp = |att: &mut Block| {
-        let x = exp2_score(_mm512_sub_ps(load(att), max));
-        *sums = _mm512_add_ps(*sums, x);
-        store(att, x);
-    };
-    let mut rest = att;
-    if EXP && let Some(att) = rest.first_mut() {
-        exp(att);
-    }
-    for start in (0..heads.positions).step_by(LANES) {
-        let Some((att, next)) = rest.split_first_mut() else { return };
-        if EXP && let Some(next) = next.first_mut() {
-            exp(next);
-        }
-        rest = next;
+    for (att, start) in att.iter().zip((0..heads.positions).step_by(LANES)) {
         if start + LANES <= heads.positions {
             (0..LANES).for_each(|i| add(att, i)); // unrolled
         } else {
             (0..heads.positions - start).for_each(|i| add(att, i));
         }
     }
-    let mut lanes = Block::default();
-    store(&mut lanes, *sums);
-    for ((out, weighed), sum) in out.chunks_exact_mut(heads.head_size).zip(weighed).zip(lanes.map(sum_lanes)) {
+    for ((out, weighed), sum) in out.chunks_exact_mut(heads.head_size).zip(weighed).zip(sums) {
         let inverse = _mm256_set1_ps(1.0 / sum);
         for (out, x) in out.as_chunks_mut::<LANES>().0.iter_mut().skip(first).zip(weighed) {
             // SAFETY: eight numbers.
             unsafe { _mm256_storeu_ps(out.as_mut_ptr(), _mm256_mul_ps(x, inverse)) }
         }
     }
-}
-
-/// A number in each half.
-#[inline]
-#[target_feature(enable = "avx512f,avx512dq,avx512vl")]
-fn pair(a: f32, b: f32) -> __m512 {
-    _mm512_mask_broadcastss_ps(_mm512_set1_ps(a), 0xff00, _mm_set_ss(b))
 }
 
 /// The same in both halves.

@@ -8,7 +8,7 @@ use crate::config::block_len;
 use crate::kernels::{Heads, scalar};
 use crate::math::{EXP2_G, LANES, ROUND, SMALLEST_SCORE, sum_lanes};
 
-pub(super) fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
+pub(in crate::kernels) fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
     // SAFETY: AVX2 was detected.
     unsafe { attend_avx2(heads, att, out) }
 }
@@ -27,11 +27,13 @@ fn attend_avx2(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
         if let (Some(q1), Some(att1), Some(out1)) = (q.next(), att.next(), out.next()) {
             let max = [scores(q0, heads, att0), scores(q1, heads, att1)];
             let sums = [numerators(att0, max[0]), numerators(att1, max[1])];
-            weigh([att0, att1], sums, heads, [out0, out1]);
+            // SAFETY: the heads are whole, and each has a weight per position.
+            unsafe { weigh([att0, att1], sums, heads, [out0, out1]) };
         } else {
             let max = scores(q0, heads, att0);
             let sum = numerators(att0, max);
-            weigh([att0], [sum], heads, [out0]);
+            // SAFETY: as above.
+            unsafe { weigh([att0], [sum], heads, [out0]) };
         }
     }
 }
@@ -115,25 +117,34 @@ fn exp2_score(x: __m256) -> __m256 {
 }
 
 /// `out[h] = Σ_t att[h][t] · values[t] / sums[h]` for `H` heads, sequential over positions.
+///
+/// # Safety
+/// `is_whole(heads)`, and a weight per position in each `att`.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn weigh<const H: usize>(att: [&mut [f32]; H], sums: [f32; H], heads: &Heads<'_>, mut out: [&mut [f32]; H]) {
+unsafe fn weigh<const H: usize>(att: [&mut [f32]; H], sums: [f32; H], heads: &Heads<'_>, mut out: [&mut [f32]; H]) {
     let inverse = sums.map(|sum| 1.0 / sum);
     let columns = heads.head_size / LANES;
     let mut first = 0;
-    while first + 2 <= columns {
-        weigh_columns::<H, 2>(&att, inverse, heads, first, &mut out);
-        first += 2;
-    }
-    if first < columns {
-        weigh_columns::<H, 1>(&att, inverse, heads, first, &mut out);
+    // SAFETY: these columns are there.
+    unsafe {
+        while first + 2 <= columns {
+            weigh_columns::<H, 2>(&att, inverse, heads, first, &mut out);
+            first += 2;
+        }
+        if first < columns {
+            weigh_columns::<H, 1>(&att, inverse, heads, first, &mut out);
+        }
     }
 }
 
 /// [`weigh`] for `C` columns of eight dimensions from column `first` on.
+///
+/// # Safety
+/// As [`weigh`], and a head has these columns.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn weigh_columns<const H: usize, const C: usize>(
+unsafe fn weigh_columns<const H: usize, const C: usize>(
     att: &[&mut [f32]; H],
     inverse: [f32; H],
     heads: &Heads<'_>,
@@ -141,23 +152,23 @@ fn weigh_columns<const H: usize, const C: usize>(
     out: &mut [&mut [f32]; H],
 ) {
     let mut sums = [[_mm256_setzero_ps(); C]; H];
+    let mut value = heads.values.as_ptr().wrapping_add(first * LANES);
     let mut add = |t: usize| {
         for c in 0..C {
-            // SAFETY: values has positions · head_size numbers, and att positions; `first + C` columns are in a head.
+            // SAFETY: position t has values and weights.
             unsafe {
-                let value = _mm256_loadu_ps(heads.values.as_ptr().add(t * heads.head_size + (first + c) * LANES));
+                let value = _mm256_loadu_ps(value.add(c * LANES));
                 for h in 0..H {
                     let weight = _mm256_set1_ps(*att[h].get_unchecked(t));
                     sums[h][c] = _mm256_add_ps(sums[h][c], _mm256_mul_ps(weight, value));
                 }
             }
         }
+        value = value.wrapping_add(heads.head_size);
     };
     let whole = heads.positions / LANES * LANES;
     for t in (0..whole).step_by(LANES) {
-        for i in 0..LANES {
-            add(t + i);
-        }
+        (t..t + LANES).for_each(&mut add); // unrolled
     }
     (whole..heads.positions).for_each(add);
     for ((out, sums), inverse) in out.iter_mut().zip(sums).zip(inverse) {
