@@ -126,6 +126,7 @@ fn exp2_score(x: __m512) -> __m512 {
 unsafe fn weigh<const C: usize>(att: &[Block], sums: [f32; 2], heads: &Heads<'_>, first: usize, out: &mut [f32]) {
     let mut weighed = [[_mm256_setzero_ps(); C]; 2];
     let mut value = heads.values.as_ptr().wrapping_add(first * LANES);
+    #[allow(clippy::needless_range_loop)] // as the formula has it
     let mut add = |att: &Block, i: usize| {
         for c in 0..C {
             // SAFETY: there are positions · head_size values.

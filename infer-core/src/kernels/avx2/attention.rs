@@ -153,6 +153,7 @@ unsafe fn weigh_columns<const H: usize, const C: usize>(
 ) {
     let mut sums = [[_mm256_setzero_ps(); C]; H];
     let mut value = heads.values.as_ptr().wrapping_add(first * LANES);
+    #[allow(clippy::needless_range_loop)] // as the formula has it
     let mut add = |t: usize| {
         for c in 0..C {
             // SAFETY: position t has values and weights.
