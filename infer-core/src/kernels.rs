@@ -9,6 +9,8 @@ use crate::panel::Panel;
 
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 mod avx2;
+#[cfg(all(target_arch = "x86_64", feature = "std"))]
+mod avx512;
 #[cfg(thumb_fpu)]
 pub(crate) mod cortex_m;
 #[cfg(thumb_fpu)]
@@ -156,7 +158,7 @@ impl Kernels {
     #[cfg(feature = "std")]
     pub fn all() -> impl Iterator<Item = Kernels> {
         #[cfg(target_arch = "x86_64")]
-        let simd = [avx2::avx2(), avx2::avx_vnni()];
+        let simd = [avx2::avx2(), avx2::avx_vnni(), avx512::avx512()];
         #[cfg(not(target_arch = "x86_64"))]
         let simd = [cfg!(target_feature = "neon").then(Kernels::native)];
         core::iter::once(Kernels::scalar()).chain(simd.into_iter().flatten())

@@ -93,8 +93,12 @@ impl Sampler {
 
 /// The first of the largest.
 fn argmax(x: &[f32]) -> u32 {
-    let max = max(x); // in vectors; then the search mostly runs over numbers that do not matter
-    x.iter().position(|&x| x == max).unwrap_or(0) as u32
+    const CHUNK: usize = 64;
+    let max = max(x);
+    // Chunks without an early exit, so that the search vectorises.
+    let chunk = x.chunks(CHUNK).position(|x| x.iter().fold(false, |found, &x| found | (x == max))).unwrap_or(0);
+    let rest = x.iter().skip(chunk * CHUNK);
+    (chunk * CHUNK + rest.take(CHUNK).position(|&x| x == max).unwrap_or(0)) as u32
 }
 
 /// The first index whose cumulated probability exceeds the coin; the last one if rounding leaves none.

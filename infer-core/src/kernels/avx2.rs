@@ -15,7 +15,7 @@ use crate::math;
 use crate::matrix::Q8Matrix;
 use crate::panel::Panel;
 
-mod attention;
+pub(super) mod attention;
 
 /// Rows of a block.
 const ROWS: usize = 8;
@@ -24,6 +24,11 @@ const BYTES: usize = 32;
 /// How far ahead of the loads weights are fetched, in bytes. They are read in order, but the eight rows look like eight
 /// streams to the hardware's prefetcher, which loses them at each block.
 const AHEAD: usize = 4 * 4096;
+/// A block of rows above this size (bytes) leaves no room for what is fetched ahead in the first-level cache, so that it goes to
+/// the second: twice as far ahead.
+const LARGE_BLOCK: usize = 1 << 14;
+/// Stands for no cache to fetch to: a hint that is never given (see PERFORMANCE.md).
+const NOTHING: i32 = _MM_HINT_NTA;
 /// Below this size weights are in the second-level cache, where fetching ahead costs more than it gains (bytes).
 const LARGE: usize = 1 << 17;
 
@@ -87,15 +92,17 @@ fn matmul_f32(w: &[f32], cols: usize, x: &[f32], out: &mut Panel<'_>) {
 #[target_feature(enable = "avx2")]
 fn matmul_f32_avx2(w: &[f32], cols: usize, x: &[f32], out: &mut Panel<'_>) {
     if size_of_val(w) < LARGE {
-        matmul_f32_ahead::<false>(w, cols, x, out)
+        matmul_f32_ahead::<NOTHING>(w, cols, x, out)
+    } else if ROWS * cols * size_of::<f32>() <= LARGE_BLOCK {
+        matmul_f32_ahead::<_MM_HINT_T0>(w, cols, x, out)
     } else {
-        matmul_f32_ahead::<true>(w, cols, x, out)
+        matmul_f32_ahead::<_MM_HINT_T1>(w, cols, x, out)
     }
 }
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn matmul_f32_ahead<const FETCH: bool>(w: &[f32], cols: usize, x: &[f32], out: &mut Panel<'_>) {
+fn matmul_f32_ahead<const FETCH: i32>(w: &[f32], cols: usize, x: &[f32], out: &mut Panel<'_>) {
     let block = (ROWS * cols).max(1);
     for (i, w) in w.chunks(block).enumerate() {
         for (b, x) in x.chunks_exact(cols.max(1)).enumerate() {
@@ -103,11 +110,7 @@ fn matmul_f32_ahead<const FETCH: bool>(w: &[f32], cols: usize, x: &[f32], out: &
             match out.first_chunk_mut::<ROWS>() {
                 // SAFETY: w holds ROWS rows of cols, and x one.
                 Some(out) if w.len() == block => unsafe {
-                    if FETCH && b == 0 {
-                        dot_rows::<true>(w.as_ptr(), x, out)
-                    } else {
-                        dot_rows::<false>(w.as_ptr(), x, out)
-                    }
+                    if b == 0 { dot_rows::<FETCH>(w.as_ptr(), x, out) } else { dot_rows::<NOTHING>(w.as_ptr(), x, out) }
                 },
                 _ => w.chunks_exact(cols.max(1)).zip(out).for_each(|(w, out)| *out = math::dot(w, x)),
             }
@@ -121,7 +124,7 @@ fn matmul_f32_ahead<const FETCH: bool>(w: &[f32], cols: usize, x: &[f32], out: &
 /// `w` points to `8 · x.len()` numbers.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn dot_rows<const FETCH: bool>(w: *const f32, x: &[f32], out: &mut [f32; ROWS]) {
+unsafe fn dot_rows<const FETCH: i32>(w: *const f32, x: &[f32], out: &mut [f32; ROWS]) {
     let cols = x.len();
     let mut lanes = [_mm256_setzero_ps(); ROWS];
     let (chunks, tail) = x.as_chunks::<8>();
@@ -129,8 +132,8 @@ unsafe fn dot_rows<const FETCH: bool>(w: *const f32, x: &[f32], out: &mut [f32; 
         // SAFETY: eight numbers of x, and eight of each row at the same place.
         unsafe {
             let x = _mm256_loadu_ps(x.as_ptr());
-            if FETCH {
-                fetch(w.wrapping_add(ROWS * 8 * i).cast());
+            if FETCH != NOTHING {
+                fetch::<FETCH>(w.wrapping_add(ROWS * 8 * i).cast());
             }
             for (r, lanes) in lanes.iter_mut().enumerate() {
                 let w = _mm256_loadu_ps(w.add(r * cols + 8 * i));
@@ -154,12 +157,13 @@ unsafe fn dot_rows<const FETCH: bool>(w: *const f32, x: &[f32], out: &mut [f32; 
     unsafe { _mm256_storeu_ps(out.as_mut_ptr(), sum_lanes(lanes)) }
 }
 
-/// Fetches the 256 bytes that lie `AHEAD` behind this place into the cache; harmless past the end.
+/// Fetches 256 bytes, far behind this place, into a cache; harmless past the end.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn fetch(place: *const i8) {
+fn fetch<const CACHE: i32>(place: *const i8) {
+    let ahead = if CACHE == _MM_HINT_T0 { AHEAD } else { 2 * AHEAD };
     for line in 0..4 {
-        _mm_prefetch::<_MM_HINT_T0>(place.wrapping_add(AHEAD + 64 * line));
+        _mm_prefetch::<CACHE>(place.wrapping_add(ahead + 64 * line));
     }
 }
 
@@ -231,7 +235,7 @@ macro_rules! matmul_q8 {
                         Some(out) if q.len() == ROWS * cols && s.len() == ROWS * groups => {
                             // SAFETY: eight rows of cols weights and of groups scales, one row of each for x.
                             unsafe {
-                                if size_of_val(w.q) >= LARGE && b == 0 {
+                                if size_of_val(w.q) > LARGE / 4 && b == 0 {
                                     $block::<true>(q.as_ptr(), s.as_ptr(), x, xs, group_size, out)
                                 } else {
                                     $block::<false>(q.as_ptr(), s.as_ptr(), x, xs, group_size, out)
@@ -270,7 +274,7 @@ macro_rules! matmul_q8 {
                     // SAFETY: 32 bytes of x, and 32 of each row at the same place.
                     unsafe {
                         if FETCH {
-                            fetch(q.wrapping_add(ROWS * (g * group_size + i * BYTES)));
+                            fetch::<_MM_HINT_T0>(q.wrapping_add(ROWS * (g * group_size + i * BYTES)));
                         }
                         let x = _mm256_loadu_si256(x.as_ptr().cast());
                         for (r, sums) in sums.iter_mut().enumerate() {

@@ -8,7 +8,7 @@ use crate::config::block_len;
 use crate::kernels::{Heads, scalar};
 use crate::math::{EXP2_G, LANES, ROUND, SMALLEST_SCORE, sum_lanes};
 
-pub(super) fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
+pub(in crate::kernels) fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
     // SAFETY: AVX2 was detected.
     unsafe { attend_avx2(heads, att, out) }
 }
@@ -16,8 +16,7 @@ pub(super) fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
 #[target_feature(enable = "avx2")]
 fn attend_avx2(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
     let head_size = heads.head_size;
-    let whole = head_size > 0 && head_size.is_multiple_of(LANES);
-    if !whole || heads.positions == 0 || heads.values.len() < heads.positions * head_size {
+    if !is_whole(heads) {
         return scalar::attend(heads, att, out);
     }
     let mut q = heads.q.chunks_exact(head_size);
@@ -25,24 +24,27 @@ fn attend_avx2(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
     let mut out = out.chunks_exact_mut(head_size);
     // Two heads share each load of the values, and hide each other's latency.
     while let (Some(q0), Some(att0), Some(out0)) = (q.next(), att.next(), out.next()) {
-        let sum0 = attention_weights(q0, heads, att0);
         if let (Some(q1), Some(att1), Some(out1)) = (q.next(), att.next(), out.next()) {
-            let sum1 = attention_weights(q1, heads, att1);
-            weigh([att0, att1], [sum0, sum1], heads, [out0, out1]);
+            let max = [scores(q0, heads, att0), scores(q1, heads, att1)];
+            let sums = [numerators(att0, max[0]), numerators(att1, max[1])];
+            // SAFETY: the heads are whole, and each has a weight per position.
+            unsafe { weigh([att0, att1], sums, heads, [out0, out1]) };
         } else {
-            weigh([att0], [sum0], heads, [out0]);
+            let max = scores(q0, heads, att0);
+            let sum = numerators(att0, max);
+            // SAFETY: as above.
+            unsafe { weigh([att0], [sum], heads, [out0]) };
         }
     }
 }
 
-/// `att = 2^(keys · q · scale - max)`, 0 behind the last position. Returns the sum.
+/// `att = 2^(att - max)`. Returns the sum.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn attention_weights(q: &[f32], heads: &Heads<'_>, att: &mut [f32]) -> f32 {
-    let (att, _) = att.as_chunks_mut::<LANES>();
-    let max = _mm256_set1_ps(scores(q, heads, att));
+fn numerators(att: &mut [f32], max: f32) -> f32 {
+    let max = _mm256_set1_ps(max);
     let mut sum = _mm256_setzero_ps();
-    for att in att {
+    for att in att.as_chunks_mut::<LANES>().0 {
         let x = exp2_score(_mm256_sub_ps(load(att), max));
         sum = _mm256_add_ps(sum, x);
         store(att, x);
@@ -52,11 +54,18 @@ fn attention_weights(q: &[f32], heads: &Heads<'_>, att: &mut [f32]) -> f32 {
     sum_lanes(lanes)
 }
 
+/// Whether heads are whole vectors, and the values are there.
+pub(in crate::kernels) fn is_whole(heads: &Heads<'_>) -> bool {
+    let head_size = heads.head_size;
+    let whole = head_size > 0 && head_size.is_multiple_of(LANES);
+    whole && heads.positions > 0 && heads.values.len() >= heads.positions * head_size
+}
+
 /// `att[t] = dot(q, key t) · scale`, minus infinity behind the last position. Returns the largest.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn scores(q: &[f32], heads: &Heads<'_>, att: &mut [[f32; LANES]]) -> f32 {
-    let Some((last, att)) = att.split_last_mut() else { return f32::NEG_INFINITY };
+fn scores(q: &[f32], heads: &Heads<'_>, att: &mut [f32]) -> f32 {
+    let Some((last, att)) = att.as_chunks_mut::<LANES>().0.split_last_mut() else { return f32::NEG_INFINITY };
     let lowest = _mm256_set1_ps(f32::NEG_INFINITY);
     let scale = _mm256_set1_ps(heads.scale);
     let (q, _) = q.as_chunks::<LANES>();
@@ -108,25 +117,34 @@ fn exp2_score(x: __m256) -> __m256 {
 }
 
 /// `out[h] = Σ_t att[h][t] · values[t] / sums[h]` for `H` heads, sequential over positions.
+///
+/// # Safety
+/// `is_whole(heads)`, and a weight per position in each `att`.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn weigh<const H: usize>(att: [&mut [f32]; H], sums: [f32; H], heads: &Heads<'_>, mut out: [&mut [f32]; H]) {
+unsafe fn weigh<const H: usize>(att: [&mut [f32]; H], sums: [f32; H], heads: &Heads<'_>, mut out: [&mut [f32]; H]) {
     let inverse = sums.map(|sum| 1.0 / sum);
     let columns = heads.head_size / LANES;
     let mut first = 0;
-    while first + 2 <= columns {
-        weigh_columns::<H, 2>(&att, inverse, heads, first, &mut out);
-        first += 2;
-    }
-    if first < columns {
-        weigh_columns::<H, 1>(&att, inverse, heads, first, &mut out);
+    // SAFETY: these columns are there.
+    unsafe {
+        while first + 2 <= columns {
+            weigh_columns::<H, 2>(&att, inverse, heads, first, &mut out);
+            first += 2;
+        }
+        if first < columns {
+            weigh_columns::<H, 1>(&att, inverse, heads, first, &mut out);
+        }
     }
 }
 
 /// [`weigh`] for `C` columns of eight dimensions from column `first` on.
+///
+/// # Safety
+/// As [`weigh`], and a head has these columns.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn weigh_columns<const H: usize, const C: usize>(
+unsafe fn weigh_columns<const H: usize, const C: usize>(
     att: &[&mut [f32]; H],
     inverse: [f32; H],
     heads: &Heads<'_>,
@@ -134,16 +152,26 @@ fn weigh_columns<const H: usize, const C: usize>(
     out: &mut [&mut [f32]; H],
 ) {
     let mut sums = [[_mm256_setzero_ps(); C]; H];
-    for (t, value) in heads.values.chunks_exact(heads.head_size).take(heads.positions).enumerate() {
-        let Some(value) = value.as_chunks::<LANES>().0.get(first..).and_then(|v| v.first_chunk::<C>()) else { return };
-        for h in 0..H {
-            let Some(weight) = att[h].get(t) else { return };
-            let weight = _mm256_set1_ps(*weight);
-            for c in 0..C {
-                sums[h][c] = _mm256_add_ps(sums[h][c], _mm256_mul_ps(weight, load(&value[c])));
+    let mut value = heads.values.as_ptr().wrapping_add(first * LANES);
+    #[allow(clippy::needless_range_loop)] // as the formula has it
+    let mut add = |t: usize| {
+        for c in 0..C {
+            // SAFETY: position t has values and weights.
+            unsafe {
+                let value = _mm256_loadu_ps(value.add(c * LANES));
+                for h in 0..H {
+                    let weight = _mm256_set1_ps(*att[h].get_unchecked(t));
+                    sums[h][c] = _mm256_add_ps(sums[h][c], _mm256_mul_ps(weight, value));
+                }
             }
         }
+        value = value.wrapping_add(heads.head_size);
+    };
+    let whole = heads.positions / LANES * LANES;
+    for t in (0..whole).step_by(LANES) {
+        (t..t + LANES).for_each(&mut add); // unrolled
     }
+    (whole..heads.positions).for_each(add);
     for ((out, sums), inverse) in out.iter_mut().zip(sums).zip(inverse) {
         for (out, sum) in out.as_chunks_mut::<LANES>().0.iter_mut().skip(first).zip(sums) {
             store(out, _mm256_mul_ps(sum, _mm256_set1_ps(inverse)));
