@@ -31,9 +31,9 @@ pub fn run(args: &SerialArgs) -> anyhow::Result<()> {
         return Err(Usage(format!("the prompt has {len} bytes: firmware takes at most {MAX_PROMPT}")).into());
     }
     let request = Request::Tell {
-        temperature: args.temperature,
-        top_p: args.top_p,
-        seed: seed_or_clock(args.seed),
+        temperature: args.sampling.temperature,
+        top_p: args.sampling.top_p,
+        seed: seed_or_clock(args.sampling.seed),
         steps: if args.steps == 0 { u32::MAX } else { u32::try_from(args.steps).unwrap_or(u32::MAX) },
         prompt: &args.prompt,
     };
