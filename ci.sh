@@ -131,6 +131,10 @@ firmware() {
             run_image $board "$out/firmware-example"
             check_plan "$out/firmware-example"
         done
+        if [ $board = mps2-an386 ]; then
+            echo "with a watchdog of a million instructions:"
+            run_image $board "$(WATCHDOG_CYCLES=25000 build_image $board firmware-example)/firmware-example" -icount shift=0
+        fi
         out=$(MODEL=random-int8 build_image $board link)
         FIRMWARE=$(realpath "$out/link") FIRMWARE_MACHINE=$board FIRMWARE_MODEL=$(model_of "$out/link") \
             cargo test -p infer-cli --test firmware
@@ -141,11 +145,11 @@ firmware() {
     done
 }
 
-# run_image MACHINE IMAGE: the image tells its story, then another one, and the logits are the host's.
+# run_image MACHINE IMAGE OPTIONS...: the image tells its story, then another one, and the logits are the host's.
 run_image() {
     local output
     output=$(printf 'One day\n\n' | timeout 60 qemu-system-arm -M "$1" -nographic -monitor none -serial stdio -semihosting \
-        -kernel "$2") || { local status=$?; echo "$output"; echo "QEMU: exit status $status" >&2; return 1; }
+        -kernel "${@:2}") || { local status=$?; echo "$output"; echo "QEMU: exit status $status" >&2; return 1; }
     grep -aE '^(logits|stack)' <<<"$output"
     grep -aq ', as on the host$' <<<"$output" && grep -aq '^One day' <<<"$output"
 }
