@@ -293,6 +293,10 @@ fn texts_and_settings_are_checked() {
         assert_refused(infer_set_sampler(context, -0.5, 0.9, 1), INFER_ERROR_SETTING, words);
         let words = "top-p is NaN, but it must be between 0 and 1 (0 and 1 turn it off)";
         assert_refused(infer_set_sampler(context, 1.0, f32::NAN, 1), INFER_ERROR_SETTING, words);
+        let words = "kernels of a Cortex-M with FPU: not supported by this build";
+        for kernels in [infer_kernels::INFER_KERNELS_CORTEX_M_DSP, infer_kernels::INFER_KERNELS_HELIUM] {
+            assert_refused(infer_set_kernels(context, kernels as u32), INFER_ERROR_UNSUPPORTED, words);
+        }
         assert_refused(
             infer_set_kernels(context, 9),
             INFER_ERROR_SETTING,
