@@ -217,6 +217,11 @@ impl Config {
         {
             return Err(Error::Unsupported { what: "an int8 KV cache with a head size that is no multiple of 4" });
         }
+        if let KvType::I8 = limits.kv
+            && self.head_size() > MAX_HEAD_SIZE_I8
+        {
+            return Err(Error::Unsupported { what: "an int8 KV cache with a head size above 133,144" });
+        }
         let per_token = HotSizes::new(self, limits.kv);
         // u64 throughout, so that a 32-bit chip sees the overflow instead of a small number.
         let hot_f32 = sum(&[
@@ -285,24 +290,26 @@ impl Plan {
     }
 }
 
+/// Largest head whose int8 scores fit an i32: products of a query and a key are at most 127².
+const MAX_HEAD_SIZE_I8: usize = i32::MAX as usize / (127 * 127);
 /// Bytes of a quantised activation: kernels may widen it.
 pub(crate) const XQ_BYTES: usize = 2;
 /// Alignment of quantised activations. The caller's buffer may lie anywhere, so the plan has room to move up.
 pub(crate) const XQ_ALIGN: usize = 4;
 
-/// f32 elements per token of a batch: one place for [`Config::plan`] and [`State::new`](crate::State::new).
+/// Elements per token of a batch: one place for [`Config::plan`] and [`State::new`](crate::State::new).
 pub(crate) struct HotSizes {
-    /// x, xb and q each.
+    /// x, xb and q each, as all that follow in f32 unless it says otherwise.
     pub dim: usize,
     /// hb and hb2 each. They also hold k and v before these go to the cache, hence the maximum.
     pub hidden: usize,
     /// cos and sin of the position's angles.
     pub rope: usize,
-    /// Quantised activations: inputs of int8 matrices, and queries for an int8 KV cache.
+    /// Quantised activations, of [`XQ_BYTES`] i8 each: inputs of int8 matrices, and queries for an int8 KV cache.
     pub quantized: usize,
     /// Their scales.
     pub scales: usize,
-    /// All of them.
+    /// All of them in f32.
     pub total: u64,
 }
 
