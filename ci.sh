@@ -35,6 +35,7 @@ fmt() {
 clippy() {
     cargo clippy --workspace --all-targets -- -D warnings
     cargo clippy -p infer-core -- -D warnings # without the features that the workspace turns on
+    cargo clippy -p infer-core --features defmt -- -D warnings
     cargo clippy -p trainer --features cuda-check -- -D warnings # the CUDA path, type-checked without CUDA
     cargo clippy --manifest-path infer-core/fuzz/Cargo.toml --target-dir "$target_dir/fuzz-clippy" -- -D warnings
     if has_target $chip; then

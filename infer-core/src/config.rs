@@ -11,6 +11,7 @@ use crate::tokenizer::IndexEntry;
 
 /// How the matrices of a model are stored. Norm weights are always f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum WeightType {
     /// 4 bytes per weight.
     F32,
@@ -24,6 +25,7 @@ pub enum WeightType {
 /// Hyperparameters, in llama2.c's names. Obtained from a header, or filled in by an exporter and then
 /// [`check`](Config::check)ed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Config {
     /// Width of the residual stream.
     pub dim: usize,
@@ -47,6 +49,7 @@ pub struct Config {
 
 /// Type of the cached keys and values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum KvType {
     /// 4 bytes per value.
     F32,
@@ -56,6 +59,7 @@ pub enum KvType {
 
 /// What the caller asks of a [`Plan`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Limits {
     /// Positions of the KV cache, 1 to `seq_len`.
     pub max_seq: usize,
@@ -70,6 +74,7 @@ pub struct Limits {
 /// Sizes of the buffers that a [`State`](crate::State), a [`Sampler`](crate::Sampler) and a
 /// [`Tokenizer`](crate::Tokenizer) borrow from the caller, in elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Plan {
     /// The model this was planned for.
     pub config: Config,
