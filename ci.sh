@@ -193,6 +193,10 @@ capi() {
     cargo rustc -p infer-core --release --crate-type staticlib --features capi,std --target-dir "$target_dir"
     cargo run -p tests --example random_model --target-dir "$target_dir" -- "$target_dir/capi"
     cargo build -p infer-cli --target-dir "$target_dir"
+    if ! plan_c max_seq=64,kv=f32,prompt=128 | diff firmware-example/c/model.h -; then
+        echo "model.h is not that of models/model.bin: infer-cli inspect --plan max_seq=64,kv=f32,prompt=128 --c" >&2
+        return 1
+    fi
     cd "$target_dir/capi"
     head -c 1000 f32.bin >cut.bin
     local weights kv c_kv text hash output
@@ -203,7 +207,8 @@ capi() {
             text=$("$target_dir/debug/infer-cli" $weights.bin -t 0 -n 64 -i "Once upon a time" --kv $kv 2>/dev/null)
             hash=$("$target_dir/debug/infer-cli" bench $weights.bin --tokens 16 --batch 1 --repeat 1 --kv $kv --json |
                 sed 's/.*"logits_hash":"\([0-9a-f]*\)".*/logits hash \1/')
-            make_c OUT=$weights MODEL=$PWD/$weights.bin DEFINES=-DKV=INFER_KV_${c_kv^^}
+            plan_c max_seq=64,kv=$kv $weights.bin >model.h
+            make_c OUT=$weights MODEL=$PWD/$weights.bin MODEL_H=$PWD/model.h DEFINES=-DKERNELS=INFER_KERNELS_CORTEX_M_DSP
             check_symbols $weights/story.elf
             print_sizes $weights/story.elf
             output=$(qemu_c $weights/story.elf)
@@ -215,12 +220,17 @@ capi() {
     done
 
     # What cannot be used is said, and nothing leaks.
-    make_c OUT=cut MODEL=$PWD/cut.bin
+    make_c OUT=cut MODEL=$PWD/cut.bin MODEL_H=$PWD/model.h
     refused qemu_c cut/story.elf
     refused valgrind_c cut.bin tokenizer.bin
     refused valgrind_c f32.bin cut.bin
     refused valgrind_c tokenizer.bin tokenizer.bin
     refused valgrind_c /dev/null tokenizer.bin
+}
+
+# plan_c PLAN [MODEL]: sizes for C.
+plan_c() {
+    "$target_dir/debug/infer-cli" inspect --plan "$1" --c "${@:2}"
 }
 
 # make_c ARGUMENTS...: the C examples, in the current folder.

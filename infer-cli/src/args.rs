@@ -103,6 +103,9 @@ pub enum Command {
         /// prompts of 128 bytes]
         #[arg(long, value_name = "LIMITS", default_value = "", hide_default_value = true, value_parser = plan)]
         plan: PlanLimits,
+        /// Print the plan alone, as a C header for infer_core.h
+        #[arg(long)]
+        c: bool,
     },
     /// Rewrite a model in int8
     Quantize {

@@ -50,7 +50,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> anyhow::Result<()> {
     match &args.command {
-        Some(Command::Inspect { model, plan }) => return inspect::run(model.as_deref(), *plan),
+        Some(Command::Inspect { model, plan, c }) => return inspect::run(model.as_deref(), *plan, *c),
         Some(Command::Quantize { input, output }) => return quantize::run(input, output),
         Some(Command::Perplexity { model, text, tokenizer, window, windows, threads, kv }) => {
             let files = ModelFiles::open(model.as_deref(), tokenizer.as_deref())?;
