@@ -178,6 +178,9 @@ impl<'a, D: Backend> Training<'a, D> {
         self.report.open_files(self.run.iter)?;
         let c = self.model.config;
         let settings = Settings {
+            // The shards themselves: a search could find others next time.
+            data: Some(self.data.folder.clone()),
+            valid: None,
             dim: c.dim,
             hidden_dim: Some(c.hidden_dim),
             n_layers: c.n_layers,
