@@ -207,16 +207,17 @@ capi() {
     fi
     cd "$target_dir/capi"
     head -c 1000 f32.bin >cut.bin
-    local weights kv c_kv text hash output
+    local weights kernels kv c_kv text hash output
     make_c host
     for weights in f32 int8; do
+        kernels=$([ $weights = f32 ] || echo -DKERNELS=INFER_KERNELS_CORTEX_M_DSP)
         for kv in f32 int8; do
             c_kv=${kv/int8/i8} # in C
             text=$("$target_dir/debug/infer-cli" $weights.bin -t 0 -n 64 -i "Once upon a time" --kv $kv 2>/dev/null)
             hash=$("$target_dir/debug/infer-cli" bench $weights.bin --tokens 16 --batch 1 --repeat 1 --kv $kv --json |
                 sed 's/.*"logits_hash":"\([0-9a-f]*\)".*/logits hash \1/')
             plan_c max_seq=64,kv=$kv $weights.bin >model.h
-            make_c OUT=$weights MODEL=$PWD/$weights.bin MODEL_H=$PWD/model.h DEFINES=-DKERNELS=INFER_KERNELS_CORTEX_M_DSP
+            make_c OUT=$weights MODEL=$PWD/$weights.bin MODEL_H=$PWD/model.h DEFINES="$kernels"
             check_symbols $weights/story.elf
             print_sizes $weights/story.elf
             output=$(qemu_c $weights/story.elf)

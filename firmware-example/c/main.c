@@ -6,9 +6,7 @@
 // 5. What the firmware is to do.
 #define PROMPT "Once upon a time"
 #define HASH_TOKENS 16 // tokens of the check against infer-cli, at most MODEL_MAX_SEQ
-#ifndef KERNELS
-#define KERNELS INFER_KERNELS_NATIVE
-#endif
+// #define KERNELS INFER_KERNELS_HELIUM // see README.md
 
 // From files.S.
 extern const char model_start[], model_end[], tokenizer_start[], tokenizer_end[];
@@ -66,8 +64,10 @@ static infer_error run(void) {
   if (error.code != INFER_OK)
     return error;
   error = infer_init(&context, model.data, model.bytes, tokenizer.data, tokenizer.bytes, &limits, &memory);
+#ifdef KERNELS
   if (error.code == INFER_OK)
     error = infer_set_kernels(&context, KERNELS);
+#endif
   if (error.code != INFER_OK)
     return error;
   size_t bytes = 0;

@@ -269,7 +269,8 @@ struct infer_error infer_set_sampler(struct infer_context *context,
                                      float topp,
                                      uint64_t seed);
 
-// Chooses kernels: an infer_kernels. Without this call they are INFER_KERNELS_NATIVE.
+// Chooses kernels: an infer_kernels. Without this call they are INFER_KERNELS_NATIVE. A program that calls it links all
+// kernels of its target: 29 KB more on a Cortex-M4 at opt-level 3.
 //
 // Errors: INFER_ERROR_SETTING for another number, INFER_ERROR_UNSUPPORTED for kernels of another target than that of the
 // archive.
