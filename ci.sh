@@ -36,6 +36,7 @@ fmt() {
 clippy() {
     cargo clippy --workspace --all-targets -- -D warnings
     cargo clippy -p infer-core -- -D warnings # without the features that the workspace turns on
+    cargo clippy -p infer-core --features defmt -- -D warnings
     cargo clippy -p trainer --features cuda-check -- -D warnings # the CUDA path, type-checked without CUDA
     cargo clippy --manifest-path infer-core/fuzz/Cargo.toml --target-dir "$target_dir/fuzz-clippy" -- -D warnings
     if has_target $chip; then
@@ -134,28 +135,40 @@ firmware() {
         done
         out=$(MODEL=random-int8 build_image $board kernels)
         run_qemu $board "$out/kernels" </dev/null
-        out=$(MODEL=random-int8 build_image $board link)
-        FIRMWARE=$(realpath "$out/link") FIRMWARE_MACHINE=$board FIRMWARE_MODEL=$(model_of "$out/link") \
-            cargo test -p infer-cli --test firmware
+        if [ $board = mps2-an386 ]; then
+            echo "with a watchdog of a million instructions:"
+            run_image $board "$(WATCHDOG_CYCLES=25000 build_image $board firmware-example)/firmware-example" -icount shift=0
+        fi
+        MODEL=random-int8 link $board
     done
+    link netduinoplus2 # an STM32F405 with its own UART and 128 KB of RAM
     for board in nrf52840 rp2350 stm32h743; do
         echo "$board links:"
         print_sizes "$(build_image $board link)/link"
     done
 }
 
-# run_image MACHINE IMAGE: the image tells its story, then another one, and the logits are the host's.
+# link BOARD: the host link tells stories, over damaged lines too.
+link() {
+    local out
+    out=$(build_image "$1" link)
+    echo "$1 with the host link:"
+    FIRMWARE=$(realpath "$out/link") FIRMWARE_MACHINE=$1 FIRMWARE_MODEL=$(model_of "$out/link") \
+        cargo test -p infer-cli --test firmware
+}
+
+# run_image MACHINE IMAGE OPTIONS...: the image tells its story, then another one, and the logits are the host's.
 run_image() {
     local output
-    output=$(printf 'One day\n\n' | run_qemu "$1" "$2") ||
+    output=$(printf 'One day\n\n' | run_qemu "$@") ||
         { local status=$?; echo "$output"; echo "QEMU: exit status $status" >&2; return 1; }
     grep -aE '^(logits|stack)' <<<"$output"
     grep -aq ', as on the host$' <<<"$output" && grep -aq '^One day' <<<"$output"
 }
 
-# run_qemu MACHINE IMAGE: with its serial line on stdin and stdout.
+# run_qemu MACHINE IMAGE OPTIONS...: with its serial line on stdin and stdout.
 run_qemu() {
-    timeout 60 qemu-system-arm -M "$1" -nographic -monitor none -serial stdio -semihosting -kernel "$2"
+    timeout 60 qemu-system-arm -M "$1" -nographic -monitor none -serial stdio -semihosting -kernel "${@:2}"
 }
 
 # check_plan IMAGE: what infer-cli plans, with the settings of settings.rs, is what the image links.
@@ -196,17 +209,23 @@ capi() {
     cargo rustc -p infer-core --release --crate-type staticlib --features capi,std --target-dir "$target_dir"
     cargo run -p tests --example random_model --target-dir "$target_dir" -- "$target_dir/capi"
     cargo build -p infer-cli --target-dir "$target_dir"
+    if ! plan_c max_seq=64,kv=f32,prompt=128 | diff firmware-example/c/model.h -; then
+        echo "model.h is not that of models/model.bin: infer-cli inspect --plan max_seq=64,kv=f32,prompt=128 --c" >&2
+        return 1
+    fi
     cd "$target_dir/capi"
     head -c 1000 f32.bin >cut.bin
-    local weights kv c_kv text hash output
+    local weights kernels kv c_kv text hash output
     make_c host
     for weights in f32 int8; do
+        kernels=$([ $weights = f32 ] || echo -DKERNELS=INFER_KERNELS_CORTEX_M_DSP)
         for kv in f32 int8; do
             c_kv=${kv/int8/i8} # in C
             text=$("$target_dir/debug/infer-cli" $weights.bin -t 0 -n 64 -i "Once upon a time" --kv $kv 2>/dev/null)
             hash=$("$target_dir/debug/infer-cli" bench $weights.bin --tokens 16 --batch 1 --repeat 1 --kv $kv --json |
                 sed 's/.*"logits_hash":"\([0-9a-f]*\)".*/logits hash \1/')
-            make_c OUT=$weights MODEL=$PWD/$weights.bin DEFINES=-DKV=INFER_KV_${c_kv^^}
+            plan_c max_seq=64,kv=$kv $weights.bin >model.h
+            make_c OUT=$weights MODEL=$PWD/$weights.bin MODEL_H=$PWD/model.h DEFINES="$kernels"
             check_symbols $weights/story.elf
             print_sizes $weights/story.elf
             output=$(qemu_c $weights/story.elf)
@@ -218,12 +237,17 @@ capi() {
     done
 
     # What cannot be used is said, and nothing leaks.
-    make_c OUT=cut MODEL=$PWD/cut.bin
+    make_c OUT=cut MODEL=$PWD/cut.bin MODEL_H=$PWD/model.h
     refused qemu_c cut/story.elf
     refused valgrind_c cut.bin tokenizer.bin
     refused valgrind_c f32.bin cut.bin
     refused valgrind_c tokenizer.bin tokenizer.bin
     refused valgrind_c /dev/null tokenizer.bin
+}
+
+# plan_c PLAN [MODEL]: sizes for C.
+plan_c() {
+    "$target_dir/debug/infer-cli" inspect --plan "$1" --c "${@:2}"
 }
 
 # make_c ARGUMENTS...: the C examples, in the current folder.

@@ -38,10 +38,29 @@ static file read_file(const char *path) {
   return result;
 }
 
+// Opens a model for `max_seq` positions, 0 for all that it was trained for, with keys and values of type `kv`, an
+// infer_kv. `memory` then says what is to be freed.
+static infer_error open_model(infer_context *context, file model, file tokenizer, size_t max_seq, uint32_t kv,
+                              infer_memory *memory) {
+  infer_config config;
+  infer_error error = infer_read_config(model.data, model.bytes, &config);
+  if (error.code != INFER_OK)
+    return error;
+  if (max_seq == 0 || max_seq > config.seq_len)
+    max_seq = config.seq_len;
+  infer_limits limits = {.max_seq = max_seq, .batch = 1, .prompt_bytes = PROMPT_BYTES, .kv = kv};
+  error = infer_plan(model.data, model.bytes, &limits, memory);
+  if (error.code != INFER_OK)
+    return error;
+  for (int i = 0; i < INFER_PARTS; i++)
+    memory->part[i].data = malloc(memory->part[i].bytes);
+  return infer_init(context, model.data, model.bytes, tokenizer.data, tokenizer.bytes, &limits, memory);
+}
+
 static infer_error tell(file model, file tokenizer, const char *prompt, size_t steps, uint32_t kv,
                         infer_memory *memory) {
   static infer_context context; // static, so all zeros
-  infer_error error = story_open(&context, model, tokenizer, steps, kv, malloc, memory);
+  infer_error error = open_model(&context, model, tokenizer, steps, kv, memory);
   infer_config config = {0};
   if (error.code == INFER_OK)
     error = infer_read_config(model.data, model.bytes, &config);

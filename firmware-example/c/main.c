@@ -1,30 +1,38 @@
 // Tells a story on a Cortex-M, with a model in flash: no operating system, no heap, no C library.
 #include "board.h"
 #include "story.h"
+#include MODEL_H // 4. Limits and sizes for the model: model.h, unless the Makefile is told otherwise.
 
-// 4. What the firmware is to do.
+// 5. What the firmware is to do.
 #define PROMPT "Once upon a time"
-#define STEPS 64               // positions: more take more RAM for keys and values
-#define HASH_TOKENS 16         // tokens of the check against infer-cli, at most STEPS
-#ifndef KV
-#define KV INFER_KV_F32        // or INFER_KV_I8, a quarter of the bytes
-#endif
+#define HASH_TOKENS 16 // tokens of the check against infer-cli, at most MODEL_MAX_SEQ
+// #define KERNELS INFER_KERNELS_HELIUM // see README.md
 
 // From files.S.
 extern const char model_start[], model_end[], tokenizer_start[], tokenizer_end[];
-// From the linker script: what static variables and the stack leave over.
-extern char arena_start[], arena_end[];
 
-static char *arena = arena_start;
-
-static void *take(size_t bytes) {
-  char *data = arena;
-  bytes = (bytes + INFER_ALIGN - 1) / INFER_ALIGN * INFER_ALIGN;
-  if (bytes > (size_t)(arena_end - arena))
-    return NULL;
-  arena += bytes;
-  return data;
-}
+// The library's memory, sized by the compiler: too little RAM is an error of the linker. An attribute
+// (section(".fast")) places a part in a memory of its own.
+#define WORDS(bytes) (((bytes) + 3) / 4 + ((bytes) == 0)) // C has no empty arrays
+static uint32_t hot_f32[WORDS(MODEL_HOT_F32_BYTES)];
+static uint32_t hot_i8[WORDS(MODEL_HOT_I8_BYTES)];
+static uint32_t kv_values[WORDS(MODEL_KV_VALUES_BYTES)];
+static uint32_t kv_scales[WORDS(MODEL_KV_SCALES_BYTES)];
+static uint32_t sampler[WORDS(MODEL_SAMPLER_BYTES)];
+static uint32_t tokenizer_index[WORDS(MODEL_TOKENIZER_BYTES)];
+static uint32_t merge[WORDS(MODEL_MERGE_BYTES)];
+static const infer_memory memory = {{
+    [INFER_HOT_F32] = {hot_f32, sizeof hot_f32},
+    [INFER_HOT_I8] = {hot_i8, sizeof hot_i8},
+    [INFER_KV_VALUES] = {kv_values, sizeof kv_values},
+    [INFER_KV_SCALES] = {kv_scales, sizeof kv_scales},
+    [INFER_SAMPLER] = {sampler, sizeof sampler},
+    [INFER_TOKENIZER] = {tokenizer_index, sizeof tokenizer_index},
+    [INFER_MERGE] = {merge, sizeof merge},
+}};
+_Static_assert(sizeof PROMPT - 1 <= MODEL_PROMPT_BYTES, "plan for a longer prompt in model.h");
+static const infer_limits limits = {
+    .max_seq = MODEL_MAX_SEQ, .batch = 1, .prompt_bytes = MODEL_PROMPT_BYTES, .kv = MODEL_KV};
 
 static void print(const char *text) {
   while (*text != '\0')
@@ -44,7 +52,7 @@ static void write(const char *text, size_t bytes) {
 }
 
 static void between(void) {
-  // 5. Feed your watchdog here, or yield to other tasks.
+  // 6. Feed your watchdog here, or yield to other tasks.
 }
 
 static infer_error run(void) {
@@ -55,17 +63,22 @@ static infer_error run(void) {
   infer_error error = infer_read_config(model.data, model.bytes, &config);
   if (error.code != INFER_OK)
     return error;
-  size_t steps = config.seq_len < STEPS ? config.seq_len : STEPS;
-  infer_memory memory;
-  error = story_open(&context, model, tokenizer, steps, KV, take, &memory);
+  error = infer_init(&context, model.data, model.bytes, tokenizer.data, tokenizer.bytes, &limits, &memory);
+#ifdef KERNELS
+  if (error.code == INFER_OK)
+    error = infer_set_kernels(&context, KERNELS);
+#endif
   if (error.code != INFER_OK)
     return error;
+  size_t bytes = 0;
+  for (int i = 0; i < INFER_PARTS; i++)
+    bytes += memory.part[i].bytes;
   print("memory: ");
-  print_number((size_t)(arena - arena_start), 10);
+  print_number(bytes, 10);
   print(" bytes and a context of ");
   print_number(sizeof context, 10);
   print("\n");
-  error = story_tell(&context, PROMPT, sizeof PROMPT - 1, steps, write, between);
+  error = story_tell(&context, PROMPT, sizeof PROMPT - 1, MODEL_MAX_SEQ, write, between);
   if (error.code != INFER_OK)
     return error;
   uint64_t hash;

@@ -10,19 +10,6 @@
 
 static const infer_error ok = {.code = INFER_OK};
 
-infer_error story_open(infer_context *context, file model, file tokenizer, size_t max_seq, uint32_t kv,
-                       take_memory *take, infer_memory *memory) {
-  infer_config config;
-  TRY(infer_read_config(model.data, model.bytes, &config));
-  if (max_seq == 0 || max_seq > config.seq_len)
-    max_seq = config.seq_len;
-  infer_limits limits = {.max_seq = max_seq, .batch = 1, .prompt_bytes = PROMPT_BYTES, .kv = kv};
-  TRY(infer_plan(model.data, model.bytes, &limits, memory));
-  for (int i = 0; i < INFER_PARTS; i++)
-    memory->part[i].data = take(memory->part[i].bytes);
-  return infer_init(context, model.data, model.bytes, tokenizer.data, tokenizer.bytes, &limits, memory);
-}
-
 // One token through all layers, up to its logits.
 static infer_error pass(infer_context *context, uint32_t token, size_t pos, between_layers *between, float **logits) {
   TRY(infer_begin(context, &token, 1, pos));

@@ -15,17 +15,10 @@ typedef struct {
   size_t bytes;
 } file;
 
-// Where a program's memory comes from: `bytes` at a multiple of INFER_ALIGN, or NULL.
-typedef void *take_memory(size_t bytes);
 // Where its text goes. A piece of text need not be whole characters.
 typedef void write_text(const char *text, size_t bytes);
 // What it does between layers, such as feeding a watchdog.
 typedef void between_layers(void);
-
-// Opens a model for `max_seq` positions, 0 for all that it was trained for, with keys and values of type `kv`, an
-// infer_kv. `memory` then says where each part lies.
-infer_error story_open(infer_context *context, file model, file tokenizer, size_t max_seq, uint32_t kv,
-                       take_memory *take, infer_memory *memory);
 
 // Continues `prompt` for `steps` positions at most, always with the likeliest token: the story of `infer-cli -t 0`.
 infer_error story_tell(infer_context *context, const char *prompt, size_t prompt_bytes, size_t steps, write_text *write,

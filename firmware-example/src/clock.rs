@@ -1,15 +1,27 @@
-//! Counts cycles of the core with SysTick, which every Cortex-M has.
+//! Counts cycles of the core with SysTick, which every Cortex-M has. An interrupt counts how often its 24 bits wrap.
 #![allow(unsafe_code)]
+
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use cortex_m_rt::exception;
 
 const CSR: *mut u32 = 0xe000_e010 as *mut u32; // control and status
 const RVR: *mut u32 = 0xe000_e014 as *mut u32; // reload value
 const CVR: *mut u32 = 0xe000_e018 as *mut u32; // current value, counting down
+const ICSR: *const u32 = 0xe000_ed04 as *const u32; // interrupt control and state
+const PENDING: u32 = 1 << 26; // of ICSR: the interrupt has not been served yet
 const MASK: u32 = 0x00ff_ffff; // 24 bits
+
+static WRAPS: AtomicU32 = AtomicU32::new(0);
+
+#[exception]
+fn SysTick() {
+    WRAPS.store(WRAPS.load(Relaxed).wrapping_add(1), Relaxed);
+}
 
 /// A running count.
 pub struct Clock {
-    last: u32,
-    cycles: u64,
+    start: u64,
 }
 
 impl Clock {
@@ -19,21 +31,25 @@ impl Clock {
         unsafe {
             RVR.write_volatile(MASK);
             CVR.write_volatile(0);
-            CSR.write_volatile(0b101); // on, core clock, no interrupt
+            CSR.write_volatile(0b111); // on, core clock, interrupt
         }
-        Clock { last: now(), cycles: 0 }
+        Clock { start: now() }
     }
 
-    /// Cycles so far. To be called at least every 2^24 cycles, since the counter has no more bits.
-    pub fn cycles(&mut self) -> u64 {
-        let now = now();
-        self.cycles += u64::from(self.last.wrapping_sub(now) & MASK);
-        self.last = now;
-        self.cycles
+    /// Cycles so far.
+    pub fn cycles(&self) -> u64 {
+        now().wrapping_sub(self.start)
     }
 }
 
-fn now() -> u32 {
-    // SAFETY: as in `start`.
-    unsafe { CVR.read_volatile() }
+fn now() -> u64 {
+    loop {
+        let wraps = WRAPS.load(Relaxed);
+        // SAFETY: as in `start`.
+        let (count, state) = unsafe { (CVR.read_volatile(), ICSR.read_volatile()) };
+        // Again if it has wrapped in between: at 0, which asks for the interrupt.
+        if count != 0 && state & PENDING == 0 && WRAPS.load(Relaxed) == wraps {
+            return u64::from(wraps) << 24 | u64::from(MASK - count);
+        }
+    }
 }

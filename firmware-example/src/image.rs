@@ -10,6 +10,7 @@ use infer_core::{
     hash_bytes,
 };
 
+use crate::board;
 use crate::settings::MAX_PROMPT;
 use crate::story::{self, Buffers, Memory};
 
@@ -55,7 +56,11 @@ pub fn model() -> &'static [u8] {
 
 /// Whether the model in flash is the one that was built in.
 pub fn is_intact(model: &[u8]) -> bool {
-    hash_bytes(HASH_START, model) == black_box(CHECKSUM)
+    let hash = model.chunks(4096).fold(HASH_START, |hash, bytes| {
+        board::feed_watchdog();
+        hash_bytes(hash, bytes)
+    });
+    hash == black_box(CHECKSUM)
 }
 
 /// The tokenizer in flash.

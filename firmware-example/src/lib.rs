@@ -12,12 +12,38 @@ pub mod settings;
 pub mod stack;
 pub mod story;
 
-use cortex_m_rt::{ExceptionFrame, exception};
-use infer_core::{Engine, Serial};
+use core::num::NonZeroUsize;
 
-/// The fastest kernels of the board's core.
+use cortex_m_rt::{ExceptionFrame, exception};
+use infer_core::{Engine, Runner};
+
+/// The fastest kernels of the board's core, and its watchdog fed between the parts of large matrices.
 pub fn engine() -> Engine<'static> {
-    Engine { kernels: board::kernels(), runner: &Serial }
+    Engine { kernels: board::kernels(), runner: &OneCore }
+}
+
+/// Multiplications without feeding the watchdog, but for attention.
+const MAX_WORK: usize = 1 << 18;
+
+struct OneCore;
+
+// SAFETY: a plain loop calls each index once and returns after the last.
+#[allow(unsafe_code)]
+unsafe impl Runner for OneCore {
+    fn threads(&self) -> NonZeroUsize {
+        NonZeroUsize::MAX // as many tasks as there is work for
+    }
+
+    fn min_work(&self) -> usize {
+        MAX_WORK
+    }
+
+    fn run(&self, n: usize, task: &(dyn Fn(usize) + Sync)) {
+        for i in 0..n {
+            task(i);
+            board::feed_watchdog();
+        }
+    }
 }
 
 /// Starts the chip anew.

@@ -73,7 +73,7 @@ pub struct Summary {
 pub trait Listener {
     /// The text of the token that follows position `pos`.
     fn text(&mut self, pos: usize, token: u32, text: &[u8]);
-    /// Time for other things, between two layers: watchdogs, tasks, the serial line. False ends the story.
+    /// Time for other things, after each layer: watchdogs, tasks, the serial line. False ends the story.
     fn between_layers(&mut self) -> bool;
 }
 
@@ -100,7 +100,9 @@ pub fn tell(
     let mut summary = Summary { positions: 0, ended: false, hash: HASH_START };
     for pos in 0..max_seq {
         begin(&model, &mut state, &[token], pos)?;
-        while step(&model, &mut state, engine)? {
+        let mut more = true;
+        while more {
+            more = step(&model, &mut state, engine)?;
             if !listener.between_layers() {
                 return Ok(summary);
             }

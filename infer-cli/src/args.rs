@@ -33,8 +33,9 @@ pub struct Args {
     positional_prompt: Option<String>,
 }
 
-#[derive(clap::Args, Debug)]
-pub struct GenerateArgs {
+/// How tokens are picked.
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub struct Sampling {
     /// 0 always takes the most likely token, 1 samples the model's distribution
     #[arg(short, long, value_name = "T", default_value = "1.0", value_parser = temperature, allow_hyphen_values = true)]
     pub temperature: f32,
@@ -47,6 +48,12 @@ pub struct GenerateArgs {
     #[arg(short, long, value_name = "SEED", default_value = "0", value_parser = seed, allow_hyphen_values = true)]
     #[arg(hide_default_value = true)]
     pub seed: u64,
+}
+
+#[derive(clap::Args, Debug)]
+pub struct GenerateArgs {
+    #[command(flatten)]
+    pub sampling: Sampling,
 
     /// Positions to run for, prompt included; 0 runs to the end of the model's context
     #[arg(short = 'n', long, value_name = "N", default_value = "256", value_parser = steps, allow_hyphen_values = true)]
@@ -96,6 +103,9 @@ pub enum Command {
         /// prompts of 128 bytes]
         #[arg(long, value_name = "LIMITS", default_value = "", hide_default_value = true, value_parser = plan)]
         plan: PlanLimits,
+        /// Print the plan alone, as a C header for infer_core.h
+        #[arg(long)]
+        c: bool,
     },
     /// Rewrite a model in int8
     Quantize {
@@ -152,18 +162,8 @@ pub struct SerialArgs {
     #[arg(value_name = "PORT")]
     pub port: String,
 
-    /// 0 always takes the most likely token, 1 samples the model's distribution
-    #[arg(short, long, value_name = "T", default_value = "1.0", value_parser = temperature, allow_hyphen_values = true)]
-    pub temperature: f32,
-
-    /// Nucleus sampling: keep the likeliest tokens up to this probability mass; 0 and 1 turn it off
-    #[arg(short = 'p', long, value_name = "P", default_value = "0.9", value_parser = topp, allow_hyphen_values = true)]
-    pub top_p: f32,
-
-    /// Seed of the random numbers; 0 or absent takes the clock
-    #[arg(short, long, value_name = "SEED", default_value = "0", value_parser = seed, allow_hyphen_values = true)]
-    #[arg(hide_default_value = true)]
-    pub seed: u64,
+    #[command(flatten)]
+    pub sampling: Sampling,
 
     /// Positions to run for, prompt included; 0 runs to the end of the firmware's KV cache
     #[arg(short = 'n', long, value_name = "N", default_value = "256", value_parser = steps, allow_hyphen_values = true)]
@@ -304,7 +304,8 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Args, ExitCode> {
         ExitCode::from(if e.use_stderr() { 2 } else { 0 })
     })?;
     let generate = &mut parsed.generate;
-    generate.temperature = parsed.positional_temperature.unwrap_or(generate.temperature);
+    let temperature = &mut generate.sampling.temperature;
+    *temperature = parsed.positional_temperature.unwrap_or(*temperature);
     generate.steps = parsed.positional_steps.unwrap_or(generate.steps);
     generate.prompt = parsed.positional_prompt.take().or(generate.prompt.take());
     Ok(parsed)

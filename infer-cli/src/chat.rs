@@ -18,7 +18,7 @@ pub fn run(files: &ModelFiles, args: &GenerateArgs) -> anyhow::Result<()> {
         &config,
         Limits { max_seq: steps, batch: BATCH, threads: pool.threads().get(), kv: args.kv.into() },
     )?;
-    let mut session = Session::new(files, &mut buffers, &pool, args)?;
+    let mut session = Session::new(files, &mut buffers, &pool, args.sampling)?;
     let mut out = TextOut::new(io::stdout().lock());
 
     let mut system = match &args.system_prompt {

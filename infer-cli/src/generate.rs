@@ -29,7 +29,7 @@ pub fn run(files: &ModelFiles, args: &GenerateArgs) -> anyhow::Result<()> {
         &config,
         Limits { max_seq: steps, batch: prompt.len().min(BATCH), threads: pool.threads().get(), kv: args.kv.into() },
     )?;
-    let mut session = Session::new(files, &mut buffers, &pool, args)?;
+    let mut session = Session::new(files, &mut buffers, &pool, args.sampling)?;
     let mut out = TextOut::new(io::stdout().lock());
     for pair in prompt.windows(2) {
         out.push(tokenizer.decode(pair[0], pair[1])?)?;

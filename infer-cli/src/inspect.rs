@@ -11,38 +11,42 @@ use crate::args::PlanLimits;
 use crate::session::Usage;
 use crate::source::Source;
 
-pub fn run(path: Option<&Path>, PlanLimits { max_seq, kv, prompt }: PlanLimits) -> anyhow::Result<()> {
+pub fn run(path: Option<&Path>, limits: PlanLimits, c: bool) -> anyhow::Result<()> {
     let bytes = Source::model(path)?;
     let in_file = || bytes.name.clone();
     let header = Header::parse(&bytes).with_context(in_file)?;
-    let mut out = io::stdout().lock();
-    print_header(&mut out, &header, bytes.len())?;
     let layout = header.layout().with_context(in_file)?;
-    print_tensors(&mut out, &layout)?;
     let (need, have) = (layout.file_bytes, bytes.len() as u64);
+    let mut out = io::stdout().lock();
+    if !c {
+        print_header(&mut out, &header, bytes.len())?;
+        print_tensors(&mut out, &layout)?;
+    }
     if have < need {
         return Err(Error::Truncated { need, have }).with_context(in_file);
+    }
+    if c {
+        return Ok(print_c(&mut out, &plan(&header, limits).with_context(in_file)?, limits.prompt, &bytes.name)?);
     }
     writeln!(out, "{:<14} {need:>40}", "end")?;
     if have > need {
         writeln!(out, "{:<14} {:>40} (ignored)", "after the end", have - need)?;
     }
-
-    if let Some(n) = max_seq
-        && (n == 0 || n > header.config.seq_len)
-    {
-        return Err(
-            Usage(format!("--plan max_seq={n}: give 1 to {}, the model's seq_len", header.config.seq_len)).into()
-        );
-    }
-    let max_seq = max_seq.unwrap_or(header.config.seq_len);
-    let limits = Limits { max_seq, batch: 1, threads: 1, kv: kv.into() };
-    let plan = header.config.plan(limits).with_context(in_file)?;
+    let plan = plan(&header, limits).with_context(in_file)?;
     let tokenizer = match path {
         Some(path) => std::fs::metadata(path.with_file_name("tokenizer.bin")).map_or(0, |file| file.len()),
         None => Source::tokenizer(None)?.len() as u64,
     };
-    Ok(print_plan(&mut out, &plan, bytes.len(), tokenizer, prompt)?)
+    Ok(print_plan(&mut out, &plan, bytes.len(), tokenizer, limits.prompt)?)
+}
+
+fn plan(header: &Header, PlanLimits { max_seq, kv, .. }: PlanLimits) -> anyhow::Result<Plan> {
+    let seq_len = header.config.seq_len;
+    let max_seq = max_seq.unwrap_or(seq_len);
+    if max_seq == 0 || max_seq > seq_len {
+        return Err(Usage(format!("--plan max_seq={max_seq}: give 1 to {seq_len}, the model's seq_len")).into());
+    }
+    Ok(header.config.plan(Limits { max_seq, batch: 1, threads: 1, kv: kv.into() })?)
 }
 
 fn print_header(out: &mut impl Write, header: &Header, file_bytes: usize) -> io::Result<()> {
@@ -125,6 +129,32 @@ fn print_plan(out: &mut impl Write, plan: &Plan, model: usize, tokenizer: u64, p
         }
         let sum: u64 = rows.iter().map(|(_, _, bytes)| bytes).sum();
         writeln!(out, "{total:<8} {:<35} {sum:>12}", "in all, without code and stack")?;
+    }
+    Ok(())
+}
+
+/// The plan as constants of the preprocessor: the limits, and the bytes of each part of an infer_memory.
+fn print_c(out: &mut impl Write, plan: &Plan, prompt: u32, model: &str) -> io::Result<()> {
+    let kv = if plan.limits.kv == KvType::I8 { "I8" } else { "F32" };
+    let scales = 4 * plan.kv_scales as u64;
+    let merge = Tokenizer::max_tokens(prompt as usize) * size_of::<MergeSlot>();
+    writeln!(
+        out,
+        "// Limits and memory of {model}, from infer-cli inspect --c: infer_init refuses them for a larger model."
+    )?;
+    writeln!(out, "#define MODEL_MAX_SEQ {}", plan.limits.max_seq)?;
+    writeln!(out, "#define MODEL_PROMPT_BYTES {prompt}")?;
+    writeln!(out, "#define MODEL_KV INFER_KV_{kv}")?;
+    for (part, bytes) in [
+        ("HOT_F32", 4 * plan.hot_f32 as u64),
+        ("HOT_I8", plan.hot_i8 as u64),
+        ("KV_VALUES", plan.kv_bytes() - scales),
+        ("KV_SCALES", scales),
+        ("SAMPLER", plan.sampler_bytes()),
+        ("TOKENIZER", plan.tokenizer_bytes()),
+        ("MERGE", merge as u64),
+    ] {
+        writeln!(out, "#define MODEL_{part}_BYTES {bytes}")?;
     }
     Ok(())
 }

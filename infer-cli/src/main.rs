@@ -21,6 +21,9 @@ use std::process::ExitCode;
 use args::{Args, Command, Mode};
 use session::{ModelFiles, Usage};
 
+/// Exit code after Ctrl-C, as shells have it.
+const INTERRUPTED: i32 = 130;
+
 fn main() -> ExitCode {
     let args = match args::parse(std::env::args_os()) {
         Ok(args) => args,
@@ -28,9 +31,12 @@ fn main() -> ExitCode {
     };
     // The next shell prompt starts on a line of its own, and no half file stays behind.
     let _ = ctrlc::set_handler(|| {
+        if serial::stop() {
+            return;
+        }
         quantize::remove_unfinished();
         let _ = writeln!(io::stderr());
-        std::process::exit(130);
+        std::process::exit(INTERRUPTED);
     });
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
@@ -44,7 +50,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> anyhow::Result<()> {
     match &args.command {
-        Some(Command::Inspect { model, plan }) => return inspect::run(model.as_deref(), *plan),
+        Some(Command::Inspect { model, plan, c }) => return inspect::run(model.as_deref(), *plan, *c),
         Some(Command::Quantize { input, output }) => return quantize::run(input, output),
         Some(Command::Perplexity { model, text, tokenizer, window, windows, threads, kv }) => {
             let files = ModelFiles::open(model.as_deref(), tokenizer.as_deref())?;

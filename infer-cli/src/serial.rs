@@ -6,14 +6,17 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use infer_core::{
-    BOS, Engine, HASH_START, Kernels, KvType, Limits, ProbIndex, Sampler, Serial, classify, forward, hash_logits,
+    BOS, Engine, HASH_START, Kernels, KvType, Limits, ProbIndex, Sampler, Serial, Tokenizer, classify, forward,
+    hash_logits,
 };
 use infer_link::{Decoder, MAX_PROMPT, MAX_REPLY, Message, Reply, Request, Statistics, VERSION};
 
+use crate::INTERRUPTED;
 use crate::args::SerialArgs;
 use crate::session::{Buffers, ModelFiles, Usage, encode, seed_or_clock};
 use crate::text::TextOut;
@@ -22,8 +25,19 @@ use crate::text::TextOut;
 const ATTEMPTS: usize = 5;
 /// How long to wait for an answer that costs the firmware no thought.
 const PROMPTLY: Duration = Duration::from_secs(1);
-/// How often waiting looks at the clock.
+/// How often waiting looks at the clock, and for Ctrl-C.
 const POLL: Duration = Duration::from_millis(50);
+
+/// Whether a story is coming in, and whether its end is wanted.
+static STORY: AtomicU8 = AtomicU8::new(NONE);
+const NONE: u8 = 0;
+const COMING: u8 = 1;
+const UNWANTED: u8 = 2;
+
+/// Ctrl-C: has the story end that is coming in. False when there is none, or its end was asked for already.
+pub fn stop() -> bool {
+    STORY.compare_exchange(COMING, UNWANTED, Relaxed, Relaxed).is_ok()
+}
 
 pub fn run(args: &SerialArgs) -> anyhow::Result<()> {
     if args.prompt.len() > MAX_PROMPT {
@@ -31,23 +45,34 @@ pub fn run(args: &SerialArgs) -> anyhow::Result<()> {
         return Err(Usage(format!("the prompt has {len} bytes: firmware takes at most {MAX_PROMPT}")).into());
     }
     let request = Request::Tell {
-        temperature: args.temperature,
-        top_p: args.top_p,
-        seed: seed_or_clock(args.seed),
+        temperature: args.sampling.temperature,
+        top_p: args.sampling.top_p,
+        seed: seed_or_clock(args.sampling.seed),
         steps: if args.steps == 0 { u32::MAX } else { u32::try_from(args.steps).unwrap_or(u32::MAX) },
         prompt: &args.prompt,
     };
+    // What is wrong with the files is said before the story.
+    let files =
+        args.check.as_deref().map(|model| ModelFiles::open(Some(model), args.tokenizer.as_deref())).transpose()?;
+    let tokenizer = files.as_ref().map(ModelFiles::tokenizer).transpose()?;
     let mut link = Link::open(args)?;
     let firmware = link.hello()?;
+    if let Some(files) = &files {
+        ensure!(files.checksum() == firmware.model, "{} is not the one in the firmware", files.model_name());
+    }
     let (tokens, statistics) = link.story(request, &firmware)?;
     report(&firmware, &statistics)?;
-    match &args.check {
-        Some(model) => {
-            let files = ModelFiles::open(Some(model), args.tokenizer.as_deref())?;
-            check(&files, request, &firmware, &tokens, &statistics)
-        }
-        None => Ok(()),
+    if let Some((files, tokenizer)) = files.as_ref().zip(tokenizer.as_ref()) {
+        check(files, &tokenizer.get(), request, &firmware, &tokens, &statistics)?;
     }
+    if stopped() {
+        std::process::exit(INTERRUPTED);
+    }
+    Ok(())
+}
+
+fn stopped() -> bool {
+    STORY.load(Relaxed) == UNWANTED
 }
 
 fn report(firmware: &Firmware, s: &Statistics) -> io::Result<()> {
@@ -106,6 +131,8 @@ struct Link<'a> {
     received: ([u8; 256], usize, usize),
     /// Number of the last request.
     id: u8,
+    /// When the firmware was last heard.
+    heard: Instant,
 }
 
 impl<'a> Link<'a> {
@@ -113,7 +140,16 @@ impl<'a> Link<'a> {
         let (port, baud) = (&*args.port, args.baud);
         let line = open_line(port, baud).with_context(|| format!("port {port}"))?;
         let timeout = Duration::from_secs(args.timeout.get().into());
-        Ok(Link { port, baud, timeout, line, decoder: Decoder::new(), received: ([0; 256], 0, 0), id: 0 })
+        Ok(Link {
+            port,
+            baud,
+            timeout,
+            line,
+            decoder: Decoder::new(),
+            received: ([0; 256], 0, 0),
+            id: 0,
+            heard: Instant::now(),
+        })
     }
 
     /// Sends a request under a new number.
@@ -126,13 +162,13 @@ impl<'a> Link<'a> {
     }
 
     /// The next message, damaged ones passed over; `None` when none comes in time.
-    fn receive(&mut self, timeout: Duration) -> io::Result<Option<Message<Reply<'_>>>> {
-        let deadline = Instant::now() + timeout;
+    fn receive(&mut self, deadline: Instant) -> io::Result<Option<Message<Reply<'_>>>> {
         loop {
             let (bytes, len, at) = &mut self.received;
             while at < len {
                 *at += 1;
                 if self.decoder.push(bytes[*at - 1]) && self.decoder.message::<Reply<'_>>().is_ok() {
+                    self.heard = Instant::now();
                     return Ok(self.decoder.message().ok());
                 }
             }
@@ -149,13 +185,13 @@ impl<'a> Link<'a> {
         }
     }
 
-    /// Asks who is there until there is an answer; opens the port again when the line fails. Ends whatever the firmware
-    /// is doing.
+    /// Asks who is there until there is an answer, or silence for too long; opens the port again when the line fails. Ends
+    /// whatever the firmware is doing.
     fn hello(&mut self) -> anyhow::Result<Firmware> {
         let port = self.port;
-        let deadline = Instant::now() + self.timeout;
+        self.heard = Instant::now();
         let mut failure = None;
-        while Instant::now() < deadline {
+        while self.heard.elapsed() < self.timeout {
             match self.try_hello() {
                 Ok(Some((version, firmware))) => {
                     ensure!(
@@ -186,8 +222,8 @@ impl<'a> Link<'a> {
 
     fn try_hello(&mut self) -> io::Result<Option<(u8, Firmware)>> {
         self.send(Request::Hello)?;
-        let id = self.id;
-        while let Some(message) = self.receive(PROMPTLY)? {
+        let (id, deadline) = (self.id, Instant::now() + PROMPTLY);
+        while let Some(message) = self.receive(deadline)? {
             if message.id == id
                 && let Reply::Ready(info) = message.body
             {
@@ -209,10 +245,12 @@ impl<'a> Link<'a> {
         let mut out = TextOut::new(io::stdout().lock());
         let mut tokens = Vec::new();
         let mut attempts = 0; // since the last one that brought a new token
+        STORY.store(COMING, Relaxed);
         loop {
             let before = tokens.len();
             let trouble = match self.tell(request, &mut tokens, &mut out) {
                 Ok(statistics) => {
+                    let _ = STORY.compare_exchange(COMING, NONE, Relaxed, Relaxed);
                     out.finish()?;
                     return Ok((tokens, statistics));
                 }
@@ -220,6 +258,7 @@ impl<'a> Link<'a> {
                 Err(Trouble::Lasting(e)) => return Err(e),
             };
             let n = tokens.len();
+            ensure!(!stopped(), "port {}: {trouble} after {n} tokens, when the story was to end", self.port);
             attempts = if n > before { 1 } else { attempts + 1 };
             ensure!(
                 attempts < ATTEMPTS,
@@ -241,12 +280,24 @@ impl<'a> Link<'a> {
         let passing = |trouble: &str| Err(Trouble::Passing(trouble.into()));
         self.send(request)?;
         let (id, port, timeout) = (self.id, self.port, self.timeout);
+        let mut deadline = Instant::now() + PROMPTLY;
         let mut accepted = false;
+        let mut stop_sent = None; // when; it may be lost
         loop {
-            let Some(message) = self.receive(if accepted { timeout } else { PROMPTLY })? else {
+            if stopped() && stop_sent.is_none_or(|at: Instant| at.elapsed() > PROMPTLY) {
+                self.send(Request::Stop)?;
+                stop_sent = Some(Instant::now());
+            }
+            let Some(message) = self.receive(deadline.min(Instant::now() + POLL))? else {
+                if Instant::now() < deadline {
+                    continue;
+                }
                 let silence = format!("nothing came for {} s", timeout.as_secs());
                 return passing(if accepted { &silence } else { "the request was not answered" });
             };
+            if message.id == id {
+                deadline = Instant::now() + timeout;
+            }
             match message {
                 Message { id: 0, body: Reply::Ready(_) } => return passing("the firmware started anew"),
                 Message { id: other, .. } if other != id => {} // late
@@ -292,16 +343,15 @@ fn open_line(port: &str, baud: u32) -> anyhow::Result<Box<dyn Line>> {
 /// Runs the model here with the same settings and compares.
 fn check(
     files: &ModelFiles,
+    tokenizer: &Tokenizer<'_>,
     request: Request<'_>,
     firmware: &Firmware,
     tokens: &[u32],
     statistics: &Statistics,
 ) -> anyhow::Result<()> {
     let Request::Tell { temperature, top_p, seed, steps, prompt } = request else { return Ok(()) };
-    ensure!(files.checksum() == firmware.model, "{} is not the one in the firmware", files.model_name());
     let model = files.model()?;
-    let tokenizer = files.tokenizer()?;
-    let prompt = encode(&tokenizer.get(), prompt)?;
+    let prompt = encode(tokenizer, prompt)?;
     let max_seq = firmware.max_seq.min(steps as usize);
     let kv = if firmware.kv_int8 { KvType::I8 } else { KvType::F32 };
     let mut buffers = Buffers::new(model.config(), Limits { max_seq, batch: 1, threads: 1, kv })?;
@@ -323,11 +373,11 @@ fn check(
     if statistics.ended && here.last() == Some(&BOS) {
         here.pop();
     }
-    let whole = statistics.ended || statistics.positions as usize == max_seq;
+    let whole = statistics.ended || statistics.positions as usize == max_seq || stopped();
     if here != tokens || hash != statistics.logits_hash || !whole {
         bail!(
-            "the firmware computes something else than this machine: {} tokens with logits {:016x} there, {} with {hash:016x} \
-             here",
+            "the firmware computes something else than this machine: {} tokens with logits {:016x} there, {} with \
+             {hash:016x} here",
             tokens.len(),
             statistics.logits_hash,
             here.len()

@@ -12,7 +12,7 @@ use infer_core::{
     Sampler, State, Tokenizer, classify, forward,
 };
 
-use crate::args::GenerateArgs;
+use crate::args::Sampling;
 use crate::pool::{Pool, default_threads};
 use crate::source::Source;
 
@@ -172,14 +172,14 @@ impl<'a> Session<'a> {
         files: &'a ModelFiles,
         buffers: &'a mut Buffers,
         pool: &'a Pool,
-        args: &GenerateArgs,
+        sampling: Sampling,
     ) -> anyhow::Result<Session<'a>> {
         let model = files.model()?;
         Ok(Session {
             model,
             state: buffers.state()?,
             engine: Engine { kernels: Kernels::detect(), runner: pool },
-            sampler: Sampler::new(args.temperature, args.top_p, seed_or_clock(args.seed))?,
+            sampler: Sampler::new(sampling.temperature, sampling.top_p, seed_or_clock(sampling.seed))?,
             scratch: vec![ProbIndex::default(); model.config().vocab_size],
             model_name: files.model_name(),
         })

@@ -13,6 +13,10 @@ use std::time::{Duration, Instant};
 
 /// Bytes of the frame of `Request::Hello`.
 const GREETING: usize = 9;
+/// A byte from the board that lies within the story, however often it was greeted before.
+const STORY: usize = 600;
+/// QEMU's options for a serial line through a socket.
+const SOCKET: &[&str] = &["-serial", "unix:serial,server,nowait"];
 
 struct Image {
     elf: PathBuf,
@@ -36,14 +40,14 @@ struct Board {
 }
 
 impl Board {
-    fn start(test: &str, image: &Image, elf: &Path, serial: &str) -> Board {
+    fn start(test: &str, image: &Image, elf: &Path, options: &[&str]) -> Board {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(test);
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(&folder).unwrap();
         let mut command = Command::new("qemu-system-arm");
         // Sockets of short names relative to the folder: their paths have a limit of 108 bytes.
         command.current_dir(&folder).args(["-M", &image.machine, "-display", "none", "-semihosting"]);
-        command.args(["-serial", serial, "-monitor", "unix:monitor,server,nowait"]).arg("-kernel").arg(elf);
+        command.args(options).args(["-monitor", "unix:monitor,server,nowait"]).arg("-kernel").arg(elf);
         let qemu = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("qemu-system-arm");
         Board { qemu, folder }
     }
@@ -79,9 +83,8 @@ fn carry(from: impl Read, mut to: impl Write, mut damage: Damage) {
     }
 }
 
-/// infer-cli on a line to the board that damages what it carries in each direction. Its prompt and settings are those of
-/// every test, and it checks tokens and logits against its own.
-fn tell(board: &Board, image: &Image, to_board: Damage, from_board: Damage) -> Output {
+/// A line to the board that damages what it carries in each direction.
+fn line(board: &Board, to_board: Damage, from_board: Damage) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = format!("tcp:{}", listener.local_addr().unwrap());
     let serial = board.connect("serial");
@@ -91,13 +94,19 @@ fn tell(board: &Board, image: &Image, to_board: Damage, from_board: Damage) -> O
         std::thread::spawn(move || carry(host2, serial2, to_board));
         carry(serial, host, from_board);
     });
-    infer_cli(&port, image)
+    port
 }
 
-fn infer_cli(port: &str, image: &Image) -> Output {
+/// infer-cli with the prompt and settings of every test; it checks tokens and logits against its own.
+fn infer_cli(port: &str, image: &Image, steps: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_infer-cli"));
-    command.args(["serial", port, "-i", "Once upon a time", "-s", "3", "-n", "64", "--timeout", "5", "--check"]);
-    command.arg(&image.model).stdin(Stdio::null()).output().unwrap()
+    command.args(["serial", port, "-i", "Once upon a time", "-s", "3", "-n", steps, "--timeout", "30", "--check"]);
+    command.arg(&image.model).stdin(Stdio::null());
+    command
+}
+
+fn tell(board: &Board, image: &Image, to_board: Damage, from_board: Damage) -> Output {
+    infer_cli(&line(board, to_board, from_board), image, "64").output().unwrap()
 }
 
 fn assert_told(output: &Output, words: &[&str]) {
@@ -117,25 +126,25 @@ fn unharmed() -> Damage {
 #[test]
 fn a_story_over_a_sound_line() {
     let Some(image) = image() else { return };
-    let board = Board::start("sound", &image, &image.elf, "unix:serial,server,nowait");
+    let board = Board::start("sound", &image, &image.elf, SOCKET);
     assert_told(&tell(&board, &image, unharmed(), unharmed()), &[]);
 }
 
 #[test]
 fn a_story_over_a_pseudo_terminal() {
     let Some(image) = image() else { return };
-    let mut board = Board::start("pty", &image, &image.elf, "pty");
+    let mut board = Board::start("pty", &image, &image.elf, &["-serial", "pty"]);
     let mut line = String::new();
     let mut said = BufReader::new(board.qemu.stdout.take().unwrap());
     said.read_line(&mut line).unwrap(); // char device redirected to /dev/pts/3 (label serial0)
     let port = line.split(' ').find(|word| word.starts_with("/dev/")).unwrap_or_else(|| panic!("no port in {line:?}"));
-    assert_told(&infer_cli(port, &image), &[]);
+    assert_told(&infer_cli(port, &image, "64").output().unwrap(), &[]);
 }
 
 #[test]
 fn garbage_both_ways() {
     let Some(image) = image() else { return };
-    let board = Board::start("garbage", &image, &image.elf, "unix:serial,server,nowait");
+    let board = Board::start("garbage", &image, &image.elf, SOCKET);
     let noise = |n: usize| (0..n).map(move |i| ((i * n * 7919) >> 3) as u8);
     // Around the greeting.
     let to_board: Damage = Box::new(move |n, byte| match n {
@@ -154,28 +163,75 @@ fn garbage_both_ways() {
 #[test]
 fn cut_frames_both_ways() {
     let Some(image) = image() else { return };
-    let board = Board::start("cut", &image, &image.elf, "unix:serial,server,nowait");
-    let cut = |bytes: std::ops::Range<usize>| -> Damage {
-        Box::new(move |n, byte| if bytes.contains(&n) { Vec::new() } else { vec![byte] })
-    };
-    // In the first request for a story, and in a token of the second.
-    let output = tell(&board, &image, cut(GREETING + 9..GREETING + 15), cut(300..310));
+    let board = Board::start("cut", &image, &image.elf, SOCKET);
+    // In the first request for a story, the first frame longer than a greeting, and in a token of the second.
+    let (mut at, mut cut) = (0, 0);
+    let to_board: Damage = Box::new(move |_, byte| {
+        at = if byte == 0 { 0 } else { at + 1 };
+        if at <= GREETING || cut == 6 {
+            return vec![byte];
+        }
+        cut += 1;
+        Vec::new()
+    });
+    let from_board: Damage = Box::new(|n, byte| if (STORY..STORY + 10).contains(&n) { Vec::new() } else { vec![byte] });
+    let output = tell(&board, &image, to_board, from_board);
     assert_told(&output, &["the request was not answered after 0 tokens; asking", "a frame was lost after "]);
 }
 
 #[test]
 fn a_reset_in_the_middle() {
     let Some(image) = image() else { return };
-    let board = Board::start("reset", &image, &image.elf, "unix:serial,server,nowait");
+    let board = Board::start("reset", &image, &image.elf, SOCKET);
     let mut monitor = board.connect("monitor");
     let reset: Damage = Box::new(move |n, byte| {
-        if n == 300 {
+        if n == STORY {
             monitor.write_all(b"system_reset\n").unwrap();
         }
         vec![byte]
     });
     let output = tell(&board, &image, unharmed(), reset);
     assert_told(&output, &["the firmware started anew after ", " tokens; asking for the rest"]);
+}
+
+#[test]
+fn an_interrupted_story_ends_on_the_chip() {
+    let Some(image) = image() else { return };
+    let board = Board::start("interrupted", &image, &image.elf, SOCKET);
+    let (id, ids) = std::sync::mpsc::channel::<u32>();
+    let interrupt: Damage = Box::new(move |n, byte| {
+        if n == STORY {
+            Command::new("kill").args(["-INT", &ids.recv().unwrap().to_string()]).status().unwrap();
+        }
+        vec![byte]
+    });
+    let mut command = infer_cli(&line(&board, unharmed(), interrupt), &image, "256");
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    id.send(child.id()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{errors}");
+    assert!(errors.contains("tokens and their logits are as on this machine"), "{errors}");
+    assert!(number_before(&errors, " positions") < 256, "{errors}");
+}
+
+fn number_before(text: &str, word: &str) -> u64 {
+    let before = text.split(word).next().and_then(|before| before.split(' ').next_back());
+    before.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no number before {word:?} in: {text}"))
+}
+
+/// Its counter has 24 bits: where an instruction takes a microsecond, it wraps during the checksum of the model.
+#[test]
+fn cycles_are_counted_beyond_the_counter() {
+    let Some(image) = image() else { return };
+    let thousand_cycles = |shift: &str| {
+        let board = Board::start("cycles", &image, &image.elf, &[SOCKET, &["-icount", shift]].concat());
+        let output = infer_cli(&line(&board, unharmed(), unharmed()), &image, "16").output().unwrap();
+        assert_told(&output, &[]);
+        number_before(&String::from_utf8_lossy(&output.stderr), " thousand cycles each") as f64
+    };
+    let ratio = thousand_cycles("shift=10") / thousand_cycles("shift=4"); // 1,024 ns and 16 ns
+    assert!((ratio / 64.0 - 1.0).abs() < 0.05, "{ratio} instead of 64");
 }
 
 #[test]
@@ -189,7 +245,7 @@ fn a_damaged_model_in_flash_is_an_error() {
         elf[at + damaged] ^= 1;
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("damaged.elf");
         std::fs::write(&path, elf).unwrap();
-        let board = Board::start("damaged", &image, &path, "unix:serial,server,nowait");
+        let board = Board::start("damaged", &image, &path, SOCKET);
         let output = tell(&board, &image, unharmed(), unharmed());
         let errors = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "byte {damaged}: {errors}");

@@ -11,6 +11,7 @@ use crate::tokenizer::IndexEntry;
 
 /// How the matrices of a model are stored. Norm weights are always f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum WeightType {
     /// 4 bytes per weight.
     F32,
@@ -24,6 +25,7 @@ pub enum WeightType {
 /// Hyperparameters, in llama2.c's names. Obtained from a header, or filled in by an exporter and then
 /// [`check`](Config::check)ed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Config {
     /// Width of the residual stream.
     pub dim: usize,
@@ -47,6 +49,7 @@ pub struct Config {
 
 /// Type of the cached keys and values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum KvType {
     /// 4 bytes per value.
     F32,
@@ -56,6 +59,7 @@ pub enum KvType {
 
 /// What the caller asks of a [`Plan`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Limits {
     /// Positions of the KV cache, 1 to `seq_len`.
     pub max_seq: usize,
@@ -70,6 +74,7 @@ pub struct Limits {
 /// Sizes of the buffers that a [`State`](crate::State), a [`Sampler`](crate::Sampler) and a
 /// [`Tokenizer`](crate::Tokenizer) borrow from the caller, in elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Plan {
     /// The model this was planned for.
     pub config: Config,
@@ -217,6 +222,11 @@ impl Config {
         {
             return Err(Error::Unsupported { what: "an int8 KV cache with a head size that is no multiple of 4" });
         }
+        if let KvType::I8 = limits.kv
+            && self.head_size() > MAX_HEAD_SIZE_I8
+        {
+            return Err(Error::Unsupported { what: "an int8 KV cache with a head size above 133,144" });
+        }
         let per_token = HotSizes::new(self, limits.kv);
         // u64 throughout, so that a 32-bit chip sees the overflow instead of a small number.
         let hot_f32 = sum(&[
@@ -285,24 +295,26 @@ impl Plan {
     }
 }
 
+/// Largest head whose int8 scores fit an i32: products of a query and a key are at most 127².
+const MAX_HEAD_SIZE_I8: usize = i32::MAX as usize / (127 * 127);
 /// Bytes of a quantised activation: kernels may widen it.
 pub(crate) const XQ_BYTES: usize = 2;
 /// Alignment of quantised activations. The caller's buffer may lie anywhere, so the plan has room to move up.
 pub(crate) const XQ_ALIGN: usize = 4;
 
-/// f32 elements per token of a batch: one place for [`Config::plan`] and [`State::new`](crate::State::new).
+/// Elements per token of a batch: one place for [`Config::plan`] and [`State::new`](crate::State::new).
 pub(crate) struct HotSizes {
-    /// x, xb and q each.
+    /// x, xb and q each, as all that follow in f32 unless it says otherwise.
     pub dim: usize,
     /// hb and hb2 each. They also hold k and v before these go to the cache, hence the maximum.
     pub hidden: usize,
     /// cos and sin of the position's angles.
     pub rope: usize,
-    /// Quantised activations: inputs of int8 matrices, and queries for an int8 KV cache.
+    /// Quantised activations, of [`XQ_BYTES`] i8 each: inputs of int8 matrices, and queries for an int8 KV cache.
     pub quantized: usize,
     /// Their scales.
     pub scales: usize,
-    /// All of them.
+    /// All of them in f32.
     pub total: u64,
 }
 

@@ -5,6 +5,7 @@ use core::fmt;
 /// Why an operation of this crate was refused. Small, `Copy`, and never followed by a changed result: an operation
 /// that returns an error has written nothing that a later call would trust.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[non_exhaustive]
 pub enum Error {
     /// The file ends before its last tensor (bytes).

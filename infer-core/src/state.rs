@@ -40,7 +40,7 @@ pub struct State<'s> {
     pub(crate) rope: &'s mut [f32],   // (batch, head_size), cos and sin in turn
     pub(crate) freq: &'s mut [f32],   // (head_size / 2), angle per position
     pub(crate) xq: &'s mut [i8], // (batch, max(dim, hidden_dim)) of 2 bytes, quantised input of an int8 matrix, or queries
-    pub(crate) xs: &'s mut [f32], // (batch, max(dim, hidden_dim) / group_size), its scales
+    pub(crate) xs: &'s mut [f32], // (batch, max(max(dim, hidden_dim) / group_size, n_heads)), its scales
     pub(crate) att: &'s mut [f32], // (threads, kv_mul, block_len(max_seq)), attention weights
     pub(crate) logits: &'s mut [f32], // (vocab_size)
     pub(crate) cache: Cache<'s>,

@@ -1,11 +1,12 @@
 //! What the tests of the workspace share: a slow, obvious forward pass to compare with ([`oracle`]), seeded random models
-//! ([`random`]), the owned buffers of a run ([`Run`]), the golden outputs ([`shared`]) and the tolerances
-//! ([`tolerance`]).
+//! ([`random`]), the owned buffers of a run ([`Run`]), the golden outputs ([`shared`]), encoding in one call
+//! ([`tokenizer`]) and the tolerances ([`tolerance`]).
 
 pub mod oracle;
 pub mod random;
 mod run;
 pub mod shared;
+pub mod tokenizer;
 pub mod tolerance;
 
 pub use run::Run;

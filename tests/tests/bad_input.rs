@@ -231,6 +231,10 @@ fn plans_and_buffers() {
     }
     let odd = Config { dim: 36, n_heads: 6, n_kv_heads: 6, ..config };
     assert!(matches!(odd.plan(Limits { kv: KvType::I8, ..limits }), Err(Error::Unsupported { .. })));
+    // Scores of larger heads could overflow: head_size · 127² beyond 2³¹.
+    let wide = |dim, kv| Config { dim, n_heads: 1, n_kv_heads: 1, ..config }.plan(Limits { kv, ..limits });
+    assert!(wide(133_144, KvType::I8).is_ok() && wide(133_148, KvType::F32).is_ok());
+    assert!(matches!(wide(133_148, KvType::I8), Err(Error::Unsupported { what }) if what.contains("above 133,144")));
 
     let plan = config.plan(limits).unwrap();
     let new = |hot: usize, kv: usize| {

@@ -1,5 +1,5 @@
 //! The C interface, called as C calls it: it tells what the Rust interface tells, and refuses what C can get wrong.
-#![allow(unsafe_code, clippy::undocumented_unsafe_blocks)] // every call here is one that C could make
+#![allow(unsafe_code)] // every call here is one that C could make
 
 use std::ffi::{CStr, c_void};
 use std::mem::{MaybeUninit, zeroed};
@@ -36,13 +36,16 @@ impl C {
         }
         let mut memory = MaybeUninit::uninit();
         let bytes = model.bytes();
+        // SAFETY: the model has so many bytes, and the other pointers are to what they should be.
         assert_ok(unsafe { infer_plan(bytes.as_ptr().cast(), bytes.len(), &LIMITS, memory.as_mut_ptr()) });
+        // SAFETY: infer_plan has succeeded, so it has written it.
         let mut memory = unsafe { memory.assume_init() };
         let mut buffers: Vec<_> = memory.part.iter().map(|part| vec![u64::MAX; part.bytes.div_ceil(8)]).collect();
         for (part, buffer) in memory.part.iter_mut().zip(&mut buffers) {
             assert!(part.data.is_null());
             part.data = buffer.as_mut_ptr().cast();
         }
+        // SAFETY: a context begins as zeros.
         C { model, tokenizer, memory, context: Box::new(unsafe { zeroed() }), _buffers: buffers }
     }
 
@@ -71,18 +74,23 @@ impl C {
     ) -> infer_error {
         let context = self.context();
         let tokenizer = &self.tokenizer;
+        // SAFETY: the pointers and sizes are those of the files, which live as long as the context; what is wrong with the others is
+        // for infer_init to find out.
         unsafe { infer_init(context, model.cast(), bytes, tokenizer.as_ptr().cast(), tokenizer.len(), limits, memory) }
     }
 
     /// What the context says when it is used.
     fn state(&mut self) -> u32 {
+        // SAFETY: a context and one token.
         unsafe { infer_forward(self.context(), &BOS, 1, 0) }.code
     }
 }
 
 fn text(error: &infer_error) -> String {
     let mut text = [0; 256];
+    // SAFETY: the error is the library's, and the text has so many bytes.
     let n = unsafe { infer_error_write(error, text.as_mut_ptr(), text.len()) };
+    // SAFETY: infer_error_write ends the text with a zero.
     let text = unsafe { CStr::from_ptr(text.as_ptr()) }.to_str().unwrap();
     assert_eq!(n, text.len());
     text.to_owned()
@@ -109,25 +117,34 @@ fn a_story_from_c_has_the_logits_and_tokens_of_one_from_rust() {
     let mut sampler = Sampler::new(0.9, 0.5, 3).unwrap();
     let mut scratch = vec![Default::default(); 300];
     let context = c.context();
+    // SAFETY: `context` is that of `c`, here and below, and everything else a local variable.
     assert_ok(unsafe { infer_set_sampler(context, 0.9, 0.5, 3) });
     let (mut token, mut hash, mut c_hash) = (BOS, HASH_START, INFER_HASH_START);
     for pos in 0..MAX_SEQ {
         let (mut logits, mut more, mut next, mut piece, mut layers) = (null_mut(), true, 0, MaybeUninit::uninit(), 0);
         // By turns in one call and layer by layer, with either kernels.
+        // SAFETY: as above.
         assert_ok(unsafe { infer_set_kernels(context, (pos / 2 % 2) as u32) });
         if pos % 2 == 0 {
+            // SAFETY: as above.
             assert_ok(unsafe { infer_forward(context, &token, 1, pos) });
         } else {
+            // SAFETY: as above.
             assert_ok(unsafe { infer_begin(context, &token, 1, pos) });
             while more {
+                // SAFETY: as above.
                 assert_ok(unsafe { infer_step(context, &mut more) });
                 layers += 1;
             }
             assert_eq!(layers, 2);
         }
+        // SAFETY: as above.
         assert_eq!(unsafe { infer_filled(context) }, pos + 1);
+        // SAFETY: as above.
         assert_ok(unsafe { infer_classify(context, 0, &mut logits) });
+        // SAFETY: as above.
         c_hash = unsafe { infer_hash_logits(c_hash, logits, 300) };
+        // SAFETY: as above.
         assert_ok(unsafe { infer_sample(context, &mut next) });
 
         forward(&model, &mut state, &engine, &[token], pos).unwrap();
@@ -136,8 +153,11 @@ fn a_story_from_c_has_the_logits_and_tokens_of_one_from_rust() {
         assert_eq!(next, sampler.sample(logits, &mut scratch).unwrap());
         assert_eq!(c_hash, hash);
 
+        // SAFETY: as above.
         assert_ok(unsafe { infer_decode(context, token, next, piece.as_mut_ptr()) });
+        // SAFETY: infer_decode has succeeded, so it has written the piece,
         let piece = unsafe { piece.assume_init() };
+        // SAFETY: which lies in the tokenizer.
         let piece = unsafe { std::slice::from_raw_parts(piece.data.cast::<u8>(), piece.bytes) };
         assert_eq!(piece, format!("piece {next}").as_bytes());
         token = next;
@@ -149,6 +169,7 @@ fn null_pointers_are_refused() {
     let mut c = C::new();
     let (model, bytes) = (c.model.bytes().as_ptr().cast::<c_void>(), c.model.bytes().len());
     let mut memory = c.memory;
+    // SAFETY: the pointers are to what they should be, or null.
     unsafe {
         assert_refused(infer_read_config(model, bytes, null_mut()), INFER_ERROR_NULL, "config is a null pointer");
         assert_refused(infer_plan(null(), bytes, &LIMITS, &mut memory), INFER_ERROR_NULL, "model is a null pointer");
@@ -163,6 +184,7 @@ fn null_pointers_are_refused() {
     let mut c = C::open();
     let context = c.context();
     let mut n = 0;
+    // SAFETY: as above.
     unsafe {
         assert_refused(infer_forward(context, null(), 1, 0), INFER_ERROR_NULL, "tokens is a null pointer");
         assert_refused(infer_step(context, null_mut()), INFER_ERROR_NULL, "more is a null pointer");
@@ -253,6 +275,7 @@ fn calls_out_of_order_are_refused() {
     let mut c = C::open();
     let context = c.context();
     let (mut token, mut more) = (0, false);
+    // SAFETY: the pointers are to what they should be; the copy and the odd address are for the library to find out.
     unsafe {
         assert_eq!(infer_step(context, &mut more).code, INFER_ERROR_NOT_READY as u32);
         assert_eq!(infer_classify(context, 0, null_mut()).code, INFER_ERROR_NOT_READY as u32);
@@ -281,6 +304,7 @@ fn texts_and_settings_are_checked() {
     let mut c = C::open();
     let context = c.context();
     let (mut tokens, mut n) = ([0; 32], 0);
+    // SAFETY: text and tokens have so many bytes and elements.
     let mut encode = |text: &[u8], capacity: usize| unsafe {
         infer_encode(context, text.as_ptr().cast(), text.len(), true, tokens.as_mut_ptr(), capacity, &mut n)
     };
@@ -288,11 +312,16 @@ fn texts_and_settings_are_checked() {
     assert_refused(encode(b"", 0), INFER_ERROR_BUFFER_TOO_SMALL, "buffer tokens has room for 0 elements and needs 2");
     assert_ok(encode(b"", 1));
     assert_eq!((n, tokens[0]), (1, BOS));
+    // SAFETY: `context` is a context.
     unsafe {
         let words = "temperature is -0.5, but it must be a number from 0 (always the most likely token) upwards";
         assert_refused(infer_set_sampler(context, -0.5, 0.9, 1), INFER_ERROR_SETTING, words);
         let words = "top-p is NaN, but it must be between 0 and 1 (0 and 1 turn it off)";
         assert_refused(infer_set_sampler(context, 1.0, f32::NAN, 1), INFER_ERROR_SETTING, words);
+        let words = "kernels of a Cortex-M with FPU: not supported by this build";
+        for kernels in [infer_kernels::INFER_KERNELS_CORTEX_M_DSP, infer_kernels::INFER_KERNELS_HELIUM] {
+            assert_refused(infer_set_kernels(context, kernels as u32), INFER_ERROR_UNSUPPORTED, words);
+        }
         assert_refused(
             infer_set_kernels(context, 9),
             INFER_ERROR_SETTING,
@@ -337,6 +366,7 @@ fn errors_read_as_in_rust() {
 fn long_messages_are_cut_to_the_buffer() {
     let error = infer_error::from(Error::Token { token: 5, vocab_size: 3 });
     let mut text = [1; 12];
+    // SAFETY: the error is the library's, and the text has more bytes.
     let n = unsafe { infer_error_write(&error, text.as_mut_ptr(), 9) };
     assert_eq!(n, "token 5 is outside the vocabulary of 3".len());
     assert_eq!(text[..9], b"token 5 \0".map(|byte| byte as std::ffi::c_char));

@@ -1,27 +1,13 @@
 //! The tokenizer against SentencePiece's ids and against the obvious quadratic algorithm.
 
-use infer_core::{BOS, Error, IndexEntry, MergeSlot, Tokenizer, build_index, count_entries};
+use infer_core::{BOS, Error, IndexEntry, MergeSlot, Tokenizer, build_index};
 use serde::Deserialize;
 use tests::shared;
+use tests::tokenizer::{encode, index};
 
 const LLAMA2: &str = "data/tokenizers/llama2/tokenizer.bin";
 const TOK512: &str = "data/models/stories260K/tok512.bin";
 const TOK105: &str = "data/models/tok105/tok105.bin";
-
-fn index(bytes: &[u8]) -> Vec<IndexEntry> {
-    let n = count_entries(bytes).unwrap();
-    let mut index = vec![IndexEntry::EMPTY; n];
-    build_index(bytes, n, &mut index).unwrap();
-    index
-}
-
-fn encode(tokenizer: &Tokenizer<'_>, text: &str, bos: bool) -> Vec<u32> {
-    let most = Tokenizer::max_tokens(text.len());
-    let mut tokens = vec![0; most];
-    let n = tokenizer.encode(text, bos, &mut vec![MergeSlot::EMPTY; most], &mut tokens).unwrap();
-    tokens.truncate(n);
-    tokens
-}
 
 /// Raw bytes of the text that tokens stand for after BOS.
 fn decode(tokenizer: &Tokenizer<'_>, tokens: &[u32]) -> Vec<u8> {

@@ -86,7 +86,8 @@ fn run(name: &str, composed: bool) -> anyhow::Result<()> {
     let best = times.iter().copied().fold(f64::INFINITY, f64::min);
     let (rate, flops) = (n as f64 / mean, 6.0 * model.parameter_count() as f64);
     println!(
-        "{name}{}: {rate:.0} tok/s (best {:.0}), {:.1} GFLOP/s, {} parameters, {sequences} x {}, {} steps, loss {first:.4} to {last:.4}",
+        "{name}{}: {rate:.0} tok/s (best {:.0}), {:.1} GFLOP/s, {} parameters, {sequences} x {}, {} steps, loss {first:.4} to \
+         {last:.4}",
         if composed { " composed" } else { "" },
         n as f64 / best,
         rate * flops / 1e9,

@@ -16,6 +16,8 @@ const GENERATED_STORIES: usize = 10_000;
 
 /// Token shards with their tokenizer, and a teacher where there is one.
 pub struct Data {
+    /// Where the shards are.
+    pub folder: PathBuf,
     shards: Shards,
     /// Contents of tokenizer.bin.
     pub tokenizer: Vec<u8>,
@@ -46,7 +48,7 @@ impl Data {
             }
             None => Vec::new(),
         };
-        Ok(Data { shards, tokenizer, teacher, told })
+        Ok(Data { folder, shards, tokenizer, teacher, told })
     }
 
     /// Shards to train on.
@@ -74,6 +76,11 @@ impl Data {
 fn find_shards(settings: &Settings, vocab_size: usize) -> anyhow::Result<PathBuf> {
     let folder = settings.data.clone().unwrap_or_else(|| corpus::default_folder(vocab_size));
     if folder.is_dir() && read_meta(&folder)?.is_some() {
+        ensure!(
+            settings.valid.is_none(),
+            "the token shards in {} have a validation split already: leave out --valid, or give stories with --data",
+            folder.display()
+        );
         println!("data: the token shards in {}", folder.display());
         return Ok(folder);
     }

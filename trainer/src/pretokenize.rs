@@ -57,7 +57,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let tokenizer = vocabulary.tokenizer();
     let vocab_size = tokenizer.vocab_size();
     if let Some(wanted) = args.vocab_size.filter(|&wanted| wanted != vocab_size) {
-        bail!("{} has {vocab_size} tokens, --vocab-size says {wanted}", vocabulary.path.display());
+        bail!(
+            "the tokenizer {} has {vocab_size} tokens, but the vocabulary is to have {wanted}: give one that has, or the \
+             size {vocab_size}",
+            vocabulary.path.display()
+        );
     }
     let meta = Meta {
         vocab_size,

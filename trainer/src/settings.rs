@@ -119,10 +119,12 @@ pub struct Settings {
     #[arg(long, default_value_t = 20, help_heading = "Evaluation")]
     pub eval_iters: usize,
     /// Evaluate and stop
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = clap::ArgAction::Set, help_heading = "Evaluation")]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false)]
+    #[arg(action = clap::ArgAction::Set, help_heading = "Evaluation")]
     pub eval_only: bool,
     /// Keep the checkpoint of every evaluation, not only the best and the last
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = clap::ArgAction::Set, help_heading = "Evaluation")]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false)]
+    #[arg(action = clap::ArgAction::Set, help_heading = "Evaluation")]
     pub always_save_checkpoint: bool,
     /// Steps between lines of the log
     #[arg(long, default_value_t = 10, help_heading = "Evaluation")]

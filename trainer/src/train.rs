@@ -144,7 +144,8 @@ impl<'a, D: Backend> Training<'a, D> {
                 run.order = order;
                 if checkpoint.run.order != order {
                     eprintln!(
-                        "note: the checkpoint was made with {:?}, now it is {order:?}: the run goes on, but not as it would have",
+                        "note: the checkpoint was made with {:?}, now it is {order:?}: the run goes on, but not as it \
+                         would have",
                         checkpoint.run.order
                     );
                 }
@@ -178,6 +179,9 @@ impl<'a, D: Backend> Training<'a, D> {
         self.report.open_files(self.run.iter)?;
         let c = self.model.config;
         let settings = Settings {
+            // The shards themselves: a search could find others next time.
+            data: Some(self.data.folder.clone()),
+            valid: None,
             dim: c.dim,
             hidden_dim: Some(c.hidden_dim),
             n_layers: c.n_layers,
@@ -331,7 +335,8 @@ impl<'a, D: Backend> Training<'a, D> {
         let path = s.export.clone().unwrap_or_else(|| s.out_dir.join("model.bin"));
         export(&path, &weights, s.export_version, &self.data.tokenizer)?;
         self.report.say(&format!(
-            "{}: {} parameters after {} tokens in {}; best validation loss {:.4} nats per token, entropy of single tokens {:.4}",
+            "{}: {} parameters after {} tokens in {}; best validation loss {:.4} nats per token, entropy of single tokens \
+             {:.4}",
             path.display(),
             self.model.parameter_count(),
             self.run.sequences * s.max_seq_len as u64,

@@ -189,6 +189,16 @@ fn distillation_learns_from_the_teacher() {
 }
 
 #[test]
+fn a_resumed_run_needs_its_shards_only() {
+    let scene = Scene::new();
+    fs::write(scene.path("valid.txt"), "The hen went to the park.\n<|endoftext|>\n".repeat(20)).unwrap();
+    scene.train("out", &["--max-iters", "5", "--valid", "valid.txt"]);
+    fs::remove_file(scene.path("stories.txt")).unwrap();
+    let log = scene.succeeds(&["--config", "out/settings.toml", "--init-from", "resume", "--max-iters", "10"]);
+    assert!(log.contains("data: the token shards in out/tokens"), "{log}");
+}
+
+#[test]
 fn mistakes_are_explained() {
     let scene = Scene::new();
     scene.train("out", &["--max-iters", "5"]);
@@ -208,6 +218,23 @@ fn mistakes_are_explained() {
         (
             &["--out-dir", "new", "--data", "out/tokens", "--vocab-size", "320", "--max-seq-len", "100000"],
             "max_seq_len",
+        ),
+        (
+            &["--out-dir", "new", "--data", "out/tokens", "--vocab-size", "320", "--valid", "stories.txt"],
+            "out/tokens have a validation split already",
+        ),
+        (
+            &[
+                "--out-dir",
+                "new",
+                "--data",
+                "stories.txt",
+                "--vocab-size",
+                "400",
+                "--tokenizer",
+                "out/tokens/tokenizer.bin",
+            ],
+            "has 320 tokens, but the vocabulary is to have 400",
         ),
         (&["--device", "tpu"], "tpu"),
         (&["--config", "nowhere.toml"], "nowhere.toml"),

@@ -1,53 +1,24 @@
-//! Arm's MPS3 board with the AN547 image (Corstone-300, Cortex-M55), as in QEMU: UART 0, a CMSDK APB UART.
+//! Arm's MPS3 board with the AN547 image (Corstone-300, Cortex-M55), as in QEMU.
 
 use infer_core::Kernels;
 
-const DATA: *mut u32 = 0x4930_3000 as *mut u32;
-const STATE: *const u32 = 0x4930_3004 as *const u32; // bit 0: transmit buffer full, bit 1: receive buffer full
-const CTRL: *mut u32 = 0x4930_3008 as *mut u32; // bit 0: transmitter on, bit 1: receiver on
-const BAUDDIV: *mut u32 = 0x4930_3010 as *mut u32; // clock cycles per bit, at least 16
+#[path = "../cmsdk.rs"]
+mod cmsdk;
+pub use cmsdk::{exit, init, read, write};
+
+const UART: usize = 0x4930_3000;
 
 /// Name of the board.
 pub const NAME: &str = "mps3-an547";
+
+/// Cycles per second of the core.
+pub const CLOCK_HZ: u32 = 32_000_000;
 
 /// The fastest kernels of the core.
 pub const fn kernels() -> Kernels {
     // SAFETY: the board has a Cortex-M55 with Helium, which cortex-m-rt switches on together with the FPU.
     unsafe { Kernels::helium() }
 }
-/// Cycles per second of the core.
-pub const CLOCK_HZ: u32 = 32_000_000;
 
-/// Clocks, pins and the serial line.
-pub fn init() {
-    // SAFETY: the addresses are device registers of this board, aligned and outside all memory that Rust knows.
-    unsafe {
-        BAUDDIV.write_volatile(CLOCK_HZ / 115_200);
-        CTRL.write_volatile(3);
-    }
-}
-
-/// The byte that has come in over the serial line, if any.
-pub fn read() -> Option<u8> {
-    // SAFETY: as in `init`.
-    unsafe { (STATE.read_volatile() & 2 != 0).then(|| DATA.read_volatile() as u8) }
-}
-
-/// Sends one byte, and waits for room if need be.
-pub fn write(byte: u8) {
-    // SAFETY: as in `init`.
-    unsafe {
-        while STATE.read_volatile() & 1 != 0 {}
-        DATA.write_volatile(u32::from(byte));
-    }
-}
-
-/// Called between layers, by every loop that waits, and so at least every few milliseconds.
+/// Called after each layer, between the parts of large matrices, and by every loop that waits.
 pub fn feed_watchdog() {}
-
-/// Ends the emulation.
-pub fn exit(success: bool) -> ! {
-    use cortex_m_semihosting::debug;
-    debug::exit(if success { debug::EXIT_SUCCESS } else { debug::EXIT_FAILURE });
-    loop {}
-}

@@ -29,6 +29,7 @@ pub const NAME: &str = "nrf52840";
 pub const fn kernels() -> Kernels {
     Kernels::native()
 }
+
 /// Cycles per second of the core.
 pub const CLOCK_HZ: u32 = 64_000_000;
 
@@ -70,7 +71,8 @@ pub fn write(byte: u8) {
     }
 }
 
-/// EDIT 2. Called between layers and by every loop that waits: feed the watchdog here, once you have switched it on.
+/// EDIT 2. Called after each layer, between the parts of large matrices, and by every loop that waits: feed the watchdog
+/// here, once you have switched it on.
 pub fn feed_watchdog() {}
 
 /// What happens after the last story, or when nothing can go on.

@@ -12,6 +12,7 @@ pub const fn kernels() -> Kernels {
     // SAFETY: its Cortex-M33 has the DSP extension (RP2350 datasheet, "Cortex-M33 processor").
     unsafe { Kernels::cortex_m_dsp() }
 }
+
 /// Cycles per second of the core: EDIT 2, what your clock set-up gives (150 MHz with the PLL and a 12 MHz crystal).
 pub const CLOCK_HZ: u32 = 150_000_000;
 
@@ -26,7 +27,8 @@ pub fn read() -> Option<u8> {
 /// EDIT 2. Sends one byte, and waits for room if need be.
 pub fn write(_byte: u8) {}
 
-/// EDIT 2. Called between layers and by every loop that waits: feed the watchdog here, once you have switched it on.
+/// EDIT 2. Called after each layer, between the parts of large matrices, and by every loop that waits: feed the watchdog
+/// here, once you have switched it on.
 pub fn feed_watchdog() {}
 
 /// What happens after the last story, or when nothing can go on.

@@ -24,7 +24,7 @@ fn run() -> Option<()> {
     let mut memory = image::memory()?;
     let engine = engine();
     let mut cycles = [0; TOKENS];
-    let mut clock = Clock::start();
+    let clock = Clock::start();
     // Before the token it subtracts the time, after the token it adds: the hash between two tokens does not count.
     let lap = |pos: usize| {
         if let Some(cycles) = cycles.get_mut(pos) {

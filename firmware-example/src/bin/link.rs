@@ -107,7 +107,6 @@ impl Listener for Host<'_> {
 
     fn between_layers(&mut self) -> bool {
         board::feed_watchdog(); // an RTOS would yield here
-        self.clock.cycles(); // often enough for the counter not to wrap
         // A request ends the story; noise does not.
         self.interrupted = receive(self.decoder) && self.decoder.message::<Request<'_>>().is_ok();
         !self.interrupted

@@ -1,5 +1,6 @@
 //! The other commands: tokenize, inspect, quantize, perplexity and bench.
 
+use infer_core::capi::{INFER_PARTS, infer_limits, infer_plan};
 use serde::Deserialize;
 
 use super::*;
@@ -68,6 +69,15 @@ fn inspect_plans_what_firmware_links() {
     ];
     has(&inspect("max_seq=37,kv=int8,prompt=20"), &rows);
 
+    let header = run(&["inspect", model, "--plan", "max_seq=37,kv=int8,prompt=20", "--c"]);
+    let mut expected =
+        vec!["MODEL_MAX_SEQ 37".to_owned(), "MODEL_PROMPT_BYTES 20".into(), "MODEL_KV INFER_KV_I8".into()];
+    let parts = ["HOT_F32", "HOT_I8", "KV_VALUES", "KV_SCALES", "SAMPLER", "TOKENIZER", "MERGE"];
+    let bytes = parts_in_c(file.bytes(), infer_limits { max_seq: 37, batch: 1, prompt_bytes: 20, kv: 1 });
+    expected.extend(parts.iter().zip(bytes).map(|(part, bytes)| format!("MODEL_{part}_BYTES {bytes}")));
+    let defined = stdout(&header).lines().filter_map(|line| line.strip_prefix("#define "));
+    assert_eq!(defined.collect::<Vec<_>>(), expected);
+
     for (plan, words) in [
         ("max_seq=x", &["max_seq=x", "number"][..]),
         ("prompt=-1", &["prompt=-1", "number"]),
@@ -79,6 +89,18 @@ fn inspect_plans_what_firmware_links() {
     }
     let (_, heads_of_2) = random_model("plan_heads_of_2", |_| {});
     assert_fails(&run(&["inspect", &heads_of_2, "--plan", "kv=int8"]), 1, &["model.bin", "multiple of 4"]);
+}
+
+/// What a C program is told at run time.
+#[allow(unsafe_code)]
+fn parts_in_c(model: &[u8], limits: infer_limits) -> [usize; INFER_PARTS] {
+    let mut memory = std::mem::MaybeUninit::uninit();
+    // SAFETY: the model has so many bytes, and all pointers point to what they should.
+    let memory = unsafe {
+        assert_eq!(infer_plan(model.as_ptr().cast(), model.len(), &limits, memory.as_mut_ptr()).code, 0);
+        memory.assume_init()
+    };
+    memory.part.map(|part| part.bytes)
 }
 
 fn stories_text() -> String {

@@ -26,9 +26,9 @@ fn token(id: u8, pos: usize) -> Vec<u8> {
     frame(id, Reply::Token { pos: pos as u32, token: 300 + pos as u32, text: PIECES[pos].as_bytes() })
 }
 
-fn done(id: u8) -> Vec<u8> {
+fn done(id: u8, positions: u32) -> Vec<u8> {
     let statistics = Statistics {
-        positions: 6,
+        positions,
         ended: false,
         logits_hash: 5,
         cycles: 600_000,
@@ -41,7 +41,7 @@ fn done(id: u8) -> Vec<u8> {
 
 /// The frames of a whole story.
 fn story(id: u8) -> Vec<Vec<u8>> {
-    [accepted(id)].into_iter().chain((0..PIECES.len()).map(|pos| token(id, pos))).chain([done(id)]).collect()
+    [accepted(id)].into_iter().chain((0..PIECES.len()).map(|pos| token(id, pos))).chain([done(id, 6)]).collect()
 }
 
 /// Lets infer-cli talk to firmware that answers a greeting, and the n-th request for a story with what `tell` gives; an
@@ -135,6 +135,98 @@ fn a_reset_and_a_lost_connection_are_reported_and_made_good() {
         "the request was not answered after 2 tokens; asking",
     ];
     assert_recovered(&output, &words);
+}
+
+/// A host that comes in the middle of somebody else's story, whose greeting is lost.
+#[test]
+fn a_greeting_is_repeated_while_an_older_story_comes_in() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = format!("tcp:{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let (requests, to_story) = std::sync::mpsc::channel();
+        let reader = stream.try_clone().unwrap();
+        std::thread::spawn(move || {
+            let mut decoder = Decoder::<MAX_REQUEST>::new();
+            for byte in BufReader::new(reader).bytes().map_while(Result::ok) {
+                if decoder.push(byte) {
+                    let Message { id, body } = decoder.message::<Request<'_>>().unwrap();
+                    requests.send((id, matches!(body, Request::Tell { .. }))).unwrap();
+                }
+            }
+        });
+        // The first greeting is lost. Longer than --timeout, if nobody greets again.
+        let mut greetings = 0;
+        for pos in 0..400 {
+            stream.write_all(&frame(99, Reply::Token { pos, token: 7, text: b"old" })).unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            if let Ok((id, _)) = to_story.try_recv() {
+                greetings += 1;
+                if greetings == 2 {
+                    stream.write_all(&ready(id, VERSION)).unwrap();
+                    break;
+                }
+            }
+        }
+        for (id, is_story) in to_story {
+            assert!(is_story);
+            stream.write_all(&story(id).concat()).unwrap();
+        }
+    });
+    assert_recovered(&run(&["serial", &port, "--timeout", "1"]), &[]);
+}
+
+/// Ctrl-C ends the story on the chip, too, and its statistics are shown; a second one ends the program.
+#[cfg(unix)]
+#[test]
+fn an_interrupted_story_is_stopped() {
+    let interrupted = |answers_stop: bool| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = format!("tcp:{}", listener.local_addr().unwrap());
+        let mut command = cli();
+        command.args(["serial", &port]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = command.spawn().unwrap();
+        let pid = child.id().to_string();
+        let interrupt = move || assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut decoder = Decoder::<MAX_REQUEST>::new();
+            let mut story = 0;
+            for byte in BufReader::new(stream.try_clone().unwrap()).bytes().map_while(Result::ok) {
+                if !decoder.push(byte) {
+                    continue;
+                }
+                let Message { id, body } = decoder.message::<Request<'_>>().unwrap();
+                match body {
+                    Request::Hello => stream.write_all(&ready(id, VERSION)).unwrap(),
+                    Request::Tell { .. } => {
+                        story = id;
+                        stream.write_all(&[accepted(id), token(id, 0), token(id, 1)].concat()).unwrap();
+                        interrupt();
+                    }
+                    Request::Stop if answers_stop => stream.write_all(&done(story, 2)).unwrap(),
+                    Request::Stop => interrupt(),
+                }
+            }
+        });
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(130));
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (text, errors) = interrupted(true);
+    assert_eq!(text, "Once upon\n");
+    assert!(errors.contains("2 positions") && !errors.contains("warning"), "{errors}");
+    assert!(!interrupted(false).1.contains("positions"));
+}
+
+#[test]
+fn the_model_to_check_with_is_opened_before_the_story() {
+    let output = run(&["serial", "/dev/no-such-port", "--check", "no-such-model.bin"]);
+    assert_fails(&output, 1, &["no-such-model.bin"]);
+    let (_folder, model) = random_model("serial_check", |_| ());
+    let output = talk(&["--check", &model], VERSION, |_, id| story(id).concat());
+    assert_fails(&output, 1, &[&model, "is not the one in the firmware"]);
+    assert!(output.stdout.is_empty());
 }
 
 #[test]

@@ -71,6 +71,7 @@ pub(crate) fn matmul_q8(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<
 #[inline(always)]
 pub(crate) fn dot_q8(w: &[i8], ws: &[f32], x: &[i8], xs: &[f32], group_size: usize) -> f32 {
     let mut lanes = [0.0; LANES];
+    let group_size = group_size.max(1); // the compiler does not know
     let products = w.chunks_exact(group_size).zip(x.chunks_exact(group_size)).zip(ws.iter().zip(xs));
     for (g, ((w, x), (ws, xs))) in products.enumerate() {
         // At most 1024 · 127 · 128, far from overflow.

@@ -7,7 +7,7 @@ mod vocab;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use infer_core::{IndexEntry, MergeSlot, Tokenizer, build_index, count_entries};
+use tests::tokenizer::{encode, index};
 
 fn trainer(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_trainer"));
@@ -42,21 +42,6 @@ fn scratch(test: &str) -> PathBuf {
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
-}
-
-fn index(tokenizer_bin: &[u8]) -> Vec<IndexEntry> {
-    let n = count_entries(tokenizer_bin).unwrap();
-    let mut index = vec![IndexEntry::EMPTY; n];
-    build_index(tokenizer_bin, n, &mut index).unwrap();
-    index
-}
-
-fn encode(tokenizer: &Tokenizer<'_>, text: &str, bos: bool) -> Vec<u32> {
-    let most = Tokenizer::max_tokens(text.len());
-    let mut tokens = vec![0; most];
-    let n = tokenizer.encode(text, bos, &mut vec![MergeSlot::EMPTY; most], &mut tokens).unwrap();
-    tokens.truncate(n);
-    tokens
 }
 
 /// Distinct stories of a few words each, none a copy of another.
