@@ -4,7 +4,7 @@
 //! multiplies it by the gradient that arrives. Activations are shared by no one, so they stay from step to step.
 //!
 //! ```text
-//! rows   x ── rmsnorm ─> xb                                  a task per block of positions
+//! rows   x ── rmsnorm, transpose ─> xb                       a task per block of positions
 //! heads  xb ─ wq wk wv, rope ─> qkv ─ attention ─> att       a task per sequence and key/value head
 //! rows   x + att wo ─> x2 ─ rmsnorm, w1 w3, SwiGLU, w2 ─> x  a task per block of positions
 //! ```
