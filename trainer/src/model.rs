@@ -12,13 +12,14 @@ mod dropout;
 pub mod fused;
 mod optimizer;
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, bail, ensure};
 #[cfg(feature = "cuda")]
 use dfdx::prelude::SumTo;
 use dfdx::prelude::{
-    Backward, Cpu, Device, HasErr, NoneTape, OwnedTape, PutTape, Rank0, SplitTape, Storage, Tape, Tensor, Trace,
+    AdamConfig, Backward, Cpu, Device, HasErr, NoneTape, OwnedTape, PutTape, Rank0, SplitTape, Storage, Tape, Tensor,
+    Trace,
 };
 use infer_core::format::TensorName;
 use infer_core::{Config, WeightType};
@@ -29,6 +30,8 @@ pub use optimizer::{AdamW, clip_gradients};
 pub type Gradients<D> = dfdx::prelude::Gradients<f32, D>;
 /// A matrix on a device, rows = outputs.
 pub type Matrix<D, T = NoneTape> = Tensor<(usize, usize), f32, D, T>;
+
+type Buffer<D> = <D as Storage<f32>>::Vec;
 
 /// The target of a position that does not count.
 pub const IGNORED: u32 = u32::MAX;
@@ -63,6 +66,23 @@ pub trait Backend: Device<f32> {
 
     /// Sum of the squares of a parameter's gradient.
     fn sum_of_squares(gradients: &mut Gradients<Self>, parameter: &Matrix<Self>) -> anyhow::Result<f64>;
+
+    /// Multiplies a parameter's gradient.
+    fn scale(&self, gradient: &mut Buffer<Self>, factor: f32, parameter: &Matrix<Self>) -> Result<(), Self::Err> {
+        optimizer::combine(self, gradient, factor, parameter.clone(), 0.0)
+    }
+
+    /// AdamW's update of a parameter, given its moments and gradient. `scratch` is kept from one to the next.
+    fn adam(
+        adam: &AdamConfig,
+        step: u32,
+        parameter: &mut Matrix<Self>,
+        [moment1, moment2]: [&mut Buffer<Self>; 2],
+        gradient: &Buffer<Self>,
+        _scratch: &mut Vec<f32>,
+    ) -> Result<(), Self::Err> {
+        adam.try_update(step as i32, parameter, moment1, moment2, gradient)
+    }
 }
 
 impl Backend for Cpu {
@@ -88,6 +108,27 @@ impl Backend for Cpu {
     fn sum_of_squares(gradients: &mut Gradients<Self>, parameter: &Matrix<Self>) -> anyhow::Result<f64> {
         let gradient = gradients.get_or_alloc_mut(parameter).map_err(device_error::<Self>)?;
         Ok(fused::sum_of_squares(gradient))
+    }
+
+    fn scale(&self, gradient: &mut Buffer<Self>, factor: f32, _: &Matrix<Self>) -> Result<(), Self::Err> {
+        fused::scale(gradient, factor);
+        Ok(())
+    }
+
+    fn adam(
+        adam: &AdamConfig,
+        step: u32,
+        parameter: &mut Matrix<Self>,
+        [moment1, moment2]: [&mut Buffer<Self>; 2],
+        gradient: &Buffer<Self>,
+        scratch: &mut Vec<f32>,
+    ) -> Result<(), Self::Err> {
+        // A tensor can be copied out and in, no more.
+        scratch.resize(gradient.len(), 0.0);
+        parameter.copy_into(scratch);
+        fused::adam(adam, step, scratch, moment1, moment2, gradient);
+        parameter.copy_from(scratch);
+        Ok(())
     }
 }
 
@@ -139,7 +180,7 @@ pub struct Llama<D: Backend> {
     pub device: D,
     /// In the order of [`shapes`].
     pub parameters: Vec<Parameter<D>>,
-    workspace: Mutex<D::Workspace>,
+    workspace: Arc<Mutex<D::Workspace>>,
 }
 
 /// Token windows that are trained on together.
@@ -275,7 +316,7 @@ impl<D: Backend> Llama<D> {
                 Ok(Parameter { name, layer, rows, cols, decay: rows > 1, tensor })
             })
             .collect::<anyhow::Result<_>>()?;
-        Ok(Llama { config, device: device.clone(), parameters, workspace: Mutex::default() })
+        Ok(Llama { config, device: device.clone(), parameters, workspace: Arc::default() })
     }
 
     /// Copies of all weights, in the order of [`shapes`].

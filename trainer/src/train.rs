@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use dfdx::prelude::Cpu;
+use dfdx::prelude::{Cache, Cpu};
 use infer_core::{Config, MappedModel, Sampler, WeightType};
 use trainer::model::{self, AdamW, Backend, Llama, Options, clip_gradients, shapes};
 
@@ -24,7 +24,11 @@ const SAMPLE_LEN: usize = 128;
 /// Trains on the device that the settings name.
 pub fn run(settings: &Settings) -> anyhow::Result<()> {
     match settings.device.as_str() {
-        "cpu" => run_on(settings, Cpu::default()),
+        "cpu" => {
+            let device = Cpu::default();
+            device.enable_cache(); // the gradients of the next step take the memory of the last
+            run_on(settings, device)
+        }
         #[cfg(feature = "cuda")]
         "cuda" => run_on(settings, dfdx::prelude::Cuda::default()),
         #[cfg(not(feature = "cuda"))]

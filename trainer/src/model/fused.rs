@@ -4,7 +4,7 @@
 //! multiplies it by the gradient that arrives. Activations are shared by no one, so they stay from step to step.
 //!
 //! ```text
-//! rows   x ── rmsnorm ─> xb                                  a task per block of positions
+//! rows   x ── rmsnorm, transpose ─> xb                       a task per block of positions
 //! heads  xb ─ wq wk wv, rope ─> qkv ─ attention ─> att       a task per sequence and key/value head
 //! rows   x + att wo ─> x2 ─ rmsnorm, w1 w3, SwiGLU, w2 ─> x  a task per block of positions
 //! ```
@@ -14,19 +14,21 @@
 //! not depend on the number of threads.
 
 mod attention;
+mod buffer;
 mod classifier;
 mod layer;
 mod math;
 
 use std::f32::consts::{LN_2, LOG2_E};
 
-use dfdx::prelude::{Cpu, PutTape, Rank0, Tape, Tensor, TensorFromVec};
+use dfdx::prelude::{AdamConfig, Cpu, PutTape, Rank0, Tape, Tensor, TensorFromVec};
 use infer_core::Config;
 use infer_core::format::TensorName;
 use rayon::prelude::*;
 
 use super::dropout::{Dropout, Place};
 use super::{Batch, Llama, Options, device_error};
+use buffer::Buffer;
 use layer::{Activations, Gradient, Layer};
 use math::LANES;
 
@@ -38,21 +40,30 @@ const CHUNK: usize = 1 << 14;
 pub struct Workspace {
     shape: (usize, usize), // sequences and length that the memory is for
     weights: Weights,
+    transposed: Transposed,
+    gradients: Weights, // until they are added to those on the tape
     activations: Vec<Activations>,
     gradient: Gradient,
-    xs: Vec<Vec<f32>>, // input of each layer and of the last norm, (positions, dim)
-    last: usize,       // the one of the last norm
-    logits: Vec<f32>,  // of some positions at a time
+    xs: Vec<Buffer>, // input of each layer and of the last norm, (positions, dim)
+    last: usize,     // the one of the last norm
+    logits: Buffer,  // of some positions at a time
     rope: Rope,
 }
 
 /// The weights, or their gradients, as plain slices.
 #[derive(Default)]
 struct Weights {
-    tok_emb: Vec<f32>, // (vocab_size, dim)
+    tok_emb: Buffer, // (vocab_size, dim)
     layers: Vec<Layer>,
-    rms_final: Vec<f32>, // (dim)
-    wcls: Vec<f32>,      // (vocab_size, dim), empty if shared
+    rms_final: Buffer, // (dim)
+    wcls: Buffer,      // (vocab_size, dim), empty if shared
+}
+
+/// Weights whose transpose makes a product faster.
+#[derive(Default)]
+struct Transposed {
+    layers: Vec<layer::Transposed>,
+    wcls: Buffer, // (dim, vocab_size)
 }
 
 /// Sizes of one run.
@@ -99,8 +110,8 @@ impl Sizes {
 /// cos and sin of the rotary angles, `(head_size / 2, padded)`.
 #[derive(Default)]
 struct Rope {
-    cos: Vec<f32>,
-    sin: Vec<f32>,
+    cos: Buffer,
+    sin: Buffer,
 }
 
 /// Loss of a checked batch, its gradients if there is a tape.
@@ -117,16 +128,25 @@ pub fn loss<T: Tape<f32, Cpu>>(
     let mut workspace = model.workspace.lock().expect("no thread panics in a step");
     let workspace = &mut *workspace;
     workspace.load(model, &sizes);
-    forward(workspace, &sizes, batch.tokens, options, T::OWNS_TAPE);
-    let mut gradients = T::OWNS_TAPE.then(|| Weights::zeros(&model.config));
-    let loss = classifier::loss(workspace, &sizes, batch, options, gradients.as_mut());
+    let mut gradients = T::OWNS_TAPE.then(|| std::mem::take(&mut workspace.gradients));
+    // Inside the pool, so that a loop over tasks wakes no thread from outside.
+    let loss = rayon::scope(|_| {
+        forward(workspace, &sizes, batch.tokens, options, gradients.is_some());
+        if let Some(gradients) = &mut gradients {
+            gradients.clear(&model.config);
+        }
+        let loss = classifier::loss(workspace, &sizes, batch, options, gradients.as_mut());
+        if let Some(gradients) = &mut gradients {
+            backward(workspace, &sizes, batch.tokens, options, gradients);
+        }
+        loss
+    });
     let loss = model.device.try_tensor_from_vec(vec![loss], ()).map_err(device_error::<Cpu>)?;
     if let Some(mut gradients) = gradients {
-        backward(workspace, &sizes, batch.tokens, options, &mut gradients);
         let (ghosts, loss_ghost): (Vec<_>, _) =
             (model.parameters.iter().map(|p| p.tensor.ghost()).collect(), loss.ghost());
         let names: Vec<_> = model.parameters.iter().map(|p| (p.name, p.layer)).collect();
-        let config = model.config;
+        let (config, workspace) = (model.config, model.workspace.clone());
         tape.add_backward_op(move |all| {
             let upstream = all.get_or_alloc_mut(&loss_ghost)?[0];
             for (ghost, (name, layer)) in ghosts.iter().zip(names) {
@@ -138,6 +158,7 @@ pub fn loss<T: Tape<f32, Cpu>>(
                     });
                 });
             }
+            workspace.lock().expect("no thread panics in a step").gradients = gradients;
             Ok(())
         });
     }
@@ -162,17 +183,30 @@ pub(super) fn sum_of_squares(x: &[f32]) -> f64 {
     sums.iter().sum()
 }
 
+/// x *= factor
+pub(super) fn scale(x: &mut [f32], factor: f32) {
+    x.par_chunks_mut(CHUNK).for_each(|x| x.iter_mut().for_each(|x| *x *= factor));
+}
+
+/// AdamW's update of a parameter's values.
+pub(super) fn adam(adam: &AdamConfig, step: u32, values: &mut [f32], m: &mut [f32], v: &mut [f32], gradient: &[f32]) {
+    let chunks = values.par_chunks_mut(CHUNK).zip(m.par_chunks_mut(CHUNK)).zip(v.par_chunks_mut(CHUNK));
+    let chunks = chunks.zip(gradient.par_chunks(CHUNK));
+    chunks.for_each(|(((values, m), v), gradient)| math::adam(adam, step, values, m, v, gradient));
+}
+
 /// From tokens to the input of the last norm.
 fn forward(workspace: &mut Workspace, sizes: &Sizes, tokens: &[u32], options: &Options, keep: bool) {
-    let Workspace { weights, activations, xs, last, rope, gradient, .. } = workspace;
+    let Workspace { weights, transposed, activations, xs, last, rope, gradient, .. } = workspace;
     let (config, positions) = (&sizes.config, sizes.positions());
     // Without backward two layers' inputs and one layer's activations are enough.
     let kept = |l: usize, few: usize| if keep { l } else { l % few };
     let layers = config.n_layers;
     activations.resize_with(activations.len().max(if keep { layers } else { 1 }), Default::default);
     xs.resize_with(xs.len().max(if keep { layers + 1 } else { 2 }), Default::default);
+    gradient.resize(sizes);
     for x in xs.iter_mut() {
-        x.resize(positions * config.dim, 0.0);
+        x.resize(positions * config.dim);
     }
 
     let dropout = Dropout::new(options.dropout, options.seed, Place::Embedding, 0);
@@ -186,16 +220,17 @@ fn forward(workspace: &mut Workspace, sizes: &Sizes, tokens: &[u32], options: &O
         let [x, x_next] = xs.get_disjoint_mut([now, next]).expect("two different inputs");
         let activations = &mut activations[kept(l, 1)];
         activations.resize(sizes);
-        layer::forward(sizes, l, &weights.layers[l], rope, x, activations, x_next, &mut gradient.xb, options);
+        let weights = (&weights.layers[l], &transposed.layers[l]);
+        layer::forward(sizes, l, weights, rope, x, activations, x_next, gradient, options);
     }
     *last = kept(layers, 2);
 }
 
 /// From the gradient of the last norm's input, in the workspace, to that of all weights.
 fn backward(workspace: &mut Workspace, sizes: &Sizes, tokens: &[u32], options: &Options, gradients: &mut Weights) {
-    let Workspace { weights, activations, xs, rope, gradient, .. } = workspace;
+    let Workspace { weights, transposed, activations, xs, rope, gradient, .. } = workspace;
     for l in (0..sizes.config.n_layers).rev() {
-        let (weights, d_weights) = (&weights.layers[l], &mut gradients.layers[l]);
+        let (weights, d_weights) = ((&weights.layers[l], &transposed.layers[l]), &mut gradients.layers[l]);
         layer::backward(sizes, l, weights, rope, &xs[l], &mut activations[l], gradient, d_weights, options);
     }
     let dim = sizes.config.dim;
@@ -222,10 +257,13 @@ impl Workspace {
     fn load(&mut self, model: &Llama<Cpu>, sizes: &Sizes) {
         let shape = (sizes.sequences, sizes.length);
         if self.shape != shape {
-            *self = Workspace { shape, weights: std::mem::take(&mut self.weights), ..Workspace::default() };
-            self.rope = Rope::new(sizes);
+            let Workspace { weights, transposed, gradients, .. } = std::mem::take(self);
+            *self = Workspace { shape, weights, transposed, gradients, rope: Rope::new(sizes), ..Workspace::default() };
         }
-        self.weights.load(model);
+        rayon::scope(|_| {
+            self.weights.load(model);
+            self.transposed.load(&self.weights, &model.config);
+        });
     }
 }
 
@@ -234,7 +272,7 @@ impl Rope {
         let pairs = sizes.config.head_size() / 2;
         let (cos, sin) = super::rope_tables(sizes.length, 2 * pairs);
         let transpose = |table: Vec<f32>| {
-            let mut transposed = vec![0.0; pairs * sizes.padded];
+            let mut transposed = Buffer::zeros(pairs * sizes.padded);
             for (i, x) in table.into_iter().enumerate() {
                 transposed[i % pairs * sizes.padded + i / pairs] = x;
             }
@@ -276,14 +314,44 @@ impl Rope {
     }
 }
 
+impl Transposed {
+    fn load(&mut self, weights: &Weights, config: &Config) {
+        self.layers.resize_with(config.n_layers, Default::default);
+        self.layers.iter_mut().zip(&weights.layers).for_each(|(layer, weights)| layer.load(weights, config));
+        transpose(&mut self.wcls, weights.classifier(), config.dim);
+    }
+}
+
+/// The transpose of a matrix with `cols` columns.
+fn transpose(transposed: &mut Buffer, matrix: &[f32], cols: usize) {
+    const COLS: usize = 16;
+    let rows = matrix.len() / cols;
+    transposed.resize(matrix.len());
+    transposed.par_chunks_mut(COLS * rows).enumerate().for_each(|(i, transposed)| {
+        math::transpose(transposed, rows, &matrix[i * COLS..], cols, (rows, transposed.len() / rows));
+    });
+}
+
 impl Weights {
     fn zeros(config: &Config) -> Weights {
         let table = config.vocab_size * config.dim;
         Weights {
-            tok_emb: vec![0.0; table],
+            tok_emb: Buffer::zeros(table),
             layers: (0..config.n_layers).map(|_| Layer::zeros(config)).collect(),
-            rms_final: vec![0.0; config.dim],
-            wcls: vec![0.0; if config.shared_classifier { 0 } else { table }],
+            rms_final: Buffer::zeros(config.dim),
+            wcls: Buffer::zeros(if config.shared_classifier { 0 } else { table }),
+        }
+    }
+
+    /// Zeros where backward adds; it writes the rest.
+    fn clear(&mut self, config: &Config) {
+        if self.layers.is_empty() {
+            *self = Weights::zeros(config);
+        }
+        self.rms_final.fill(0.0);
+        self.layers.iter_mut().for_each(Layer::clear);
+        if !config.shared_classifier {
+            self.tok_emb.fill(0.0);
         }
     }
 
@@ -291,21 +359,31 @@ impl Weights {
         if self.layers.is_empty() {
             *self = Weights::zeros(&model.config);
         }
-        let mut values = Vec::new();
-        for parameter in &model.parameters {
-            let n = parameter.rows * parameter.cols;
-            self.for_each_row(&model.config, parameter.name, parameter.layer, n, |at, row| {
-                // copy_into, the only way to read a tensor, reads it whole.
-                if row.len() == n {
-                    return parameter.tensor.copy_into(row);
+        let Weights { tok_emb, layers, rms_final, wcls } = self;
+        rayon::scope(|s| {
+            s.spawn(|_| model.tensor(TensorName::TokEmb, 0).copy_into(tok_emb));
+            model.tensor(TensorName::RmsFinal, 0).copy_into(rms_final);
+            if !wcls.is_empty() {
+                model.tensor(TensorName::Wcls, 0).copy_into(wcls);
+            }
+            layers.par_iter_mut().enumerate().for_each(|(l, layer)| {
+                let mut values = Vec::new();
+                for parameter in model.parameters.iter().filter(|p| p.layer == l) {
+                    // copy_into, the only way to read a tensor, reads it whole.
+                    let n = parameter.rows * parameter.cols;
+                    layer.for_each_part(&model.config, parameter.name, n, |at, part| {
+                        if part.len() == n {
+                            return parameter.tensor.copy_into(part);
+                        }
+                        if at == 0 {
+                            values.resize(n, 0.0);
+                            parameter.tensor.copy_into(&mut values);
+                        }
+                        part.copy_from_slice(&values[at..at + part.len()]);
+                    });
                 }
-                if at == 0 {
-                    values.resize(n, 0.0);
-                    parameter.tensor.copy_into(&mut values);
-                }
-                row.copy_from_slice(&values[at..at + row.len()]);
             });
-        }
+        });
     }
 
     /// Where the values of a parameter lie: `visit(start in the parameter, values)` for each contiguous part.

@@ -16,6 +16,7 @@ pub struct AdamW<D: Backend> {
     pub steps: u32,
     moment1: Gradients<D>,
     moment2: Gradients<D>,
+    scratch: Vec<f32>,
 }
 
 impl<D: Backend> AdamW<D> {
@@ -25,7 +26,7 @@ impl<D: Backend> AdamW<D> {
     /// The device has no memory.
     pub fn new(model: &Llama<D>, betas: [f64; 2], weight_decay: f64) -> anyhow::Result<Self> {
         let (moment1, moment2) = (model.zero_gradients()?, model.zero_gradients()?);
-        Ok(AdamW { betas, eps: 1e-8, weight_decay, steps: 0, moment1, moment2 })
+        Ok(AdamW { betas, eps: 1e-8, weight_decay, steps: 0, moment1, moment2, scratch: Vec::new() })
     }
 
     /// Updates the model.
@@ -46,7 +47,7 @@ impl<D: Backend> AdamW<D> {
             let m = self.moment1.get_or_alloc_mut(tensor).map_err(device_error::<D>)?;
             let v = self.moment2.get_or_alloc_mut(tensor).map_err(device_error::<D>)?;
             let gradient = gradients.get_or_alloc_mut(tensor).map_err(device_error::<D>)?;
-            adam.try_update(self.steps as i32, tensor, m, v, gradient).map_err(device_error::<D>)?;
+            D::adam(&adam, self.steps, tensor, [m, v], gradient, &mut self.scratch).map_err(device_error::<D>)?;
         }
         Ok(())
     }
@@ -98,7 +99,7 @@ pub fn clip_gradients<D: Backend>(
             let gradient = gradients.get_or_alloc_mut(&parameter.tensor).map_err(device_error::<D>)?;
             // As torch.nn.utils.clip_grad_norm_.
             let factor = max_norm / (norm + 1e-6);
-            combine(&model.device, gradient, factor, parameter.tensor.clone(), 0.0).map_err(device_error::<D>)?;
+            model.device.scale(gradient, factor, &parameter.tensor).map_err(device_error::<D>)?;
         }
     }
     Ok(norm)
@@ -106,7 +107,7 @@ pub fn clip_gradients<D: Backend>(
 
 /// target = target · target_factor + source · source_factor, on any device: dfdx offers plain buffers no arithmetic but
 /// that of its optimisers. This is SGD's momentum with learning rate 0, where `source` stands for the weights that decay.
-fn combine<D: Backend>(
+pub(super) fn combine<D: Backend>(
     device: &D,
     target: &mut <D as Storage<f32>>::Vec,
     target_factor: f32,

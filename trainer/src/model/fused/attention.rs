@@ -21,6 +21,14 @@ use super::math::exp2s;
 /// Keys at a time in forward. Sixteen spill even 32 registers.
 const KEYS: usize = 8;
 
+/// Vectors of keys at a time in backward: their weights stay in the first-level cache.
+const BLOCKS: usize = 8;
+
+/// Vectors in whole cache lines; of their own they are aligned to a number only.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Aligned<T>(T);
+
 /// Dropout of a head's attention weights: (query, key) is (row + query, key) of the whole matrix.
 #[derive(Clone, Copy)]
 pub(super) struct HeadDropout {
@@ -49,12 +57,11 @@ impl WithSimd for Forward<'_> {
         let (qs, os) = (S::as_simd_f32s(q).0, S::as_mut_simd_f32s(o).0);
         let zero = simd.splat_f32s(0.0);
         let masked = simd.splat_f32s(-1e30);
-        let (mut q, mut o) = (vec![zero; head_size], vec![zero; head_size]); // of these queries
+        let mut local = vec![Aligned([zero; 2]); head_size]; // q and o of these queries
         for block in 0..vectors {
             let t = block * lanes;
             for d in 0..head_size {
-                q[d] = qs[d * vectors + block];
-                o[d] = zero;
+                local[d] = Aligned([qs[d * vectors + block], zero]);
             }
             let mut max = masked;
             let mut sum = zero;
@@ -65,7 +72,7 @@ impl WithSimd for Forward<'_> {
             };
             for j in (0..t + lanes).step_by(KEYS) {
                 let mut s = [zero; KEYS];
-                for (d, q) in q.iter().enumerate() {
+                for (d, Aligned([q, _])) in local.iter().enumerate() {
                     let k = part::<KEYS>(k, d * padded + j);
                     for i in 0..KEYS {
                         s[i] = simd.mul_add_e_f32s(*q, simd.splat_f32s(k[i]), s[i]);
@@ -78,10 +85,14 @@ impl WithSimd for Forward<'_> {
                         s[i] = simd.select_f32s(seen, s[i], masked);
                     }
                 }
-                let mut block_max = max;
-                for i in 0..KEYS {
-                    block_max = simd.max_f32s(block_max, s[i]);
-                }
+                let block_max = simd.max_f32s(
+                    max,
+                    tree(
+                        s,
+                        #[inline(always)]
+                        |a, b| simd.max_f32s(a, b),
+                    ),
+                );
                 let correction = exp2s(simd, simd.sub_f32s(max, block_max));
                 max = block_max;
                 for i in 0..KEYS {
@@ -93,17 +104,22 @@ impl WithSimd for Forward<'_> {
                         s[i] = simd.select_f32s(seen, s[i], zero);
                     }
                 }
-                sum = simd.mul_f32s(sum, correction);
-                for i in 0..KEYS {
-                    sum = simd.add_f32s(sum, s[i]);
-                }
+                sum = simd.mul_add_e_f32s(
+                    sum,
+                    correction,
+                    tree(
+                        s,
+                        #[inline(always)]
+                        |a, b| simd.add_f32s(a, b),
+                    ),
+                );
                 if let Some(d) = dropout {
                     for i in 0..KEYS {
                         let col = simd.splat_u32s(Dropout::col(j + i));
                         s[i] = simd.mul_f32s(s[i], factors(simd, &d.dropout, rows, col));
                     }
                 }
-                for (d, o) in o.iter_mut().enumerate() {
+                for (d, Aligned([_, o])) in local.iter_mut().enumerate() {
                     let v = part::<KEYS>(v, d * padded + j);
                     // Two sums: half the latency.
                     let (mut even, mut odd) = (simd.mul_f32s(*o, correction), zero);
@@ -115,7 +131,7 @@ impl WithSimd for Forward<'_> {
                 }
             }
             let inverse = simd.div_f32s(simd.splat_f32s(1.0), sum);
-            for (d, o) in o.iter().enumerate() {
+            for (d, Aligned([_, o])) in local.iter().enumerate() {
                 os[d * vectors + block] = simd.mul_f32s(*o, inverse);
             }
             let lse = &mut lse[t..t + lanes];
@@ -150,7 +166,7 @@ impl WithSimd for Backward<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        // Two sums per query stay in registers.
+        // Three vectors per query stay in registers.
         if S::REGISTER_COUNT >= 32 { self.run::<S, 8>(simd) } else { self.run::<S, 4>(simd) }
     }
 }
@@ -172,69 +188,97 @@ impl Backward<'_> {
                 delta[t] += o[t] * d_o[t];
             }
         }
-        // Of these queries: q, d_o, and the gradient of q, to be summed over lanes.
-        let mut local = vec![([0.0; QUERIES], [0.0; QUERIES], [zero; QUERIES]); head_size];
+        // Of these queries: q and d_o, the gradient of q, to be summed over lanes, and the weights and the gradients of
+        // the scores of some keys.
+        let mut local = vec![([0.0; QUERIES], [0.0; QUERIES]); head_size];
+        let mut sums = vec![Aligned([zero; QUERIES]); head_size];
+        let mut weights = [Aligned(([zero; QUERIES], [zero; QUERIES])); BLOCKS];
         for t in (0..padded).step_by(QUERIES) {
-            for (d, local) in local.iter_mut().enumerate() {
-                *local = (*part(q, d * padded + t), *part(d_o, d * padded + t), [zero; QUERIES]);
+            for d in 0..head_size {
+                local[d] = (*part(q, d * padded + t), *part(d_o, d * padded + t));
+                sums[d].0 = [zero; QUERIES];
             }
             let lse = part::<QUERIES>(lse, t);
             let delta = part::<QUERIES>(&delta, t);
-            for block in 0..(t + QUERIES).div_ceil(lanes) {
-                let j = block * lanes;
-                let (mut p, mut dp) = ([zero; QUERIES], [zero; QUERIES]);
-                for (d, (q, d_o, _)) in local.iter().enumerate() {
-                    let (k, v) = (k[d * vectors + block], v[d * vectors + block]);
-                    for i in 0..QUERIES {
-                        p[i] = simd.mul_add_e_f32s(simd.splat_f32s(q[i]), k, p[i]);
-                        dp[i] = simd.mul_add_e_f32s(simd.splat_f32s(d_o[i]), v, dp[i]);
-                    }
-                }
-                for i in 0..QUERIES {
-                    p[i] = exp2s(simd, simd.sub_f32s(p[i], simd.splat_f32s(lse[i])));
-                }
-                if j + lanes > t + 1 {
-                    for i in 0..QUERIES {
-                        let seen = simd.less_than_or_equal_u32s(iota(simd, j), simd.splat_u32s((t + i) as u32));
-                        p[i] = simd.select_f32s(seen, p[i], zero);
-                    }
-                }
-                let mut ds = [zero; QUERIES];
-                match dropout {
-                    None => {
+            let end = (t + QUERIES).div_ceil(lanes);
+            for start in (0..end).step_by(BLOCKS) {
+                let blocks = BLOCKS.min(end - start);
+                for (block, weights) in weights[..blocks].iter_mut().enumerate() {
+                    let block = start + block;
+                    let j = block * lanes;
+                    let (mut p, mut dp) = ([zero; QUERIES], [zero; QUERIES]);
+                    for (d, (q, d_o)) in local.iter().enumerate() {
+                        let (k, v) = (k[d * vectors + block], v[d * vectors + block]);
                         for i in 0..QUERIES {
-                            ds[i] = simd.mul_f32s(p[i], simd.sub_f32s(dp[i], simd.splat_f32s(delta[i])));
+                            p[i] = simd.mul_add_e_f32s(simd.splat_f32s(q[i]), k, p[i]);
+                            dp[i] = simd.mul_add_e_f32s(simd.splat_f32s(d_o[i]), v, dp[i]);
                         }
                     }
-                    Some(dropout) => {
-                        let HeadDropout { dropout, row } = dropout;
-                        let cols = simd.mul_u32s(iota(simd, j), simd.splat_u32s(Dropout::col(1)));
+                    for i in 0..QUERIES {
+                        p[i] = exp2s(simd, simd.sub_f32s(p[i], simd.splat_f32s(lse[i])));
+                    }
+                    if j + lanes > t + 1 {
                         for i in 0..QUERIES {
-                            let factor = factors(simd, &dropout, simd.splat_u32s(dropout.row(row + t + i)), cols);
-                            let dp = simd.mul_f32s(dp[i], factor);
-                            ds[i] = simd.mul_f32s(p[i], simd.sub_f32s(dp, simd.splat_f32s(delta[i])));
-                            p[i] = simd.mul_f32s(p[i], factor);
+                            let seen = simd.less_than_or_equal_u32s(iota(simd, j), simd.splat_u32s((t + i) as u32));
+                            p[i] = simd.select_f32s(seen, p[i], zero);
                         }
                     }
-                }
-                for (d, (q, d_o, dq)) in local.iter_mut().enumerate() {
-                    let at = d * vectors + block;
-                    let (k, mut dk_sum, mut dv_sum) = (k[at], dk[at], dv[at]);
-                    for i in 0..QUERIES {
-                        dk_sum = simd.mul_add_e_f32s(simd.splat_f32s(q[i]), ds[i], dk_sum);
-                        dv_sum = simd.mul_add_e_f32s(simd.splat_f32s(d_o[i]), p[i], dv_sum);
-                        dq[i] = simd.mul_add_e_f32s(ds[i], k, dq[i]);
+                    let mut ds = [zero; QUERIES];
+                    match dropout {
+                        None => {
+                            for i in 0..QUERIES {
+                                ds[i] = simd.mul_f32s(p[i], simd.sub_f32s(dp[i], simd.splat_f32s(delta[i])));
+                            }
+                        }
+                        Some(dropout) => {
+                            let HeadDropout { dropout, row } = dropout;
+                            let cols = simd.mul_u32s(iota(simd, j), simd.splat_u32s(Dropout::col(1)));
+                            for i in 0..QUERIES {
+                                let factor = factors(simd, &dropout, simd.splat_u32s(dropout.row(row + t + i)), cols);
+                                let dp = simd.mul_f32s(dp[i], factor);
+                                ds[i] = simd.mul_f32s(p[i], simd.sub_f32s(dp, simd.splat_f32s(delta[i])));
+                                p[i] = simd.mul_f32s(p[i], factor);
+                            }
+                        }
                     }
-                    (dk[at], dv[at]) = (dk_sum, dv_sum);
+                    weights.0 = (p, ds);
+                }
+                for (d, (q, d_o)) in local.iter().enumerate() {
+                    let first = d * vectors + start;
+                    let (k, dk) = (&k[first..first + blocks], &mut dk[first..first + blocks]);
+                    let dv = &mut dv[first..first + blocks];
+                    // Sums and factors stay in registers.
+                    let mut dq = sums[d].0;
+                    let (mut qs, mut d_os) = ([zero; QUERIES], [zero; QUERIES]);
+                    for i in 0..QUERIES {
+                        (qs[i], d_os[i]) = (simd.splat_f32s(q[i]), simd.splat_f32s(d_o[i]));
+                    }
+                    for (block, Aligned((p, ds))) in weights[..blocks].iter().enumerate() {
+                        let (k, mut dk_sum, mut dv_sum) = (k[block], dk[block], dv[block]);
+                        for i in 0..QUERIES {
+                            dk_sum = simd.mul_add_e_f32s(qs[i], ds[i], dk_sum);
+                            dv_sum = simd.mul_add_e_f32s(d_os[i], p[i], dv_sum);
+                            dq[i] = simd.mul_add_e_f32s(ds[i], k, dq[i]);
+                        }
+                        (dk[block], dv[block]) = (dk_sum, dv_sum);
+                    }
+                    sums[d].0 = dq;
                 }
             }
-            for (d, (_, _, sums)) in local.iter().enumerate() {
+            for (d, Aligned(sums)) in sums.iter().enumerate() {
                 for i in 0..QUERIES {
                     dq[d * padded + t + i] = simd.reduce_sum_f32s(sums[i]);
                 }
             }
         }
     }
+}
+
+/// Joins all by pairs: a chain would take as long as all the rest.
+#[inline(always)]
+fn tree<T: Copy>(x: [T; KEYS], join: impl Fn(T, T) -> T) -> T {
+    let [a, b, c, d, e, f, g, h] = x;
+    join(join(join(a, b), join(c, d)), join(join(e, f), join(g, h)))
 }
 
 /// N neighbouring numbers.

@@ -2,7 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::math::{LANES, View, exp2, matmul, rmsnorm, rmsnorm_backward};
+use super::layer::add_all;
+use super::math::{LANES, View, exp2, matmul, rmsnorm, rmsnorm_backward, total};
 use super::{Sizes, Weights, Workspace};
 use crate::model::{Batch, IGNORED, Options, Teacher};
 
@@ -21,13 +22,12 @@ pub(super) fn loss(
 ) -> f32 {
     let (dim, vocab_size) = (sizes.config.dim, sizes.config.vocab_size);
     normalise(workspace, sizes);
-    let Workspace { weights, gradient, logits, xs, last, .. } = workspace;
-    gradient.resize(sizes);
+    let Workspace { weights, transposed, gradient, logits, xs, last, .. } = workspace;
     let positions = sizes.positions();
     let counted = batch.targets.iter().filter(|t| **t != IGNORED).count();
     let at_once = positions.min((MOST_LOGITS / vocab_size / BLOCK).max(1) * BLOCK);
-    logits.resize(at_once * vocab_size, 0.0);
-    let wcls = View::new(weights.classifier(), dim);
+    logits.resize(at_once * vocab_size);
+    let (wcls, wcls_t) = (View::new(weights.classifier(), dim), View::new(&transposed.wcls, vocab_size));
     let mut sum = 0.0;
     for start in (0..positions).step_by(at_once) {
         let rows = at_once.min(positions - start);
@@ -41,7 +41,7 @@ pub(super) fn loss(
         let losses = blocks.enumerate().map(|(i, ((logits, xb), d_xb))| {
             let rows = xb.len() / dim;
             let first = start + i * BLOCK;
-            matmul((rows, vocab_size, dim), logits, vocab_size, View::new(xb, dim), wcls.t(), false);
+            matmul((rows, vocab_size, dim), logits, vocab_size, View::new(xb, dim), wcls_t, false);
             let loss = losses(logits, vocab_size, first, batch.targets, options.teacher, counted);
             if wanted {
                 matmul((rows, dim, vocab_size), d_xb, dim, View::new(logits, vocab_size), wcls, false);
@@ -51,16 +51,24 @@ pub(super) fn loss(
         sum += losses.collect::<Vec<f64>>().iter().sum::<f64>();
         if let Some(gradients) = &mut gradients {
             let (d_logits, xb) = (View::new(logits, vocab_size), View::new(xb, dim));
-            let tiles = gradients.classifier_mut().par_chunks_mut(BLOCK * dim).enumerate();
+            // Few, as each packs xb again, but enough to keep all threads busy.
+            let tile = (vocab_size / 16).clamp(BLOCK, 4 * BLOCK);
+            let tiles = gradients.classifier_mut().par_chunks_mut(tile * dim).enumerate();
             tiles.for_each(|(i, d_wcls)| {
-                let d_logits = View { data: &d_logits.data[i * BLOCK..], ..d_logits };
+                let d_logits = View { data: &d_logits.data[i * tile..], ..d_logits };
                 matmul((d_wcls.len() / dim, dim, rows), d_wcls, dim, d_logits.t(), xb, start > 0);
             });
         }
     }
     if let Some(gradients) = gradients {
-        gradient.dx.fill(0.0);
-        rmsnorm_backward(&mut gradient.dx, &mut gradients.rms_final, &gradient.dy_att, &xs[*last], &weights.rms_final);
+        let rows = gradient.dx.par_chunks_mut(BLOCK * dim).zip(gradient.dy_att.par_chunks(BLOCK * dim));
+        let d_rms = rows.zip(xs[*last].par_chunks(BLOCK * dim)).map(|((dx, dy), x)| {
+            dx.fill(0.0);
+            let mut d_rms = vec![0.0; dim];
+            rmsnorm_backward(dx, &mut d_rms, dy, x, &weights.rms_final);
+            d_rms
+        });
+        add_all(&mut gradients.rms_final, d_rms.collect());
     }
     (sum / counted as f64) as f32
 }
@@ -70,10 +78,10 @@ pub(super) fn logits(workspace: &mut Workspace, sizes: &Sizes) -> Vec<f32> {
     let (dim, vocab_size) = (sizes.config.dim, sizes.config.vocab_size);
     normalise(workspace, sizes);
     let mut logits = vec![0.0; sizes.positions() * vocab_size];
-    let wcls = View::new(workspace.weights.classifier(), dim);
+    let wcls_t = View::new(&workspace.transposed.wcls, vocab_size);
     let blocks = logits.par_chunks_mut(BLOCK * vocab_size).zip(workspace.gradient.xb.par_chunks(BLOCK * dim));
     blocks.for_each(|(logits, xb)| {
-        matmul((xb.len() / dim, vocab_size, dim), logits, vocab_size, View::new(xb, dim), wcls.t(), false);
+        matmul((xb.len() / dim, vocab_size, dim), logits, vocab_size, View::new(xb, dim), wcls_t, false);
     });
     logits
 }
@@ -83,7 +91,7 @@ fn normalise(workspace: &mut Workspace, sizes: &Sizes) {
     let dim = sizes.config.dim;
     let Workspace { weights, gradient, xs, last, .. } = workspace;
     let x = &xs[*last];
-    gradient.xb.resize(x.len(), 0.0);
+    gradient.xb.resize(x.len());
     let rows = gradient.xb.par_chunks_mut(BLOCK * dim).zip(x.par_chunks(BLOCK * dim));
     rows.for_each(|(xb, x)| rmsnorm(xb, x, &weights.rms_final));
 }
@@ -152,7 +160,7 @@ fn divergence(student: &mut [f32], taught: &mut [f32], logits: &[f32], teacher: 
             *lane += p * (a - b);
         }
     }
-    lanes.iter().sum::<f32>() / temperature - log_sums[1] + log_sums[0]
+    total(lanes) / temperature - log_sums[1] + log_sums[0]
 }
 
 /// x = exp((x - max) / temperature). Returns their sum and the maximum.
@@ -173,5 +181,5 @@ fn exp_row(x: &mut [f32], temperature: f32) -> (f32, f32) {
             *lane += *x;
         }
     }
-    (lanes.iter().sum(), max)
+    (total(lanes), max)
 }

@@ -5,56 +5,74 @@ use infer_core::format::TensorName;
 use rayon::prelude::*;
 
 use super::attention::{self, HeadDropout};
-use super::math::{View, matmul, rmsnorm, rmsnorm_backward, swiglu, swiglu_backward};
-use super::{Rope, Sizes, drop_rows};
+use super::buffer::Buffer;
+use super::math::{self, View, matmul, rmsnorm, rmsnorm_backward, swiglu, swiglu_backward};
+use super::{Rope, Sizes, drop_rows, transpose};
 use crate::model::Options;
 use crate::model::dropout::{Dropout, Place};
 
 /// The weights of a layer, or their gradients, laid out for few and large products.
 #[derive(Default)]
 pub(super) struct Layer {
-    rms_att: Vec<f32>, // (dim)
+    rms_att: Buffer, // (dim)
     /// (qkv, dim): for each key/value head its query heads, its key head, its value head.
-    wqkv: Vec<f32>,
-    wo: Vec<f32>,      // (dim, dim)
-    rms_ffn: Vec<f32>, // (dim)
-    w13: Vec<f32>,     // (2 * hidden_dim, dim): w1, then w3
-    w2: Vec<f32>,      // (dim, hidden_dim)
+    wqkv: Buffer,
+    wo: Buffer,      // (dim, dim)
+    rms_ffn: Buffer, // (dim)
+    w13: Buffer,     // (2 * hidden_dim, dim): w1, then w3
+    w2: Buffer,      // (dim, hidden_dim)
+}
+
+/// Transposed weights.
+#[derive(Default)]
+pub(super) struct Transposed {
+    wo: Buffer,  // (dim in, dim out)
+    w13: Buffer, // (dim, 2 * hidden_dim)
+    w2: Buffer,  // (hidden_dim, dim)
 }
 
 /// What backward needs of a layer.
 #[derive(Default)]
 pub(super) struct Activations {
-    qkv: Vec<f32>, // (sequences, qkv, padded), rotated; queries scaled
-    att: Vec<f32>, // (sequences, dim, padded)
-    lse: Vec<f32>, // (sequences, n_heads, padded)
-    x2: Vec<f32>,  // (positions, dim): input of the feed-forward half
-    h13: Vec<f32>, // (positions, 2 * hidden_dim)
+    qkv: Buffer, // (sequences, qkv, padded), rotated; queries scaled
+    att: Buffer, // (sequences, dim, padded)
+    lse: Buffer, // (sequences, n_heads, padded)
+    x2: Buffer,  // (positions, dim): input of the feed-forward half
+    h13: Buffer, // (positions, 2 * hidden_dim)
 }
 
 /// Gradients of activations, and activations that backward computes again. One set for all layers.
 #[derive(Default)]
 pub(super) struct Gradient {
-    pub dx: Vec<f32>,     // (positions, dim): gradient of the residual stream
-    pub xb: Vec<f32>,     // (positions, dim): input of wqkv
-    xb_ffn: Vec<f32>,     // (positions, dim): input of w1 and w3
-    pub dy_att: Vec<f32>, // (positions, dim): gradient of wo's output
-    dy_ffn: Vec<f32>,     // (positions, dim): gradient of w2's output
-    hb: Vec<f32>,         // (positions, hidden_dim): input of w2
-    dqkv: Vec<f32>,       // (sequences, qkv, padded)
+    pub dx: Buffer,     // (positions, dim): gradient of the residual stream
+    pub xb: Buffer,     // (positions, dim): input of wqkv
+    xb_ffn: Buffer,     // (positions, dim): input of w1 and w3
+    pub dy_att: Buffer, // (positions, dim): gradient of wo's output
+    dy_ffn: Buffer,     // (positions, dim): gradient of w2's output
+    hb: Buffer,         // (positions, hidden_dim): input of w2
+    dqkv: Buffer,       // (sequences, qkv, padded)
+    /// (sequences, dim, padded): xb in forward, dy_att in backward
+    transposed: Buffer,
+    dwo: Buffer, // (dim in, dim out): gradient of wo, transposed
 }
 
 impl Layer {
     pub fn zeros(config: &Config) -> Layer {
         let Config { dim, hidden_dim, .. } = *config;
         Layer {
-            rms_att: vec![0.0; dim],
-            wqkv: vec![0.0; (dim + 2 * config.kv_dim()) * dim],
-            wo: vec![0.0; dim * dim],
-            rms_ffn: vec![0.0; dim],
-            w13: vec![0.0; 2 * hidden_dim * dim],
-            w2: vec![0.0; dim * hidden_dim],
+            rms_att: Buffer::zeros(dim),
+            wqkv: Buffer::zeros((dim + 2 * config.kv_dim()) * dim),
+            wo: Buffer::zeros(dim * dim),
+            rms_ffn: Buffer::zeros(dim),
+            w13: Buffer::zeros(2 * hidden_dim * dim),
+            w2: Buffer::zeros(dim * hidden_dim),
         }
+    }
+
+    /// Zeros where [`backward`] adds.
+    pub fn clear(&mut self) {
+        self.rms_att.fill(0.0);
+        self.rms_ffn.fill(0.0);
     }
 
     /// See [`super::Weights::for_each_row`].
@@ -86,15 +104,23 @@ impl Layer {
     }
 }
 
+impl Transposed {
+    pub fn load(&mut self, weights: &Layer, config: &Config) {
+        transpose(&mut self.wo, &weights.wo, config.dim);
+        transpose(&mut self.w13, &weights.w13, config.dim);
+        transpose(&mut self.w2, &weights.w2, config.hidden_dim);
+    }
+}
+
 impl Activations {
     pub fn resize(&mut self, sizes: &Sizes) {
         let Config { dim, hidden_dim, n_heads, .. } = sizes.config;
         let Sizes { sequences, padded, .. } = *sizes;
-        self.qkv.resize(sequences * sizes.qkv() * padded, 0.0);
-        self.att.resize(sequences * dim * padded, 0.0);
-        self.lse.resize(sequences * n_heads * padded, 0.0);
-        self.x2.resize(sizes.positions() * dim, 0.0);
-        self.h13.resize(sizes.positions() * 2 * hidden_dim, 0.0);
+        self.qkv.resize(sequences * sizes.qkv() * padded);
+        self.att.resize(sequences * dim * padded);
+        self.lse.resize(sequences * n_heads * padded);
+        self.x2.resize(sizes.positions() * dim);
+        self.h13.resize(sizes.positions() * 2 * hidden_dim);
     }
 }
 
@@ -102,31 +128,33 @@ impl Gradient {
     pub fn resize(&mut self, sizes: &Sizes) {
         let n = sizes.positions() * sizes.config.dim;
         for x in [&mut self.dx, &mut self.xb, &mut self.xb_ffn, &mut self.dy_att, &mut self.dy_ffn] {
-            x.resize(n, 0.0);
+            x.resize(n);
         }
-        self.hb.resize(sizes.positions() * sizes.config.hidden_dim, 0.0);
-        self.dqkv.resize(sizes.sequences * sizes.qkv() * sizes.padded, 0.0);
+        self.hb.resize(sizes.positions() * sizes.config.hidden_dim);
+        self.dqkv.resize(sizes.sequences * sizes.qkv() * sizes.padded);
+        self.transposed.resize(sizes.sequences * sizes.config.dim * sizes.padded);
     }
 }
 
-/// x_next = layer(x). `xb` is scratch.
+/// x_next = layer(x). `gradient` is scratch.
 pub(super) fn forward(
     sizes: &Sizes,
     l: usize,
-    weights: &Layer,
+    (weights, weights_t): (&Layer, &Transposed),
     rope: &Rope,
     x: &[f32],
     activations: &mut Activations,
     x_next: &mut [f32],
-    xb: &mut Vec<f32>,
+    gradient: &mut Gradient,
     options: &Options,
 ) {
     let Config { dim, hidden_dim, n_kv_heads, .. } = sizes.config;
     let Sizes { length, padded, block, .. } = *sizes;
     let Activations { qkv, att, lse, x2, h13 } = activations;
-    xb.resize(x.len(), 0.0);
+    let Gradient { xb, transposed: xb_t, .. } = gradient;
     let rows = xb.par_chunks_mut(block * dim).zip(x.par_chunks(block * dim));
     rows.for_each(|(xb, x)| rmsnorm(xb, x, &weights.rms_att));
+    transpose_sequences(sizes, xb_t, xb);
 
     let (group, queries) = (sizes.group(), sizes.queries());
     let heads = qkv
@@ -135,9 +163,9 @@ pub(super) fn forward(
         .zip(lse.par_chunks_mut(sizes.config.kv_mul() * padded));
     heads.enumerate().for_each(|(i, ((qkv, att), lse))| {
         let (sequence, head) = (i / n_kv_heads, i % n_kv_heads);
-        let xb = View::new(&xb[sequence * length * dim..][..length * dim], dim);
-        let w = View::new(&weights.wqkv[head * group * dim..][..group * dim], dim);
-        matmul((group, length, dim), qkv, padded, w, xb.t(), false);
+        let xb = View::new(&xb_t[sequence * dim * padded..], padded);
+        let w = View::new(&weights.wqkv[head * group * dim..], dim);
+        matmul((group, length, dim), qkv, padded, w, xb, false);
         rope.forward(sizes, qkv);
         attend(sizes, qkv, att, lse, |j| head_dropout(sizes, l, options, i, j));
     });
@@ -149,17 +177,17 @@ pub(super) fn forward(
         .zip(h13.par_chunks_mut(block * 2 * hidden_dim))
         .zip(x_next.par_chunks_mut(block * dim))
         .zip(x.par_chunks(block * dim));
-    rows.enumerate().for_each_init(Vec::new, |hb, (i, (((x2, h13), x_next), x))| {
+    rows.enumerate().for_each_init(Buffer::default, |hb, (i, (((x2, h13), x_next), x))| {
         let position = i * block;
-        hb.resize(block * hidden_dim, 0.0);
+        hb.resize(block * hidden_dim);
         let att = transposed(sizes, att, dim, position);
-        let wo = View::new(&weights.wo, dim).t();
+        let wo = View::new(&weights_t.wo, dim);
         residual(x2, x, |y, add| matmul((block, dim, dim), y, dim, att, wo, add), drop_att, position, dim);
         rmsnorm(x_next, x2, &weights.rms_ffn);
-        let w13 = View::new(&weights.w13, dim).t();
+        let w13 = View::new(&weights_t.w13, 2 * hidden_dim);
         matmul((block, 2 * hidden_dim, dim), h13, 2 * hidden_dim, View::new(x_next, dim), w13, false);
         swiglu(hb, h13, hidden_dim);
-        let (hb, w2) = (View::new(hb, hidden_dim), View::new(&weights.w2, hidden_dim).t());
+        let (hb, w2) = (View::new(hb, hidden_dim), View::new(&weights_t.w2, dim));
         residual(x_next, x2, |y, add| matmul((block, dim, hidden_dim), y, dim, hb, w2, add), drop_ffn, position, dim);
     });
 }
@@ -168,7 +196,7 @@ pub(super) fn forward(
 pub(super) fn backward(
     sizes: &Sizes,
     l: usize,
-    weights: &Layer,
+    (weights, weights_t): (&Layer, &Transposed),
     rope: &Rope,
     x: &[f32],
     activations: &mut Activations,
@@ -179,7 +207,7 @@ pub(super) fn backward(
     let Config { dim, hidden_dim, n_kv_heads, .. } = sizes.config;
     let Sizes { length, padded, block, .. } = *sizes;
     let Activations { qkv, att, lse, x2, h13 } = activations;
-    let Gradient { dx, xb, xb_ffn, dy_att, dy_ffn, hb, dqkv } = gradient;
+    let Gradient { dx, xb, xb_ffn, dy_att, dy_ffn, hb, dqkv, transposed: dy_t, dwo } = gradient;
     let drop_att = Dropout::new(options.dropout, options.seed, Place::AttentionOut, l);
     let drop_ffn = Dropout::new(options.dropout, options.seed, Place::FfnOut, l);
 
@@ -192,14 +220,14 @@ pub(super) fn backward(
         .zip(xb_ffn.par_chunks_mut(block * dim))
         .zip(x2.par_chunks(block * dim));
     let d_rms_ffn =
-        rows.enumerate().map_init(Vec::new, |d_xb, (i, ((((((dx, dy_ffn), dy_att), hb), h13), xb), x2))| {
+        rows.enumerate().map_init(Buffer::default, |d_xb, (i, ((((((dx, dy_ffn), dy_att), hb), h13), xb), x2))| {
             let position = i * block;
             dy_ffn.copy_from_slice(dx);
             drop_rows(drop_ffn, dy_ffn, dim, position);
             let w2 = View::new(&weights.w2, hidden_dim);
             matmul((block, hidden_dim, dim), hb, hidden_dim, View::new(dy_ffn, dim), w2, false);
             swiglu_backward(h13, hb, hidden_dim);
-            d_xb.resize(block * dim, 0.0);
+            d_xb.resize(block * dim);
             let dh13 = View::new(h13, 2 * hidden_dim);
             matmul((block, dim, 2 * hidden_dim), d_xb, dim, dh13, View::new(&weights.w13, dim), false);
             rmsnorm(xb, x2, &weights.rms_ffn);
@@ -210,6 +238,7 @@ pub(super) fn backward(
             d_rms_ffn
         });
     add_all(&mut d_weights.rms_ffn, d_rms_ffn.collect());
+    transpose_sequences(sizes, dy_t, dy_att);
 
     let (group, queries, kv_mul) = (sizes.group(), sizes.queries(), sizes.config.kv_mul());
     let heads = dqkv
@@ -217,19 +246,19 @@ pub(super) fn backward(
         .zip(qkv.par_chunks(group * padded))
         .zip(att.par_chunks(queries * padded))
         .zip(lse.par_chunks(kv_mul * padded));
-    heads.enumerate().for_each_init(Vec::new, |d_att, (i, (((dqkv, qkv), att), lse))| {
+    heads.enumerate().for_each_init(Buffer::default, |d_att, (i, (((dqkv, qkv), att), lse))| {
         let (sequence, head) = (i / n_kv_heads, i % n_kv_heads);
-        let dy = View::new(&dy_att[sequence * length * dim..][..length * dim], dim);
-        let wo = View { data: &weights.wo[head * queries..], row: 1, col: dim };
-        d_att.resize(queries * padded, 0.0);
-        matmul((queries, length, dim), d_att, padded, wo, dy.t(), false);
+        let dy = View::new(&dy_t[sequence * dim * padded..], padded);
+        let wo = View::new(&weights_t.wo[head * queries * dim..], dim);
+        d_att.resize(queries * padded);
+        matmul((queries, length, dim), d_att, padded, wo, dy, false);
         attend_backward(sizes, qkv, att, lse, d_att, dqkv, |j| head_dropout(sizes, l, options, i, j));
         rope.backward(sizes, dqkv);
     });
 
     let rows = dx.par_chunks_mut(block * dim).zip(xb.par_chunks_mut(block * dim)).zip(x.par_chunks(block * dim));
-    let d_rms_att = rows.enumerate().map_init(Vec::new, |d_xb, (i, ((dx, xb), x))| {
-        d_xb.resize(block * dim, 0.0);
+    let d_rms_att = rows.enumerate().map_init(Buffer::default, |d_xb, (i, ((dx, xb), x))| {
+        d_xb.resize(block * dim);
         let dqkv = transposed(sizes, dqkv, sizes.qkv(), i * block);
         matmul((block, dim, sizes.qkv()), d_xb, dim, dqkv, View::new(&weights.wqkv, dim), false);
         rmsnorm(xb, x, &weights.rms_att);
@@ -240,6 +269,7 @@ pub(super) fn backward(
     add_all(&mut d_weights.rms_att, d_rms_att.collect());
 
     let (att, dqkv) = (&*att, &*dqkv);
+    dwo.resize(dim * dim);
     let (xb, xb_ffn) = (View::new(xb, dim), View::new(xb_ffn, dim));
     let (dy_ffn, dy_att, hb) = (View::new(dy_ffn, dim), View::new(dy_att, dim), View::new(hb, hidden_dim));
     let (dh13, positions) = (View::new(h13, 2 * hidden_dim), sizes.positions());
@@ -250,10 +280,10 @@ pub(super) fn backward(
         for_row_blocks(s, &mut d_weights.w2, hidden_dim, move |d, first, rows| {
             matmul((rows, hidden_dim, positions), d, hidden_dim, skip_cols(dy_ffn, first).t(), hb, false);
         });
-        for_row_blocks(s, &mut d_weights.wo, dim, move |d, first, rows| {
+        for_row_blocks(s, dwo, dim, move |d, first, rows| {
             for t in (0..positions).step_by(length) {
-                let att = transposed(sizes, att, dim, t);
-                matmul((rows, dim, length), d, dim, skip_rows(skip_cols(dy_att, first), t).t(), att, t > 0);
+                let att = skip_cols(transposed(sizes, att, dim, t), first);
+                matmul((rows, dim, length), d, dim, att.t(), skip_rows(dy_att, t), t > 0);
             }
         });
         for_row_blocks(s, &mut d_weights.wqkv, dim, move |d, first, rows| {
@@ -262,6 +292,20 @@ pub(super) fn backward(
                 matmul((rows, dim, length), d, dim, dqkv.t(), skip_rows(xb, t), t > 0);
             }
         });
+    });
+    transpose(&mut d_weights.wo, dwo, dim);
+}
+
+/// Activations (positions, dim) as (sequences, dim, padded).
+fn transpose_sequences(sizes: &Sizes, transposed: &mut [f32], x: &[f32]) {
+    const COLS: usize = 16;
+    let Sizes { length, padded, config: Config { dim, .. }, .. } = *sizes;
+    let sequences = transposed.par_chunks_mut(dim * padded).zip(x.par_chunks(length * dim));
+    sequences.for_each(|(transposed, x)| {
+        for (i, transposed) in transposed.chunks_mut(COLS * padded).enumerate() {
+            let shape = (length, transposed.len() / padded);
+            math::transpose(transposed, padded, &x[i * COLS..], dim, shape);
+        }
     });
 }
 
@@ -272,11 +316,12 @@ fn for_row_blocks<'a>(
     cols: usize,
     task: impl Fn(&mut [f32], usize, usize) + Send + Copy + 'a,
 ) {
-    const ROWS: usize = 64;
-    for (i, block) in gradient.chunks_mut(ROWS * cols).enumerate() {
+    // Few, as each packs its activations again, but enough to keep all threads busy.
+    let rows = (gradient.len() / cols / 8).clamp(96, 192);
+    for (i, block) in gradient.chunks_mut(rows * cols).enumerate() {
         scope.spawn(move |_| {
-            let rows = block.len() / cols;
-            task(block, i * ROWS, rows);
+            let first = i * rows;
+            task(block, first, block.len() / cols);
         });
     }
 }
@@ -315,7 +360,7 @@ fn residual(
 }
 
 /// Sums the parts of a norm weight's gradient in order.
-fn add_all(sum: &mut [f32], parts: Vec<Vec<f32>>) {
+pub(super) fn add_all(sum: &mut [f32], parts: Vec<Vec<f32>>) {
     for part in parts {
         sum.iter_mut().zip(part).for_each(|(sum, x)| *sum += x);
     }

@@ -3,6 +3,7 @@
 //! Everything `inline(always)` is to be called inside [`pulp::Arch::dispatch`], which compiles it for the machine's vector
 //! instructions. Plain loops over zipped slices vectorise there; sums run in [`LANES`] lanes to be allowed to.
 
+use dfdx::prelude::{AdamConfig, WeightDecay};
 use pulp::Simd;
 
 /// Lanes of a sum; also the multiple to which rows of positions are padded.
@@ -64,6 +65,15 @@ pub(super) fn matmul((m, n, k): (usize, usize, usize), dst: &mut [f32], dst_row:
     }
 }
 
+/// The transpose of a matrix (rows, cols) whose rows lie `src_row` apart. A few columns at a time are fast.
+pub(super) fn transpose(dst: &mut [f32], dst_row: usize, src: &[f32], src_row: usize, (rows, cols): (usize, usize)) {
+    for i in 0..rows {
+        for (j, x) in src[i * src_row..][..cols].iter().enumerate() {
+            dst[j * dst_row + i] = *x;
+        }
+    }
+}
+
 /// 2^f on -0.5..=0.5, the constant first: minimax by Remez' algorithm, relative error 2.4e-7 in f32.
 const EXP2: [f32; 6] = [1.000_000_1, 0.693_146_94, 0.240_221_2, 0.055_507_13, 0.009_675_541, 0.001_327_647_2];
 /// Adding it rounds to an integer, which then stands in the low bits (1.5 · 2^23).
@@ -105,7 +115,41 @@ pub(super) fn sum_of_squares(x: &[f32]) -> f32 {
             *lane += x * x;
         }
     }
-    lanes.iter().sum()
+    total(lanes)
+}
+
+/// Sum of the lanes, in halves: a chain of additions would take longer than the sums of a row.
+#[inline(always)]
+pub(super) fn total(mut lanes: [f32; LANES]) -> f32 {
+    let mut n = LANES / 2;
+    while n > 0 {
+        for i in 0..n {
+            lanes[i] += lanes[i + n];
+        }
+        n /= 2;
+    }
+    lanes[0]
+}
+
+/// AdamW's update by PyTorch's formula (and dfdx's).
+pub(super) fn adam(adam: &AdamConfig, step: u32, values: &mut [f32], m: &mut [f32], v: &mut [f32], gradient: &[f32]) {
+    let [beta1, beta2] = adam.betas.map(|beta| beta as f32);
+    let [scale1, scale2] = adam.betas.map(|beta| (1.0 / (1.0 - beta.powi(step as i32))) as f32);
+    let (lr, eps) = (adam.lr as f32, adam.eps as f32);
+    let decay = match adam.weight_decay {
+        Some(WeightDecay::Decoupled(decay)) => (adam.lr * decay) as f32,
+        _ => 0.0,
+    };
+    pulp::Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            for (((w, m), v), g) in values.iter_mut().zip(m).zip(v).zip(gradient) {
+                *m = beta1 * *m + (1.0 - beta1) * g;
+                *v = beta2 * *v + (1.0 - beta2) * g * g;
+                *w -= lr * (*m * scale1) / ((*v * scale2).sqrt() + eps) + decay * *w;
+            }
+        },
+    );
 }
 
 /// 1 / √(mean(x²) + eps)
@@ -147,7 +191,7 @@ pub(super) fn rmsnorm_backward(dx: &mut [f32], d_weight: &mut [f32], dy: &[f32],
                         *lane += x * dy * w;
                     }
                 }
-                let inner = lanes.iter().sum::<f32>() * scale * scale * scale / dim as f32;
+                let inner = total(lanes) * scale * scale * scale / dim as f32;
                 for (((dx, dy), x), w) in dx.iter_mut().zip(dy).zip(x).zip(weight) {
                     *dx += scale * dy * w - inner * x;
                 }
