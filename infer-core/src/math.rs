@@ -89,6 +89,7 @@ pub fn hash_bytes(hash: u64, bytes: &[u8]) -> u64 {
 
 /// Largest element; NaN counts for nothing.
 #[inline(always)]
+#[cfg(not(thumb_fpu))]
 pub(crate) fn max(x: &[f32]) -> f32 {
     // In lanes, as a plain fold does not vectorise.
     let mut lanes = [f32::NEG_INFINITY; LANES];
@@ -100,6 +101,9 @@ pub(crate) fn max(x: &[f32]) -> f32 {
     }
     lanes.iter().chain(tail).fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max })
 }
+
+#[cfg(thumb_fpu)]
+pub(crate) use crate::kernels::cortex_m::largest as max;
 
 /// `out = weight · x / sqrt(mean(x²) + 1e-5)` (Zhang and Sennrich, 2019).
 #[inline(always)]

@@ -13,7 +13,7 @@ mod norm;
 
 use super::Kernels;
 pub(super) use attention_q8::attend_q8;
-pub(crate) use norm::largest_shifted;
+pub(crate) use norm::{largest, largest_shifted};
 
 // For the assembler: thumbv8m has the DSP extension as an option only.
 #[cfg(thumb_dsp)]

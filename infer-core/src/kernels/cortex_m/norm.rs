@@ -149,7 +149,7 @@ pub(crate) fn largest_shifted(x: &[f32]) -> u32 {
 }
 
 /// The largest number; NaN counts for nothing.
-pub(super) fn largest(x: &[f32]) -> f32 {
+pub(crate) fn largest(x: &[f32]) -> f32 {
     let (quads, rest) = x.as_chunks::<4>();
     let mut max = rest.iter().fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max });
     if quads.is_empty() {
