@@ -272,8 +272,10 @@ fn weigh_pair(att: [&mut [f32]; 2], sums: [f32; 2], heads: &Heads<'_>, out: [&mu
         unsafe { weigh_eight_dimensions(att, inverse, values.as_ptr(), heads, out) }
     }
     let done = heads.head_size / LANES * LANES;
-    weigh(att[0], sums[0], heads, done, out0);
-    weigh(att[1], sums[1], heads, done, out1);
+    if done < heads.head_size {
+        weigh(att[0], sums[0], heads, done, out0);
+        weigh(att[1], sums[1], heads, done, out1);
+    }
 }
 
 /// # Safety
