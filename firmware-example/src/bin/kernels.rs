@@ -65,7 +65,7 @@ struct Memory {
     hot_f32: [f32; HOT],
     hot_i8: [i8; HOT],
     kv_f32: [f32; KV],
-    kv_i8: [i8; KV],
+    kv_i8: [i8; 1 + KV],
     kv_scales: [f32; HOT],
 }
 const FILE: usize = 300_000; // bytes
@@ -80,7 +80,7 @@ fn main() -> ! {
         hot_f32: [0.0; HOT],
         hot_i8: [0; HOT],
         kv_f32: [0.0; KV],
-        kv_i8: [0; KV],
+        kv_i8: [0; 1 + KV],
         kv_scales: [0.0; HOT],
     };
     board::init();
@@ -125,10 +125,12 @@ fn run(memory: &mut Memory) -> Option<()> {
 /// The hash of the logits of some tokens, and of which logit is the first that is no number.
 fn run_model(memory: &mut Memory, len: usize, limits: Limits, engine: &Engine<'_>) -> Result<u64, Error> {
     let Memory { file, hot_f32, hot_i8, kv_f32, kv_i8, kv_scales } = memory;
+    let odd = 1 - kv_i8.as_ptr().addr() % 2;
     let model = Model::from_bytes(file.0.get(..len).unwrap_or(&[]))?;
     let kv = match limits.kv {
         KvType::F32 => KvBuffers::F32(kv_f32),
-        KvType::I8 => KvBuffers::I8 { values: kv_i8, scales: kv_scales },
+        // At an odd address, as a caller may have it.
+        KvType::I8 => KvBuffers::I8 { values: kv_i8.get_mut(odd..).unwrap_or(&mut []), scales: kv_scales },
     };
     let plan = model.config().plan(limits)?;
     let mut state = State::new(&plan, HotBuffers { f32: hot_f32, i8: hot_i8 }, kv)?;

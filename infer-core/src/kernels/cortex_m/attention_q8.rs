@@ -41,10 +41,12 @@ pub(crate) fn attend_q8(heads: &HeadsQ8<'_>, att: &mut [f32], out: &mut [f32]) {
 unsafe fn scores_of_eight_dimensions(q: &[i8; 8], scale: f32, keys: &[i8], key_scales: &[f32], att: &mut [f32]) {
     let [q0, q1, q2, q3, q4, q5, q6, q7] = *q;
     let (low, high) = (word(&[q0, q1, q2, q3]), word(&[q4, q5, q6, q7]));
+    #[rustfmt::skip] // an instruction per line
     macro_rules! two_positions {
         ($sum0:literal, $sum1:literal) => {
             concat!(
-                "ldrd {k0}, {k1}, [{keys}], #8\n",
+                "ldr {k0}, [{keys}], #4\n", // not LDRD, as the caller's memory for keys may be unaligned
+                "ldr {k1}, [{keys}], #4\n",
                 "sxtb16 {t}, {k0}\n",
                 "sxtb16 {k0}, {k0}, ror #8\n",
                 "smuad {sum0}, {t}, {q02}\n",
@@ -53,7 +55,8 @@ unsafe fn scores_of_eight_dimensions(q: &[i8; 8], scale: f32, keys: &[i8], key_s
                 "sxtb16 {k1}, {k1}, ror #8\n",
                 "smuad {sum1}, {t}, {q02}\n",
                 "smlad {sum1}, {k1}, {q13}, {sum1}\n",
-                "ldrd {k0}, {k1}, [{keys}, #24]\n",
+                "ldr {k0}, [{keys}, #24]\n",
+                "ldr {k1}, [{keys}, #28]\n",
                 "sxtb16 {t}, {k0}\n",
                 "sxtb16 {k0}, {k0}, ror #8\n",
                 "smlad {sum0}, {t}, {q46}, {sum0}\n",
@@ -62,11 +65,7 @@ unsafe fn scores_of_eight_dimensions(q: &[i8; 8], scale: f32, keys: &[i8], key_s
                 "sxtb16 {k1}, {k1}, ror #8\n",
                 "smlad {sum1}, {t}, {q46}, {sum1}\n",
                 "smlad {sum1}, {k1}, {q57}, {sum1}\n",
-                "vmov ",
-                $sum0,
-                ", ",
-                $sum1,
-                ", {sum0}, {sum1}\n",
+                "vmov ", $sum0, ", ", $sum1, ", {sum0}, {sum1}\n",
             )
         };
     }
@@ -237,42 +236,25 @@ fn weigh(weights: &[[u32; 4]], values: &[i8], head_size: usize, scale: f32, out:
 }
 
 /// # Safety
-/// There are weights and sums. `values`, a multiple of 4, points to eight for each sum for the first block, and so on at a
-/// distance of `stride`.
+/// There are weights and sums. `values` points to eight for each sum for the first block, and so on at a distance of `stride`.
 unsafe fn weigh_dimensions(weights: &[[u32; 4]], values: *const i8, stride: usize, sums: &mut [[i32; 2]]) {
     // For s0 to s6, as core registers are few.
     let out = sums.as_mut_ptr_range();
     let outer = [0, 0, weights.as_ptr() as usize, weights.len(), values as usize, out.start as usize, out.end as usize];
+    #[rustfmt::skip] // an instruction per line
     macro_rules! dimension {
-        ($values:literal, $sum:literal) => {
+        ($low:literal, $high:literal, $sum:literal) => {
             concat!(
-                "ldrd {a}, {b}, ",
-                $values,
-                "\n",
+                "ldr {a}, ", $low, "\n",
+                "ldr {b}, ", $high, "\n",
                 "sxtb16 {t}, {a}\n",
                 "sxtb16 {a}, {a}, ror #8\n",
-                "smlad ",
-                $sum,
-                ", {t}, r2, ",
-                $sum,
-                "\n",
-                "smlad ",
-                $sum,
-                ", {a}, r3, ",
-                $sum,
-                "\n",
+                "smlad ", $sum, ", {t}, r2, ", $sum, "\n",
+                "smlad ", $sum, ", {a}, r3, ", $sum, "\n",
                 "sxtb16 {t}, {b}\n",
                 "sxtb16 {a}, {b}, ror #8\n",
-                "smlad ",
-                $sum,
-                ", {t}, r4, ",
-                $sum,
-                "\n",
-                "smlad ",
-                $sum,
-                ", {a}, r5, ",
-                $sum,
-                "\n",
+                "smlad ", $sum, ", {t}, r4, ", $sum, "\n",
+                "smlad ", $sum, ", {a}, r5, ", $sum, "\n",
             )
         };
     }
@@ -289,8 +271,8 @@ unsafe fn weigh_dimensions(weights: &[[u32; 4]], values: *const i8, stride: usiz
             "vmov s4, {a}",
             "3:",
             "ldmia.w {weights}!, {{r2-r5}}",
-            dimension!("[{values}]", "{sum0}"),
-            dimension!("[{values}, #8]", "{sum1}"),
+            dimension!("[{values}]", "[{values}, #4]", "{sum0}"),
+            dimension!("[{values}, #8]", "[{values}, #12]", "{sum1}"),
             "add {values}, {values}, {stride}",
             "subs {n}, {n}, #1",
             "bne.w 3b",
@@ -326,7 +308,13 @@ fn sxtb16(bytes: u32) -> u32 {
     let halves;
     // SAFETY: computes on registers.
     unsafe {
-        asm!(with_dsp!(), "sxtb16 {}, {}", lateout(reg) halves, in(reg) bytes, options(pure, nomem, nostack, preserves_flags))
+        asm!(
+            with_dsp!(),
+            "sxtb16 {}, {}",
+            lateout(reg) halves,
+            in(reg) bytes,
+            options(pure, nomem, nostack, preserves_flags),
+        );
     }
     halves
 }
@@ -337,7 +325,13 @@ fn sxtb16_high(bytes: u32) -> u32 {
     let halves;
     // SAFETY: computes on registers.
     unsafe {
-        asm!(with_dsp!(), "sxtb16 {}, {}, ror #8", lateout(reg) halves, in(reg) bytes, options(pure, nomem, nostack, preserves_flags))
+        asm!(
+            with_dsp!(),
+            "sxtb16 {}, {}, ror #8",
+            lateout(reg) halves,
+            in(reg) bytes,
+            options(pure, nomem, nostack, preserves_flags),
+        );
     }
     halves
 }
@@ -348,7 +342,15 @@ fn smlad(a: u32, b: u32, sum: i32) -> i32 {
     let result;
     // SAFETY: computes on registers.
     unsafe {
-        asm!(with_dsp!(), "smlad {}, {}, {}, {}", lateout(reg) result, in(reg) a, in(reg) b, in(reg) sum, options(pure, nomem, nostack));
+        asm!(
+            with_dsp!(),
+            "smlad {}, {}, {}, {}",
+            lateout(reg) result,
+            in(reg) a,
+            in(reg) b,
+            in(reg) sum,
+            options(pure, nomem, nostack),
+        );
     }
     result
 }

@@ -277,6 +277,7 @@ sums_of_groups!(groups_of_16, first next);
 /// groups.
 unsafe fn add_groups(sums: *const [i32; 2], ws: *const f32, xs: &[f32], pairs: &mut [[f32; 2]]) {
     static ZERO: [f32; 2 * LANES] = [0.0; 2 * LANES];
+    #[rustfmt::skip] // an instruction per line
     macro_rules! lane {
         ($lane0:literal, $lane1:literal) => {
             concat!(
@@ -290,16 +291,8 @@ unsafe fn add_groups(sums: *const [i32; 2], ws: *const f32, xs: &[f32], pairs: &
                 "vmul.f32 s1, s1, s3\n",
                 "vmul.f32 s0, s0, s4\n",
                 "vmul.f32 s1, s1, s4\n",
-                "vadd.f32 ",
-                $lane0,
-                ", ",
-                $lane0,
-                ", s0\n",
-                "vadd.f32 ",
-                $lane1,
-                ", ",
-                $lane1,
-                ", s1\n",
+                "vadd.f32 ", $lane0, ", ", $lane0, ", s0\n",
+                "vadd.f32 ", $lane1, ", ", $lane1, ", s1\n",
                 "subs {n}, {n}, #1\n",
                 "beq.w 4f\n",
             )
