@@ -152,7 +152,7 @@ fn damaged_weights_are_an_error_wherever_they_are() {
     use TensorName::*;
     let limits = Limits { max_seq: 40, batch: 2, threads: 1, kv: KvType::F32 };
     for name in [TokEmb, RmsAtt, Wq, Wk, Wv, Wo, RmsFfn, W1, W2, W3, RmsFinal, Wcls] {
-        for damage in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for damage in [f32::NAN, f32::from_bits(0xffc0_0101), f32::INFINITY, f32::NEG_INFINITY] {
             let mut model = RandomModel::new(Config { shared_classifier: false, ..config(16, 5, 2, 4, 2) }, 3);
             let weights = model.tensor_mut(name);
             // The last weight: of the last layer, and of the last token, which is fed below.
