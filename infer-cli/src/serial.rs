@@ -25,6 +25,8 @@ use crate::text::TextOut;
 const ATTEMPTS: usize = 5;
 /// How long to wait for an answer that costs the firmware no thought.
 const PROMPTLY: Duration = Duration::from_secs(1);
+/// Timeouts that a story which nobody asked for may take to end.
+const OLD_STORY: u32 = 10;
 /// How often waiting looks at the clock, and for Ctrl-C.
 const POLL: Duration = Duration::from_millis(50);
 
@@ -185,13 +187,20 @@ impl<'a> Link<'a> {
         }
     }
 
-    /// Asks who is there until there is an answer, or silence for too long; opens the port again when the line fails. Ends
-    /// whatever the firmware is doing.
+    /// Asks who is there until there is an answer, silence for too long, or talk that is none for far too long; opens the
+    /// port again when the line fails. Ends whatever the firmware is doing.
     fn hello(&mut self) -> anyhow::Result<Firmware> {
         let port = self.port;
-        self.heard = Instant::now();
+        let start = Instant::now();
+        self.heard = start;
         let mut failure = None;
         while self.heard.elapsed() < self.timeout {
+            ensure!(!stopped(), "port {port}: interrupted");
+            ensure!(
+                start.elapsed() < OLD_STORY * self.timeout,
+                "port {port}: the board talks, but has not answered for {} s. Is the line to it connected?",
+                start.elapsed().as_secs()
+            );
             match self.try_hello() {
                 Ok(Some((version, firmware))) => {
                     ensure!(

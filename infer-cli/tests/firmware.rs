@@ -201,7 +201,8 @@ fn an_interrupted_story_ends_on_the_chip() {
     let (id, ids) = std::sync::mpsc::channel::<u32>();
     let interrupt: Damage = Box::new(move |n, byte| {
         if n == STORY {
-            Command::new("kill").args(["-INT", &ids.recv().unwrap().to_string()]).status().unwrap();
+            let kill = format!("kill -INT {}", ids.recv().unwrap());
+            assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
         }
         vec![byte]
     });

@@ -144,7 +144,7 @@ pub fn sqrt(x: f32) -> f32 {
             "vmov {bits}, s0",
             bits = inout(reg) bits,
             out("s0") _,
-            options(pure, nomem, nostack, preserves_flags),
+            options(pure, nomem, nostack), // flags tell that the root was rounded
         );
         f32::from_bits(bits)
     }

@@ -21,7 +21,7 @@ pub enum KvBuffers<'s> {
     F32(&'s mut [f32]),
     /// [`Plan::kv_values`] and [`Plan::kv_scales`] elements.
     I8 {
-        /// Quantised keys and values.
+        /// Quantised keys and values, at any address: on a chip, unaligned words must be allowed, as they are after a reset.
         values: &'s mut [i8],
         /// Their scales.
         scales: &'s mut [f32],

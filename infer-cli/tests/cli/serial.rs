@@ -92,7 +92,10 @@ fn assert_recovered(output: &Output, words: &[&str]) {
     for word in words {
         assert!(errors.contains(word), "no {word:?} in: {errors}");
     }
-    assert_eq!(errors.matches("warning").count(), words.iter().filter(|word| word.contains("tokens;")).count());
+    // On a busy machine an answer may come late, which costs nothing but a warning.
+    let warnings = errors.matches("warning").count() - errors.matches("was not answered").count();
+    let expected = |word: &&&str| word.contains("tokens;") && !word.contains("was not answered");
+    assert_eq!(warnings, words.iter().filter(expected).count(), "{errors}");
 }
 
 #[test]
@@ -187,7 +190,8 @@ fn an_interrupted_story_is_stopped() {
         command.args(["serial", &port]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = command.spawn().unwrap();
         let pid = child.id().to_string();
-        let interrupt = move || assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+        let interrupt =
+            move || assert!(Command::new("sh").args(["-c", &format!("kill -INT {pid}")]).status().unwrap().success());
         std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             let mut decoder = Decoder::<MAX_REQUEST>::new();
@@ -246,6 +250,19 @@ fn what_cannot_be_made_good_is_an_error() {
     );
     let silent = |_, id| [accepted(id), token(id, 0)].concat();
     assert_fails_after(&talk(&["--timeout", "1"], VERSION, silent), "nothing came for 1 s after 1 tokens; gave up");
+}
+
+#[test]
+fn a_board_that_talks_without_an_answer_is_given_up() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = format!("tcp:{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        while stream.write_all(&accepted(99)).is_ok() {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    });
+    assert_fails(&run(&["serial", &port, "--timeout", "1"]), 1, &[&port, "talks, but has not answered for 10 s"]);
 }
 
 #[test]

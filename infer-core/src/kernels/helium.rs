@@ -257,7 +257,9 @@ fn swiglu(hb: &mut [f32], hb2: &[f32]) {
             g3 = in(reg) g3,
             g4 = in(reg) g4,
             inout("lr") v.len().min(gate.len()) => _,
-            out("d0") _, out("d1") _, out("d2") _, out("d3") _, out("d4") _, out("d5") _, out("d6") _, out("d7") _, out("d8") _, out("d9") _, out("d10") _, out("d11") _, out("d12") _, out("d13") _, out("d14") _, out("d15") _,
+            out("d0") _, out("d1") _, out("d2") _, out("d3") _, out("d4") _, out("d5") _, out("d6") _, out("d7") _,
+            out("d8") _, out("d9") _, out("d10") _, out("d11") _, out("d12") _, out("d13") _, out("d14") _,
+            out("d15") _,
             options(nostack),
         );
     }

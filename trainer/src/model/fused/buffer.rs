@@ -8,6 +8,7 @@ use super::math::LANES;
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Line([f32; LANES]);
+const _: () = assert!(align_of::<Line>() == size_of::<[f32; LANES]>());
 
 // SAFETY: numbers of any bits, zeros among them, without padding: 16 times 4 bytes are the alignment.
 #[allow(unsafe_code)]
@@ -33,8 +34,12 @@ impl Buffer {
 
     /// What is new is zero.
     pub fn resize(&mut self, len: usize) {
+        let old = self.len;
         self.lines.resize(len.div_ceil(LANES), Line([0.0; LANES]));
         self.len = len;
+        if let Some(new) = self.get_mut(old..) {
+            new.fill(0.0); // the last line had room, where something may be left
+        }
     }
 }
 
