@@ -10,6 +10,7 @@ mod exp2;
 mod int8;
 mod matmul;
 mod norm;
+mod scale;
 
 use super::Kernels;
 pub(super) use attention_q8::attend_q8;

@@ -4,6 +4,7 @@ use core::arch::asm;
 use core::mem::MaybeUninit;
 use core::ops::Range;
 
+use super::scale::{add_groups, scale};
 use super::with_dsp;
 use crate::kernels::scalar;
 use crate::math::{LANES, ROUND, sum_lanes};
@@ -270,89 +271,6 @@ sums_of_groups!(groups_of_64, first next next next next next next next);
 sums_of_groups!(groups_of_32, first next next next);
 sums_of_groups!(groups_of_16, first next);
 
-/// Scales the sums of the groups of pairs of rows, and adds each to its lane.
-///
-/// # Safety
-/// `sums` points to those of `xs.len()` groups for each pair, `ws` to as many scales of each row. There are some pairs and
-/// groups.
-unsafe fn add_groups(sums: *const [i32; 2], ws: *const f32, xs: &[f32], pairs: &mut [[f32; 2]]) {
-    static ZERO: [f32; 2 * LANES] = [0.0; 2 * LANES];
-    #[rustfmt::skip] // an instruction per line
-    macro_rules! lane {
-        ($lane0:literal, $lane1:literal) => {
-            concat!(
-                "vldmia {sums}!, {{s0-s1}}\n",
-                "vldmia {ws0}!, {{s2}}\n",
-                "vldmia {ws1}!, {{s3}}\n",
-                "vldmia {x}!, {{s4}}\n",
-                "vcvt.f32.s32 s0, s0\n",
-                "vcvt.f32.s32 s1, s1\n",
-                "vmul.f32 s0, s0, s2\n",
-                "vmul.f32 s1, s1, s3\n",
-                "vmul.f32 s0, s0, s4\n",
-                "vmul.f32 s1, s1, s4\n",
-                "vadd.f32 ", $lane0, ", ", $lane0, ", s0\n",
-                "vadd.f32 ", $lane1, ", ", $lane1, ", s1\n",
-                "subs {n}, {n}, #1\n",
-                "beq.w 4f\n",
-            )
-        };
-    }
-    // SAFETY: reads what the caller vouches for, writes pairs.
-    unsafe {
-        asm!(
-            "2:",
-            "vldmia {zero}, {{s16-s31}}",
-            "mov {x}, {xs}",
-            "mov {n}, {groups}",
-            "3:",
-            lane!("s16", "s24"),
-            lane!("s17", "s25"),
-            lane!("s18", "s26"),
-            lane!("s19", "s27"),
-            lane!("s20", "s28"),
-            lane!("s21", "s29"),
-            lane!("s22", "s30"),
-            lane!("s23", "s31"),
-            "b.w 3b",
-            "4:", // sum_lanes
-            "vadd.f32 s16, s16, s20",
-            "vadd.f32 s17, s17, s21",
-            "vadd.f32 s18, s18, s22",
-            "vadd.f32 s19, s19, s23",
-            "vadd.f32 s24, s24, s28",
-            "vadd.f32 s25, s25, s29",
-            "vadd.f32 s26, s26, s30",
-            "vadd.f32 s27, s27, s31",
-            "vadd.f32 s16, s16, s18",
-            "vadd.f32 s17, s17, s19",
-            "vadd.f32 s24, s24, s26",
-            "vadd.f32 s25, s25, s27",
-            "vadd.f32 s16, s16, s17",
-            "vadd.f32 s17, s24, s25",
-            "vstmia {out}!, {{s16-s17}}",
-            "mov {ws0}, {ws1}", // behind the scales of row 1
-            "add {ws1}, {ws1}, {groups}, lsl #2",
-            "subs {pairs}, {pairs}, #1",
-            "bne.w 2b",
-            zero = in(reg) ZERO.as_ptr(),
-            sums = inout(reg) sums => _,
-            ws0 = inout(reg) ws => _,
-            ws1 = inout(reg) ws.wrapping_add(xs.len()) => _,
-            xs = in(reg) xs.as_ptr(),
-            x = out(reg) _,
-            groups = in(reg) xs.len(),
-            n = out(reg) _,
-            out = inout(reg) pairs.as_mut_ptr() => _,
-            pairs = inout(reg) pairs.len() => _,
-            out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s16") _, out("s17") _, out("s18") _,
-            out("s19") _, out("s20") _, out("s21") _, out("s22") _, out("s23") _, out("s24") _, out("s25") _,
-            out("s26") _, out("s27") _, out("s28") _, out("s29") _, out("s30") _, out("s31") _,
-            options(nostack),
-        );
-    }
-}
-
 /// One row, of any group size.
 fn dot_q8(w: &[i8], ws: &[f32], x: &[[i16; 4]], xs: &[f32], group_size: usize) -> f32 {
     let mut lanes = [0.0; LANES];
@@ -366,76 +284,4 @@ fn dot_q8(w: &[i8], ws: &[f32], x: &[[i16; 4]], xs: &[f32], group_size: usize) -
         lanes[g % LANES] += (sum as f32 * ws) * xs;
     }
     sum_lanes(lanes)
-}
-
-/// Integer sums, whose bits stand in for those of the outputs, times the scales of weights and of x. Adding 0 is what adding
-/// up the other lanes, all 0, comes to.
-fn scale(sums: &mut [f32], ws: &[f32], xs: f32) {
-    let (blocks, rest) = sums.as_chunks_mut::<LANES>();
-    let (scales, scales_rest) = ws.split_at_checked(blocks.len() * LANES).unwrap_or_default();
-    if !blocks.is_empty() && !scales.is_empty() {
-        // SAFETY: blocks is not empty, and there are as many scales.
-        unsafe { scale_blocks(blocks, scales.as_ptr(), xs) }
-    }
-    for (sum, ws) in rest.iter_mut().zip(scales_rest) {
-        *sum = (sum.to_bits() as i32 as f32 * ws) * xs + 0.0;
-    }
-}
-
-/// # Safety
-/// `blocks` is not empty, and `ws` points to as many numbers.
-unsafe fn scale_blocks(blocks: &mut [[f32; LANES]], ws: *const f32, xs: f32) {
-    // SAFETY: reads and writes blocks, reads ws.
-    unsafe {
-        asm!(
-            "vmov s16, s17, {xs}, {zero}",
-            "2:",
-            "vldmia {blocks}, {{s0-s7}}",
-            "vldmia {ws}!, {{s8-s15}}",
-            "vcvt.f32.s32 s0, s0",
-            "vcvt.f32.s32 s1, s1",
-            "vcvt.f32.s32 s2, s2",
-            "vcvt.f32.s32 s3, s3",
-            "vcvt.f32.s32 s4, s4",
-            "vcvt.f32.s32 s5, s5",
-            "vcvt.f32.s32 s6, s6",
-            "vcvt.f32.s32 s7, s7",
-            "vmul.f32 s0, s0, s8",
-            "vmul.f32 s1, s1, s9",
-            "vmul.f32 s2, s2, s10",
-            "vmul.f32 s3, s3, s11",
-            "vmul.f32 s4, s4, s12",
-            "vmul.f32 s5, s5, s13",
-            "vmul.f32 s6, s6, s14",
-            "vmul.f32 s7, s7, s15",
-            "vmul.f32 s0, s0, s16",
-            "vmul.f32 s1, s1, s16",
-            "vmul.f32 s2, s2, s16",
-            "vmul.f32 s3, s3, s16",
-            "vmul.f32 s4, s4, s16",
-            "vmul.f32 s5, s5, s16",
-            "vmul.f32 s6, s6, s16",
-            "vmul.f32 s7, s7, s16",
-            "vadd.f32 s0, s0, s17",
-            "vadd.f32 s1, s1, s17",
-            "vadd.f32 s2, s2, s17",
-            "vadd.f32 s3, s3, s17",
-            "vadd.f32 s4, s4, s17",
-            "vadd.f32 s5, s5, s17",
-            "vadd.f32 s6, s6, s17",
-            "vadd.f32 s7, s7, s17",
-            "vstmia {blocks}!, {{s0-s7}}",
-            "subs {n}, {n}, #1",
-            "bne.w 2b",
-            blocks = inout(reg) blocks.as_mut_ptr() => _,
-            ws = inout(reg) ws => _,
-            n = inout(reg) blocks.len() => _,
-            xs = in(reg) xs,
-            zero = in(reg) 0f32,
-            out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _,
-            out("s8") _, out("s9") _, out("s10") _, out("s11") _, out("s12") _, out("s13") _, out("s14") _,
-            out("s15") _, out("s16") _, out("s17") _,
-            options(nostack),
-        );
-    }
 }
