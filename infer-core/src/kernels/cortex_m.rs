@@ -32,6 +32,42 @@ macro_rules! with_dsp {
 
 use with_dsp;
 
+/// An instruction for each of eight registers from `$d` on: `d = op(d, e)` with the eight from `$e` on or with a register for all
+/// of them, or `d = op(d)`.
+macro_rules! eight {
+    ($op:literal, $d:ident $(, $e:tt)?) => {
+        eight!(@from $d $op [] $($e)?)
+    };
+    (@from s0 $($rest:tt)*) => {
+        eight!(@list ["s0" "s1" "s2" "s3" "s4" "s5" "s6" "s7"] $($rest)*)
+    };
+    (@from s8 $($rest:tt)*) => {
+        eight!(@list ["s8" "s9" "s10" "s11" "s12" "s13" "s14" "s15"] $($rest)*)
+    };
+    (@from s16 $($rest:tt)*) => {
+        eight!(@list ["s16" "s17" "s18" "s19" "s20" "s21" "s22" "s23"] $($rest)*)
+    };
+    (@from s24 $($rest:tt)*) => {
+        eight!(@list ["s24" "s25" "s26" "s27" "s28" "s29" "s30" "s31"] $($rest)*)
+    };
+    (@list [$($d:literal)*] $op:literal []) => {
+        eight!(@lines $([$op, " ", $d, ", ", $d])*)
+    };
+    (@list [$($d:literal)*] $op:literal [] $e:literal) => {
+        eight!(@lines $([$op, " ", $d, ", ", $d, ", ", $e])*)
+    };
+    (@list $d:tt $op:literal [] $e:ident) => {
+        eight!(@from $e $op $d)
+    };
+    (@list [$($e:literal)*] $op:literal [$($d:literal)*]) => {
+        eight!(@lines $([$op, " ", $d, ", ", $d, ", ", $e])*)
+    };
+    (@lines [$($first:literal),*] $([$($next:literal),*])*) => {
+        concat!($($first,)* $("\n", $($next,)*)*)
+    };
+}
+use eight;
+
 /// The kernels of a Cortex-M with FPU.
 pub(crate) const FPU: Kernels = Kernels {
     name: "cortex-m",

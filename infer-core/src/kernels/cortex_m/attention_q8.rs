@@ -3,7 +3,7 @@
 use core::arch::asm;
 
 use super::exp2::numerators;
-use super::with_dsp;
+use super::{eight, with_dsp};
 use crate::config::block_len;
 use crate::kernels::{HeadsQ8, Q8_POSITIONS, scalar};
 use crate::math::{LANES, ROUND};
@@ -81,30 +81,9 @@ unsafe fn scores_of_eight_dimensions(q: &[i8; 8], scale: f32, keys: &[i8], key_s
             two_positions!("s6", "s7"),
             "add {keys}, {keys}, #32",
             "vldmia {scales}!, {{s8-s15}}",
-            "vcvt.f32.s32 s0, s0",
-            "vcvt.f32.s32 s1, s1",
-            "vcvt.f32.s32 s2, s2",
-            "vcvt.f32.s32 s3, s3",
-            "vcvt.f32.s32 s4, s4",
-            "vcvt.f32.s32 s5, s5",
-            "vcvt.f32.s32 s6, s6",
-            "vcvt.f32.s32 s7, s7",
-            "vmul.f32 s0, s0, s8",
-            "vmul.f32 s1, s1, s9",
-            "vmul.f32 s2, s2, s10",
-            "vmul.f32 s3, s3, s11",
-            "vmul.f32 s4, s4, s12",
-            "vmul.f32 s5, s5, s13",
-            "vmul.f32 s6, s6, s14",
-            "vmul.f32 s7, s7, s15",
-            "vmul.f32 s0, s0, s16",
-            "vmul.f32 s1, s1, s16",
-            "vmul.f32 s2, s2, s16",
-            "vmul.f32 s3, s3, s16",
-            "vmul.f32 s4, s4, s16",
-            "vmul.f32 s5, s5, s16",
-            "vmul.f32 s6, s6, s16",
-            "vmul.f32 s7, s7, s16",
+            eight!("vcvt.f32.s32", s0),
+            eight!("vmul.f32", s0, s8),
+            eight!("vmul.f32", s0, "s16"),
             "vstmia {att}!, {{s0-s7}}",
             "cmp {att}, {end}",
             "bne.w 2b",

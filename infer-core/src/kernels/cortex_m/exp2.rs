@@ -2,6 +2,7 @@
 
 use core::arch::asm;
 
+use super::eight;
 use super::norm::largest;
 use crate::math::{self, EXP2_G, LANES, ROUND, SMALLEST_SCORE, exp2_score, sum_lanes};
 
@@ -118,24 +119,10 @@ unsafe fn numerators_of_blocks(blocks: &mut [[f32; LANES]], max: f32, lanes: &mu
             "vldmia {lanes}, {{s16-s23}}",
             "2:",
             "vldmia {blocks}, {{s0-s7}}",
-            "vsub.f32 s0, s0, s31",
-            "vsub.f32 s1, s1, s31",
-            "vsub.f32 s2, s2, s31",
-            "vsub.f32 s3, s3, s31",
-            "vsub.f32 s4, s4, s31",
-            "vsub.f32 s5, s5, s31",
-            "vsub.f32 s6, s6, s31",
-            "vsub.f32 s7, s7, s31",
+            eight!("vsub.f32", s0, "s31"),
             exp2_of_four!("s0", "s1", "s2", "s3", leave_if_small!()),
             exp2_of_four!("s4", "s5", "s6", "s7", leave_if_small!()),
-            "vadd.f32 s16, s16, s0",
-            "vadd.f32 s17, s17, s1",
-            "vadd.f32 s18, s18, s2",
-            "vadd.f32 s19, s19, s3",
-            "vadd.f32 s20, s20, s4",
-            "vadd.f32 s21, s21, s5",
-            "vadd.f32 s22, s22, s6",
-            "vadd.f32 s23, s23, s7",
+            eight!("vadd.f32", s16, s0),
             "vstmia {blocks}!, {{s0-s7}}",
             "subs {left}, {left}, #1",
             "bne.w 2b",

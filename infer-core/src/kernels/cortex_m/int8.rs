@@ -5,7 +5,7 @@ use core::mem::MaybeUninit;
 use core::ops::Range;
 
 use super::scale::{add_groups, scale};
-use super::with_dsp;
+use super::{eight, with_dsp};
 use crate::kernels::scalar;
 use crate::math::{LANES, ROUND, sum_lanes};
 use crate::matrix::{Q8Matrix, rows_of, rows_of_mut};
@@ -39,22 +39,8 @@ unsafe fn round_and_widen(x: &[[f32; 8]], factor: f32, q: &mut [[[u32; 2]; 2]]) 
             "vmov s8, s9, {factor}, {round}",
             "2:",
             "vldmia {x}!, {{s0-s7}}",
-            "vmul.f32 s0, s0, s8",
-            "vmul.f32 s1, s1, s8",
-            "vmul.f32 s2, s2, s8",
-            "vmul.f32 s3, s3, s8",
-            "vmul.f32 s4, s4, s8",
-            "vmul.f32 s5, s5, s8",
-            "vmul.f32 s6, s6, s8",
-            "vmul.f32 s7, s7, s8",
-            "vadd.f32 s0, s0, s9", // the integer stands in the low bits
-            "vadd.f32 s1, s1, s9",
-            "vadd.f32 s2, s2, s9",
-            "vadd.f32 s3, s3, s9",
-            "vadd.f32 s4, s4, s9",
-            "vadd.f32 s5, s5, s9",
-            "vadd.f32 s6, s6, s9",
-            "vadd.f32 s7, s7, s9",
+            eight!("vmul.f32", s0, "s8"),
+            eight!("vadd.f32", s0, "s9"), // the integer stands in the low bits
             "vmov r0, r1, s0, s1",
             "vmov r2, r3, s2, s3",
             "pkhbt r0, r0, r2, lsl #16",

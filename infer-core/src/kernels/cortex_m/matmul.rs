@@ -2,6 +2,7 @@
 
 use core::arch::asm;
 
+use super::eight;
 use crate::kernels::scalar;
 use crate::math::LANES;
 use crate::panel::Panel;
@@ -36,41 +37,18 @@ unsafe fn dot_rows(w: *const f32, x: &[f32], out: &mut [[f32; 2]]) {
     let chunks = x.len() / LANES - 1;
     macro_rules! eight_columns {
         () => {
-            "vldmia {xp}!, {{s0-s7}}
-            vldmia {w}!, {{s8-s15}}
-            vmul.f32 s8, s8, s0
-            vmul.f32 s9, s9, s1
-            vmul.f32 s10, s10, s2
-            vmul.f32 s11, s11, s3
-            vmul.f32 s12, s12, s4
-            vmul.f32 s13, s13, s5
-            vmul.f32 s14, s14, s6
-            vmul.f32 s15, s15, s7
-            vadd.f32 s16, s16, s8
-            vadd.f32 s17, s17, s9
-            vadd.f32 s18, s18, s10
-            vadd.f32 s19, s19, s11
-            vadd.f32 s20, s20, s12
-            vadd.f32 s21, s21, s13
-            vadd.f32 s22, s22, s14
-            vadd.f32 s23, s23, s15
-            vldmia {w1}!, {{s8-s15}}
-            vmul.f32 s8, s8, s0
-            vmul.f32 s9, s9, s1
-            vmul.f32 s10, s10, s2
-            vmul.f32 s11, s11, s3
-            vmul.f32 s12, s12, s4
-            vmul.f32 s13, s13, s5
-            vmul.f32 s14, s14, s6
-            vmul.f32 s15, s15, s7
-            vadd.f32 s24, s24, s8
-            vadd.f32 s25, s25, s9
-            vadd.f32 s26, s26, s10
-            vadd.f32 s27, s27, s11
-            vadd.f32 s28, s28, s12
-            vadd.f32 s29, s29, s13
-            vadd.f32 s30, s30, s14
-            vadd.f32 s31, s31, s15"
+            concat!(
+                "vldmia {xp}!, {{s0-s7}}\n",
+                "vldmia {w}!, {{s8-s15}}\n",
+                eight!("vmul.f32", s8, s0),
+                "\n",
+                eight!("vadd.f32", s16, s8),
+                "\n",
+                "vldmia {w1}!, {{s8-s15}}\n",
+                eight!("vmul.f32", s8, s0),
+                "\n",
+                eight!("vadd.f32", s24, s8),
+            )
         };
     }
     // SAFETY: reads 2 · out.len() rows of weights and x, writes out.
@@ -84,23 +62,9 @@ unsafe fn dot_rows(w: *const f32, x: &[f32], out: &mut [[f32; 2]]) {
             "mov {n}, {passes}",
             "vldmia {xp}!, {{s0-s7}}",
             "vldmia {w}!, {{s16-s23}}", // become the lanes of row 0
-            "vmul.f32 s16, s16, s0",
-            "vmul.f32 s17, s17, s1",
-            "vmul.f32 s18, s18, s2",
-            "vmul.f32 s19, s19, s3",
-            "vmul.f32 s20, s20, s4",
-            "vmul.f32 s21, s21, s5",
-            "vmul.f32 s22, s22, s6",
-            "vmul.f32 s23, s23, s7",
+            eight!("vmul.f32", s16, s0),
             "vldmia {w1}!, {{s24-s31}}", // and of row 1
-            "vmul.f32 s24, s24, s0",
-            "vmul.f32 s25, s25, s1",
-            "vmul.f32 s26, s26, s2",
-            "vmul.f32 s27, s27, s3",
-            "vmul.f32 s28, s28, s4",
-            "vmul.f32 s29, s29, s5",
-            "vmul.f32 s30, s30, s6",
-            "vmul.f32 s31, s31, s7",
+            eight!("vmul.f32", s24, s0),
             "mov pc, {entry}",
             "3:",
             eight_columns!(),
