@@ -195,42 +195,31 @@ unsafe fn weigh_eight_dimensions(
     static ZERO: [f32; 2 * LANES] = [0.0; 2 * LANES];
     macro_rules! position {
         () => {
-            "vldmia {values}, {{s0-s7}}
-            add {values}, {values}, {stride}
-            vldmia {att0}!, {{s8}}
-            vldmia {att1}!, {{s9}}
-            vmul.f32 s10, s0, s8
-            vmul.f32 s11, s1, s8
-            vmul.f32 s12, s2, s8
-            vmul.f32 s13, s3, s8
-            vadd.f32 s16, s16, s10
-            vadd.f32 s17, s17, s11
-            vadd.f32 s18, s18, s12
-            vadd.f32 s19, s19, s13
-            vmul.f32 s10, s4, s8
-            vmul.f32 s11, s5, s8
-            vmul.f32 s12, s6, s8
-            vmul.f32 s13, s7, s8
-            vadd.f32 s20, s20, s10
-            vadd.f32 s21, s21, s11
-            vadd.f32 s22, s22, s12
-            vadd.f32 s23, s23, s13
-            vmul.f32 s0, s0, s9
-            vmul.f32 s1, s1, s9
-            vmul.f32 s2, s2, s9
-            vmul.f32 s3, s3, s9
-            vmul.f32 s4, s4, s9
-            vmul.f32 s5, s5, s9
-            vmul.f32 s6, s6, s9
-            vmul.f32 s7, s7, s9
-            vadd.f32 s24, s24, s0
-            vadd.f32 s25, s25, s1
-            vadd.f32 s26, s26, s2
-            vadd.f32 s27, s27, s3
-            vadd.f32 s28, s28, s4
-            vadd.f32 s29, s29, s5
-            vadd.f32 s30, s30, s6
-            vadd.f32 s31, s31, s7"
+            concat!(
+                "vldmia {values}, {{s0-s7}}\n",
+                "add {values}, {values}, {stride}\n",
+                "vldmia {att0}!, {{s8}}\n",
+                "vldmia {att1}!, {{s9}}\n",
+                "vmul.f32 s10, s0, s8\n",
+                "vmul.f32 s11, s1, s8\n",
+                "vmul.f32 s12, s2, s8\n",
+                "vmul.f32 s13, s3, s8\n",
+                "vadd.f32 s16, s16, s10\n",
+                "vadd.f32 s17, s17, s11\n",
+                "vadd.f32 s18, s18, s12\n",
+                "vadd.f32 s19, s19, s13\n",
+                "vmul.f32 s10, s4, s8\n",
+                "vmul.f32 s11, s5, s8\n",
+                "vmul.f32 s12, s6, s8\n",
+                "vmul.f32 s13, s7, s8\n",
+                "vadd.f32 s20, s20, s10\n",
+                "vadd.f32 s21, s21, s11\n",
+                "vadd.f32 s22, s22, s12\n",
+                "vadd.f32 s23, s23, s13\n",
+                eight!("vmul.f32", s0, "s9"),
+                "\n",
+                eight!("vadd.f32", s24, s0),
+            )
         };
     }
     // SAFETY: as the caller vouches.

@@ -77,40 +77,44 @@ unsafe fn scale(out: &mut [[f32; LANES]], x: &[[f32; LANES]], weight: &[[f32; LA
     }
 }
 
-/// The largest of the numbers' bits, shifted left by one. By branches, as a larger one is seldom found.
+/// A loop over {n} times four numbers, which `$load` puts into the registers `$x`. Where one is larger than the largest so
+/// far, which is seldom, a branch leaves for its place behind the loop and comes back. Comparing and taking it are given as
+/// what stands before and behind the register.
+macro_rules! largest_of_quads {
+    (
+        $load:literal,
+        $compare:literal $branch:literal,
+        $take:literal $taken:literal,
+        $($x:literal $larger:literal $back:literal),*
+    ) => {
+        concat!(
+            "2: ", $load, "\n",
+            $($compare, $x, $branch, " ", $larger, "f\n", $back, ":\n",)*
+            "subs {n}, {n}, #1\n",
+            "bne 2b\n",
+            "b 7f\n",
+            $($larger, ": ", $take, $x, $taken, "\nb.w ", $back, "b\n",)*
+            "7:",
+        )
+    };
+}
+
+/// The largest of the numbers' bits, shifted left by one.
 pub(crate) fn largest_shifted(x: &[f32]) -> u32 {
     let (quads, rest) = x.as_chunks::<4>();
     let mut max = rest.iter().fold(0, |max, x| max.max(x.to_bits() << 1));
     if quads.is_empty() {
         return max;
     }
-    macro_rules! compare {
-        ($x:literal, $larger:literal, $back:literal) => {
-            concat!("cmp {max}, ", $x, ", lsl #1\nblo.w ", $larger, "f\n", $back, ":\n")
-        };
-    }
-    macro_rules! take {
-        ($x:literal, $larger:literal, $back:literal) => {
-            concat!($larger, ": lsl {max}, ", $x, ", #1\nb.w ", $back, "b\n")
-        };
-    }
     // SAFETY: reads quads, which are some.
     unsafe {
         asm!(
-            "2:",
-            "ldmia {x}!, {{r2-r5}}",
-            compare!("r2", "12", "3"),
-            compare!("r3", "13", "4"),
-            compare!("r4", "14", "5"),
-            compare!("r5", "15", "6"),
-            "subs {n}, {n}, #1",
-            "bne 2b",
-            "b 7f",
-            take!("r2", "12", "3"),
-            take!("r3", "13", "4"),
-            take!("r4", "14", "5"),
-            take!("r5", "15", "6"),
-            "7:",
+            largest_of_quads!(
+                "ldmia {x}!, {{r2-r5}}",
+                "cmp {max}, " ", lsl #1\nblo.w",
+                "lsl {max}, " ", #1",
+                "r2" "12" "3", "r3" "13" "4", "r4" "14" "5", "r5" "15" "6"
+            ),
             x = inout(reg) quads.as_ptr() => _,
             n = inout(reg) quads.len() => _,
             max = inout(reg) max,
@@ -128,34 +132,16 @@ pub(crate) fn largest(x: &[f32]) -> f32 {
     if quads.is_empty() {
         return max;
     }
-    macro_rules! compare {
-        ($x:literal, $larger:literal, $back:literal) => {
-            concat!("vcmp.f32 ", $x, ", s4\nvmrs apsr_nzcv, fpscr\nbgt.w ", $larger, "f\n", $back, ":\n")
-        };
-    }
-    macro_rules! take {
-        ($x:literal, $larger:literal, $back:literal) => {
-            concat!($larger, ": vmov.f32 s4, ", $x, "\nb.w ", $back, "b\n")
-        };
-    }
     // SAFETY: reads quads, which are some.
     unsafe {
         asm!(
             "vmov s4, {max}",
-            "2:",
-            "vldmia {x}!, {{s0-s3}}",
-            compare!("s0", "12", "3"),
-            compare!("s1", "13", "4"),
-            compare!("s2", "14", "5"),
-            compare!("s3", "15", "6"),
-            "subs {n}, {n}, #1",
-            "bne 2b",
-            "b 7f",
-            take!("s0", "12", "3"),
-            take!("s1", "13", "4"),
-            take!("s2", "14", "5"),
-            take!("s3", "15", "6"),
-            "7:",
+            largest_of_quads!(
+                "vldmia {x}!, {{s0-s3}}",
+                "vcmp.f32 " ", s4\nvmrs apsr_nzcv, fpscr\nbgt.w",
+                "vmov.f32 s4, " "",
+                "s0" "12" "3", "s1" "13" "4", "s2" "14" "5", "s3" "15" "6"
+            ),
             "vmov {max}, s4",
             x = inout(reg) quads.as_ptr() => _,
             n = inout(reg) quads.len() => _,
