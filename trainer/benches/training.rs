@@ -1,22 +1,24 @@
 //! Tokens per second of whole training steps: forward, backward, clipping, AdamW.
 //!
-//! `cargo bench -p trainer --bench training -- [260K|1.4M|15M]... [--composed]`. Each shape runs a few seconds, with random
-//! tokens. GFLOP/s count 6 · parameters · tokens, as is usual; attention comes on top of that. The limit beside them is what
-//! all threads reach together in a large matrix product.
+//! `cargo bench -p trainer --bench training -- [260K|1.4M|15M]... [--composed|--highest]`. Each shape runs a few seconds,
+//! with random tokens; `--highest` is the trainer's `--matmul-precision highest`. GFLOP/s count 6 · parameters · tokens,
+//! as is usual; attention comes on top of that. The limit beside them is what all threads reach together in a large
+//! matrix product in f32.
 
 use std::time::{Duration, Instant};
 
 use dfdx::prelude::{AsArray, Backward, Cache, Cpu, Rank0, SplitTape, Tensor, Trace, ZerosTensor};
 use infer_core::{Config, WeightType};
-use trainer::model::{AdamW, Batch, Llama, Options, clip_gradients, composed};
+use trainer::model::{AdamW, Batch, Llama, MatmulPrecision, Options, clip_gradients, composed};
 
 fn main() -> anyhow::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
-    let composed = args.iter().any(|a| a == "--composed");
+    let flag = |flag: &str| args.iter().any(|a| a == flag);
+    let precision = if flag("--highest") { MatmulPrecision::Highest } else { MatmulPrecision::High };
     let names: Vec<&str> = args.iter().map(String::as_str).filter(|a| !a.starts_with("--")).collect();
     println!("limit: {:.0} GFLOP/s on {} threads", limit(), rayon::current_num_threads());
     for name in if names.is_empty() { vec!["260K", "1.4M", "15M"] } else { names } {
-        run(name, composed)?;
+        run(name, flag("--composed"), precision)?;
     }
     Ok(())
 }
@@ -43,11 +45,12 @@ fn shape(name: &str) -> anyhow::Result<(Config, usize)> {
     }
 }
 
-fn run(name: &str, composed: bool) -> anyhow::Result<()> {
+fn run(name: &str, composed: bool, precision: MatmulPrecision) -> anyhow::Result<()> {
     let (config, sequences) = shape(name)?;
     let device = Cpu::default();
     device.enable_cache();
     let mut model = Llama::init(config, &device, 1)?;
+    model.matmul_precision = precision;
     let mut adam = AdamW::new(&model, [0.9, 0.95], 0.1)?;
     let mut rng = fastrand::Rng::with_seed(1);
     let n = sequences * config.seq_len;

@@ -38,6 +38,17 @@ pub const IGNORED: u32 = u32::MAX;
 /// Added to the mean square in rmsnorm, as in infer-core.
 const RMS_EPS: f32 = 1e-5;
 
+/// Precision of a CPU's matrix products, by PyTorch's names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MatmulPrecision {
+    /// f32: 24 bits
+    #[default]
+    Highest,
+    /// On a processor with AMX two bf16 for each number, 16 bits, and sums in f32; else as highest
+    High,
+}
+
 /// A device that trains.
 pub trait Backend: Device<f32> {
     /// What a step keeps for the next one: scratch memory.
@@ -180,6 +191,8 @@ pub struct Llama<D: Backend> {
     pub device: D,
     /// In the order of [`shapes`].
     pub parameters: Vec<Parameter<D>>,
+    /// Of the loss and its gradients; highest, unless it is set. Logits are always of highest precision.
+    pub matmul_precision: MatmulPrecision,
     workspace: Arc<Mutex<D::Workspace>>,
 }
 
@@ -316,7 +329,8 @@ impl<D: Backend> Llama<D> {
                 Ok(Parameter { name, layer, rows, cols, decay: rows > 1, tensor })
             })
             .collect::<anyhow::Result<_>>()?;
-        Ok(Llama { config, device: device.clone(), parameters, workspace: Arc::default() })
+        let matmul_precision = MatmulPrecision::default();
+        Ok(Llama { config, device: device.clone(), parameters, matmul_precision, workspace: Arc::default() })
     }
 
     /// Copies of all weights, in the order of [`shapes`].

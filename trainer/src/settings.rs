@@ -9,6 +9,7 @@ use infer_core::{Config, WeightType};
 use serde::{Deserialize, Serialize};
 
 use crate::export::FileVersion;
+use trainer::model::MatmulPrecision;
 
 /// Each field is a flag (`--max-iters`) and a key of the TOML file (`max_iters`). The defaults train a small model on two
 /// cores in under two minutes.
@@ -111,6 +112,9 @@ pub struct Settings {
     /// Number format of the computation: float32
     #[arg(long, default_value = "float32", help_heading = "Training")]
     pub dtype: String,
+    /// Precision of matrix products on a CPU
+    #[arg(long, value_enum, default_value = "high", help_heading = "Training")]
+    pub matmul_precision: MatmulPrecision,
 
     /// Steps between evaluations; each writes a checkpoint
     #[arg(long, default_value_t = 100, help_heading = "Evaluation")]

@@ -137,7 +137,7 @@ impl<'a, D: Backend> Training<'a, D> {
         };
         let mut run = Run::new(&config, order);
         let betas = [s.beta1, s.beta2];
-        let (model, optimizer) = match start {
+        let (mut model, optimizer) = match start {
             Start::Scratch => with_optimizer(Llama::init(config, &device, s.seed)?, betas, s.weight_decay)?,
             Start::FineTune(file) => {
                 let weights = Llama::from_model(&file.model()?, &device)?.to_vecs();
@@ -156,6 +156,7 @@ impl<'a, D: Backend> Training<'a, D> {
                 restore(&mut checkpoint, &device, betas, s.weight_decay)?
             }
         };
+        model.matmul_precision = s.matmul_precision;
         let teacher = data.teacher.as_ref().map(|teacher| Llama::from_model(&teacher.model()?, &device)).transpose()?;
         let checkpoints = Checkpoints::open(&s.out_dir)?;
         let (peak, how) = match s.peak_gflops {
@@ -165,7 +166,7 @@ impl<'a, D: Backend> Training<'a, D> {
         let report = Report::new(&s.out_dir, &config, run.iter, s.max_iters, peak)?;
         report.say(&format!(
             "{} parameters: {}\n{} sequences of {} tokens to train on, {} to validate on; {} tokens per step\n\
-             mfu is relative to {peak:.0} GFLOP/s, {how}",
+             mfu is relative to {peak:.0} GFLOP/s in f32, {how}",
             model.parameter_count(),
             describe(&config),
             train.sequences(),

@@ -13,11 +13,17 @@
 //! weight's rows. Every task writes memory of its own and sums in an order that depends on the shapes alone: results do
 //! not depend on the number of threads.
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod amx;
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+#[path = "fused/no_amx.rs"]
+mod amx;
 mod attention;
 mod buffer;
 mod classifier;
 mod layer;
 mod math;
+mod products;
 
 use std::f32::consts::{LN_2, LOG2_E};
 
@@ -27,10 +33,11 @@ use infer_core::format::TensorName;
 use rayon::prelude::*;
 
 use super::dropout::{Dropout, Place};
-use super::{Batch, Llama, Options, device_error};
+use super::{Batch, Llama, MatmulPrecision, Options, device_error};
 use buffer::Buffer;
 use layer::{Activations, Gradient, Layer};
 use math::LANES;
+use products::{Packed, View};
 
 /// Numbers that a task works on where there is one pass over memory only.
 const CHUNK: usize = 1 << 14;
@@ -40,7 +47,7 @@ const CHUNK: usize = 1 << 14;
 pub struct Workspace {
     shape: (usize, usize), // sequences and length that the memory is for
     weights: Weights,
-    transposed: Transposed,
+    operands: Operands,
     gradients: Weights, // until they are added to those on the tape
     activations: Vec<Activations>,
     gradient: Gradient,
@@ -59,11 +66,12 @@ struct Weights {
     wcls: Buffer,      // (vocab_size, dim), empty if shared
 }
 
-/// Weights whose transpose makes a product faster.
+/// The weights as right-hand sides of products.
 #[derive(Default)]
-struct Transposed {
-    layers: Vec<layer::Transposed>,
-    wcls: Buffer, // (dim, vocab_size)
+struct Operands {
+    layers: Vec<layer::Operands>,
+    wcls_t: Packed,
+    wcls: Packed,
 }
 
 /// Sizes of one run.
@@ -74,18 +82,26 @@ struct Sizes {
     length: usize,
     /// Positions of a row of transposed activations.
     padded: usize,
-    /// Positions of a task that works on rows; divides `length`.
+    /// Positions that products work on at a time; divides `length`.
     block: usize,
+    /// Positions of a task that sums the weights' gradients: a multiple of `block`.
+    part: usize,
+    /// Products are taken by AMX.
+    amx: bool,
 }
 
 impl Sizes {
-    fn new(config: Config, sequences: usize, length: usize) -> Sizes {
+    fn new(config: Config, sequences: usize, length: usize, precision: MatmulPrecision) -> Sizes {
         // An odd multiple, so that neighbouring rows do not compete for the same sets of the cache.
         let padded = (length.div_ceil(LANES) | 1) * LANES;
         const LARGEST: usize = 256;
         const SMALLEST: usize = 32;
         let block = (SMALLEST..=LARGEST).rev().find(|block| length.is_multiple_of(*block)).unwrap_or(length);
-        Sizes { config, sequences, length, padded, block }
+        // Enough to keep many threads busy; each needs memory of the size of a layer's weights.
+        const PARTS: usize = 16;
+        let part = (sequences * length / block).div_ceil(PARTS) * block;
+        let amx = precision == MatmulPrecision::High && amx::available();
+        Sizes { config, sequences, length, padded, block, part, amx }
     }
 
     fn positions(&self) -> usize {
@@ -124,7 +140,7 @@ pub fn loss<T: Tape<f32, Cpu>>(
     options: &Options,
     mut tape: T,
 ) -> anyhow::Result<Tensor<Rank0, f32, Cpu, T>> {
-    let sizes = Sizes::new(model.config, batch.sequences, batch.length);
+    let sizes = Sizes::new(model.config, batch.sequences, batch.length, model.matmul_precision);
     let mut workspace = model.workspace.lock().expect("no thread panics in a step");
     let workspace = &mut *workspace;
     workspace.load(model, &sizes);
@@ -170,7 +186,7 @@ pub fn loss<T: Tape<f32, Cpu>>(
 /// # Errors
 /// None so far.
 pub fn logits(model: &Llama<Cpu>, tokens: &[u32], sequences: usize, length: usize) -> anyhow::Result<Vec<f32>> {
-    let sizes = Sizes::new(model.config, sequences, length);
+    let sizes = Sizes::new(model.config, sequences, length, MatmulPrecision::Highest);
     let mut workspace = model.workspace.lock().expect("no thread panics in a step");
     workspace.load(model, &sizes);
     forward(&mut workspace, &sizes, tokens, &Options::default(), false);
@@ -197,7 +213,7 @@ pub(super) fn adam(adam: &AdamConfig, step: u32, values: &mut [f32], m: &mut [f3
 
 /// From tokens to the input of the last norm.
 fn forward(workspace: &mut Workspace, sizes: &Sizes, tokens: &[u32], options: &Options, keep: bool) {
-    let Workspace { weights, transposed, activations, xs, last, rope, gradient, .. } = workspace;
+    let Workspace { weights, operands, activations, xs, last, rope, gradient, .. } = workspace;
     let (config, positions) = (&sizes.config, sizes.positions());
     // Without backward two layers' inputs and one layer's activations are enough.
     let kept = |l: usize, few: usize| if keep { l } else { l % few };
@@ -220,7 +236,7 @@ fn forward(workspace: &mut Workspace, sizes: &Sizes, tokens: &[u32], options: &O
         let [x, x_next] = xs.get_disjoint_mut([now, next]).expect("two different inputs");
         let activations = &mut activations[kept(l, 1)];
         activations.resize(sizes);
-        let weights = (&weights.layers[l], &transposed.layers[l]);
+        let weights = (&weights.layers[l], &operands.layers[l]);
         layer::forward(sizes, l, weights, rope, x, activations, x_next, gradient, options);
     }
     *last = kept(layers, 2);
@@ -228,9 +244,9 @@ fn forward(workspace: &mut Workspace, sizes: &Sizes, tokens: &[u32], options: &O
 
 /// From the gradient of the last norm's input, in the workspace, to that of all weights.
 fn backward(workspace: &mut Workspace, sizes: &Sizes, tokens: &[u32], options: &Options, gradients: &mut Weights) {
-    let Workspace { weights, transposed, activations, xs, rope, gradient, .. } = workspace;
+    let Workspace { weights, operands, activations, xs, rope, gradient, .. } = workspace;
     for l in (0..sizes.config.n_layers).rev() {
-        let (weights, d_weights) = ((&weights.layers[l], &transposed.layers[l]), &mut gradients.layers[l]);
+        let (weights, d_weights) = ((&weights.layers[l], &operands.layers[l]), &mut gradients.layers[l]);
         layer::backward(sizes, l, weights, rope, &xs[l], &mut activations[l], gradient, d_weights, options);
     }
     let dim = sizes.config.dim;
@@ -257,12 +273,12 @@ impl Workspace {
     fn load(&mut self, model: &Llama<Cpu>, sizes: &Sizes) {
         let shape = (sizes.sequences, sizes.length);
         if self.shape != shape {
-            let Workspace { weights, transposed, gradients, .. } = std::mem::take(self);
-            *self = Workspace { shape, weights, transposed, gradients, rope: Rope::new(sizes), ..Workspace::default() };
+            let Workspace { weights, operands, gradients, .. } = std::mem::take(self);
+            *self = Workspace { shape, weights, operands, gradients, rope: Rope::new(sizes), ..Workspace::default() };
         }
         rayon::scope(|_| {
             self.weights.load(model);
-            self.transposed.load(&self.weights, &model.config);
+            self.operands.load(&self.weights, sizes);
         });
     }
 }
@@ -314,22 +330,15 @@ impl Rope {
     }
 }
 
-impl Transposed {
-    fn load(&mut self, weights: &Weights, config: &Config) {
-        self.layers.resize_with(config.n_layers, Default::default);
-        self.layers.iter_mut().zip(&weights.layers).for_each(|(layer, weights)| layer.load(weights, config));
-        transpose(&mut self.wcls, weights.classifier(), config.dim);
+impl Operands {
+    fn load(&mut self, weights: &Weights, sizes: &Sizes) {
+        let Config { n_layers, dim, vocab_size, .. } = sizes.config;
+        self.layers.resize_with(n_layers, Default::default);
+        self.layers.iter_mut().zip(&weights.layers).for_each(|(layer, weights)| layer.load(weights, sizes));
+        let wcls = View::new(weights.classifier(), dim);
+        self.wcls_t.load(sizes, wcls.t(), (dim, vocab_size));
+        self.wcls.load(sizes, wcls, (vocab_size, dim));
     }
-}
-
-/// The transpose of a matrix with `cols` columns.
-fn transpose(transposed: &mut Buffer, matrix: &[f32], cols: usize) {
-    const COLS: usize = 16;
-    let rows = matrix.len() / cols;
-    transposed.resize(matrix.len());
-    transposed.par_chunks_mut(COLS * rows).enumerate().for_each(|(i, transposed)| {
-        math::transpose(transposed, rows, &matrix[i * COLS..], cols, (rows, transposed.len() / rows));
-    });
 }
 
 impl Weights {
@@ -349,7 +358,6 @@ impl Weights {
             *self = Weights::zeros(config);
         }
         self.rms_final.fill(0.0);
-        self.layers.iter_mut().for_each(Layer::clear);
         if !config.shared_classifier {
             self.tok_emb.fill(0.0);
         }

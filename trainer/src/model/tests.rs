@@ -45,6 +45,12 @@ impl Case {
         Case { model, tokens, targets, teacher, sequences, length }
     }
 
+    /// With products of high precision.
+    fn high(mut self) -> Case {
+        self.model.matmul_precision = MatmulPrecision::High;
+        self
+    }
+
     fn batch(&self) -> Batch<'_> {
         let Case { tokens, targets, sequences, length, .. } = self;
         Batch { tokens, targets, sequences: *sequences, length: *length }
@@ -100,6 +106,24 @@ fn fused_agrees_with_composed() {
                 );
                 case.assert_close(&gradients, &expected, 2e-5);
             }
+        }
+    }
+}
+
+/// With AMX the only difference; without it there is none.
+#[test]
+fn high_precision_is_close() {
+    let edges = Config { dim: 80, hidden_dim: 100, vocab_size: 130, ..TINY };
+    let blocks = Config { dim: 64, hidden_dim: 96, vocab_size: 64, shared_classifier: false, seq_len: 128, ..TINY };
+    for (config, sequences, length) in [(TINY, 2, 37), (edges, 3, 70), (blocks, 2, 128)] {
+        let case = Case::new(config, sequences, length);
+        let high = Case::new(config, sequences, length).high();
+        for (dropout, teacher) in [(0.0, None), (0.2, case.teacher())] {
+            let options = Options { dropout, seed: 5, teacher };
+            let (expected_loss, expected) = case.fused(&options);
+            let (loss, gradients) = high.fused(&options);
+            assert!((loss - expected_loss).abs() < 1e-5 * expected_loss, "{loss} {expected_loss} {options:?}");
+            case.assert_close(&gradients, &expected, 5e-4);
         }
     }
 }
@@ -190,9 +214,12 @@ fn gradients_agree_with_pytorch() {
             .iter()
             .map(|p| reference.get(&format!("{name}.{}.{}", p.name.as_str(), p.layer)))
             .collect();
-        for (loss, gradients) in [case.fused(&Options::default()), case.composed(&Options::default())] {
-            assert!((loss - reference.get(&format!("{name}.loss"))[0]).abs() < 1e-5, "{name}: loss {loss}");
-            case.assert_close(&gradients, &expected, 1e-5);
+        let fused = case.fused(&Options::default());
+        let composed = case.composed(&Options::default());
+        let high = Reference::case(config).high().fused(&Options::default());
+        for ((loss, gradients), tolerance) in [(fused, 1e-5), (composed, 1e-5), (high, 1e-4)] {
+            assert!((loss - reference.get(&format!("{name}.loss"))[0]).abs() < tolerance, "{name}: loss {loss}");
+            case.assert_close(&gradients, &expected, tolerance);
         }
     }
 }
@@ -223,8 +250,12 @@ fn gradients_agree_with_finite_differences() {
 
 #[test]
 fn adamw_follows_pytorch() {
+    follow_pytorch(Reference::case(Reference::GROUPED));
+    follow_pytorch(Reference::case(Reference::GROUPED).high());
+}
+
+fn follow_pytorch(mut case: Case) {
     let reference = Reference::load();
-    let mut case = Reference::case(Reference::GROUPED);
     let mut adam = AdamW::new(&case.model, [0.9, 0.95], 0.1).unwrap();
     let expected = reference.get("adamw.losses").into_iter().zip(reference.get("adamw.norms"));
     for (step, (expected_loss, expected_norm)) in expected.enumerate() {
@@ -266,13 +297,14 @@ fn saved_moments_continue_bit_for_bit() {
 
 #[test]
 fn threads_do_not_change_results() {
-    let case = Case::new(TINY, 3, 64);
-    let options = Options { dropout: 0.1, seed: 3, teacher: case.teacher() };
-    let run = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| case.fused(&options))
-    };
-    assert_eq!(run(1), run(3));
+    for case in [Case::new(TINY, 3, 64), Case::new(TINY, 3, 64).high()] {
+        let options = Options { dropout: 0.1, seed: 3, teacher: case.teacher() };
+        let run = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| case.fused(&options))
+        };
+        assert_eq!(run(1), run(3));
+    }
 }
 
 #[test]

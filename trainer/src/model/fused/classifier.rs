@@ -3,7 +3,8 @@
 use rayon::prelude::*;
 
 use super::layer::add_all;
-use super::math::{LANES, View, exp2, matmul, rmsnorm, rmsnorm_backward, total};
+use super::math::{LANES, exp2, rmsnorm, rmsnorm_backward, total};
+use super::products::View;
 use super::{Sizes, Weights, Workspace};
 use crate::model::{Batch, IGNORED, Options, Teacher};
 
@@ -22,12 +23,11 @@ pub(super) fn loss(
 ) -> f32 {
     let (dim, vocab_size) = (sizes.config.dim, sizes.config.vocab_size);
     normalise(workspace, sizes);
-    let Workspace { weights, transposed, gradient, logits, xs, last, .. } = workspace;
+    let Workspace { weights, operands, gradient, logits, xs, last, .. } = workspace;
     let positions = sizes.positions();
     let counted = batch.targets.iter().filter(|t| **t != IGNORED).count();
     let at_once = positions.min((MOST_LOGITS / vocab_size / BLOCK).max(1) * BLOCK);
     logits.resize(at_once * vocab_size);
-    let (wcls, wcls_t) = (View::new(weights.classifier(), dim), View::new(&transposed.wcls, vocab_size));
     let mut sum = 0.0;
     for start in (0..positions).step_by(at_once) {
         let rows = at_once.min(positions - start);
@@ -41,10 +41,10 @@ pub(super) fn loss(
         let losses = blocks.enumerate().map(|(i, ((logits, xb), d_xb))| {
             let rows = xb.len() / dim;
             let first = start + i * BLOCK;
-            matmul((rows, vocab_size, dim), logits, vocab_size, View::new(xb, dim), wcls_t, false);
+            sizes.matmul((rows, vocab_size, dim), logits, vocab_size, View::new(xb, dim), &operands.wcls_t, false);
             let loss = losses(logits, vocab_size, first, batch.targets, options.teacher, counted);
             if wanted {
-                matmul((rows, dim, vocab_size), d_xb, dim, View::new(logits, vocab_size), wcls, false);
+                sizes.matmul((rows, dim, vocab_size), d_xb, dim, View::new(logits, vocab_size), &operands.wcls, false);
             }
             loss
         });
@@ -55,8 +55,8 @@ pub(super) fn loss(
             let tile = (vocab_size / 16).clamp(BLOCK, 4 * BLOCK);
             let tiles = gradients.classifier_mut().par_chunks_mut(tile * dim).enumerate();
             tiles.for_each(|(i, d_wcls)| {
-                let d_logits = View { data: &d_logits.data[i * tile..], ..d_logits };
-                matmul((d_wcls.len() / dim, dim, rows), d_wcls, dim, d_logits.t(), xb, start > 0);
+                let d_logits = d_logits.skip_cols(i * tile);
+                sizes.matmul((d_wcls.len() / dim, dim, rows), d_wcls, dim, d_logits.t(), xb, start > 0);
             });
         }
     }
@@ -78,10 +78,10 @@ pub(super) fn logits(workspace: &mut Workspace, sizes: &Sizes) -> Vec<f32> {
     let (dim, vocab_size) = (sizes.config.dim, sizes.config.vocab_size);
     normalise(workspace, sizes);
     let mut logits = vec![0.0; sizes.positions() * vocab_size];
-    let wcls_t = View::new(&workspace.transposed.wcls, vocab_size);
+    let wcls_t = &workspace.operands.wcls_t;
     let blocks = logits.par_chunks_mut(BLOCK * vocab_size).zip(workspace.gradient.xb.par_chunks(BLOCK * dim));
     blocks.for_each(|(logits, xb)| {
-        matmul((xb.len() / dim, vocab_size, dim), logits, vocab_size, View::new(xb, dim), wcls_t, false);
+        sizes.matmul((xb.len() / dim, vocab_size, dim), logits, vocab_size, View::new(xb, dim), wcls_t, false);
     });
     logits
 }

@@ -6,8 +6,9 @@ use rayon::prelude::*;
 
 use super::attention::{self, HeadDropout};
 use super::buffer::Buffer;
-use super::math::{self, View, matmul, rmsnorm, rmsnorm_backward, swiglu, swiglu_backward};
-use super::{Rope, Sizes, drop_rows, transpose};
+use super::math::{rmsnorm, rmsnorm_backward, swiglu, swiglu_backward};
+use super::products::{Packed, View, transpose};
+use super::{CHUNK, Rope, Sizes, drop_rows};
 use crate::model::Options;
 use crate::model::dropout::{Dropout, Place};
 
@@ -23,12 +24,15 @@ pub(super) struct Layer {
     w2: Buffer,      // (dim, hidden_dim)
 }
 
-/// Transposed weights.
+/// The weights as right-hand sides of products: transposed in forward, as they are in backward.
 #[derive(Default)]
-pub(super) struct Transposed {
-    wo: Buffer,  // (dim in, dim out)
-    w13: Buffer, // (dim, 2 * hidden_dim)
-    w2: Buffer,  // (hidden_dim, dim)
+pub(super) struct Operands {
+    wo_t: Packed,
+    w13_t: Packed,
+    w2_t: Packed,
+    wqkv: Packed,
+    w13: Packed,
+    w2: Packed,
 }
 
 /// What backward needs of a layer.
@@ -46,14 +50,21 @@ pub(super) struct Activations {
 pub(super) struct Gradient {
     pub dx: Buffer,     // (positions, dim): gradient of the residual stream
     pub xb: Buffer,     // (positions, dim): input of wqkv
-    xb_ffn: Buffer,     // (positions, dim): input of w1 and w3
     pub dy_att: Buffer, // (positions, dim): gradient of wo's output
-    dy_ffn: Buffer,     // (positions, dim): gradient of w2's output
-    hb: Buffer,         // (positions, hidden_dim): input of w2
     dqkv: Buffer,       // (sequences, qkv, padded)
-    /// (sequences, dim, padded): xb in forward, dy_att in backward
-    transposed: Buffer,
-    dwo: Buffer, // (dim in, dim out): gradient of wo, transposed
+    /// For each sequence (dim, length): xb in forward, dy_att in backward
+    transposed: Vec<Packed>,
+    parts: Vec<Layer>, // the weights' gradients of some positions each; that of wo is transposed
+    dwo: Buffer,       // (dim in, dim out): gradient of wo, transposed
+}
+
+/// Scratch memory of a task on rows in [`backward`].
+#[derive(Default)]
+struct Rows {
+    xb: Buffer,   // (block, dim)
+    d_xb: Buffer, // (block, dim)
+    dy: Buffer,   // (block, dim)
+    hb: Buffer,   // (block, hidden_dim)
 }
 
 impl Layer {
@@ -67,12 +78,6 @@ impl Layer {
             w13: Buffer::zeros(2 * hidden_dim * dim),
             w2: Buffer::zeros(dim * hidden_dim),
         }
-    }
-
-    /// Zeros where [`backward`] adds.
-    pub fn clear(&mut self) {
-        self.rms_att.fill(0.0);
-        self.rms_ffn.fill(0.0);
     }
 
     /// See [`super::Weights::for_each_row`].
@@ -104,11 +109,17 @@ impl Layer {
     }
 }
 
-impl Transposed {
-    pub fn load(&mut self, weights: &Layer, config: &Config) {
-        transpose(&mut self.wo, &weights.wo, config.dim);
-        transpose(&mut self.w13, &weights.w13, config.dim);
-        transpose(&mut self.w2, &weights.w2, config.hidden_dim);
+impl Operands {
+    pub fn load(&mut self, weights: &Layer, sizes: &Sizes) {
+        let Config { dim, hidden_dim, .. } = sizes.config;
+        let (wo, w2) = (View::new(&weights.wo, dim), View::new(&weights.w2, hidden_dim));
+        let (w13, wqkv) = (View::new(&weights.w13, dim), View::new(&weights.wqkv, dim));
+        self.wo_t.load(sizes, wo.t(), (dim, dim));
+        self.w13_t.load(sizes, w13.t(), (dim, 2 * hidden_dim));
+        self.w2_t.load(sizes, w2.t(), (hidden_dim, dim));
+        self.wqkv.load(sizes, wqkv, (sizes.qkv(), dim));
+        self.w13.load(sizes, w13, (2 * hidden_dim, dim));
+        self.w2.load(sizes, w2, (dim, hidden_dim));
     }
 }
 
@@ -127,12 +138,20 @@ impl Activations {
 impl Gradient {
     pub fn resize(&mut self, sizes: &Sizes) {
         let n = sizes.positions() * sizes.config.dim;
-        for x in [&mut self.dx, &mut self.xb, &mut self.xb_ffn, &mut self.dy_att, &mut self.dy_ffn] {
+        for x in [&mut self.dx, &mut self.xb, &mut self.dy_att] {
             x.resize(n);
         }
-        self.hb.resize(sizes.positions() * sizes.config.hidden_dim);
         self.dqkv.resize(sizes.sequences * sizes.qkv() * sizes.padded);
-        self.transposed.resize(sizes.sequences * sizes.config.dim * sizes.padded);
+        self.transposed.resize_with(sizes.sequences, Packed::default);
+    }
+}
+
+impl Rows {
+    fn resize(&mut self, sizes: &Sizes) {
+        for x in [&mut self.xb, &mut self.d_xb, &mut self.dy] {
+            x.resize(sizes.block * sizes.config.dim);
+        }
+        self.hb.resize(sizes.block * sizes.config.hidden_dim);
     }
 }
 
@@ -140,7 +159,7 @@ impl Gradient {
 pub(super) fn forward(
     sizes: &Sizes,
     l: usize,
-    (weights, weights_t): (&Layer, &Transposed),
+    (weights, operands): (&Layer, &Operands),
     rope: &Rope,
     x: &[f32],
     activations: &mut Activations,
@@ -152,9 +171,12 @@ pub(super) fn forward(
     let Sizes { length, padded, block, .. } = *sizes;
     let Activations { qkv, att, lse, x2, h13 } = activations;
     let Gradient { xb, transposed: xb_t, .. } = gradient;
-    let rows = xb.par_chunks_mut(block * dim).zip(x.par_chunks(block * dim));
-    rows.for_each(|(xb, x)| rmsnorm(xb, x, &weights.rms_att));
-    transpose_sequences(sizes, xb_t, xb);
+    let sequences = xb_t.par_iter_mut().zip(xb.par_chunks_mut(length * dim)).zip(x.par_chunks(length * dim));
+    sequences.for_each(|((xb_t, xb), x)| {
+        let rows = xb.par_chunks_mut(block * dim).zip(x.par_chunks(block * dim));
+        rows.for_each(|(xb, x)| rmsnorm(xb, x, &weights.rms_att));
+        xb_t.load(sizes, View::new(xb, dim).t(), (dim, length));
+    });
 
     let (group, queries) = (sizes.group(), sizes.queries());
     let heads = qkv
@@ -163,9 +185,8 @@ pub(super) fn forward(
         .zip(lse.par_chunks_mut(sizes.config.kv_mul() * padded));
     heads.enumerate().for_each(|(i, ((qkv, att), lse))| {
         let (sequence, head) = (i / n_kv_heads, i % n_kv_heads);
-        let xb = View::new(&xb_t[sequence * dim * padded..], padded);
         let w = View::new(&weights.wqkv[head * group * dim..], dim);
-        matmul((group, length, dim), qkv, padded, w, xb, false);
+        sizes.matmul((group, length, dim), qkv, padded, w, &xb_t[sequence], false);
         rope.forward(sizes, qkv);
         attend(sizes, qkv, att, lse, |j| head_dropout(sizes, l, options, i, j));
     });
@@ -181,14 +202,27 @@ pub(super) fn forward(
         let position = i * block;
         hb.resize(block * hidden_dim);
         let att = transposed(sizes, att, dim, position);
-        let wo = View::new(&weights_t.wo, dim);
-        residual(x2, x, |y, add| matmul((block, dim, dim), y, dim, att, wo, add), drop_att, position, dim);
+        residual(
+            x2,
+            x,
+            |y, add| sizes.matmul((block, dim, dim), y, dim, att, &operands.wo_t, add),
+            drop_att,
+            position,
+            dim,
+        );
         rmsnorm(x_next, x2, &weights.rms_ffn);
-        let w13 = View::new(&weights_t.w13, 2 * hidden_dim);
-        matmul((block, 2 * hidden_dim, dim), h13, 2 * hidden_dim, View::new(x_next, dim), w13, false);
+        let xb = View::new(x_next, dim);
+        sizes.matmul((block, 2 * hidden_dim, dim), h13, 2 * hidden_dim, xb, &operands.w13_t, false);
         swiglu(hb, h13, hidden_dim);
-        let (hb, w2) = (View::new(hb, hidden_dim), View::new(&weights_t.w2, dim));
-        residual(x_next, x2, |y, add| matmul((block, dim, hidden_dim), y, dim, hb, w2, add), drop_ffn, position, dim);
+        let (hb, w2) = (View::new(hb, hidden_dim), &operands.w2_t);
+        residual(
+            x_next,
+            x2,
+            |y, add| sizes.matmul((block, dim, hidden_dim), y, dim, hb, w2, add),
+            drop_ffn,
+            position,
+            dim,
+        );
     });
 }
 
@@ -196,7 +230,7 @@ pub(super) fn forward(
 pub(super) fn backward(
     sizes: &Sizes,
     l: usize,
-    (weights, weights_t): (&Layer, &Transposed),
+    (weights, operands): (&Layer, &Operands),
     rope: &Rope,
     x: &[f32],
     activations: &mut Activations,
@@ -205,40 +239,50 @@ pub(super) fn backward(
     options: &Options,
 ) {
     let Config { dim, hidden_dim, n_kv_heads, .. } = sizes.config;
-    let Sizes { length, padded, block, .. } = *sizes;
+    let Sizes { length, padded, block, part, .. } = *sizes;
     let Activations { qkv, att, lse, x2, h13 } = activations;
-    let Gradient { dx, xb, xb_ffn, dy_att, dy_ffn, hb, dqkv, transposed: dy_t, dwo } = gradient;
+    let Gradient { dx, dy_att, dqkv, transposed: dy_t, parts, dwo, .. } = gradient;
     let drop_att = Dropout::new(options.dropout, options.seed, Place::AttentionOut, l);
     let drop_ffn = Dropout::new(options.dropout, options.seed, Place::FfnOut, l);
+    if parts.is_empty() {
+        parts.resize_with(sizes.positions().div_ceil(part), || Layer::zeros(&sizes.config));
+    }
 
-    let rows = dx
-        .par_chunks_mut(block * dim)
-        .zip(dy_ffn.par_chunks_mut(block * dim))
-        .zip(dy_att.par_chunks_mut(block * dim))
-        .zip(hb.par_chunks_mut(block * hidden_dim))
-        .zip(h13.par_chunks_mut(block * 2 * hidden_dim))
-        .zip(xb_ffn.par_chunks_mut(block * dim))
-        .zip(x2.par_chunks(block * dim));
-    let d_rms_ffn =
-        rows.enumerate().map_init(Buffer::default, |d_xb, (i, ((((((dx, dy_ffn), dy_att), hb), h13), xb), x2))| {
-            let position = i * block;
-            dy_ffn.copy_from_slice(dx);
-            drop_rows(drop_ffn, dy_ffn, dim, position);
-            let w2 = View::new(&weights.w2, hidden_dim);
-            matmul((block, hidden_dim, dim), hb, hidden_dim, View::new(dy_ffn, dim), w2, false);
+    // Products of a block's activations are taken while those are in the cache.
+    let tasks = parts
+        .par_iter_mut()
+        .zip(dx.par_chunks_mut(part * dim))
+        .zip(dy_att.par_chunks_mut(part * dim))
+        .zip(h13.par_chunks_mut(part * 2 * hidden_dim))
+        .zip(x2.par_chunks(part * dim));
+    tasks.enumerate().for_each_init(Rows::default, |rows, (i, ((((d, dx), dy_att), h13), x2))| {
+        rows.resize(sizes);
+        let Rows { xb, d_xb, dy, hb } = rows;
+        d.rms_ffn.fill(0.0);
+        let blocks = dx
+            .chunks_exact_mut(block * dim)
+            .zip(dy_att.chunks_exact_mut(block * dim))
+            .zip(h13.chunks_exact_mut(block * 2 * hidden_dim))
+            .zip(x2.chunks_exact(block * dim));
+        for (j, (((dx, dy_att), h13), x2)) in blocks.enumerate() {
+            let (position, add) = (i * part + j * block, j > 0);
+            dy.copy_from_slice(dx);
+            drop_rows(drop_ffn, dy, dim, position);
+            let dy = View::new(dy, dim);
+            sizes.matmul((block, hidden_dim, dim), hb, hidden_dim, dy, &operands.w2, false);
             swiglu_backward(h13, hb, hidden_dim);
-            d_xb.resize(block * dim);
             let dh13 = View::new(h13, 2 * hidden_dim);
-            matmul((block, dim, 2 * hidden_dim), d_xb, dim, dh13, View::new(&weights.w13, dim), false);
+            sizes.matmul((dim, hidden_dim, block), &mut d.w2, hidden_dim, dy.t(), View::new(hb, hidden_dim), add);
+            sizes.matmul((block, dim, 2 * hidden_dim), d_xb, dim, dh13, &operands.w13, false);
             rmsnorm(xb, x2, &weights.rms_ffn);
-            let mut d_rms_ffn = vec![0.0; dim];
-            rmsnorm_backward(dx, &mut d_rms_ffn, d_xb, x2, &weights.rms_ffn);
+            sizes.matmul((2 * hidden_dim, dim, block), &mut d.w13, dim, dh13.t(), View::new(xb, dim), add);
+            rmsnorm_backward(dx, &mut d.rms_ffn, d_xb, x2, &weights.rms_ffn);
             dy_att.copy_from_slice(dx);
             drop_rows(drop_att, dy_att, dim, position);
-            d_rms_ffn
-        });
-    add_all(&mut d_weights.rms_ffn, d_rms_ffn.collect());
-    transpose_sequences(sizes, dy_t, dy_att);
+        }
+    });
+    let sequences = dy_t.par_iter_mut().zip(dy_att.par_chunks(length * dim));
+    sequences.for_each(|(dy_t, dy)| dy_t.load(sizes, View::new(dy, dim).t(), (dim, length)));
 
     let (group, queries, kv_mul) = (sizes.group(), sizes.queries(), sizes.config.kv_mul());
     let heads = dqkv
@@ -248,90 +292,55 @@ pub(super) fn backward(
         .zip(lse.par_chunks(kv_mul * padded));
     heads.enumerate().for_each_init(Buffer::default, |d_att, (i, (((dqkv, qkv), att), lse))| {
         let (sequence, head) = (i / n_kv_heads, i % n_kv_heads);
-        let dy = View::new(&dy_t[sequence * dim * padded..], padded);
-        let wo = View::new(&weights_t.wo[head * queries * dim..], dim);
+        let wo_t = View::new(&weights.wo, dim).t().skip_rows(head * queries);
         d_att.resize(queries * padded);
-        matmul((queries, length, dim), d_att, padded, wo, dy, false);
+        sizes.matmul((queries, length, dim), d_att, padded, wo_t, &dy_t[sequence], false);
         attend_backward(sizes, qkv, att, lse, d_att, dqkv, |j| head_dropout(sizes, l, options, i, j));
         rope.backward(sizes, dqkv);
     });
 
-    let rows = dx.par_chunks_mut(block * dim).zip(xb.par_chunks_mut(block * dim)).zip(x.par_chunks(block * dim));
-    let d_rms_att = rows.enumerate().map_init(Buffer::default, |d_xb, (i, ((dx, xb), x))| {
-        d_xb.resize(block * dim);
-        let dqkv = transposed(sizes, dqkv, sizes.qkv(), i * block);
-        matmul((block, dim, sizes.qkv()), d_xb, dim, dqkv, View::new(&weights.wqkv, dim), false);
-        rmsnorm(xb, x, &weights.rms_att);
-        let mut d_rms_att = vec![0.0; dim];
-        rmsnorm_backward(dx, &mut d_rms_att, d_xb, x, &weights.rms_att);
-        d_rms_att
-    });
-    add_all(&mut d_weights.rms_att, d_rms_att.collect());
-
-    let (att, dqkv) = (&*att, &*dqkv);
-    dwo.resize(dim * dim);
-    let (xb, xb_ffn) = (View::new(xb, dim), View::new(xb_ffn, dim));
-    let (dy_ffn, dy_att, hb) = (View::new(dy_ffn, dim), View::new(dy_att, dim), View::new(hb, hidden_dim));
-    let (dh13, positions) = (View::new(h13, 2 * hidden_dim), sizes.positions());
-    rayon::scope(|s| {
-        for_row_blocks(s, &mut d_weights.w13, dim, move |d, first, rows| {
-            matmul((rows, dim, positions), d, dim, skip_cols(dh13, first).t(), xb_ffn, false);
-        });
-        for_row_blocks(s, &mut d_weights.w2, hidden_dim, move |d, first, rows| {
-            matmul((rows, hidden_dim, positions), d, hidden_dim, skip_cols(dy_ffn, first).t(), hb, false);
-        });
-        for_row_blocks(s, dwo, dim, move |d, first, rows| {
-            for t in (0..positions).step_by(length) {
-                let att = skip_cols(transposed(sizes, att, dim, t), first);
-                matmul((rows, dim, length), d, dim, att.t(), skip_rows(dy_att, t), t > 0);
-            }
-        });
-        for_row_blocks(s, &mut d_weights.wqkv, dim, move |d, first, rows| {
-            for t in (0..positions).step_by(length) {
-                let dqkv = skip_cols(transposed(sizes, dqkv, sizes.qkv(), t), first);
-                matmul((rows, dim, length), d, dim, dqkv.t(), skip_rows(xb, t), t > 0);
-            }
-        });
-    });
-    transpose(&mut d_weights.wo, dwo, dim);
-}
-
-/// Activations (positions, dim) as (sequences, dim, padded).
-fn transpose_sequences(sizes: &Sizes, transposed: &mut [f32], x: &[f32]) {
-    const COLS: usize = 16;
-    let Sizes { length, padded, config: Config { dim, .. }, .. } = *sizes;
-    let sequences = transposed.par_chunks_mut(dim * padded).zip(x.par_chunks(length * dim));
-    sequences.for_each(|(transposed, x)| {
-        for (i, transposed) in transposed.chunks_mut(COLS * padded).enumerate() {
-            let shape = (length, transposed.len() / padded);
-            math::transpose(transposed, padded, &x[i * COLS..], dim, shape);
+    let tasks = parts
+        .par_iter_mut()
+        .zip(dx.par_chunks_mut(part * dim))
+        .zip(dy_att.par_chunks(part * dim))
+        .zip(x.par_chunks(part * dim));
+    tasks.enumerate().for_each_init(Rows::default, |rows, (i, (((d, dx), dy_att), x))| {
+        rows.resize(sizes);
+        let Rows { xb, d_xb, .. } = rows;
+        d.rms_att.fill(0.0);
+        let blocks =
+            dx.chunks_exact_mut(block * dim).zip(dy_att.chunks_exact(block * dim)).zip(x.chunks_exact(block * dim));
+        for (j, ((dx, dy_att), x)) in blocks.enumerate() {
+            let (position, add) = (i * part + j * block, j > 0);
+            let att = transposed(sizes, att, dim, position);
+            let dqkv = transposed(sizes, dqkv, sizes.qkv(), position);
+            sizes.matmul((dim, dim, block), &mut d.wo, dim, att.t(), View::new(dy_att, dim), add);
+            sizes.matmul((block, dim, sizes.qkv()), d_xb, dim, dqkv, &operands.wqkv, false);
+            rmsnorm(xb, x, &weights.rms_att);
+            sizes.matmul((sizes.qkv(), dim, block), &mut d.wqkv, dim, dqkv.t(), View::new(xb, dim), add);
+            rmsnorm_backward(dx, &mut d.rms_att, d_xb, x, &weights.rms_att);
         }
     });
+
+    let Layer { rms_att, wqkv, wo, rms_ffn, w13, w2 } = d_weights;
+    dwo.resize(dim * dim);
+    sum_parts(rms_att, parts, |part| &part.rms_att);
+    sum_parts(wqkv, parts, |part| &part.wqkv);
+    sum_parts(dwo, parts, |part| &part.wo);
+    sum_parts(rms_ffn, parts, |part| &part.rms_ffn);
+    sum_parts(w13, parts, |part| &part.w13);
+    sum_parts(w2, parts, |part| &part.w2);
+    transpose(wo, dim, dwo, dim);
 }
 
-/// A task for some rows at a time of the gradient of a weight: `task(rows of the gradient, first row, rows)`.
-fn for_row_blocks<'a>(
-    scope: &rayon::Scope<'a>,
-    gradient: &'a mut [f32],
-    cols: usize,
-    task: impl Fn(&mut [f32], usize, usize) + Send + Copy + 'a,
-) {
-    // Few, as each packs its activations again, but enough to keep all threads busy.
-    let rows = (gradient.len() / cols / 8).clamp(96, 192);
-    for (i, block) in gradient.chunks_mut(rows * cols).enumerate() {
-        scope.spawn(move |_| {
-            let first = i * rows;
-            task(block, first, block.len() / cols);
-        });
-    }
-}
-
-fn skip_rows(view: View, rows: usize) -> View {
-    View { data: &view.data[rows * view.row..], ..view }
-}
-
-fn skip_cols(view: View, cols: usize) -> View {
-    View { data: &view.data[cols * view.col..], ..view }
+/// Sums a gradient of all parts in order.
+fn sum_parts(sum: &mut [f32], parts: &[Layer], gradient: impl Fn(&Layer) -> &[f32] + Sync) {
+    sum.par_chunks_mut(CHUNK).enumerate().for_each(|(i, sum)| {
+        sum.fill(0.0);
+        for part in parts {
+            sum.iter_mut().zip(&gradient(part)[i * CHUNK..]).for_each(|(sum, x)| *sum += x);
+        }
+    });
 }
 
 /// Transposed activations `(sequences, cols, padded)` from this position on as rows of positions, to the end of its

@@ -1,4 +1,4 @@
-//! Vector arithmetic: matrix products, exp, norms, SwiGLU.
+//! Vector arithmetic: exp, norms, SwiGLU, AdamW.
 //!
 //! Everything `inline(always)` is to be called inside [`pulp::Arch::dispatch`], which compiles it for the machine's vector
 //! instructions. Plain loops over zipped slices vectorise there; sums run in [`LANES`] lanes to be allowed to.
@@ -8,71 +8,6 @@ use pulp::Simd;
 
 /// Lanes of a sum; also the multiple to which rows of positions are padded.
 pub(super) const LANES: usize = 16;
-
-/// A view of a matrix: element (i, j) is `data[i * row + j * col]`.
-#[derive(Clone, Copy)]
-pub(super) struct View<'a> {
-    pub data: &'a [f32],
-    pub row: usize,
-    pub col: usize,
-}
-
-impl<'a> View<'a> {
-    /// Row-major with `cols` columns.
-    pub fn new(data: &'a [f32], cols: usize) -> Self {
-        View { data, row: cols, col: 1 }
-    }
-
-    /// The transpose.
-    pub fn t(self) -> Self {
-        View { row: self.col, col: self.row, ..self }
-    }
-}
-
-/// dst (m, n), whose rows lie `dst_row` apart, = a (m, k) · b (k, n), added to dst if `add`.
-#[allow(unsafe_code)]
-pub(super) fn matmul((m, n, k): (usize, usize, usize), dst: &mut [f32], dst_row: usize, a: View, b: View, add: bool) {
-    if m == 0 || n == 0 || k == 0 {
-        return;
-    }
-    let inside = |len: usize, i: usize, j: usize, row: usize, col: usize| (i - 1) * row + (j - 1) * col < len;
-    assert!(inside(dst.len(), m, n, dst_row, 1) && (n <= dst_row || m == 1));
-    assert!(inside(a.data.len(), m, k, a.row, a.col) && inside(b.data.len(), k, n, b.row, b.col));
-    // SAFETY: the last element of each matrix, and with it every element, was found inside its slice; the elements of dst
-    // are distinct and borrowed mutably.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            dst.as_mut_ptr(),
-            1,
-            dst_row as isize,
-            add,
-            a.data.as_ptr(),
-            a.col as isize,
-            a.row as isize,
-            b.data.as_ptr(),
-            b.col as isize,
-            b.row as isize,
-            1.0,
-            1.0,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
-    }
-}
-
-/// The transpose of a matrix (rows, cols) whose rows lie `src_row` apart. A few columns at a time are fast.
-pub(super) fn transpose(dst: &mut [f32], dst_row: usize, src: &[f32], src_row: usize, (rows, cols): (usize, usize)) {
-    for i in 0..rows {
-        for (j, x) in src[i * src_row..][..cols].iter().enumerate() {
-            dst[j * dst_row + i] = *x;
-        }
-    }
-}
 
 /// 2^f on -0.5..=0.5, the constant first: minimax by Remez' algorithm, relative error 2.4e-7 in f32.
 const EXP2: [f32; 6] = [1.000_000_1, 0.693_146_94, 0.240_221_2, 0.055_507_13, 0.009_675_541, 0.001_327_647_2];

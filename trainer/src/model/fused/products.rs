@@ -1,0 +1,145 @@
+//! Matrix products, by AMX or by the gemm crate.
+
+use rayon::prelude::*;
+
+use super::Sizes;
+use super::amx::{self, Panels};
+use super::buffer::Buffer;
+
+/// A view of a matrix: element (i, j) is `data[i * row + j * col]`. Either rows or columns are contiguous.
+#[derive(Clone, Copy)]
+pub(super) struct View<'a> {
+    pub data: &'a [f32],
+    pub row: usize,
+    pub col: usize,
+}
+
+impl<'a> View<'a> {
+    /// Row-major with `cols` columns.
+    pub fn new(data: &'a [f32], cols: usize) -> Self {
+        View { data, row: cols, col: 1 }
+    }
+
+    /// The transpose.
+    pub fn t(self) -> Self {
+        View { row: self.col, col: self.row, ..self }
+    }
+
+    pub fn skip_rows(self, rows: usize) -> Self {
+        View { data: &self.data[rows * self.row..], ..self }
+    }
+
+    pub fn skip_cols(self, cols: usize) -> Self {
+        View { data: &self.data[cols * self.col..], ..self }
+    }
+}
+
+/// The right-hand side of products, laid out for them once.
+#[derive(Default)]
+pub(super) struct Packed {
+    panels: Option<Panels>, // for AMX
+    rows: Buffer,           // else
+    cols: usize,
+}
+
+impl Packed {
+    /// Takes a matrix.
+    pub fn load(&mut self, sizes: &Sizes, matrix: View, (rows, cols): (usize, usize)) {
+        self.cols = cols;
+        if sizes.amx {
+            return self.panels.get_or_insert_default().load(matrix, (rows, cols));
+        }
+        self.panels = None;
+        self.rows.resize(rows * cols);
+        if matrix.col == 1 {
+            let lines = self.rows.par_chunks_mut(cols).zip(matrix.data.par_chunks(matrix.row));
+            return lines.for_each(|(line, from)| line.copy_from_slice(&from[..cols]));
+        }
+        transpose(&mut self.rows, cols, matrix.data, matrix.col);
+    }
+}
+
+/// Rows of `cols` numbers = columns of a matrix whose rows lie `row` apart.
+pub(super) fn transpose(transposed: &mut [f32], cols: usize, matrix: &[f32], row: usize) {
+    const ROWS: usize = 16; // few are fast
+    transposed.par_chunks_mut(ROWS * cols).enumerate().for_each(|(i, rows)| {
+        for (j, matrix) in matrix.chunks(row).enumerate() {
+            let from = &matrix[i * ROWS..][..rows.len() / cols];
+            from.iter().enumerate().for_each(|(i, x)| rows[i * cols + j] = *x);
+        }
+    });
+}
+
+/// The right-hand side of a product.
+#[derive(Clone, Copy)]
+pub(super) struct Right<'a> {
+    pub view: View<'a>,
+    pub panels: Option<&'a Panels>,
+}
+
+impl<'a> From<View<'a>> for Right<'a> {
+    fn from(view: View<'a>) -> Self {
+        Right { view, panels: None }
+    }
+}
+
+impl<'a> From<&'a Packed> for Right<'a> {
+    fn from(packed: &'a Packed) -> Self {
+        Right { view: View::new(&packed.rows, packed.cols), panels: packed.panels.as_ref() }
+    }
+}
+
+impl Sizes {
+    /// dst (m, n), whose rows lie `dst_row` apart, = a (m, k) · b (k, n), added to dst if `add`.
+    pub fn matmul<'a>(
+        &self,
+        (m, n, k): (usize, usize, usize),
+        dst: &mut [f32],
+        dst_row: usize,
+        a: View,
+        b: impl Into<Right<'a>>,
+        add: bool,
+    ) {
+        let b = b.into();
+        if m == 0 || n == 0 || k == 0 {
+            return;
+        }
+        match self.amx {
+            true => amx::matmul((m, n, k), dst, dst_row, a, b, add),
+            false => gemm((m, n, k), dst, dst_row, a, b.view, add),
+        }
+    }
+}
+
+/// [`Sizes::matmul`] in f32.
+#[allow(unsafe_code)]
+fn gemm((m, n, k): (usize, usize, usize), dst: &mut [f32], dst_row: usize, a: View, b: View, add: bool) {
+    let inside = |len: usize, i: usize, j: usize, row: usize, col: usize| (i - 1) * row + (j - 1) * col < len;
+    assert!(inside(dst.len(), m, n, dst_row, 1) && (n <= dst_row || m == 1));
+    assert!(inside(a.data.len(), m, k, a.row, a.col) && inside(b.data.len(), k, n, b.row, b.col));
+    // SAFETY: the last element of each matrix, and with it every element, was found inside its slice; the elements of dst
+    // are distinct and borrowed mutably.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            dst.as_mut_ptr(),
+            1,
+            dst_row as isize,
+            add,
+            a.data.as_ptr(),
+            a.col as isize,
+            a.row as isize,
+            b.data.as_ptr(),
+            b.col as isize,
+            b.row as isize,
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}
