@@ -94,7 +94,7 @@ impl Sizes {
     fn new(config: Config, sequences: usize, length: usize, precision: MatmulPrecision) -> Sizes {
         // An odd multiple, so that neighbouring rows do not compete for the same sets of the cache.
         let padded = (length.div_ceil(LANES) | 1) * LANES;
-        const LARGEST: usize = 256;
+        const LARGEST: usize = 128;
         const SMALLEST: usize = 32;
         let block = (SMALLEST..=LARGEST).rev().find(|block| length.is_multiple_of(*block)).unwrap_or(length);
         // Enough to keep many threads busy; each needs memory of the size of a layer's weights.

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::layer::add_all;
-use super::math::{LANES, exp2, rmsnorm, rmsnorm_backward, total};
+use super::math::{LANES, exp2, rmsnorm, rmsnorm_backward, total, vectorized};
 use super::products::View;
 use super::{Sizes, Weights, Workspace};
 use crate::model::{Batch, IGNORED, Options, Teacher};
@@ -108,7 +108,7 @@ fn losses(
     let scratch = if teacher.is_some() { vocab_size } else { 0 };
     let (mut student, mut taught) = (vec![0.0; scratch], vec![0.0; scratch]);
     let text_share = teacher.map_or(1.0, |t| 1.0 - t.weight);
-    pulp::Arch::new().dispatch(
+    vectorized(
         #[inline(always)]
         || {
             let mut sum = 0.0;

@@ -1,13 +1,30 @@
 //! Vector arithmetic: exp, norms, SwiGLU, AdamW.
 //!
-//! Everything `inline(always)` is to be called inside [`pulp::Arch::dispatch`], which compiles it for the machine's vector
-//! instructions. Plain loops over zipped slices vectorise there; sums run in [`LANES`] lanes to be allowed to.
+//! Everything `inline(always)` is to be called inside [`vectorized`] or [`pulp::Arch::dispatch`], which compile it for the
+//! machine's vector instructions. Plain loops over zipped slices vectorise there; sums run in [`LANES`] lanes to be
+//! allowed to.
 
 use dfdx::prelude::{AdamConfig, WeightDecay};
-use pulp::Simd;
+use pulp::{Simd, WithSimd};
 
 /// Lanes of a sum; also the multiple to which rows of positions are padded.
 pub(super) const LANES: usize = 16;
+
+/// Compiles a closure that is `inline(always)` for the machine's vector instructions.
+pub(super) fn vectorized<R>(kernel: impl FnMut() -> R) -> R {
+    struct Kernel<F>(F);
+
+    // Dispatch would take a closure as FnOnce, through a shim that is not inlined and stays as it is.
+    impl<R, F: FnMut() -> R> WithSimd for Kernel<F> {
+        type Output = R;
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(mut self, _: S) -> R {
+            (self.0)()
+        }
+    }
+    pulp::Arch::new().dispatch(Kernel(kernel))
+}
 
 /// 2^f on -0.5..=0.5, the constant first: minimax by Remez' algorithm, relative error 2.4e-7 in f32.
 const EXP2: [f32; 6] = [1.000_000_1, 0.693_146_94, 0.240_221_2, 0.055_507_13, 0.009_675_541, 0.001_327_647_2];
@@ -75,10 +92,10 @@ pub(super) fn adam(adam: &AdamConfig, step: u32, values: &mut [f32], m: &mut [f3
         Some(WeightDecay::Decoupled(decay)) => (adam.lr * decay) as f32,
         _ => 0.0,
     };
-    pulp::Arch::new().dispatch(
+    vectorized(
         #[inline(always)]
         || {
-            for (((w, m), v), g) in values.iter_mut().zip(m).zip(v).zip(gradient) {
+            for (((w, m), v), g) in values.iter_mut().zip(&mut *m).zip(&mut *v).zip(gradient) {
                 *m = beta1 * *m + (1.0 - beta1) * g;
                 *v = beta2 * *v + (1.0 - beta2) * g * g;
                 *w -= lr * (*m * scale1) / ((*v * scale2).sqrt() + eps) + decay * *w;
@@ -95,7 +112,7 @@ pub(super) fn inverse_rms(x: &[f32]) -> f32 {
 
 /// Rows of out = rmsnorm of rows of x.
 pub(super) fn rmsnorm(out: &mut [f32], x: &[f32], weight: &[f32]) {
-    pulp::Arch::new().dispatch(
+    vectorized(
         #[inline(always)]
         || {
             for (out, x) in out.chunks_exact_mut(weight.len()).zip(x.chunks_exact(weight.len())) {
@@ -111,7 +128,7 @@ pub(super) fn rmsnorm(out: &mut [f32], x: &[f32], weight: &[f32]) {
 /// Adds to rows of dx, and to d_weight, what the gradient dy of rmsnorm's output gives.
 pub(super) fn rmsnorm_backward(dx: &mut [f32], d_weight: &mut [f32], dy: &[f32], x: &[f32], weight: &[f32]) {
     let dim = weight.len();
-    pulp::Arch::new().dispatch(
+    vectorized(
         #[inline(always)]
         || {
             for ((dx, dy), x) in dx.chunks_exact_mut(dim).zip(dy.chunks_exact(dim)).zip(x.chunks_exact(dim)) {
@@ -146,7 +163,7 @@ fn sigmoid(x: f32) -> f32 {
 
 /// hb = silu(h1) · h3, where each row of h13 is h1 followed by h3.
 pub(super) fn swiglu(hb: &mut [f32], h13: &[f32], hidden_dim: usize) {
-    pulp::Arch::new().dispatch(
+    vectorized(
         #[inline(always)]
         || {
             for (hb, h13) in hb.chunks_exact_mut(hidden_dim).zip(h13.chunks_exact(2 * hidden_dim)) {
@@ -161,7 +178,7 @@ pub(super) fn swiglu(hb: &mut [f32], h13: &[f32], hidden_dim: usize) {
 
 /// Turns h13 into its gradient, and dhb, the gradient of [`swiglu`]'s output, into that output.
 pub(super) fn swiglu_backward(h13: &mut [f32], dhb: &mut [f32], hidden_dim: usize) {
-    pulp::Arch::new().dispatch(
+    vectorized(
         #[inline(always)]
         || {
             for (dhb, h13) in dhb.chunks_exact_mut(hidden_dim).zip(h13.chunks_exact_mut(2 * hidden_dim)) {
