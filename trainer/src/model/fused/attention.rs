@@ -207,6 +207,12 @@ impl Backward<'_> {
                     let block = start + block;
                     let j = block * lanes;
                     let (mut p, mut dp) = ([zero; QUERIES], [zero; QUERIES]);
+                    for i in 0..QUERIES {
+                        p[i] = simd.splat_f32s(-lse[i]);
+                        if dropout.is_none() {
+                            dp[i] = simd.splat_f32s(-delta[i]);
+                        }
+                    }
                     for (d, (q, d_o)) in local.iter().enumerate() {
                         let (k, v) = (k[d * vectors + block], v[d * vectors + block]);
                         for i in 0..QUERIES {
@@ -215,7 +221,7 @@ impl Backward<'_> {
                         }
                     }
                     for i in 0..QUERIES {
-                        p[i] = exp2s(simd, simd.sub_f32s(p[i], simd.splat_f32s(lse[i])));
+                        p[i] = exp2s(simd, p[i]);
                     }
                     if j + lanes > t + 1 {
                         for i in 0..QUERIES {
@@ -227,7 +233,7 @@ impl Backward<'_> {
                     match dropout {
                         None => {
                             for i in 0..QUERIES {
-                                ds[i] = simd.mul_f32s(p[i], simd.sub_f32s(dp[i], simd.splat_f32s(delta[i])));
+                                ds[i] = simd.mul_f32s(p[i], dp[i]);
                             }
                         }
                         Some(dropout) => {
