@@ -92,7 +92,9 @@ pub(super) fn available() -> bool {
 fn has_tiles() -> bool {
     const BF16: u32 = 1 << 22;
     const TILE: u32 = 1 << 24;
-    let edx = __cpuid_count(7, 0).edx;
+    #[allow(unused_unsafe)] // a safe function in newer versions of Rust
+    // SAFETY: whatever has AVX-512 has leaf 7.
+    let edx = unsafe { __cpuid_count(7, 0) }.edx;
     edx & BF16 != 0 && edx & TILE != 0
 }
 
@@ -206,9 +208,14 @@ fn pack_block(
     let (mut lines, mut line) = (&x.data[row * x.row + col * x.col..], x.row.max(x.col));
     let lines_are_rows = x.col == 1;
     for i in SIDE..2 * SIDE {
+        // What comes next, but for the order of blocks. The processor foresees lines, not their beginnings.
         let next = lines.as_ptr().wrapping_add(i * line).cast();
-        _mm_prefetch::<_MM_HINT_T0>(next);
-        _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(64));
+        #[allow(unused_unsafe)] // safe functions in newer versions of Rust
+        // SAFETY: a prefetch faults nowhere.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(next);
+            _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(64));
+        }
     }
     if rows < SIDE || cols < SIDE {
         let (count, len) = if lines_are_rows { (rows, cols) } else { (cols, rows) };
@@ -394,39 +401,31 @@ fn multiply_into(
 /// dst has 32 rows of 32 numbers, tiles are configured.
 unsafe fn multiply(dst: *mut f32, dst_row: usize, left: &[Block], right: &[Block], add: bool) {
     assert!(left.len() == right.len() && !left.is_empty());
-    macro_rules! load {
-        ($side:literal, $tile:literal, $next:literal, $part:literal) => {
+    // Both tiles of a part of the numbers.
+    #[rustfmt::skip]
+    macro_rules! left {
+        ($part:literal) => {
             concat!(
-                "tileloadd tmm",
-                $tile,
-                ", [{",
-                $side,
-                "} + {line} + ",
-                $part,
-                " * 2048]\n",
-                "tileloadd tmm",
-                $next,
-                ", [{",
-                $side,
-                "} + {line} + ",
-                $part,
-                " * 2048 + 1024]",
+                "tileloadd tmm4, [{left} + {line} + 2048 * ", $part, "]\n",
+                "tileloadd tmm5, [{left} + {line} + 2048 * ", $part, " + 1024]",
             )
         };
     }
-    macro_rules! left {
-        ($part:literal) => {
-            load!("left", 4, 5, $part)
-        };
-    }
+    #[rustfmt::skip]
     macro_rules! right {
         ($part:literal) => {
-            load!("right", 6, 7, $part)
+            concat!(
+                "tileloadd tmm6, [{right} + {line} + 2048 * ", $part, "]\n",
+                "tileloadd tmm7, [{right} + {line} + 2048 * ", $part, " + 1024]",
+            )
         };
     }
     macro_rules! product {
         () => {
-            "tdpbf16ps tmm0, tmm4, tmm6\n tdpbf16ps tmm1, tmm4, tmm7\n tdpbf16ps tmm2, tmm5, tmm6\n tdpbf16ps tmm3, tmm5, tmm7"
+            "tdpbf16ps tmm0, tmm4, tmm6
+             tdpbf16ps tmm1, tmm4, tmm7
+             tdpbf16ps tmm2, tmm5, tmm6
+             tdpbf16ps tmm3, tmm5, tmm7"
         };
     }
     // SAFETY: ensured by the caller; the panels' blocks are read.

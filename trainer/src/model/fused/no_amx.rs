@@ -15,6 +15,7 @@ pub(super) fn available() -> bool {
     false
 }
 
-pub(super) fn matmul(_: (usize, usize, usize), _: &mut [f32], _: usize, _: View, _: Right, _: bool) {
+pub(super) fn matmul(_: (usize, usize, usize), _: &mut [f32], _: usize, _: View, b: Right, _: bool) {
+    let Right { panels: None | Some(Panels), .. } = b;
     unreachable!("AMX is not available");
 }

@@ -101,9 +101,7 @@ impl Sizes {
         add: bool,
     ) {
         let b = b.into();
-        if m == 0 || n == 0 || k == 0 {
-            return;
-        }
+        assert!(m > 0 && n > 0 && k > 0 && n <= dst_row);
         match self.amx {
             true => amx::matmul((m, n, k), dst, dst_row, a, b, add),
             false => gemm((m, n, k), dst, dst_row, a, b.view, add),
@@ -115,7 +113,7 @@ impl Sizes {
 #[allow(unsafe_code)]
 fn gemm((m, n, k): (usize, usize, usize), dst: &mut [f32], dst_row: usize, a: View, b: View, add: bool) {
     let inside = |len: usize, i: usize, j: usize, row: usize, col: usize| (i - 1) * row + (j - 1) * col < len;
-    assert!(inside(dst.len(), m, n, dst_row, 1) && (n <= dst_row || m == 1));
+    assert!(inside(dst.len(), m, n, dst_row, 1));
     assert!(inside(a.data.len(), m, k, a.row, a.col) && inside(b.data.len(), k, n, b.row, b.col));
     // SAFETY: the last element of each matrix, and with it every element, was found inside its slice; the elements of dst
     // are distinct and borrowed mutably.
