@@ -49,6 +49,13 @@ pub enum MatmulPrecision {
     High,
 }
 
+impl MatmulPrecision {
+    /// What this machine does.
+    pub fn describe(self) -> &'static str {
+        if fused::uses_amx(self) { "pairs of bf16 on AMX" } else { "f32" }
+    }
+}
+
 /// A device that trains.
 pub trait Backend: Device<f32> {
     /// What a step keeps for the next one: scratch memory.

@@ -165,10 +165,11 @@ impl<'a, D: Backend> Training<'a, D> {
         };
         let report = Report::new(&s.out_dir, &config, run.iter, s.max_iters, peak)?;
         report.say(&format!(
-            "{} parameters: {}\n{} sequences of {} tokens to train on, {} to validate on; {} tokens per step\n\
+            "{} parameters: {}\nmatrix products in {}\n{} sequences of {} tokens to train on, {} to validate on; {} tokens per step\n\
              mfu is relative to {peak:.0} GFLOP/s in f32, {how}",
             model.parameter_count(),
             describe(&config),
+            if s.device == "cpu" { s.matmul_precision.describe() } else { "f32" },
             train.sequences(),
             s.max_seq_len,
             valid.sequences(),

@@ -9,9 +9,9 @@
 //! rows   x + att wo ─> x2 ─ rmsnorm, w1 w3, SwiGLU, w2 ─> x  a task per block of positions
 //! ```
 //!
-//! Backward goes the same way back and then takes the products that give the weights' gradients, a task per block of a
-//! weight's rows. Every task writes memory of its own and sums in an order that depends on the shapes alone: results do
-//! not depend on the number of threads.
+//! Backward goes the same way back. Tasks on rows take a part of the positions and sum the weights' gradients over it; the
+//! parts are added in the end. Every task writes memory of its own and sums in an order that depends on the shapes alone:
+//! results do not depend on the number of threads.
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod amx;
@@ -97,10 +97,10 @@ impl Sizes {
         const LARGEST: usize = 128;
         const SMALLEST: usize = 32;
         let block = (SMALLEST..=LARGEST).rev().find(|block| length.is_multiple_of(*block)).unwrap_or(length);
-        // Enough to keep many threads busy; each needs memory of the size of a layer's weights.
+        // As many threads have work; each part needs memory of the size of a layer's weights.
         const PARTS: usize = 16;
         let part = (sequences * length / block).div_ceil(PARTS) * block;
-        let amx = precision == MatmulPrecision::High && amx::available();
+        let amx = uses_amx(precision);
         Sizes { config, sequences, length, padded, block, part, amx }
     }
 
@@ -128,6 +128,11 @@ impl Sizes {
 struct Rope {
     cos: Buffer,
     sin: Buffer,
+}
+
+/// Whether products of this precision are taken by AMX.
+pub(super) fn uses_amx(precision: MatmulPrecision) -> bool {
+    precision == MatmulPrecision::High && amx::available()
 }
 
 /// Loss of a checked batch, its gradients if there is a tape.
@@ -195,7 +200,7 @@ pub fn logits(model: &Llama<Cpu>, tokens: &[u32], sequences: usize, length: usiz
 
 /// Sum of squares, in an order that does not depend on the number of threads.
 pub(super) fn sum_of_squares(x: &[f32]) -> f64 {
-    let sums: Vec<f64> = x.par_chunks(CHUNK).map(|x| f64::from(math::sum_of_squares(x))).collect();
+    let sums: Vec<f64> = x.par_chunks(CHUNK).map(|x| f64::from(math::vectorized(|| math::sum_of_squares(x)))).collect();
     sums.iter().sum()
 }
 

@@ -3,7 +3,8 @@
 //! AMX multiplies bf16, 16 times as many in a clock cycle as AVX-512 multiplies f32. A number is split into two of them,
 //! x = x₁ + x₂, and three products are taken: x₁y₁ + x₁y₂ + x₂y₁ (Henry, Tang and Heinecke 2019, arXiv:1904.06376). That is
 //! what PyTorch calls high precision of f32 products. The parts are rounded, so that what is missing, x₂y₂ and the rest
-//! of x and y, is at most 2⁻¹⁵ of xy, of either sign.
+//! of x and y, is at most 2⁻¹⁵ of xy, of either sign. Near the ends of f32's range it is more: AMX takes subnormal numbers,
+//! parts among them, as zero, and infinity gives NaN.
 //!
 //! Operands are packed into blocks of 32 x 32 numbers. A panel is a row of blocks along the inner dimension.
 
@@ -83,7 +84,11 @@ enum Side {
 /// Whether products can use AMX: the processor has it and Linux permits it.
 pub(super) fn available() -> bool {
     static AVAILABLE: LazyLock<bool> = LazyLock::new(|| {
-        is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") && has_tiles() && permitted()
+        is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512bf16")
+            && has_tiles()
+            && permitted()
     });
     *AVAILABLE
 }
@@ -116,12 +121,13 @@ pub(super) struct Panels {
 impl Panels {
     /// Takes b (k, n). AMX must be available.
     pub fn load(&mut self, b: View, (k, n): (usize, usize)) {
+        const TASK: usize = 8; // a microsecond or more
         assert!(available());
         self.steps = k.div_ceil(SIDE);
         self.blocks.resize(n.div_ceil(SIDE) * self.steps, Block::ZERO);
-        self.blocks.par_chunks_mut(self.steps).with_min_len(LEFT_PANELS).enumerate().for_each(|(panel, blocks)| {
+        self.blocks.par_chunks_mut(self.steps).with_min_len(TASK).enumerate().for_each(|(panel, blocks)| {
             SCRATCH.with_borrow_mut(|Scratch { lines, .. }| {
-                // SAFETY: AMX is available, and AVX-512 with it.
+                // SAFETY: AMX is available, and with it what is enabled there.
                 unsafe { pack(blocks, lines, Side::Right, b.t(), (n, k), panel..panel + 1, 0..self.steps) };
             });
         });
@@ -139,7 +145,7 @@ pub(super) fn matmul((m, n, k): (usize, usize, usize), dst: &mut [f32], dst_row:
                 let add = add || steps.start > 0;
                 if b.panels.is_none() {
                     right.resize(RIGHT_PANELS * STEPS, Block::ZERO);
-                    // SAFETY: AMX is available, and AVX-512 with it.
+                    // SAFETY: AMX is available, and with it what is enabled there.
                     unsafe { pack(right, lines, Side::Right, b.view.t(), (n, k), cols.clone(), steps.clone()) };
                 }
                 let right = |col: usize| match b.panels {
@@ -147,7 +153,7 @@ pub(super) fn matmul((m, n, k): (usize, usize, usize), dst: &mut [f32], dst_row:
                     Some(b) => &b.blocks[col * b.steps..][steps.clone()],
                 };
                 for rows in parts(m, LEFT_PANELS) {
-                    // SAFETY: AMX is available, and AVX-512 with it.
+                    // SAFETY: AMX is available, and with it what is enabled there.
                     unsafe { pack(left, lines, Side::Left, a, (m, k), rows.clone(), steps.clone()) };
                     for (row, left) in rows.zip(left.chunks_exact(steps.len())) {
                         for col in cols.clone() {
@@ -170,7 +176,7 @@ fn parts(len: usize, blocks: usize) -> impl Iterator<Item = Range<usize>> {
 }
 
 /// Packs these steps of these panels of a matrix (outer, inner dimension), padded with zeros.
-#[target_feature(enable = "avx512f,avx512bw")]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn pack(
     blocks: &mut [Block],
     lines: &mut Lines,
@@ -194,7 +200,7 @@ fn pack(
 
 /// Packs the block that begins with this row and column.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn pack_block(
     block: &mut Block,
     Lines { padded, transposed }: &mut Lines,
@@ -220,8 +226,8 @@ fn pack_block(
     if rows < SIDE || cols < SIDE {
         let (count, len) = if lines_are_rows { (rows, cols) } else { (cols, rows) };
         padded.0.fill(0.0);
-        for (padded, lines) in padded.0.chunks_exact_mut(SIDE).zip(lines.chunks(line)).take(count) {
-            padded[..len].copy_from_slice(&lines[..len]);
+        for (i, padded) in padded.0.chunks_exact_mut(SIDE).take(count).enumerate() {
+            padded[..len].copy_from_slice(&lines[i * line..][..len]);
         }
         (lines, line) = (&padded.0, SIDE);
     }
@@ -236,7 +242,7 @@ fn pack_block(
 }
 
 /// A block of the left-hand side, of rows this far apart.
-#[target_feature(enable = "avx512f,avx512bw")]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn pack_rows(block: &mut Block, rows: &[f32], row: usize) {
     // The upper halves of two vectors' lanes, in order.
     const UPPER: [u16; 2 * LANES] = {
@@ -252,39 +258,59 @@ fn pack_rows(block: &mut Block, rows: &[f32], row: usize) {
     let upper = unsafe { _mm512_loadu_si512(UPPER.as_ptr().cast()) };
     for i in 0..SIDE {
         let numbers = &rows[i * row..][..SIDE];
-        let (x, y) = (split(load(numbers)), split(load(&numbers[LANES..])));
-        for (tiles, (x, y)) in block.0.iter_mut().zip(x.into_iter().zip(y)) {
-            store(&mut tiles[i / LANES][i % LANES], _mm512_permutex2var_epi16(x, upper, y));
-        }
+        let ((x, x_rest), (y, y_rest)) = (split(load(numbers)), split(load(&numbers[LANES..])));
+        let [first, second] = &mut block.0;
+        store(&mut first[i / LANES][i % LANES], _mm512_permutex2var_epi16(x, upper, y));
+        store(&mut second[i / LANES][i % LANES], join(x_rest, y_rest));
     }
 }
 
 /// A block of the right-hand side, of rows this far apart.
-#[target_feature(enable = "avx512f,avx512bw")]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn pack_columns(block: &mut Block, rows: &[f32], row: usize) {
+    // A number of the first vector, one of the second.
+    const PAIRS: [u16; 2 * LANES] = {
+        let mut pairs = [0; 2 * LANES];
+        let mut i = 0;
+        while i < pairs.len() {
+            pairs[i] = (i / 2 + i % 2 * LANES) as u16;
+            i += 1;
+        }
+        pairs
+    };
+    // SAFETY: 64 bytes.
+    let pairs = unsafe { _mm512_loadu_si512(PAIRS.as_ptr().cast()) };
     let upper = _mm512_set1_epi32(!0xffff);
     for i in 0..LANES {
         let (x, y) = (&rows[2 * i * row..][..SIDE], &rows[(2 * i + 1) * row..][..SIDE]);
         for half in 0..2 {
-            let (x, y) = (split(load(&x[half * LANES..])), split(load(&y[half * LANES..])));
-            for (tiles, (x, y)) in block.0.iter_mut().zip(x.into_iter().zip(y)) {
-                const FIRST_OR_BOTH_OTHERS: i32 = 0xf8;
-                let pairs = _mm512_ternarylogic_epi32::<FIRST_OR_BOTH_OTHERS>(_mm512_srli_epi32::<16>(x), y, upper);
-                store(&mut tiles[half][i], pairs);
-            }
+            let ((x, x_rest), (y, y_rest)) = (split(load(&x[half * LANES..])), split(load(&y[half * LANES..])));
+            const FIRST_OR_BOTH_OTHERS: i32 = 0xf8;
+            let [first, second] = &mut block.0;
+            let x = _mm512_srli_epi32::<16>(x);
+            store(&mut first[half][i], _mm512_ternarylogic_epi32::<FIRST_OR_BOTH_OTHERS>(x, y, upper));
+            store(&mut second[half][i], _mm512_permutexvar_epi16(pairs, join(x_rest, y_rest)));
         }
     }
 }
 
-/// Two numbers in bf16 whose sum is x, each in the upper half of its lane. The lower half is to be ignored.
+/// x rounded to bf16, in the upper half of its lane (the lower half is to be ignored), and what is left of x. That is
+/// a NaN if x is one or infinite.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn split(x: __m512) -> [__m512i; 2] {
+fn split(x: __m512) -> (__m512i, __m512) {
     // Adding half of the last place that stays rounds.
-    let round = |x| _mm512_add_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(0x8000));
-    let first = round(x);
+    let first = _mm512_add_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(0x8000));
     let rest = _mm512_sub_ps(x, _mm512_castsi512_ps(_mm512_and_si512(first, _mm512_set1_epi32(!0xffff))));
-    [first, round(rest)]
+    (first, rest)
+}
+
+/// Both rounded to bf16, x first.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn join(x: __m512, y: __m512) -> __m512i {
+    // SAFETY: 32 numbers of 16 bits, as they are.
+    unsafe { std::mem::transmute(_mm512_cvtne2ps_pbh(y, x)) }
 }
 
 /// The transpose of 32 x 32 numbers.
@@ -341,8 +367,8 @@ fn load(x: &[f32]) -> __m512 {
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn store(row: &mut [u32; LANES], x: __m512i) {
-    // SAFETY: 64 bytes, aligned as blocks are.
-    unsafe { _mm512_store_si512(row.as_mut_ptr().cast(), x) };
+    // SAFETY: 64 bytes.
+    unsafe { _mm512_storeu_si512(row.as_mut_ptr().cast(), x) };
 }
 
 /// Eight tiles of 16 rows of 64 bytes. Zeros them.
@@ -365,7 +391,15 @@ fn configure() {
         Configuration { palette: 1, start_row: 0, reserved: [0; 14], bytes, rows }
     };
     // SAFETY: 64 bytes are read. Nothing but `multiply` uses tiles.
-    unsafe { asm!("ldtilecfg [{}]", in(reg) &TILES, options(nostack, readonly)) };
+    unsafe {
+        asm!(
+            "ldtilecfg [{}]",
+            in(reg) &TILES,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack, readonly),
+        );
+    }
 }
 
 /// dst (rows, cols), a part of a matrix, = the product of two panels, added to dst if `add`.
@@ -464,6 +498,8 @@ unsafe fn multiply(dst: *mut f32, dst_row: usize, left: &[Block], right: &[Block
             right = inout(reg) right.as_ptr() => _,
             steps = inout(reg) left.len() => _,
             block = const size_of::<Block>(),
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
             options(nostack),
         );
     }
@@ -500,6 +536,21 @@ mod tests {
                 let (sum, size) = terms.fold((start, start.abs()), |(sum, size), x| (sum + x, size + x.abs()));
                 let error = (f64::from(dst[j]) - sum).abs();
                 assert!(error <= size / f64::from(1 << 15), "{m} {n} {k} at {i} {j}: {error} of {size}");
+            }
+        }
+    }
+
+    #[test]
+    fn not_a_number_stays() {
+        if !available() {
+            return println!("skipped: no AMX");
+        }
+        for bits in [0x7fc0_0000, 0xffc0_0000, 0x7fff_ffff, 0xffff_ffff, 0x7f80_0001, 0x7f80_0000, 0xff80_0000] {
+            let (x, one, mut dst) = ([f32::from_bits(bits)], [1.0], [0.0; 2]);
+            let (x, one) = (View::new(&x, 1), View::new(&one, 1));
+            for (dst, (a, b)) in dst.iter_mut().zip([(x, one), (one, x)]) {
+                matmul((1, 1, 1), std::slice::from_mut(dst), 1, a, b.into(), false);
+                assert!(dst.is_nan(), "{bits:x}: {dst}");
             }
         }
     }

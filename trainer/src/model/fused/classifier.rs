@@ -117,10 +117,13 @@ fn losses(
                     logits.fill(0.0);
                     continue;
                 }
-                let divergence = teacher.map(|teacher| {
-                    let row = &teacher.logits[(first + i) * vocab_size..][..vocab_size];
-                    divergence(&mut student, &mut taught, logits, row, teacher.temperature)
-                });
+                let divergence = teacher.map(
+                    #[inline(always)]
+                    |teacher| {
+                        let row = &teacher.logits[(first + i) * vocab_size..][..vocab_size];
+                        divergence(&mut student, &mut taught, logits, row, teacher.temperature)
+                    },
+                );
                 let target = *target as usize;
                 let logit = logits[target];
                 let scale = text_share / counted as f32;

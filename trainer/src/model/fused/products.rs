@@ -52,8 +52,8 @@ impl Packed {
         self.panels = None;
         self.rows.resize(rows * cols);
         if matrix.col == 1 {
-            let lines = self.rows.par_chunks_mut(cols).zip(matrix.data.par_chunks(matrix.row));
-            return lines.for_each(|(line, from)| line.copy_from_slice(&from[..cols]));
+            let lines = self.rows.par_chunks_mut(cols).enumerate();
+            return lines.for_each(|(i, line)| line.copy_from_slice(&matrix.data[i * matrix.row..][..cols]));
         }
         transpose(&mut self.rows, cols, matrix.data, matrix.col);
     }
@@ -101,7 +101,10 @@ impl Sizes {
         add: bool,
     ) {
         let b = b.into();
-        assert!(m > 0 && n > 0 && k > 0 && n <= dst_row);
+        let inside = |len: usize, i: usize, j: usize, row: usize, col: usize| (i - 1) * row + (j - 1) * col < len;
+        assert!(m > 0 && n > 0 && k > 0 && n <= dst_row && inside(dst.len(), m, n, dst_row, 1));
+        assert!(inside(a.data.len(), m, k, a.row, a.col));
+        assert!(b.panels.is_some() || inside(b.view.data.len(), k, n, b.view.row, b.view.col));
         match self.amx {
             true => amx::matmul((m, n, k), dst, dst_row, a, b, add),
             false => gemm((m, n, k), dst, dst_row, a, b.view, add),
@@ -109,12 +112,9 @@ impl Sizes {
     }
 }
 
-/// [`Sizes::matmul`] in f32.
+/// [`Sizes::matmul`], which checks the arguments, in f32.
 #[allow(unsafe_code)]
 fn gemm((m, n, k): (usize, usize, usize), dst: &mut [f32], dst_row: usize, a: View, b: View, add: bool) {
-    let inside = |len: usize, i: usize, j: usize, row: usize, col: usize| (i - 1) * row + (j - 1) * col < len;
-    assert!(inside(dst.len(), m, n, dst_row, 1));
-    assert!(inside(a.data.len(), m, k, a.row, a.col) && inside(b.data.len(), k, n, b.row, b.col));
     // SAFETY: the last element of each matrix, and with it every element, was found inside its slice; the elements of dst
     // are distinct and borrowed mutably.
     unsafe {
