@@ -161,12 +161,12 @@ impl<'a, D: Backend> Training<'a, D> {
         let checkpoints = Checkpoints::open(&s.out_dir)?;
         let (peak, how) = match s.peak_gflops {
             Some(peak) => (peak, "given"),
-            None => (peak::measure(), "measured"),
+            None => (peak::measure(), "measured in f32"),
         };
         let report = Report::new(&s.out_dir, &config, run.iter, s.max_iters, peak)?;
         report.say(&format!(
             "{} parameters: {}\nmatrix products in {}\n{} sequences of {} tokens to train on, {} to validate on; {} tokens per step\n\
-             mfu is relative to {peak:.0} GFLOP/s in f32, {how}",
+             mfu is relative to {peak:.0} GFLOP/s, {how}",
             model.parameter_count(),
             describe(&config),
             if s.device == "cpu" { s.matmul_precision.describe() } else { "f32" },
