@@ -115,7 +115,8 @@ fn fused_agrees_with_composed() {
 fn high_precision_is_close() {
     let edges = Config { dim: 80, hidden_dim: 100, vocab_size: 130, ..TINY };
     let blocks = Config { dim: 64, hidden_dim: 96, vocab_size: 64, shared_classifier: false, seq_len: 128, ..TINY };
-    for (config, sequences, length) in [(TINY, 2, 37), (edges, 3, 70), (blocks, 2, 128)] {
+    let thin = Config { hidden_dim: 1, ..TINY };
+    for (config, sequences, length) in [(TINY, 2, 37), (edges, 3, 70), (blocks, 2, 128), (thin, 1, 16)] {
         let case = Case::new(config, sequences, length);
         let high = Case::new(config, sequences, length).high();
         for (dropout, teacher) in [(0.0, None), (0.2, case.teacher())] {
