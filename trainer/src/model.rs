@@ -24,6 +24,7 @@ use dfdx::prelude::{
 use infer_core::format::TensorName;
 use infer_core::{Config, WeightType};
 
+pub use fused::MatmulPrecision;
 pub use optimizer::{AdamW, clip_gradients};
 
 /// Accumulated gradients of a model's parameters; see [`Llama::zero_gradients`].
@@ -37,24 +38,6 @@ type Buffer<D> = <D as Storage<f32>>::Vec;
 pub const IGNORED: u32 = u32::MAX;
 /// Added to the mean square in rmsnorm, as in infer-core.
 const RMS_EPS: f32 = 1e-5;
-
-/// Precision of a CPU's matrix products, by PyTorch's names.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum MatmulPrecision {
-    /// f32: 24 bits
-    #[default]
-    Highest,
-    /// On a processor with AMX two bf16 for each number, 16 bits, and sums in f32; else as highest
-    High,
-}
-
-impl MatmulPrecision {
-    /// What this machine does.
-    pub fn describe(self) -> &'static str {
-        if fused::uses_amx(self) { "pairs of bf16 on AMX" } else { "f32" }
-    }
-}
 
 /// A device that trains.
 pub trait Backend: Device<f32> {

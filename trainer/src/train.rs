@@ -165,7 +165,8 @@ impl<'a, D: Backend> Training<'a, D> {
         };
         let report = Report::new(&s.out_dir, &config, run.iter, s.max_iters, peak)?;
         report.say(&format!(
-            "{} parameters: {}\nmatrix products in {}\n{} sequences of {} tokens to train on, {} to validate on; {} tokens per step\n\
+            "{} parameters: {}\nmatrix products in {}\n\
+             {} sequences of {} tokens to train on, {} to validate on; {} tokens per step\n\
              mfu is relative to {peak:.0} GFLOP/s, {how}",
             model.parameter_count(),
             describe(&config),

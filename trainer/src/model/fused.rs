@@ -33,11 +33,13 @@ use infer_core::format::TensorName;
 use rayon::prelude::*;
 
 use super::dropout::{Dropout, Place};
-use super::{Batch, Llama, MatmulPrecision, Options, device_error};
+use super::{Batch, Llama, Options, device_error};
+use amx::Panels;
 use buffer::Buffer;
 use layer::{Activations, Gradient, Layer};
 use math::LANES;
-use products::{Packed, View};
+pub use products::MatmulPrecision;
+use products::{Transposed, View};
 
 /// Numbers that a task works on where there is one pass over memory only.
 const CHUNK: usize = 1 << 14;
@@ -70,8 +72,8 @@ struct Weights {
 #[derive(Default)]
 struct Operands {
     layers: Vec<layer::Operands>,
-    wcls_t: Packed,
-    wcls: Packed,
+    wcls_t: Transposed,
+    wcls: Panels, // for AMX
 }
 
 /// Sizes of one run.
@@ -100,8 +102,7 @@ impl Sizes {
         // As many threads have work; each part needs memory of the size of a layer's weights.
         const PARTS: usize = 16;
         let part = (sequences * length / block).div_ceil(PARTS) * block;
-        let amx = uses_amx(precision);
-        Sizes { config, sequences, length, padded, block, part, amx }
+        Sizes { config, sequences, length, padded, block, part, amx: precision.uses_amx() }
     }
 
     fn positions(&self) -> usize {
@@ -130,11 +131,6 @@ struct Rope {
     sin: Buffer,
 }
 
-/// Whether products of this precision are taken by AMX.
-pub(super) fn uses_amx(precision: MatmulPrecision) -> bool {
-    precision == MatmulPrecision::High && amx::available()
-}
-
 /// Loss of a checked batch, its gradients if there is a tape.
 ///
 /// # Errors
@@ -148,7 +144,7 @@ pub fn loss<T: Tape<f32, Cpu>>(
     let sizes = Sizes::new(model.config, batch.sequences, batch.length, model.matmul_precision);
     let mut workspace = model.workspace.lock().expect("no thread panics in a step");
     let workspace = &mut *workspace;
-    workspace.load(model, &sizes);
+    workspace.load(model, &sizes, T::OWNS_TAPE);
     let mut gradients = T::OWNS_TAPE.then(|| std::mem::take(&mut workspace.gradients));
     // Inside the pool, so that a loop over tasks wakes no thread from outside.
     let loss = rayon::scope(|_| {
@@ -193,7 +189,7 @@ pub fn loss<T: Tape<f32, Cpu>>(
 pub fn logits(model: &Llama<Cpu>, tokens: &[u32], sequences: usize, length: usize) -> anyhow::Result<Vec<f32>> {
     let sizes = Sizes::new(model.config, sequences, length, MatmulPrecision::Highest);
     let mut workspace = model.workspace.lock().expect("no thread panics in a step");
-    workspace.load(model, &sizes);
+    workspace.load(model, &sizes, false);
     forward(&mut workspace, &sizes, tokens, &Options::default(), false);
     Ok(classifier::logits(&mut workspace, &sizes))
 }
@@ -202,6 +198,16 @@ pub fn logits(model: &Llama<Cpu>, tokens: &[u32], sequences: usize, length: usiz
 pub(super) fn sum_of_squares(x: &[f32]) -> f64 {
     let sums: Vec<f64> = x.par_chunks(CHUNK).map(|x| f64::from(math::vectorized(|| math::sum_of_squares(x)))).collect();
     sums.iter().sum()
+}
+
+/// Sums a part of each task in order.
+fn sum_parts<T: Sync>(sum: &mut [f32], tasks: &[T], part: impl Fn(&T) -> &[f32] + Sync) {
+    sum.par_chunks_mut(CHUNK).enumerate().for_each(|(i, sum)| {
+        sum.fill(0.0);
+        for task in tasks {
+            sum.iter_mut().zip(&part(task)[i * CHUNK..]).for_each(|(sum, x)| *sum += x);
+        }
+    });
 }
 
 /// x *= factor
@@ -275,7 +281,7 @@ fn drop_rows(dropout: Option<Dropout>, x: &mut [f32], cols: usize, position: usi
 
 impl Workspace {
     /// Takes the weights, and clean memory if the shape changes: what is padding must be zero.
-    fn load(&mut self, model: &Llama<Cpu>, sizes: &Sizes) {
+    fn load(&mut self, model: &Llama<Cpu>, sizes: &Sizes, backward: bool) {
         let shape = (sizes.sequences, sizes.length);
         if self.shape != shape {
             let Workspace { weights, operands, gradients, .. } = std::mem::take(self);
@@ -283,7 +289,7 @@ impl Workspace {
         }
         rayon::scope(|_| {
             self.weights.load(model);
-            self.operands.load(&self.weights, sizes);
+            self.operands.load(&self.weights, sizes, backward);
         });
     }
 }
@@ -336,13 +342,15 @@ impl Rope {
 }
 
 impl Operands {
-    fn load(&mut self, weights: &Weights, sizes: &Sizes) {
+    fn load(&mut self, weights: &Weights, sizes: &Sizes, backward: bool) {
         let Config { n_layers, dim, vocab_size, .. } = sizes.config;
         self.layers.resize_with(n_layers, Default::default);
-        self.layers.iter_mut().zip(&weights.layers).for_each(|(layer, weights)| layer.load(weights, sizes));
+        self.layers.iter_mut().zip(&weights.layers).for_each(|(layer, weights)| layer.load(weights, sizes, backward));
         let wcls = View::new(weights.classifier(), dim);
-        self.wcls_t.load(sizes, wcls.t(), (dim, vocab_size));
-        self.wcls.load(sizes, wcls, (vocab_size, dim));
+        self.wcls_t.load(sizes, wcls, (dim, vocab_size));
+        if sizes.amx && backward {
+            self.wcls.load(wcls, (vocab_size, dim));
+        }
     }
 }
 
@@ -362,7 +370,6 @@ impl Weights {
         if self.layers.is_empty() {
             *self = Weights::zeros(config);
         }
-        self.rms_final.fill(0.0);
         if !config.shared_classifier {
             self.tok_emb.fill(0.0);
         }

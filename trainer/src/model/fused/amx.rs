@@ -245,17 +245,7 @@ fn pack_block(
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn pack_rows(block: &mut Block, rows: &[f32], row: usize) {
     // The upper halves of two vectors' lanes, in order.
-    const UPPER: [u16; 2 * LANES] = {
-        let mut upper = [0; 2 * LANES];
-        let mut i = 0;
-        while i < upper.len() {
-            upper[i] = 2 * i as u16 + 1;
-            i += 1;
-        }
-        upper
-    };
-    // SAFETY: 64 bytes.
-    let upper = unsafe { _mm512_loadu_si512(UPPER.as_ptr().cast()) };
+    let upper = indices(|i| 2 * i + 1);
     for i in 0..SIDE {
         let numbers = &rows[i * row..][..SIDE];
         let ((x, x_rest), (y, y_rest)) = (split(load(numbers)), split(load(&numbers[LANES..])));
@@ -269,17 +259,7 @@ fn pack_rows(block: &mut Block, rows: &[f32], row: usize) {
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn pack_columns(block: &mut Block, rows: &[f32], row: usize) {
     // A number of the first vector, one of the second.
-    const PAIRS: [u16; 2 * LANES] = {
-        let mut pairs = [0; 2 * LANES];
-        let mut i = 0;
-        while i < pairs.len() {
-            pairs[i] = (i / 2 + i % 2 * LANES) as u16;
-            i += 1;
-        }
-        pairs
-    };
-    // SAFETY: 64 bytes.
-    let pairs = unsafe { _mm512_loadu_si512(PAIRS.as_ptr().cast()) };
+    let pairs = indices(|i| i / 2 + i % 2 * LANES);
     let upper = _mm512_set1_epi32(!0xffff);
     for i in 0..LANES {
         let (x, y) = (&rows[2 * i * row..][..SIDE], &rows[(2 * i + 1) * row..][..SIDE]);
@@ -292,6 +272,15 @@ fn pack_columns(block: &mut Block, rows: &[f32], row: usize) {
             store(&mut second[half][i], _mm512_permutexvar_epi16(pairs, join(x_rest, y_rest)));
         }
     }
+}
+
+/// Where the 32 lanes of a permutation come from.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn indices(from: impl Fn(usize) -> usize) -> __m512i {
+    let indices: [u16; 2 * LANES] = std::array::from_fn(|i| from(i) as u16);
+    // SAFETY: 64 bytes.
+    unsafe { _mm512_loadu_si512(indices.as_ptr().cast()) }
 }
 
 /// x rounded to bf16, in the upper half of its lane (the lower half is to be ignored), and what is left of x. That is
@@ -378,17 +367,15 @@ fn configure() {
         palette: u8,
         start_row: u8,
         reserved: [u8; 14],
-        bytes: [u16; 16],
-        rows: [u8; 16],
+        bytes: [[u16; 8]; 2],
+        rows: [[u8; 8]; 2],
     }
-    const TILES: Configuration = {
-        let (mut bytes, mut rows) = ([0; 16], [0; 16]);
-        let mut i = 0;
-        while i < 8 {
-            (bytes[i], rows[i]) = (64, 16);
-            i += 1;
-        }
-        Configuration { palette: 1, start_row: 0, reserved: [0; 14], bytes, rows }
+    const TILES: Configuration = Configuration {
+        palette: 1,
+        start_row: 0,
+        reserved: [0; 14],
+        bytes: [[64; 8], [0; 8]], // there are no tiles beyond eight
+        rows: [[16; 8], [0; 8]],
     };
     // SAFETY: 64 bytes are read. Nothing but `multiply` uses tiles.
     unsafe {

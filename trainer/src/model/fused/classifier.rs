@@ -2,10 +2,9 @@
 
 use rayon::prelude::*;
 
-use super::layer::add_all;
 use super::math::{LANES, exp2, rmsnorm, rmsnorm_backward, total, vectorized};
 use super::products::View;
-use super::{Sizes, Weights, Workspace};
+use super::{Sizes, Weights, Workspace, sum_parts};
 use crate::model::{Batch, IGNORED, Options, Teacher};
 
 /// Most logits in memory.
@@ -28,6 +27,7 @@ pub(super) fn loss(
     let counted = batch.targets.iter().filter(|t| **t != IGNORED).count();
     let at_once = positions.min((MOST_LOGITS / vocab_size / BLOCK).max(1) * BLOCK);
     logits.resize(at_once * vocab_size);
+    let wcls = (View::new(weights.classifier(), dim), &operands.wcls);
     let mut sum = 0.0;
     for start in (0..positions).step_by(at_once) {
         let rows = at_once.min(positions - start);
@@ -44,7 +44,7 @@ pub(super) fn loss(
             sizes.matmul((rows, vocab_size, dim), logits, vocab_size, View::new(xb, dim), &operands.wcls_t, false);
             let loss = losses(logits, vocab_size, first, batch.targets, options.teacher, counted);
             if wanted {
-                sizes.matmul((rows, dim, vocab_size), d_xb, dim, View::new(logits, vocab_size), &operands.wcls, false);
+                sizes.matmul((rows, dim, vocab_size), d_xb, dim, View::new(logits, vocab_size), wcls, false);
             }
             loss
         });
@@ -68,7 +68,7 @@ pub(super) fn loss(
             rmsnorm_backward(dx, &mut d_rms, dy, x, &weights.rms_final);
             d_rms
         });
-        add_all(&mut gradients.rms_final, d_rms.collect());
+        sum_parts(&mut gradients.rms_final, &d_rms.collect::<Vec<_>>(), Vec::as_slice);
     }
     (sum / counted as f64) as f32
 }

@@ -4,11 +4,12 @@ use infer_core::Config;
 use infer_core::format::TensorName;
 use rayon::prelude::*;
 
+use super::amx::Panels;
 use super::attention::{self, HeadDropout};
 use super::buffer::Buffer;
 use super::math::{rmsnorm, rmsnorm_backward, swiglu, swiglu_backward};
-use super::products::{Packed, View, transpose};
-use super::{CHUNK, Rope, Sizes, drop_rows};
+use super::products::{Transposed, View, transpose};
+use super::{Rope, Sizes, drop_rows, sum_parts};
 use crate::model::Options;
 use crate::model::dropout::{Dropout, Place};
 
@@ -27,12 +28,12 @@ pub(super) struct Layer {
 /// The weights as right-hand sides of products: transposed in forward, as they are in backward.
 #[derive(Default)]
 pub(super) struct Operands {
-    wo_t: Packed,
-    w13_t: Packed,
-    w2_t: Packed,
-    wqkv: Packed,
-    w13: Packed,
-    w2: Packed,
+    wo_t: Transposed,
+    w13_t: Transposed,
+    w2_t: Transposed,
+    wqkv: Panels, // for AMX, as the next two
+    w13: Panels,
+    w2: Panels,
 }
 
 /// What backward needs of a layer.
@@ -53,12 +54,12 @@ pub(super) struct Gradient {
     pub dy_att: Buffer, // (positions, dim): gradient of wo's output
     dqkv: Buffer,       // (sequences, qkv, padded)
     /// For each sequence (dim, length): xb in forward, dy_att in backward
-    transposed: Vec<Packed>,
+    transposed: Vec<Transposed>,
     parts: Vec<Layer>, // the weights' gradients of some positions each; that of wo is transposed
     dwo: Buffer,       // (dim in, dim out): gradient of wo, transposed
 }
 
-/// Scratch memory of a task on rows in [`backward`].
+/// Scratch memory of a task on rows in [`backward`]'s feed-forward half.
 #[derive(Default)]
 struct Rows {
     xb: Buffer,   // (block, dim)
@@ -110,16 +111,18 @@ impl Layer {
 }
 
 impl Operands {
-    pub fn load(&mut self, weights: &Layer, sizes: &Sizes) {
+    pub fn load(&mut self, weights: &Layer, sizes: &Sizes, backward: bool) {
         let Config { dim, hidden_dim, .. } = sizes.config;
         let (wo, w2) = (View::new(&weights.wo, dim), View::new(&weights.w2, hidden_dim));
         let (w13, wqkv) = (View::new(&weights.w13, dim), View::new(&weights.wqkv, dim));
-        self.wo_t.load(sizes, wo.t(), (dim, dim));
-        self.w13_t.load(sizes, w13.t(), (dim, 2 * hidden_dim));
-        self.w2_t.load(sizes, w2.t(), (hidden_dim, dim));
-        self.wqkv.load(sizes, wqkv, (sizes.qkv(), dim));
-        self.w13.load(sizes, w13, (2 * hidden_dim, dim));
-        self.w2.load(sizes, w2, (dim, hidden_dim));
+        self.wo_t.load(sizes, wo, (dim, dim));
+        self.w13_t.load(sizes, w13, (dim, 2 * hidden_dim));
+        self.w2_t.load(sizes, w2, (hidden_dim, dim));
+        if sizes.amx && backward {
+            self.wqkv.load(wqkv, (sizes.qkv(), dim));
+            self.w13.load(w13, (2 * hidden_dim, dim));
+            self.w2.load(w2, (dim, hidden_dim));
+        }
     }
 }
 
@@ -142,7 +145,7 @@ impl Gradient {
             x.resize(n);
         }
         self.dqkv.resize(sizes.sequences * sizes.qkv() * sizes.padded);
-        self.transposed.resize_with(sizes.sequences, Packed::default);
+        self.transposed.resize_with(sizes.sequences, Transposed::default);
     }
 }
 
@@ -175,7 +178,7 @@ pub(super) fn forward(
     sequences.for_each(|((xb_t, xb), x)| {
         let rows = xb.par_chunks_mut(block * dim).zip(x.par_chunks(block * dim));
         rows.for_each(|(xb, x)| rmsnorm(xb, x, &weights.rms_att));
-        xb_t.load(sizes, View::new(xb, dim).t(), (dim, length));
+        xb_t.load(sizes, View::new(xb, dim), (dim, length));
     });
 
     let (group, queries) = (sizes.group(), sizes.queries());
@@ -248,6 +251,10 @@ pub(super) fn backward(
         parts.resize_with(sizes.positions().div_ceil(part), || Layer::zeros(&sizes.config));
     }
 
+    let w2 = (View::new(&weights.w2, hidden_dim), &operands.w2);
+    let w13 = (View::new(&weights.w13, dim), &operands.w13);
+    let wqkv = (View::new(&weights.wqkv, dim), &operands.wqkv);
+
     // Products of a block's activations are taken while those are in the cache.
     let tasks = parts
         .par_iter_mut()
@@ -269,11 +276,11 @@ pub(super) fn backward(
             dy.copy_from_slice(dx);
             drop_rows(drop_ffn, dy, dim, position);
             let dy = View::new(dy, dim);
-            sizes.matmul((block, hidden_dim, dim), hb, hidden_dim, dy, &operands.w2, false);
+            sizes.matmul((block, hidden_dim, dim), hb, hidden_dim, dy, w2, false);
             swiglu_backward(h13, hb, hidden_dim);
             let dh13 = View::new(h13, 2 * hidden_dim);
             sizes.matmul((dim, hidden_dim, block), &mut d.w2, hidden_dim, dy.t(), View::new(hb, hidden_dim), add);
-            sizes.matmul((block, dim, 2 * hidden_dim), d_xb, dim, dh13, &operands.w13, false);
+            sizes.matmul((block, dim, 2 * hidden_dim), d_xb, dim, dh13, w13, false);
             rmsnorm(xb, x2, &weights.rms_ffn);
             sizes.matmul((2 * hidden_dim, dim, block), &mut d.w13, dim, dh13.t(), View::new(xb, dim), add);
             rmsnorm_backward(dx, &mut d.rms_ffn, d_xb, x2, &weights.rms_ffn);
@@ -282,7 +289,7 @@ pub(super) fn backward(
         }
     });
     let sequences = dy_t.par_iter_mut().zip(dy_att.par_chunks(length * dim));
-    sequences.for_each(|(dy_t, dy)| dy_t.load(sizes, View::new(dy, dim).t(), (dim, length)));
+    sequences.for_each(|(dy_t, dy)| dy_t.load(sizes, View::new(dy, dim), (dim, length)));
 
     let (group, queries, kv_mul) = (sizes.group(), sizes.queries(), sizes.config.kv_mul());
     let heads = dqkv
@@ -304,9 +311,9 @@ pub(super) fn backward(
         .zip(dx.par_chunks_mut(part * dim))
         .zip(dy_att.par_chunks(part * dim))
         .zip(x.par_chunks(part * dim));
-    tasks.enumerate().for_each_init(Rows::default, |rows, (i, (((d, dx), dy_att), x))| {
-        rows.resize(sizes);
-        let Rows { xb, d_xb, .. } = rows;
+    tasks.enumerate().for_each_init(Default::default, |[xb, d_xb]: &mut [Buffer; 2], (i, (((d, dx), dy_att), x))| {
+        xb.resize(block * dim);
+        d_xb.resize(block * dim);
         d.rms_att.fill(0.0);
         let blocks =
             dx.chunks_exact_mut(block * dim).zip(dy_att.chunks_exact(block * dim)).zip(x.chunks_exact(block * dim));
@@ -315,7 +322,7 @@ pub(super) fn backward(
             let att = transposed(sizes, att, dim, position);
             let dqkv = transposed(sizes, dqkv, sizes.qkv(), position);
             sizes.matmul((dim, dim, block), &mut d.wo, dim, att.t(), View::new(dy_att, dim), add);
-            sizes.matmul((block, dim, sizes.qkv()), d_xb, dim, dqkv, &operands.wqkv, false);
+            sizes.matmul((block, dim, sizes.qkv()), d_xb, dim, dqkv, wqkv, false);
             rmsnorm(xb, x, &weights.rms_att);
             sizes.matmul((sizes.qkv(), dim, block), &mut d.wqkv, dim, dqkv.t(), View::new(xb, dim), add);
             rmsnorm_backward(dx, &mut d.rms_att, d_xb, x, &weights.rms_att);
@@ -331,16 +338,6 @@ pub(super) fn backward(
     sum_parts(w13, parts, |part| &part.w13);
     sum_parts(w2, parts, |part| &part.w2);
     transpose(wo, dim, dwo, dim);
-}
-
-/// Sums a gradient of all parts in order.
-fn sum_parts(sum: &mut [f32], parts: &[Layer], gradient: impl Fn(&Layer) -> &[f32] + Sync) {
-    sum.par_chunks_mut(CHUNK).enumerate().for_each(|(i, sum)| {
-        sum.fill(0.0);
-        for part in parts {
-            sum.iter_mut().zip(&gradient(part)[i * CHUNK..]).for_each(|(sum, x)| *sum += x);
-        }
-    });
 }
 
 /// Transposed activations `(sequences, cols, padded)` from this position on as rows of positions, to the end of its
@@ -366,13 +363,6 @@ fn residual(
     product(y, false);
     drop_rows(dropout, y, dim, position);
     y.iter_mut().zip(x).for_each(|(y, x)| *y += x);
-}
-
-/// Sums the parts of a norm weight's gradient in order.
-pub(super) fn add_all(sum: &mut [f32], parts: Vec<Vec<f32>>) {
-    for part in parts {
-        sum.iter_mut().zip(part).for_each(|(sum, x)| *sum += x);
-    }
 }
 
 /// Dropout of query head `j` of the `i`-th task over sequences and key/value heads.

@@ -6,6 +6,28 @@ use super::Sizes;
 use super::amx::{self, Panels};
 use super::buffer::Buffer;
 
+/// Precision of a CPU's matrix products, by PyTorch's names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MatmulPrecision {
+    /// f32: 24 bits
+    #[default]
+    Highest,
+    /// On a processor with AMX two bf16 for each number, 16 bits, and sums in f32; else as highest
+    High,
+}
+
+impl MatmulPrecision {
+    /// What this machine computes in.
+    pub fn describe(self) -> &'static str {
+        if self.uses_amx() { "pairs of bf16 on AMX" } else { "f32" }
+    }
+
+    pub(super) fn uses_amx(self) -> bool {
+        self == MatmulPrecision::High && amx::available()
+    }
+}
+
 /// A view of a matrix: element (i, j) is `data[i * row + j * col]`. Either rows or columns are contiguous.
 #[derive(Clone, Copy)]
 pub(super) struct View<'a> {
@@ -34,28 +56,23 @@ impl<'a> View<'a> {
     }
 }
 
-/// The right-hand side of products, laid out for them once.
+/// A transposed matrix as the right-hand side of products.
 #[derive(Default)]
-pub(super) struct Packed {
-    panels: Option<Panels>, // for AMX
-    rows: Buffer,           // else
+pub(super) struct Transposed {
+    panels: Panels, // with AMX
+    rows: Buffer,   // without
     cols: usize,
 }
 
-impl Packed {
-    /// Takes a matrix.
+impl Transposed {
+    /// Takes the transpose, (rows, cols), of a row-major matrix.
     pub fn load(&mut self, sizes: &Sizes, matrix: View, (rows, cols): (usize, usize)) {
-        self.cols = cols;
         if sizes.amx {
-            return self.panels.get_or_insert_default().load(matrix, (rows, cols));
+            return self.panels.load(matrix.t(), (rows, cols));
         }
-        self.panels = None;
+        self.cols = cols;
         self.rows.resize(rows * cols);
-        if matrix.col == 1 {
-            let lines = self.rows.par_chunks_mut(cols).enumerate();
-            return lines.for_each(|(i, line)| line.copy_from_slice(&matrix.data[i * matrix.row..][..cols]));
-        }
-        transpose(&mut self.rows, cols, matrix.data, matrix.col);
+        transpose(&mut self.rows, cols, matrix.data, matrix.row);
     }
 }
 
@@ -73,7 +90,7 @@ pub(super) fn transpose(transposed: &mut [f32], cols: usize, matrix: &[f32], row
 /// The right-hand side of a product.
 #[derive(Clone, Copy)]
 pub(super) struct Right<'a> {
-    pub view: View<'a>,
+    pub view: View<'a>, // may be empty for AMX if there are panels
     pub panels: Option<&'a Panels>,
 }
 
@@ -83,9 +100,15 @@ impl<'a> From<View<'a>> for Right<'a> {
     }
 }
 
-impl<'a> From<&'a Packed> for Right<'a> {
-    fn from(packed: &'a Packed) -> Self {
-        Right { view: View::new(&packed.rows, packed.cols), panels: packed.panels.as_ref() }
+impl<'a> From<(View<'a>, &'a Panels)> for Right<'a> {
+    fn from((view, panels): (View<'a>, &'a Panels)) -> Self {
+        Right { view, panels: Some(panels) }
+    }
+}
+
+impl<'a> From<&'a Transposed> for Right<'a> {
+    fn from(matrix: &'a Transposed) -> Self {
+        (View::new(&matrix.rows, matrix.cols), &matrix.panels).into()
     }
 }
 
@@ -104,7 +127,7 @@ impl Sizes {
         let inside = |len: usize, i: usize, j: usize, row: usize, col: usize| (i - 1) * row + (j - 1) * col < len;
         assert!(m > 0 && n > 0 && k > 0 && n <= dst_row && inside(dst.len(), m, n, dst_row, 1));
         assert!(inside(a.data.len(), m, k, a.row, a.col));
-        assert!(b.panels.is_some() || inside(b.view.data.len(), k, n, b.view.row, b.view.col));
+        assert!(self.amx && b.panels.is_some() || inside(b.view.data.len(), k, n, b.view.row, b.view.col));
         match self.amx {
             true => amx::matmul((m, n, k), dst, dst_row, a, b, add),
             false => gemm((m, n, k), dst, dst_row, a, b.view, add),
