@@ -10,8 +10,10 @@
 
 #![allow(unsafe_code)]
 
+mod pack;
+
 use std::arch::asm;
-use std::arch::x86_64::*;
+use std::arch::x86_64::__cpuid_count;
 use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::LazyLock;
@@ -19,36 +21,12 @@ use std::sync::LazyLock;
 use rayon::prelude::*;
 
 use super::products::{Right, View};
+use pack::{Block, LANES, Lines, SIDE, Side, Square, pack};
 
-/// Rows and columns of a block.
-const SIDE: usize = 32;
-/// Numbers of a vector, pairs of bf16 in a row of a tile, rows of a tile.
-const LANES: usize = 16;
 /// Blocks of a panel, and panels of each side, at a time: together they stay in the second-level cache.
 const STEPS: usize = 8;
 const LEFT_PANELS: usize = 8;
 const RIGHT_PANELS: usize = 16;
-
-/// Pairs of bf16 that are neighbours along the inner dimension, the first in the lower half. On the left-hand side a row
-/// of the tile is one of the matrix, on the right-hand side a column of the tile is one of the matrix.
-type Tile = [[u32; LANES]; LANES];
-
-/// x₁ and x₂ of 32 x 32 numbers: of each the first and the last 16 rows (columns on the right-hand side).
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Block([[Tile; 2]; 2]);
-
-impl Block {
-    const ZERO: Block = Block([[[[0; LANES]; LANES]; 2]; 2]);
-}
-
-/// 32 x 32 numbers in f32.
-#[repr(align(64))]
-struct Square([f32; SIDE * SIDE]);
-
-impl Square {
-    const ZERO: Square = Square([0.0; SIDE * SIDE]);
-}
 
 /// Memory of a thread.
 struct Scratch {
@@ -58,27 +36,14 @@ struct Scratch {
     product: Square, // at the edges of a matrix
 }
 
-/// Numbers on their way into a block.
-struct Lines {
-    padded: Square,
-    transposed: Square,
-}
-
 thread_local! {
     static SCRATCH: RefCell<Scratch> = const { RefCell::new(Scratch::new()) };
 }
 
 impl Scratch {
     const fn new() -> Scratch {
-        let lines = Lines { padded: Square::ZERO, transposed: Square::ZERO };
-        Scratch { left: Vec::new(), right: Vec::new(), lines, product: Square::ZERO }
+        Scratch { left: Vec::new(), right: Vec::new(), lines: Lines::ZERO, product: Square::ZERO }
     }
-}
-
-#[derive(Clone, Copy)]
-enum Side {
-    Left,
-    Right,
 }
 
 /// Whether products can use AMX: the processor has it and Linux permits it.
@@ -173,191 +138,6 @@ pub(super) fn matmul((m, n, k): (usize, usize, usize), dst: &mut [f32], dst_row:
 fn parts(len: usize, blocks: usize) -> impl Iterator<Item = Range<usize>> {
     let end = len.div_ceil(SIDE);
     (0..end).step_by(blocks).map(move |start| start..end.min(start + blocks))
-}
-
-/// Packs these steps of these panels of a matrix (outer, inner dimension), padded with zeros.
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn pack(
-    blocks: &mut [Block],
-    lines: &mut Lines,
-    side: Side,
-    x: View,
-    shape: (usize, usize),
-    panels: Range<usize>,
-    steps: Range<usize>,
-) {
-    let mut pack = |panel: usize, step: usize| {
-        let block = &mut blocks[(panel - panels.start) * steps.len() + step - steps.start];
-        pack_block(block, lines, side, x, shape, (panel * SIDE, step * SIDE));
-    };
-    // Along the lines of memory.
-    if x.col == 1 {
-        panels.clone().for_each(|panel| steps.clone().for_each(|step| pack(panel, step)));
-    } else {
-        steps.clone().for_each(|step| panels.clone().for_each(|panel| pack(panel, step)));
-    }
-}
-
-/// Packs the block that begins with this row and column.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn pack_block(
-    block: &mut Block,
-    Lines { padded, transposed }: &mut Lines,
-    side: Side,
-    x: View,
-    (outer, inner): (usize, usize),
-    (row, col): (usize, usize),
-) {
-    let (rows, cols) = (SIDE.min(outer - row), SIDE.min(inner - col));
-    // Lines of contiguous numbers: rows, or columns.
-    let (mut lines, mut line) = (&x.data[row * x.row + col * x.col..], x.row.max(x.col));
-    let lines_are_rows = x.col == 1;
-    for i in SIDE..2 * SIDE {
-        // What comes next, but for the order of blocks. The processor foresees lines, not their beginnings.
-        let next = lines.as_ptr().wrapping_add(i * line).cast();
-        #[allow(unused_unsafe)] // safe functions in newer versions of Rust
-        // SAFETY: a prefetch faults nowhere.
-        unsafe {
-            _mm_prefetch::<_MM_HINT_T0>(next);
-            _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(64));
-        }
-    }
-    if rows < SIDE || cols < SIDE {
-        let (count, len) = if lines_are_rows { (rows, cols) } else { (cols, rows) };
-        padded.0.fill(0.0);
-        for (i, padded) in padded.0.chunks_exact_mut(SIDE).take(count).enumerate() {
-            padded[..len].copy_from_slice(&lines[i * line..][..len]);
-        }
-        (lines, line) = (&padded.0, SIDE);
-    }
-    if lines_are_rows != matches!(side, Side::Left) {
-        transpose(transposed, lines, line);
-        (lines, line) = (&transposed.0, SIDE);
-    }
-    match side {
-        Side::Left => pack_rows(block, lines, line),
-        Side::Right => pack_columns(block, lines, line),
-    }
-}
-
-/// A block of the left-hand side, of rows this far apart.
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn pack_rows(block: &mut Block, rows: &[f32], row: usize) {
-    // The upper halves of two vectors' lanes, in order.
-    let upper = indices(|i| 2 * i + 1);
-    for i in 0..SIDE {
-        let numbers = &rows[i * row..][..SIDE];
-        let ((x, x_rest), (y, y_rest)) = (split(load(numbers)), split(load(&numbers[LANES..])));
-        let [first, second] = &mut block.0;
-        store(&mut first[i / LANES][i % LANES], _mm512_permutex2var_epi16(x, upper, y));
-        store(&mut second[i / LANES][i % LANES], join(x_rest, y_rest));
-    }
-}
-
-/// A block of the right-hand side, of rows this far apart.
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn pack_columns(block: &mut Block, rows: &[f32], row: usize) {
-    // A number of the first vector, one of the second.
-    let pairs = indices(|i| i / 2 + i % 2 * LANES);
-    let upper = _mm512_set1_epi32(!0xffff);
-    for i in 0..LANES {
-        let (x, y) = (&rows[2 * i * row..][..SIDE], &rows[(2 * i + 1) * row..][..SIDE]);
-        for half in 0..2 {
-            let ((x, x_rest), (y, y_rest)) = (split(load(&x[half * LANES..])), split(load(&y[half * LANES..])));
-            const FIRST_OR_BOTH_OTHERS: i32 = 0xf8;
-            let [first, second] = &mut block.0;
-            let x = _mm512_srli_epi32::<16>(x);
-            store(&mut first[half][i], _mm512_ternarylogic_epi32::<FIRST_OR_BOTH_OTHERS>(x, y, upper));
-            store(&mut second[half][i], _mm512_permutexvar_epi16(pairs, join(x_rest, y_rest)));
-        }
-    }
-}
-
-/// Where the 32 lanes of a permutation come from.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn indices(from: impl Fn(usize) -> usize) -> __m512i {
-    let indices: [u16; 2 * LANES] = std::array::from_fn(|i| from(i) as u16);
-    // SAFETY: 64 bytes.
-    unsafe { _mm512_loadu_si512(indices.as_ptr().cast()) }
-}
-
-/// x rounded to bf16, in the upper half of its lane (the lower half is to be ignored), and what is left of x. That is
-/// a NaN if x is one or infinite.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn split(x: __m512) -> (__m512i, __m512) {
-    // Adding half of the last place that stays rounds.
-    let first = _mm512_add_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(0x8000));
-    let rest = _mm512_sub_ps(x, _mm512_castsi512_ps(_mm512_and_si512(first, _mm512_set1_epi32(!0xffff))));
-    (first, rest)
-}
-
-/// Both rounded to bf16, x first.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bf16")]
-fn join(x: __m512, y: __m512) -> __m512i {
-    // SAFETY: 32 numbers of 16 bits, as they are.
-    unsafe { std::mem::transmute(_mm512_cvtne2ps_pbh(y, x)) }
-}
-
-/// The transpose of 32 x 32 numbers.
-#[target_feature(enable = "avx512f")]
-fn transpose(transposed: &mut Square, rows: &[f32], row: usize) {
-    for i in (0..SIDE).step_by(LANES) {
-        for j in (0..SIDE).step_by(LANES) {
-            let mut x = [_mm512_setzero_ps(); LANES];
-            for (l, x) in x.iter_mut().enumerate() {
-                *x = load(&rows[(i + l) * row + j..]);
-            }
-            for (l, x) in transpose_lanes(x).into_iter().enumerate() {
-                let line: &mut [f32; LANES] =
-                    (&mut transposed.0[(j + l) * SIDE + i..][..LANES]).try_into().expect("16 numbers");
-                // SAFETY: 64 bytes.
-                unsafe { _mm512_storeu_ps(line.as_mut_ptr(), x) };
-            }
-        }
-    }
-}
-
-/// The transpose of 16 x 16 numbers: pairs, fours, then quarters of vectors change places.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn transpose_lanes(x: [__m512; LANES]) -> [__m512; LANES] {
-    let pairs: [__m512d; LANES] = std::array::from_fn(|i| {
-        let (a, b) = (x[i & !1], x[i | 1]);
-        _mm512_castps_pd(if i % 2 == 0 { _mm512_unpacklo_ps(a, b) } else { _mm512_unpackhi_ps(a, b) })
-    });
-    let fours: [__m512; LANES] = std::array::from_fn(|i| {
-        let (a, b) = (pairs[i & !3 | i >> 1 & 1], pairs[i & !3 | i >> 1 & 1 | 2]);
-        _mm512_castpd_ps(if i % 2 == 0 { _mm512_unpacklo_pd(a, b) } else { _mm512_unpackhi_pd(a, b) })
-    });
-    const EVEN: i32 = 0b10_00_10_00;
-    const ODD: i32 = 0b11_01_11_01;
-    let halves: [__m512; LANES] = std::array::from_fn(|i| {
-        let (a, b) = (fours[i & 11], fours[i & 11 | 4]);
-        if i & 4 == 0 { _mm512_shuffle_f32x4::<EVEN>(a, b) } else { _mm512_shuffle_f32x4::<ODD>(a, b) }
-    });
-    std::array::from_fn(|i| {
-        let (a, b) = (halves[i & 7], halves[i & 7 | 8]);
-        if i & 8 == 0 { _mm512_shuffle_f32x4::<EVEN>(a, b) } else { _mm512_shuffle_f32x4::<ODD>(a, b) }
-    })
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn load(x: &[f32]) -> __m512 {
-    let x: &[f32; LANES] = x[..LANES].try_into().expect("16 numbers");
-    // SAFETY: 64 bytes.
-    unsafe { _mm512_loadu_ps(x.as_ptr()) }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn store(row: &mut [u32; LANES], x: __m512i) {
-    // SAFETY: 64 bytes.
-    unsafe { _mm512_storeu_si512(row.as_mut_ptr().cast(), x) };
 }
 
 /// Eight tiles of 16 rows of 64 bytes. Zeros them.
