@@ -68,6 +68,37 @@ macro_rules! eight {
 }
 use eight;
 
+/// Adds up the eight lanes of two rows, from s16 and from s24 on, into s16 and s17: [`crate::math::sum_lanes`].
+macro_rules! sum_lanes {
+    () => {
+        concat!(
+            "vadd.f32 s16, s16, s20
+            vadd.f32 s17, s17, s21
+            vadd.f32 s18, s18, s22
+            vadd.f32 s19, s19, s23
+            vadd.f32 s24, s24, s28
+            vadd.f32 s25, s25, s29
+            vadd.f32 s26, s26, s30
+            vadd.f32 s27, s27, s31\n",
+            $crate::kernels::cortex_m::sum_four_lanes!()
+        )
+    };
+}
+use sum_lanes;
+
+/// The rest of it, when four are left of each row.
+macro_rules! sum_four_lanes {
+    () => {
+        "vadd.f32 s16, s16, s18
+        vadd.f32 s17, s17, s19
+        vadd.f32 s24, s24, s26
+        vadd.f32 s25, s25, s27
+        vadd.f32 s16, s16, s17
+        vadd.f32 s17, s24, s25"
+    };
+}
+pub(super) use sum_four_lanes;
+
 /// The kernels of a Cortex-M with FPU.
 pub(crate) const FPU: Kernels = Kernels {
     name: "cortex-m",

@@ -2,7 +2,7 @@
 
 use core::arch::asm;
 
-use super::eight;
+use super::{eight, sum_lanes};
 use crate::kernels::scalar;
 use crate::math::LANES;
 use crate::panel::Panel;
@@ -97,22 +97,9 @@ unsafe fn dot_rows(w: *const f32, x: &[f32], out: &mut [[f32; 2]]) {
             "vadd.f32 s25, s25, s13",
             "vadd.f32 s26, s26, s14",
             "vadd.f32 s27, s27, s15",
-            "4:", // sum_lanes
+            "4:",
             "vmov s0, {n}", // 0
-            "vadd.f32 s16, s16, s20",
-            "vadd.f32 s17, s17, s21",
-            "vadd.f32 s18, s18, s22",
-            "vadd.f32 s19, s19, s23",
-            "vadd.f32 s24, s24, s28",
-            "vadd.f32 s25, s25, s29",
-            "vadd.f32 s26, s26, s30",
-            "vadd.f32 s27, s27, s31",
-            "vadd.f32 s16, s16, s18",
-            "vadd.f32 s17, s17, s19",
-            "vadd.f32 s24, s24, s26",
-            "vadd.f32 s25, s25, s27",
-            "vadd.f32 s16, s16, s17",
-            "vadd.f32 s17, s24, s25",
+            sum_lanes!(),
             "vadd.f32 s16, s16, s0",
             "vadd.f32 s17, s17, s0",
             "vstmia {out}!, {{s16-s17}}",

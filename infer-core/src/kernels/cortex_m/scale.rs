@@ -2,7 +2,7 @@
 
 use core::arch::asm;
 
-use super::eight;
+use super::{eight, sum_lanes};
 use crate::math::LANES;
 
 /// Scales the sums of the groups of pairs of rows, and adds each to its lane.
@@ -50,21 +50,8 @@ pub(super) unsafe fn add_groups(sums: *const [i32; 2], ws: *const f32, xs: &[f32
             lane!("s22", "s30"),
             lane!("s23", "s31"),
             "b.w 3b",
-            "4:", // sum_lanes
-            "vadd.f32 s16, s16, s20",
-            "vadd.f32 s17, s17, s21",
-            "vadd.f32 s18, s18, s22",
-            "vadd.f32 s19, s19, s23",
-            "vadd.f32 s24, s24, s28",
-            "vadd.f32 s25, s25, s29",
-            "vadd.f32 s26, s26, s30",
-            "vadd.f32 s27, s27, s31",
-            "vadd.f32 s16, s16, s18",
-            "vadd.f32 s17, s17, s19",
-            "vadd.f32 s24, s24, s26",
-            "vadd.f32 s25, s25, s27",
-            "vadd.f32 s16, s16, s17",
-            "vadd.f32 s17, s24, s25",
+            "4:",
+            sum_lanes!(),
             "vstmia {out}!, {{s16-s17}}",
             "mov {ws0}, {ws1}", // behind the scales of row 1
             "add {ws1}, {ws1}, {groups}, lsl #2",

@@ -71,12 +71,7 @@ unsafe fn dot_rows(w: &[f32], x: &[f32], out: &mut [[f32; 2]]) {
             "5:", // sum_lanes
             "vadd.f32 q4, q4, q5",
             "vadd.f32 q6, q6, q7",
-            "vadd.f32 s16, s16, s18",
-            "vadd.f32 s17, s17, s19",
-            "vadd.f32 s24, s24, s26",
-            "vadd.f32 s25, s25, s27",
-            "vadd.f32 s16, s16, s17",
-            "vadd.f32 s17, s24, s25",
+            cortex_m::sum_four_lanes!(),
             "vstmia {out}!, {{s16-s17}}",
             "mov {w}, {w1}",
             "6:",
