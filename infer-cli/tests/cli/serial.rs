@@ -44,11 +44,17 @@ fn story(id: u8) -> Vec<Vec<u8>> {
     [accepted(id)].into_iter().chain((0..PIECES.len()).map(|pos| token(id, pos))).chain([done(id, 6)]).collect()
 }
 
+/// A place for firmware, and the port that leads to it.
+fn listen() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = format!("tcp:{}", listener.local_addr().unwrap());
+    (listener, port)
+}
+
 /// Lets infer-cli talk to firmware that answers a greeting, and the n-th request for a story with what `tell` gives; an
 /// empty answer closes the line.
 fn talk(args: &[&str], version: u8, tell: impl Fn(usize, u8) -> Vec<u8> + Send + 'static) -> Output {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = format!("tcp:{}", listener.local_addr().unwrap());
+    let (listener, port) = listen();
     std::thread::spawn(move || {
         let mut told = 0;
         for stream in listener.incoming() {
@@ -143,8 +149,7 @@ fn a_reset_and_a_lost_connection_are_reported_and_made_good() {
 /// A host that comes in the middle of somebody else's story, whose greeting is lost.
 #[test]
 fn a_greeting_is_repeated_while_an_older_story_comes_in() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = format!("tcp:{}", listener.local_addr().unwrap());
+    let (listener, port) = listen();
     std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         let (requests, to_story) = std::sync::mpsc::channel();
@@ -184,8 +189,7 @@ fn a_greeting_is_repeated_while_an_older_story_comes_in() {
 #[test]
 fn an_interrupted_story_is_stopped() {
     let interrupted = |answers_stop: bool| {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = format!("tcp:{}", listener.local_addr().unwrap());
+        let (listener, port) = listen();
         let mut command = cli();
         command.args(["serial", &port]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = command.spawn().unwrap();
@@ -254,8 +258,7 @@ fn what_cannot_be_made_good_is_an_error() {
 
 #[test]
 fn a_board_that_talks_without_an_answer_is_given_up() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = format!("tcp:{}", listener.local_addr().unwrap());
+    let (listener, port) = listen();
     std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         while stream.write_all(&accepted(99)).is_ok() {
@@ -268,8 +271,7 @@ fn a_board_that_talks_without_an_answer_is_given_up() {
 #[test]
 fn a_port_that_is_not_there_is_named() {
     assert_fails(&run(&["serial", "/dev/no-such-port"]), 1, &["port /dev/no-such-port"]);
-    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = format!("tcp:{}", silent.local_addr().unwrap());
+    let (_silent, port) = listen();
     assert_fails(&run(&["serial", &port, "--timeout", "1"]), 1, &[&port, "no answer within 1 s", "--baud 115200"]);
     assert_fails(&run(&["serial", &port, "-i", &"x".repeat(200)]), 2, &["200 bytes", "at most 128"]);
 }
