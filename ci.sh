@@ -209,8 +209,8 @@ capi() {
     cargo rustc -p infer-core --release --crate-type staticlib --features capi,std --target-dir "$target_dir"
     cargo run -p tests --example random_model --target-dir "$target_dir" -- "$target_dir/capi"
     cargo build -p infer-cli --target-dir "$target_dir"
-    if ! plan_c max_seq=64,kv=f32,prompt=128 | diff firmware-example/c/model.h -; then
-        echo "model.h is not that of models/model.bin: infer-cli inspect --plan max_seq=64,kv=f32,prompt=128 --c" >&2
+    if ! plan_c max_seq=64,kv=f32,prompt=128 models/firmware/model.bin | diff firmware-example/c/model.h -; then
+        echo "model.h is out of date: infer-cli inspect models/firmware/model.bin --plan max_seq=64,kv=f32,prompt=128 --c" >&2
         return 1
     fi
     cd "$target_dir/capi"

@@ -23,7 +23,7 @@ use infer_core::{
 };
 
 /// The project's own model.
-const DEFAULT_MODEL: &str = "../models/model.bin";
+const DEFAULT_MODEL: &str = "../models/firmware/model.bin";
 
 fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);

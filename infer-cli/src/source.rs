@@ -6,8 +6,8 @@ use std::path::Path;
 use anyhow::Context;
 use infer_core::{Aligned, Mmap, map_file};
 
-static MODEL: &Aligned<[u8]> = &Aligned(*include_bytes!("../../models/model.bin"));
-static TOKENIZER: &[u8] = include_bytes!("../../models/tokenizer.bin");
+static MODEL: &Aligned<[u8]> = &Aligned(*include_bytes!("../../models/firmware/model.bin"));
+static TOKENIZER: &[u8] = include_bytes!("../../models/firmware/tokenizer.bin");
 
 /// The bytes of a model or of a tokenizer.
 pub struct Source {

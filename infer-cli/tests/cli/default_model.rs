@@ -6,7 +6,7 @@ use infer_core::format::Header;
 use super::*;
 
 fn file(name: &str) -> String {
-    format!("{}/../models/{name}", env!("CARGO_MANIFEST_DIR"))
+    format!("{}/../models/firmware/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn the_default_model_is_small_and_int8() {
     assert!(std::fs::read(int8).unwrap() == bytes);
 }
 
-/// And models/README.md says how well.
+/// And models/firmware/README.md says how well.
 #[test]
 fn the_default_model_reads_stories() {
     let Some(text) = shared::file("data/text/tinystories_valid.txt") else { return };
@@ -76,6 +76,6 @@ fn the_default_model_reads_stories() {
     let readme = std::fs::read_to_string(file("README.md")).unwrap();
     let stated = readme.lines().find_map(|line| line.strip_prefix("| nats per byte | ")).unwrap();
     let stated: f64 = stated.split_whitespace().next().unwrap().parse().unwrap();
-    assert!((nats - stated).abs() < 1e-4, "models/README.md says {stated}, the file gives {nats}");
+    assert!((nats - stated).abs() < 1e-4, "models/firmware/README.md says {stated}, the file gives {nats}");
     assert!(nats < 1.2 * 0.6232, "more than 20% above stories260K");
 }
