@@ -47,7 +47,14 @@ clippy() {
 }
 
 test() {
-    cargo test --workspace
+    local skipped=$target_dir/skipped-tests status=0
+    mkdir -p "$target_dir"
+    : >"$skipped"
+    SKIPPED_TESTS=$skipped cargo test --workspace || status=$?
+    echo
+    sort -u "$skipped" | cut -f 1 | uniq -c | sed 's/^ *\([0-9]*\) \(.*\)/\1 tests skipped: \2/'
+    [ -s "$skipped" ] || echo "no test skipped"
+    return $status
 }
 
 docs() {

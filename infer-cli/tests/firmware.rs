@@ -26,7 +26,7 @@ struct Image {
 
 fn image() -> Option<Image> {
     let Ok(elf) = std::env::var("FIRMWARE") else {
-        println!("skipped: FIRMWARE is not set; ci.sh firmware sets it");
+        tests::shared::skip("FIRMWARE names no image: ./ci.sh firmware runs it");
         return None;
     };
     let setting = |name| std::env::var(name).unwrap_or_else(|e| panic!("{name}: {e}"));

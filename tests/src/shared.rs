@@ -1,5 +1,7 @@
 //! Real models, tokenizers and golden outputs, which lie in `shared/` beside the checkout and are not part of it.
 
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
@@ -15,8 +17,23 @@ pub fn file(path: &str) -> Option<PathBuf> {
         return Some(shared.join(path));
     }
     assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "on CI the folder shared/ must lie beside the checkout");
-    println!("skipped: the folder shared/ is not beside the checkout");
+    skip("the folder shared/ is not beside the checkout");
     None
+}
+
+/// Says that the running test cannot do its work here. The line goes to standard error past the capture of the test
+/// harness, and into the file that `SKIPPED_TESTS` names, which `./ci.sh test` counts at its end.
+///
+/// # Panics
+/// When that file cannot be written.
+pub fn skip(why: &str) {
+    let binary = std::env::current_exe().ok().and_then(|path| Some(path.file_stem()?.to_string_lossy().into_owned()));
+    let test = format!("{} {}", binary.unwrap_or_default(), std::thread::current().name().unwrap_or_default());
+    let _ = std::io::stderr().write_all(format!("skipped: {test}: {why}\n").as_bytes()); // eprintln! is captured
+    if let Some(path) = std::env::var_os("SKIPPED_TESTS") {
+        let file = OpenOptions::new().create(true).append(true).open(path);
+        file.and_then(|mut file| file.write_all(format!("{why}\t{test}\n").as_bytes())).expect("SKIPPED_TESTS");
+    }
 }
 
 /// The bytes of `shared/{path}`.

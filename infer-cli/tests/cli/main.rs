@@ -2,6 +2,7 @@
 
 mod commands;
 mod default_model;
+mod golden;
 mod serial;
 mod story;
 

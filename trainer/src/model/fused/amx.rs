@@ -310,7 +310,7 @@ mod tests {
     #[test]
     fn not_a_number_stays() {
         if !available() {
-            return println!("skipped: no AMX");
+            return ::tests::shared::skip("this processor has no AMX");
         }
         for bits in [0x7fc0_0000, 0xffc0_0000, 0x7fff_ffff, 0xffff_ffff, 0x7f80_0001, 0x7f80_0000, 0xff80_0000] {
             let (x, one, mut dst) = ([f32::from_bits(bits)], [1.0], [0.0; 2]);
@@ -325,7 +325,7 @@ mod tests {
     #[test]
     fn products_have_16_bits() {
         if !available() {
-            return println!("skipped: no AMX");
+            return ::tests::shared::skip("this processor has no AMX");
         }
         // Edges of tiles, blocks, parts of a panel and parts of the panels.
         for shape in [(1, 1, 1), (5, 33, 2), (32, 32, 32), (70, 40, 100), (33, 64, 257), (290, 20, 31), (20, 550, 65)] {
