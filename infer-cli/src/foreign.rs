@@ -14,7 +14,7 @@ pub fn not_a_model(bytes: &[u8], path: &Path) -> Option<String> {
     if by_content.is_none() && Header::parse(bytes).is_ok() {
         return None;
     }
-    if count_entries(bytes).is_ok_and(|n| n > 0) {
+    if is_tokenizer(bytes) {
         return Some("it is a tokenizer.bin: give the model in its place, and this with -z".into());
     }
     let what = described(by_content, path)?;
@@ -24,7 +24,7 @@ pub fn not_a_model(bytes: &[u8], path: &Path) -> Option<String> {
 
 /// What this file is if it is no tokenizer.bin.
 pub fn not_a_tokenizer(bytes: &[u8], path: &Path) -> Option<String> {
-    if count_entries(bytes).is_ok_and(|n| n > 0) {
+    if is_tokenizer(bytes) {
         return None;
     }
     if bytes.starts_with(&MAGIC.to_le_bytes()) || Model::from_bytes(bytes).is_ok() {
@@ -35,6 +35,11 @@ pub fn not_a_tokenizer(bytes: &[u8], path: &Path) -> Option<String> {
         "{what}, not a tokenizer.bin: give the one that belongs to the model (tokenizer.py of llama2.c makes one of a \
          tokenizer.model)"
     ))
+}
+
+/// Whether the file is whole entries to its end. The length of the longest, in front, tells it from a file of zeros.
+fn is_tokenizer(bytes: &[u8]) -> bool {
+    bytes.first_chunk().is_some_and(|longest| *longest != [0; 4]) && count_entries(bytes).is_ok_and(|n| n > 0)
 }
 
 /// "it is a GGUF file", by its content or else by its name.

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, bail};
 use infer_core::{
     Config, Engine, HotBuffers, IndexEntry, Kernels, KvBuffers, KvType, Limits, MergeSlot, Model, Plan, ProbIndex,
-    Sampler, State, Tokenizer, classify, forward,
+    Sampler, State, Tokenizer, classify, forward, penalize,
 };
 
 use crate::args::FullSampling;
@@ -202,7 +202,8 @@ impl<'a> Session<'a> {
     ) -> anyhow::Result<Session<'a>> {
         let model = files.model()?;
         let basic = sampling.basic;
-        let sampler = Sampler::new(basic.temperature, basic.top_p, seed_or_clock(basic.seed))?;
+        let mut sampler = Sampler::new(basic.temperature, basic.top_p, seed_or_clock(basic.seed))?;
+        sampler.limit(sampling.top_k, sampling.min_p)?;
         Ok(Session {
             model,
             state: buffers.state()?,
@@ -235,8 +236,13 @@ impl<'a> Session<'a> {
         let row = (n - 1) % self.state.plan().limits.batch;
         let logits =
             classify(&self.model, &mut self.state, &self.engine, row).with_context(|| self.model_name.to_owned())?;
-        let recent = &self.tokens[self.tokens.len().saturating_sub(self.sampling.repeat_last_n)..];
-        let _ = recent;
+        if self.sampling.repeat_penalty != 1.0 {
+            let recent = self.tokens.len().saturating_sub(self.sampling.repeat_last_n);
+            let mut recent = self.tokens[recent..].to_vec();
+            recent.sort_unstable();
+            recent.dedup(); // the time grows with the square of their number
+            penalize(logits, &recent, self.sampling.repeat_penalty)?;
+        }
         Ok(self.sampler.sample(logits, &mut self.scratch)?)
     }
 }

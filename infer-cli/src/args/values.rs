@@ -69,15 +69,15 @@ pub fn tokens(text: &str) -> Result<usize, String> {
 
 pub fn min_p(text: &str) -> Result<f32, String> {
     match text.parse() {
-        Ok(p) if (0.0..1.0).contains(&p) => Ok(p),
-        _ => Err("give a number from 0 to below 1, such as 0.05".into()),
+        Ok(p) if (0.0..=1.0).contains(&p) => Ok(p),
+        _ => Err("give a number between 0 and 1, such as 0.05".into()),
     }
 }
 
 pub fn penalty(text: &str) -> Result<f32, String> {
     match text.parse() {
-        Ok(x) if f32::is_finite(x) && x > 0.0 => Ok(x),
-        _ => Err("give a number above 0, such as 1.1".into()),
+        Ok(x) if (0.01..=100.0).contains(&x) => Ok(x), // beyond, logits overflow
+        _ => Err("give a number from 0.01 to 100, such as 1.1".into()),
     }
 }
 
