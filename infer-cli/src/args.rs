@@ -17,7 +17,7 @@ use infer_core::KvType;
 use crate::input::read_prompt;
 use crate::session::Usage;
 pub use values::PlanLimits;
-use values::{min_p, penalty, plan, seed, steps, stop, temperature, tokens, topp};
+use values::{at_least_1, min_p, penalty, plan, seed, steps, stop, temperature, tokens, topp};
 
 /// Tells a story with a Llama-2 model file of llama2.c.
 #[derive(Parser, Debug)]
@@ -235,10 +235,10 @@ pub struct PerplexityArgs {
     #[arg(short = 'z', long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
     /// Tokens per window, each read from an empty context [default: the model's seq_len]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = tokens, allow_hyphen_values = true)]
     pub window: Option<usize>,
     /// Read only so many windows
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_1, allow_hyphen_values = true)]
     pub windows: Option<NonZeroUsize>,
     /// Threads [default: the physical cores]
     #[arg(long, value_name = "N")]
@@ -311,13 +311,13 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N")]
     pub threads: Option<NonZeroUsize>,
     /// Tokens of the prompt, and tokens to generate
-    #[arg(long, value_name = "N", default_value = "128")]
+    #[arg(long, value_name = "N", default_value = "128", value_parser = at_least_1, allow_hyphen_values = true)]
     pub tokens: NonZeroUsize,
     /// Prompt tokens that are read at a time
-    #[arg(long, value_name = "N", default_value = "32")]
+    #[arg(long, value_name = "N", default_value = "32", value_parser = at_least_1, allow_hyphen_values = true)]
     pub batch: NonZeroUsize,
     /// Times that everything is measured; medians are shown
-    #[arg(long, value_name = "N", default_value = "5")]
+    #[arg(long, value_name = "N", default_value = "5", value_parser = at_least_1, allow_hyphen_values = true)]
     pub repeat: NonZeroUsize,
     /// Kernels by name, to compare them [default: the best]
     #[arg(long, value_name = "NAME")]

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use anyhow::{Context, ensure};
 use infer_core::format::{Header, Tensor, Version, quantize_group};
-use infer_core::{Error, WeightType};
+use infer_core::{Error, WeightType, map_file};
 use same_file::is_same_file;
 use tempfile::NamedTempFile;
 
@@ -54,6 +54,9 @@ pub fn run(input: &Path, output: &Path, tokenizer: Option<&Path>) -> anyhow::Res
     progress.finish_and_clear();
     let WeightType::Q8 { group_size } = config.weights else { unreachable!("quantized() gives Q8") };
     note(format_args!("{}: {} bytes, int8 in groups of {group_size}", output.display(), targets.file_bytes))?;
+    if !output.with_file_name(TOKENIZER).exists() {
+        note(format_args!("there is no {TOKENIZER} beside {}: -z brings one along", input.display()))?;
+    }
     Ok(())
 }
 
@@ -104,19 +107,18 @@ impl Companion {
                 "{} is there, and nothing tells whether it is this model's: name the model's own with -z",
                 path.display()
             );
-            note(format_args!("no {}: none is written beside {}", beside.display(), output.display()))?;
             return Ok(Companion { path, bytes: None });
         };
+        let source = Source::tokenizer(Some(from))?; // first: opening a pipe, as the comparison does, would wait
         if is_same_file(from, output).unwrap_or(false) {
             return Err(Usage(format!("output {} is the tokenizer itself: give another name", output.display())).into());
         }
-        let source = Source::tokenizer(Some(from))?;
         OwnedTokenizer::new(&source, vocab_size)
             .with_context(|| format!("{}: name the model's own with -z", source.name))?;
         if !path.exists() {
             return Ok(Companion { path, bytes: Some(source.to_vec()) });
         }
-        let there = std::fs::read(&path).with_context(|| format!("tokenizer {}", path.display()))?;
+        let there = map_file(&path).with_context(|| format!("tokenizer {}", path.display()))?;
         ensure!(
             there[..] == source[..],
             "{} is there and differs from {}, so that a model beside it would print gibberish: name an output in \

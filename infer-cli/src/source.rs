@@ -44,7 +44,7 @@ impl Source {
         match path {
             Some(path) => {
                 let name = format!("tokenizer {}", path.display());
-                let map = map_file(path).with_context(|| format!("{name}: give the model's tokenizer with -z"))?;
+                let map = map_file(path).with_context(|| name.clone())?;
                 if let Some(problem) = foreign::not_a_tokenizer(&map, path) {
                     bail!("{name}: {problem}");
                 }

@@ -1,5 +1,7 @@
 //! Values of flags, and what is said about wrong ones.
 
+use std::num::NonZeroUsize;
+
 use clap::ValueEnum;
 
 use super::Kv;
@@ -65,6 +67,10 @@ pub fn steps(text: &str) -> Result<usize, String> {
 /// A number of tokens, where 0 is allowed.
 pub fn tokens(text: &str) -> Result<usize, String> {
     text.parse().map_err(|_| "give a whole number of tokens from 0 upwards, such as 40".into())
+}
+
+pub fn at_least_1(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse().map_err(|_| "give a whole number from 1 upwards".into())
 }
 
 pub fn min_p(text: &str) -> Result<f32, String> {

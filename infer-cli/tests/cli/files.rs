@@ -94,8 +94,40 @@ fn quantize_brings_the_tokenizer_along() {
     assert_eq!(std::fs::read_dir(folder.join("new")).unwrap().count(), 0);
     std::fs::remove_file(folder.join("tokenizer.bin")).unwrap();
     let output = run(&["quantize", &model, new.to_str().unwrap()]);
-    assert!(output.status.success() && stderr(&output).contains("none is written"), "{}", stderr(&output));
+    assert!(output.status.success() && stderr(&output).contains("there is no tokenizer.bin"), "{}", stderr(&output));
     assert_eq!(std::fs::read_dir(folder.join("new")).unwrap().count(), 1);
+}
+
+#[cfg(unix)]
+#[test]
+fn pipes_in_the_place_of_files_are_refused_not_waited_for() {
+    let (folder, model) = quantisable("pipes");
+    assert!(Command::new("mkfifo").arg(folder.join("pipe")).status().unwrap().success());
+    for args in [
+        &["pipe"][..],
+        &["model.bin", "-z", "pipe"],
+        &["inspect", "pipe"],
+        &["tokenize", "-z", "pipe", "x"],
+        &["quantize", "pipe", "int8.bin"],
+        &["quantize", "model.bin", "int8.bin", "-z", "pipe"],
+    ] {
+        assert_fails(&run_in(&folder, args), 1, &["pipe", "not a regular file"]);
+    }
+    assert_fails(&run_in(&folder, &["quantize", "model.bin", "pipe"]), 2, &["not a regular file"]);
+    std::fs::rename(folder.join("pipe"), folder.join("out/tokenizer.bin")).unwrap();
+    assert_fails(
+        &run(&["quantize", &model, folder.join("out/int8.bin").to_str().unwrap()]),
+        1,
+        &["not a regular file"],
+    );
+    // A text may come through a pipe.
+    let fed = Command::new("sh")
+        .args(["-c", "mkfifo text; (echo a b a b > text &); exec \"$0\" perplexity model.bin text --window 2"])
+        .arg(env!("CARGO_BIN_EXE_infer-cli"))
+        .current_dir(&folder)
+        .output()
+        .unwrap();
+    assert!(stdout(&fed).contains("predicted"));
 }
 
 #[cfg(unix)]

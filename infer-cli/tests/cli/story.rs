@@ -154,6 +154,11 @@ fn values_out_of_range() {
     ] {
         assert_fails(&run(&["model.bin", flag, value]), 2, &[value]);
     }
+    for command in [&["perplexity", "--windows"][..], &["perplexity", "--window"], &["bench", "--repeat"]] {
+        for value in ["-1", "1.5", "abc", "99999999999999999999999"] {
+            assert_fails(&run(&[command, &[value]].concat()), 2, &[value, "give a whole number"]);
+        }
+    }
     assert_fails(&run(&["model.bin", "-t"]), 2, &["--temperature"]);
     assert_fails(&run(&["model.bin", "-x", "1"]), 2, &["-x"]);
     assert_fails(&run(&["model.bin", "abc"]), 2, &["abc"]);
