@@ -1,13 +1,23 @@
 //! The command line: llama2.c's flags, each with a long name, and its older positional form.
 
+mod suggest;
+mod values;
+
 use std::ffi::OsString;
+use std::io::{self, Write};
 use std::num::{NonZeroU32, NonZeroUsize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use infer_core::KvType;
+
+use crate::input::read_prompt;
+use crate::session::Usage;
+pub use values::PlanLimits;
+use values::{at_least_1, min_p, penalty, plan, seed, steps, stop, temperature, tokens, topp};
 
 /// Tells a story with a Llama-2 model file of llama2.c.
 #[derive(Parser, Debug)]
@@ -24,12 +34,16 @@ pub struct Args {
     #[command(flatten)]
     pub generate: GenerateArgs,
 
+    /// Show the result alone: no rate, no notes, no progress; warnings and errors stay
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+
     /// llama2.c's older form: `infer-cli MODEL.bin [T] [N] [TEXT]`
     #[arg(value_name = "T", value_parser = temperature, conflicts_with = "temperature", hide = true)]
     positional_temperature: Option<f32>,
     #[arg(value_name = "N", value_parser = steps, conflicts_with = "steps", hide = true)]
     positional_steps: Option<usize>,
-    #[arg(value_name = "TEXT", conflicts_with = "prompt", hide = true)]
+    #[arg(value_name = "TEXT", conflicts_with_all = ["prompt", "file"], hide = true)]
     positional_prompt: Option<String>,
 }
 
@@ -44,26 +58,57 @@ pub struct Sampling {
     #[arg(short = 'p', long, value_name = "P", default_value = "0.9", value_parser = topp, allow_hyphen_values = true)]
     pub top_p: f32,
 
-    /// Seed of the random numbers; 0 or absent takes the clock
+    /// Seed of the random numbers, a whole number of 32 bits, read as llama2.c reads it; 0 or absent takes the clock
     #[arg(short, long, value_name = "SEED", default_value = "0", value_parser = seed, allow_hyphen_values = true)]
     #[arg(hide_default_value = true)]
     pub seed: u64,
 }
 
+/// [`Sampling`], and what llama2.c does not have.
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub struct FullSampling {
+    #[command(flatten)]
+    pub basic: Sampling,
+
+    /// Keep the K likeliest tokens only; 0 keeps all
+    #[arg(long, value_name = "K", default_value = "0", value_parser = tokens, allow_hyphen_values = true)]
+    pub top_k: usize,
+
+    /// Drop tokens below this share of the likeliest one's probability; 0 drops none
+    #[arg(long, value_name = "P", default_value = "0", value_parser = min_p, allow_hyphen_values = true)]
+    pub min_p: f32,
+
+    /// Make tokens that were there lately less likely: 1 does nothing, 1.1 is mild
+    #[arg(long, value_name = "X", default_value = "1", value_parser = penalty, allow_hyphen_values = true)]
+    pub repeat_penalty: f32,
+
+    /// Number of last tokens that the penalty looks at, prompt included
+    #[arg(long, value_name = "N", default_value = "64", value_parser = tokens, allow_hyphen_values = true)]
+    pub repeat_last_n: usize,
+}
+
 #[derive(clap::Args, Debug)]
 pub struct GenerateArgs {
     #[command(flatten)]
-    pub sampling: Sampling,
+    pub sampling: FullSampling,
 
     /// Positions to run for, prompt included; 0 runs to the end of the model's context
     #[arg(short = 'n', long, value_name = "N", default_value = "256", value_parser = steps, allow_hyphen_values = true)]
     pub steps: usize,
 
-    /// Beginning of the story, or the first message of a chat
+    /// Beginning of the story, or the first message of a chat; - reads it from standard input
     #[arg(short = 'i', long, value_name = "TEXT", allow_hyphen_values = true)]
     pub prompt: Option<String>,
 
-    /// Tokenizer file [default: tokenizer.bin beside the model, or the embedded one]
+    /// Read the prompt from a file instead; its line ends become \n, and the last one is dropped
+    #[arg(short, long, value_name = "FILE", conflicts_with = "prompt")]
+    pub file: Option<PathBuf>,
+
+    /// End the story before this text; may be given several times
+    #[arg(long, value_name = "TEXT", value_parser = stop, allow_hyphen_values = true)]
+    pub stop: Vec<String>,
+
+    /// Tokenizer file [default: tokenizer.bin beside the model or in this folder, or the embedded one]
     #[arg(short = 'z', long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
 
@@ -82,6 +127,30 @@ pub struct GenerateArgs {
     /// System prompt of a chat; when absent, it is asked for
     #[arg(short = 'y', long, value_name = "TEXT", allow_hyphen_values = true)]
     pub system_prompt: Option<String>,
+
+    /// Print one JSON object at the end instead of the text
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl GenerateArgs {
+    /// Replaces `-f FILE` and `-i -` by the text to be read from there.
+    pub fn read_prompt(&mut self) -> anyhow::Result<()> {
+        let from = self.file.as_deref().or(self.prompt.as_deref().filter(|text| *text == "-").map(Path::new));
+        if let Some(from) = from {
+            self.prompt = Some(read_prompt(from)?);
+        }
+        Ok(())
+    }
+
+    /// Refuses what only stories can have.
+    pub fn check_chat(&self) -> Result<(), Usage> {
+        let flag = if self.json { "--json" } else { "--stop" };
+        if self.json || !self.stop.is_empty() {
+            return Err(Usage(format!("{flag} is for stories: leave it out, or leave out -m chat")));
+        }
+        Ok(())
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -106,8 +175,11 @@ pub enum Command {
         /// Print the plan alone, as a C header for infer_core.h
         #[arg(long)]
         c: bool,
+        /// Print one JSON object
+        #[arg(long, conflicts_with = "c")]
+        json: bool,
     },
-    /// Rewrite a model in int8
+    /// Rewrite a model in int8, and bring its tokenizer.bin along
     Quantize {
         /// Model file of any version; also one whose groups cross rows
         #[arg(value_name = "IN.bin")]
@@ -115,35 +187,16 @@ pub enum Command {
         /// Version 2 file to be written
         #[arg(value_name = "OUT.bin")]
         output: PathBuf,
-    },
-    /// How well a model predicts a text: nats and perplexity per token, nats per byte
-    #[command(allow_missing_positional = true)]
-    Perplexity {
-        /// Model file [default: the embedded model]
-        #[arg(value_name = "MODEL.bin")]
-        model: Option<PathBuf>,
-        /// Text file; stories are split at <|endoftext|>
-        #[arg(value_name = "TEXT")]
-        text: PathBuf,
-        /// Tokenizer file [default: tokenizer.bin beside the model]
+        /// The model's tokenizer [default: tokenizer.bin beside it]
         #[arg(short = 'z', long, value_name = "FILE")]
         tokenizer: Option<PathBuf>,
-        /// Tokens per window, each read from an empty context [default: the model's seq_len]
-        #[arg(long, value_name = "N")]
-        window: Option<usize>,
-        /// Read only so many windows
-        #[arg(long, value_name = "N")]
-        windows: Option<NonZeroUsize>,
-        /// Threads [default: the physical cores]
-        #[arg(long, value_name = "N")]
-        threads: Option<NonZeroUsize>,
-        /// Type of the KV cache
-        #[arg(long, value_name = "TYPE", value_enum, default_value = "f32")]
-        kv: Kv,
     },
+    /// How well a model predicts a text: nats and perplexity per token, nats per byte
+    #[command(override_usage = "infer-cli perplexity [OPTIONS] [MODEL.bin] <TEXT>")]
+    Perplexity(PerplexityArgs),
     /// Measure speed on a model file, or on random weights of a well-known shape
     Bench(BenchArgs),
-    /// Print the tokens of a text on one line, BOS first
+    /// Print the tokens of a text, to the byte as it is given, on one line, BOS first
     Tokenize {
         /// Tokenizer file [default: the embedded one]
         #[arg(short = 'z', long, value_name = "FILE")]
@@ -151,9 +204,61 @@ pub enum Command {
         /// Text; standard input when absent
         #[arg(value_name = "TEXT", allow_hyphen_values = true)]
         text: Option<String>,
+        /// Print one JSON object, with the text of each token
+        #[arg(long)]
+        json: bool,
     },
     /// Let firmware on a serial line tell a story
     Serial(SerialArgs),
+    /// Print a script that completes this program's commands and flags in a shell
+    Completions {
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Write manual pages, one per command
+    Man {
+        /// Folder for them
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
+}
+
+#[derive(clap::Args, Debug)]
+pub struct PerplexityArgs {
+    /// Model file, if a text follows [default: the embedded model]; else the text
+    #[arg(value_name = "MODEL.bin|TEXT")] // two names for one place, so that flags may stand anywhere
+    first: PathBuf,
+    /// Text file, or - for standard input; stories are split at <|endoftext|>
+    #[arg(value_name = "TEXT")]
+    second: Option<PathBuf>,
+    /// Tokenizer file [default: tokenizer.bin beside the model or in this folder]
+    #[arg(short = 'z', long, value_name = "FILE")]
+    pub tokenizer: Option<PathBuf>,
+    /// Tokens per window, each read from an empty context [default: the model's seq_len]
+    #[arg(long, value_name = "N", value_parser = tokens, allow_hyphen_values = true)]
+    pub window: Option<usize>,
+    /// Read only so many windows
+    #[arg(long, value_name = "N", value_parser = at_least_1, allow_hyphen_values = true)]
+    pub windows: Option<NonZeroUsize>,
+    /// Threads [default: the physical cores]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
+    /// Type of the KV cache
+    #[arg(long, value_name = "TYPE", value_enum, default_value = "f32")]
+    pub kv: Kv,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl PerplexityArgs {
+    /// The model, if one is given, and the text.
+    pub fn files(&self) -> (Option<&Path>, &Path) {
+        match &self.second {
+            Some(text) => (Some(&self.first), text),
+            None => (None, &self.first),
+        }
+    }
 }
 
 #[derive(clap::Args, Debug)]
@@ -206,13 +311,13 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N")]
     pub threads: Option<NonZeroUsize>,
     /// Tokens of the prompt, and tokens to generate
-    #[arg(long, value_name = "N", default_value = "128")]
+    #[arg(long, value_name = "N", default_value = "128", value_parser = at_least_1, allow_hyphen_values = true)]
     pub tokens: NonZeroUsize,
     /// Prompt tokens that are read at a time
-    #[arg(long, value_name = "N", default_value = "32")]
+    #[arg(long, value_name = "N", default_value = "32", value_parser = at_least_1, allow_hyphen_values = true)]
     pub batch: NonZeroUsize,
     /// Times that everything is measured; medians are shown
-    #[arg(long, value_name = "N", default_value = "5")]
+    #[arg(long, value_name = "N", default_value = "5", value_parser = at_least_1, allow_hyphen_values = true)]
     pub repeat: NonZeroUsize,
     /// Kernels by name, to compare them [default: the best]
     #[arg(long, value_name = "NAME")]
@@ -268,33 +373,21 @@ impl From<Kv> for KvType {
     }
 }
 
-/// What `inspect` plans for.
-#[derive(Clone, Copy, Debug)]
-pub struct PlanLimits {
-    pub max_seq: Option<usize>,
-    pub kv: Kv,
-    /// Bytes of the longest prompt.
-    pub prompt: u32,
-}
-
-fn plan(text: &str) -> Result<PlanLimits, String> {
-    let mut limits = PlanLimits { max_seq: None, kv: Kv::F32, prompt: 128 }; // firmware-example's MAX_PROMPT
-    for setting in text.split(',').filter(|setting| !setting.is_empty()) {
-        let not_a_number = |_| format!("{setting}: give a number");
-        match setting.split_once('=') {
-            Some(("max_seq", n)) => limits.max_seq = Some(n.parse().map_err(not_a_number)?),
-            Some(("prompt", n)) => limits.prompt = n.parse().map_err(not_a_number)?,
-            Some(("kv", kv)) => limits.kv = Kv::from_str(kv, true).map_err(|_| format!("kv={kv}: give f32 or int8"))?,
-            _ => return Err(format!("\"{setting}\": give max_seq=N, kv=int8 or prompt=BYTES, separated by commas")),
-        }
-    }
-    Ok(limits)
-}
-
 /// Parses the command line. `Err` is the exit code after help or a message has been printed.
 pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Args, ExitCode> {
     let args: Vec<OsString> = args.collect();
-    let mut parsed = Args::try_parse_from(&args).map_err(|e| {
+    let parsed = Args::try_parse_from(&args);
+    // A mistyped command is taken for a model, and what follows it for llama2.c's older form.
+    let model = match &parsed {
+        Ok(parsed) => parsed.model.clone(),
+        Err(e) if e.use_stderr() => model_despite_errors(&args),
+        Err(_) => None,
+    };
+    if let Some(meant) = model.as_deref().and_then(suggest::command) {
+        let _ = writeln!(io::stderr(), "error: {meant}"); // nowhere left to report to
+        return Err(ExitCode::from(2));
+    }
+    let mut parsed = parsed.map_err(|e| {
         if e.kind() == ErrorKind::InvalidUtf8 {
             let bad = args.iter().find(|arg| arg.to_str().is_none()).map(|arg| arg.to_string_lossy());
             eprintln!("error: argument \"{}\" is not valid UTF-8: give the text as UTF-8", bad.unwrap_or_default());
@@ -304,31 +397,15 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Args, ExitCode> {
         ExitCode::from(if e.use_stderr() { 2 } else { 0 })
     })?;
     let generate = &mut parsed.generate;
-    let temperature = &mut generate.sampling.temperature;
+    let temperature = &mut generate.sampling.basic.temperature;
     *temperature = parsed.positional_temperature.unwrap_or(*temperature);
     generate.steps = parsed.positional_steps.unwrap_or(generate.steps);
     generate.prompt = parsed.positional_prompt.take().or(generate.prompt.take());
     Ok(parsed)
 }
 
-fn temperature(text: &str) -> Result<f32, String> {
-    match text.parse() {
-        Ok(t) if f32::is_finite(t) && t >= 0.0 => Ok(t),
-        _ => Err("give a number from 0 upwards, such as 0.8".into()),
-    }
-}
-
-fn topp(text: &str) -> Result<f32, String> {
-    match text.parse() {
-        Ok(p) if (0.0..=1.0).contains(&p) => Ok(p),
-        _ => Err("give a number between 0 and 1, such as 0.9".into()),
-    }
-}
-
-fn seed(text: &str) -> Result<u64, String> {
-    text.parse().map_err(|_| format!("give a whole number from 0 to {}", u64::MAX))
-}
-
-fn steps(text: &str) -> Result<usize, String> {
-    text.parse().map_err(|_| "give a whole number of positions from 0 upwards, such as 256".into())
+/// The model on a command line that cannot be parsed.
+fn model_despite_errors(args: &[OsString]) -> Option<PathBuf> {
+    let matches = Args::command().ignore_errors(true).try_get_matches_from(args).ok()?;
+    matches.try_get_one::<PathBuf>("model").ok()?.cloned()
 }

@@ -1,13 +1,48 @@
 //! Tells a story.
 
 use std::io::{self, Write};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use infer_core::{BOS, Limits, Runner};
+use infer_core::{BOS, Limits, Runner, Tokenizer};
+use serde::Serialize;
 
 use crate::args::GenerateArgs;
-use crate::session::{BATCH, Buffers, ModelFiles, Session, Usage, budget, encode, start_pool};
+use crate::note::note;
+use crate::session::{BATCH, Buffers, ModelFiles, Session, Usage, budget, encode, seed_or_clock, start_pool};
+use crate::stop::Stops;
 use crate::text::TextOut;
+
+/// The JSON object.
+#[derive(Serialize)]
+struct Report {
+    seed: u64,
+    text: String,
+    tokens: Vec<u32>,
+    prompt_tokens: usize,
+    ended_by: End,
+    tokens_per_second: Option<f64>,
+    prompt_tokens_per_second: f64,
+}
+
+/// Why a story ended.
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum End {
+    /// The model began another story.
+    Bos,
+    /// All positions are used.
+    Steps,
+    /// A text of `--stop`.
+    Stop,
+}
+
+struct Told {
+    /// Tokens behind the prompt.
+    tokens: Vec<u32>,
+    end: End,
+    prompt_time: Duration,
+    time: Duration,
+}
 
 pub fn run(files: &ModelFiles, args: &GenerateArgs) -> anyhow::Result<()> {
     let tokenizer = files.tokenizer()?;
@@ -15,7 +50,7 @@ pub fn run(files: &ModelFiles, args: &GenerateArgs) -> anyhow::Result<()> {
     let config = *files.model()?.config();
     let steps = budget(args.steps, &config);
     let prompt = encode(&tokenizer, args.prompt.as_deref().unwrap_or(""))?;
-    if prompt.len() > 1 && prompt.len() >= steps {
+    if prompt.len() > steps {
         let n = prompt.len();
         return Err(Usage(format!(
             "the prompt has {n} tokens and the run {steps} positions: shorten it, or raise -n (the model has {})",
@@ -29,34 +64,81 @@ pub fn run(files: &ModelFiles, args: &GenerateArgs) -> anyhow::Result<()> {
         &config,
         Limits { max_seq: steps, batch: prompt.len().min(BATCH), threads: pool.threads().get(), kv: args.kv.into() },
     )?;
-    let mut session = Session::new(files, &mut buffers, &pool, args.sampling)?;
-    let mut out = TextOut::new(io::stdout().lock());
+    let mut sampling = args.sampling;
+    sampling.basic.seed = seed_or_clock(sampling.basic.seed);
+    let mut session = Session::new(files, &mut buffers, &pool, sampling)?;
+    let mut stops = Stops::new(&args.stop);
+    if !args.json {
+        let mut out = TextOut::new(io::stdout().lock());
+        let told = tell(&mut session, &tokenizer, &prompt, steps, &mut stops, &mut out)?;
+        return Ok(show_rate(&prompt, &told)?);
+    }
+    let mut text = Vec::new();
+    let told = tell(&mut session, &tokenizer, &prompt, steps, &mut stops, &mut TextOut::new(&mut text))?;
+    text.pop(); // the end of the line
+    let (prompt_rate, rate) = rates(&prompt, &told);
+    let report = Report {
+        seed: sampling.basic.seed,
+        text: String::from_utf8(text)?,
+        prompt_tokens: prompt.len(),
+        tokens: [prompt, told.tokens].concat(),
+        ended_by: told.end,
+        tokens_per_second: rate,
+        prompt_tokens_per_second: prompt_rate,
+    };
+    Ok(writeln!(io::stdout(), "{}", serde_json::to_string(&report)?)?)
+}
+
+/// Tells the story, prompt first, and ends the line.
+fn tell(
+    session: &mut Session<'_>,
+    tokenizer: &Tokenizer<'_>,
+    prompt: &[u32],
+    steps: usize,
+    stops: &mut Stops<'_>,
+    out: &mut TextOut<impl Write>,
+) -> anyhow::Result<Told> {
     for pair in prompt.windows(2) {
         out.push(tokenizer.decode(pair[0], pair[1])?)?;
     }
     let start = Instant::now();
-    session.read(&prompt)?;
+    session.read(prompt)?;
     let mut token = *prompt.last().unwrap_or(&BOS);
     let mut next = session.next_token(prompt.len())?;
     let prompt_time = start.elapsed();
-    // BOS ends a story; it is not printed.
-    while next != BOS {
-        out.push(tokenizer.decode(token, next)?)?;
+    let mut tokens = Vec::new();
+    let end = loop {
+        // BOS ends a story; it is not printed.
+        if next == BOS {
+            break End::Bos;
+        }
+        tokens.push(next);
+        let (text, stopped) = stops.push(tokenizer.decode(token, next)?);
+        out.push(&text)?;
+        if stopped {
+            break End::Stop;
+        }
         token = next;
         if session.pos() >= steps {
-            break;
+            break End::Steps;
         }
         session.read(&[token])?;
         next = session.next_token(1)?;
-    }
+    };
+    out.push(&stops.rest())?;
     out.finish()?;
+    Ok(Told { tokens, end, prompt_time, time: start.elapsed() - prompt_time })
+}
 
-    let time = (start.elapsed() - prompt_time).as_secs_f64();
-    let generated = session.pos() - prompt.len();
-    if generated > 0 {
-        let prompt_rate = prompt.len() as f64 / prompt_time.as_secs_f64();
-        let prompt_note = if prompt.len() > 1 { format!(" (prompt: {prompt_rate:.1})") } else { String::new() };
-        writeln!(io::stderr(), "achieved tok/s: {:.1}{prompt_note}", generated as f64 / time)?;
-    }
-    Ok(())
+/// Tokens per second of the prompt and of the story; the story's first token belongs to the prompt.
+fn rates(prompt: &[u32], told: &Told) -> (f64, Option<f64>) {
+    let positions = (told.tokens.len() + usize::from(matches!(told.end, End::Bos))).saturating_sub(1);
+    let rate = (positions > 0).then(|| positions as f64 / told.time.as_secs_f64());
+    (prompt.len() as f64 / told.prompt_time.as_secs_f64(), rate)
+}
+
+fn show_rate(prompt: &[u32], told: &Told) -> io::Result<()> {
+    let (prompt_rate, rate) = rates(prompt, told);
+    let prompt_note = if prompt.len() > 1 { format!(" (prompt: {prompt_rate:.1})") } else { String::new() };
+    rate.map_or(Ok(()), |rate| note(format_args!("achieved tok/s: {rate:.1}{prompt_note}")))
 }

@@ -4,40 +4,129 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use anyhow::Context;
-use infer_core::format::{Header, Version};
+use infer_core::format::{Header, Layout, Tensor, Version};
 use infer_core::{Aligned, Error, KvType, Limits, MergeSlot, Plan, Tokenizer, WeightType};
+use serde::Serialize;
 
 use crate::args::PlanLimits;
-use crate::session::Usage;
+use crate::session::{TOKENIZER, Usage};
 use crate::source::Source;
 
-pub fn run(path: Option<&Path>, limits: PlanLimits, c: bool) -> anyhow::Result<()> {
+pub fn run(path: Option<&Path>, limits: PlanLimits, c: bool, json: bool) -> anyhow::Result<()> {
     let bytes = Source::model(path)?;
     let in_file = || bytes.name.clone();
     let header = Header::parse(&bytes).with_context(in_file)?;
     let layout = header.layout().with_context(in_file)?;
     let (need, have) = (layout.file_bytes, bytes.len() as u64);
     let mut out = io::stdout().lock();
-    if !c {
+    if !c && !json {
         print_header(&mut out, &header, bytes.len())?;
         print_tensors(&mut out, &layout)?;
     }
     if have < need {
         return Err(Error::Truncated { need, have }).with_context(in_file);
     }
+    let plan = plan(&header, limits).with_context(in_file);
     if c {
-        return Ok(print_c(&mut out, &plan(&header, limits).with_context(in_file)?, limits.prompt, &bytes.name)?);
+        return Ok(print_c(&mut out, &plan?, limits.prompt, &bytes.name)?);
+    }
+    let tokenizer = match path {
+        Some(path) => std::fs::metadata(path.with_file_name(TOKENIZER)).map_or(0, |file| file.len()),
+        None => Source::tokenizer(None)?.len() as u64,
+    };
+    if json {
+        let memory = Memory::new(&plan?, bytes.len(), tokenizer, limits.prompt);
+        writeln!(out, "{}", serde_json::to_string(&Report::new(&header, &layout, have, memory))?)?;
+        return Ok(());
     }
     writeln!(out, "{:<14} {need:>40}", "end")?;
     if have > need {
         writeln!(out, "{:<14} {:>40} (ignored)", "after the end", have - need)?;
     }
-    let plan = plan(&header, limits).with_context(in_file)?;
-    let tokenizer = match path {
-        Some(path) => std::fs::metadata(path.with_file_name("tokenizer.bin")).map_or(0, |file| file.len()),
-        None => Source::tokenizer(None)?.len() as u64,
-    };
-    Ok(print_plan(&mut out, &plan, bytes.len(), tokenizer, limits.prompt)?)
+    Ok(print_memory(&mut out, &Memory::new(&plan?, bytes.len(), tokenizer, limits.prompt))?)
+}
+
+/// The JSON object.
+#[derive(Serialize)]
+struct Report {
+    version: u32,
+    weights: &'static str,
+    group_size: Option<usize>,
+    file_bytes: u64,
+    /// Bytes behind the last tensor.
+    ignored_bytes: u64,
+    dim: usize,
+    hidden_dim: usize,
+    n_layers: usize,
+    n_heads: usize,
+    n_kv_heads: usize,
+    vocab_size: usize,
+    seq_len: usize,
+    shared_classifier: bool,
+    tensors: Vec<TensorReport>,
+    firmware: Memory,
+}
+
+#[derive(Serialize)]
+struct TensorReport {
+    name: &'static str,
+    count: usize,
+    rows: usize,
+    cols: usize,
+    #[serde(rename = "type")]
+    weights: &'static str,
+    offset: u64,
+    bytes: u64,
+}
+
+impl Report {
+    fn new(header: &Header, layout: &Layout, file_bytes: u64, firmware: Memory) -> Report {
+        let c = &header.config;
+        let tensor = |t: Tensor| TensorReport {
+            name: t.name.as_str(),
+            count: t.count,
+            rows: t.rows,
+            cols: t.cols,
+            weights: type_name(t.weights),
+            offset: t.offset,
+            bytes: t.bytes(),
+        };
+        Report {
+            version: version(header),
+            weights: type_name(c.weights),
+            group_size: match c.weights {
+                WeightType::F32 => None,
+                WeightType::Q8 { group_size } => Some(group_size),
+            },
+            file_bytes,
+            ignored_bytes: file_bytes - layout.file_bytes,
+            dim: c.dim,
+            hidden_dim: c.hidden_dim,
+            n_layers: c.n_layers,
+            n_heads: c.n_heads,
+            n_kv_heads: c.n_kv_heads,
+            vocab_size: c.vocab_size,
+            seq_len: c.seq_len,
+            shared_classifier: c.shared_classifier,
+            tensors: layout.iter().map(tensor).collect(),
+            firmware,
+        }
+    }
+}
+
+fn version(header: &Header) -> u32 {
+    match header.version {
+        Version::V0 => 0,
+        Version::V1 => 1,
+        Version::V2 => 2,
+    }
+}
+
+fn type_name(weights: WeightType) -> &'static str {
+    match weights {
+        WeightType::F32 => "f32",
+        WeightType::Q8 { .. } => "int8",
+    }
 }
 
 fn plan(header: &Header, PlanLimits { max_seq, kv, .. }: PlanLimits) -> anyhow::Result<Plan> {
@@ -51,16 +140,11 @@ fn plan(header: &Header, PlanLimits { max_seq, kv, .. }: PlanLimits) -> anyhow::
 
 fn print_header(out: &mut impl Write, header: &Header, file_bytes: usize) -> io::Result<()> {
     let c = &header.config;
-    let version = match header.version {
-        Version::V0 => 0,
-        Version::V1 => 1,
-        Version::V2 => 2,
-    };
     let weights = match c.weights {
         WeightType::F32 => "f32".to_owned(),
         WeightType::Q8 { group_size } => format!("int8, group size {group_size}"),
     };
-    writeln!(out, "version        {version} ({weights})")?;
+    writeln!(out, "version        {} ({weights})", version(header))?;
     writeln!(out, "file bytes     {file_bytes}")?;
     for (name, value) in [
         ("dim", c.dim),
@@ -76,7 +160,7 @@ fn print_header(out: &mut impl Write, header: &Header, file_bytes: usize) -> io:
     writeln!(out, "classifier     {}", if c.shared_classifier { "shared with tok_emb" } else { "its own (wcls)" })
 }
 
-fn print_tensors(out: &mut impl Write, layout: &infer_core::format::Layout) -> io::Result<()> {
+fn print_tensors(out: &mut impl Write, layout: &Layout) -> io::Result<()> {
     writeln!(
         out,
         "\n{:<14} {:>5} {:>16} {:>4} {:>11} {:>12}",
@@ -84,10 +168,7 @@ fn print_tensors(out: &mut impl Write, layout: &infer_core::format::Layout) -> i
     )?;
     for tensor in layout.iter() {
         let shape = format!("{} x {}", tensor.rows, tensor.cols);
-        let weights = match tensor.weights {
-            WeightType::F32 => "f32",
-            WeightType::Q8 { .. } => "int8",
-        };
+        let weights = type_name(tensor.weights);
         writeln!(
             out,
             "{:<14} {:>5} {shape:>16} {weights:>4} {:>11} {:>12}",
@@ -100,34 +181,66 @@ fn print_tensors(out: &mut impl Write, layout: &infer_core::format::Layout) -> i
     Ok(())
 }
 
-/// What firmware-example links for this plan, byte by byte, in its sections.
-fn print_plan(out: &mut impl Write, plan: &Plan, model: usize, tokenizer: u64, prompt: u32) -> io::Result<()> {
-    let Limits { max_seq, kv, .. } = plan.limits;
-    let kv = if kv == KvType::I8 { "int8" } else { "f32" };
-    let tokens = Tokenizer::max_tokens(prompt as usize) as u64;
-    let scales = 4 * plan.kv_scales as u64;
-    let align = align_of::<Aligned<u8>>() as u64;
-    let flash = [
-        (".model", "model file, to whole 16 bytes", (model as u64).next_multiple_of(align)),
-        (".model", "tokenizer.bin beside it, the same", tokenizer.next_multiple_of(align)),
-        (".rodata", "tokenizer index", plan.tokenizer_bytes()),
-    ];
-    let ram = [
-        (".hot", "activations, f32", 4 * plan.hot_f32 as u64),
-        (".hot", "activations, int8, to whole words", plan.hot_i8.next_multiple_of(4) as u64),
-        (".hot", "sampler", plan.sampler_bytes()),
-        (".cold", "keys and values", plan.kv_bytes() - scales),
-        (".cold", "scales of keys and values", scales),
-        (".cold", "tokens of the prompt", tokens * size_of::<u32>() as u64),
-        (".cold", "merging of the prompt", tokens * size_of::<MergeSlot>() as u64),
-    ];
-    writeln!(out, "\nfirmware: max_seq {max_seq}, {kv} KV cache, prompts of up to {prompt} bytes")?;
-    writeln!(out, "{:<8} {:<35} {:>12}", "section", "what", "bytes")?;
-    for (total, rows) in [("flash", &flash[..]), ("RAM", &ram)] {
-        for (section, name, bytes) in rows {
-            writeln!(out, "{section:<8} {name:<35} {bytes:>12}")?;
+/// What firmware-example links for a plan, byte by byte, in its sections.
+#[derive(Serialize)]
+struct Memory {
+    max_seq: usize,
+    kv: &'static str,
+    prompt_bytes: u32,
+    flash_bytes: u64,
+    ram_bytes: u64,
+    flash: Vec<Part>,
+    ram: Vec<Part>,
+}
+
+#[derive(Serialize)]
+struct Part {
+    section: &'static str,
+    what: &'static str,
+    bytes: u64,
+}
+
+impl Memory {
+    fn new(plan: &Plan, model: usize, tokenizer: u64, prompt: u32) -> Memory {
+        let tokens = Tokenizer::max_tokens(prompt as usize) as u64;
+        let scales = 4 * plan.kv_scales as u64;
+        let align = align_of::<Aligned<u8>>() as u64;
+        let part = |section, what, bytes| Part { section, what, bytes };
+        let flash = vec![
+            part(".model", "model file, to whole 16 bytes", (model as u64).next_multiple_of(align)),
+            part(".model", "tokenizer.bin beside it, the same", tokenizer.next_multiple_of(align)),
+            part(".rodata", "tokenizer index", plan.tokenizer_bytes()),
+        ];
+        let ram = vec![
+            part(".hot", "activations, f32", 4 * plan.hot_f32 as u64),
+            part(".hot", "activations, int8, to whole words", plan.hot_i8.next_multiple_of(4) as u64),
+            part(".hot", "sampler", plan.sampler_bytes()),
+            part(".cold", "keys and values", plan.kv_bytes() - scales),
+            part(".cold", "scales of keys and values", scales),
+            part(".cold", "tokens of the prompt", tokens * size_of::<u32>() as u64),
+            part(".cold", "merging of the prompt", tokens * size_of::<MergeSlot>() as u64),
+        ];
+        let sum = |parts: &[Part]| parts.iter().map(|part| part.bytes).sum();
+        Memory {
+            max_seq: plan.limits.max_seq,
+            kv: if plan.limits.kv == KvType::I8 { "int8" } else { "f32" },
+            prompt_bytes: prompt,
+            flash_bytes: sum(&flash),
+            ram_bytes: sum(&ram),
+            flash,
+            ram,
         }
-        let sum: u64 = rows.iter().map(|(_, _, bytes)| bytes).sum();
+    }
+}
+
+fn print_memory(out: &mut impl Write, memory: &Memory) -> io::Result<()> {
+    let Memory { max_seq, kv, prompt_bytes, .. } = memory;
+    writeln!(out, "\nfirmware: max_seq {max_seq}, {kv} KV cache, prompts of up to {prompt_bytes} bytes")?;
+    writeln!(out, "{:<8} {:<35} {:>12}", "section", "what", "bytes")?;
+    for (total, parts, sum) in [("flash", &memory.flash, memory.flash_bytes), ("RAM", &memory.ram, memory.ram_bytes)] {
+        for Part { section, what, bytes } in parts {
+            writeln!(out, "{section:<8} {what:<35} {bytes:>12}")?;
+        }
         writeln!(out, "{total:<8} {:<35} {sum:>12}", "in all, without code and stack")?;
     }
     Ok(())

@@ -4,19 +4,26 @@ mod args;
 mod bandwidth;
 mod bench;
 mod chat;
+mod foreign;
 mod generate;
+mod input;
 mod inspect;
+mod note;
 mod perplexity;
 mod pool;
 mod quantize;
 mod serial;
 mod session;
+mod shell;
 mod source;
+mod stop;
 mod text;
 mod tokenize;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+
+use clap::CommandFactory;
 
 use args::{Args, Command, Mode};
 use session::{ModelFiles, Usage};
@@ -25,7 +32,7 @@ use session::{ModelFiles, Usage};
 const INTERRUPTED: i32 = 130;
 
 fn main() -> ExitCode {
-    let args = match args::parse(std::env::args_os()) {
+    let mut args = match args::parse(std::env::args_os()) {
         Ok(args) => args,
         Err(code) => return code,
     };
@@ -38,7 +45,7 @@ fn main() -> ExitCode {
         let _ = writeln!(io::stderr());
         std::process::exit(INTERRUPTED);
     });
-    match run(&args) {
+    match run(&mut args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) if is_broken_pipe(&e) => ExitCode::SUCCESS,
         Err(e) => {
@@ -48,23 +55,33 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: &Args) -> anyhow::Result<()> {
+fn run(args: &mut Args) -> anyhow::Result<()> {
+    if args.quiet {
+        note::be_quiet();
+    }
     match &args.command {
-        Some(Command::Inspect { model, plan, c }) => return inspect::run(model.as_deref(), *plan, *c),
-        Some(Command::Quantize { input, output }) => return quantize::run(input, output),
-        Some(Command::Perplexity { model, text, tokenizer, window, windows, threads, kv }) => {
-            let files = ModelFiles::open(model.as_deref(), tokenizer.as_deref())?;
-            return perplexity::run(&files, text, *window, *windows, *threads, *kv);
+        Some(Command::Inspect { model, plan, c, json }) => return inspect::run(model.as_deref(), *plan, *c, *json),
+        Some(Command::Quantize { input, output, tokenizer }) => {
+            return quantize::run(input, output, tokenizer.as_deref());
         }
+        Some(Command::Perplexity(args)) => return perplexity::run(args),
         Some(Command::Bench(args)) => return bench::run(args),
-        Some(Command::Tokenize { tokenizer, text }) => return tokenize::run(tokenizer.as_deref(), text.as_deref()),
+        Some(Command::Tokenize { tokenizer, text, json }) => {
+            return tokenize::run(tokenizer.as_deref(), text.as_deref(), *json);
+        }
         Some(Command::Serial(args)) => return serial::run(args),
+        Some(Command::Completions { shell }) => return shell::completions(Args::command(), *shell),
+        Some(Command::Man { folder }) => return shell::man(Args::command(), folder),
         None => {}
     }
     let files = ModelFiles::open(args.model.as_deref(), args.generate.tokenizer.as_deref())?;
+    args.generate.read_prompt()?;
     match args.generate.mode {
         Mode::Generate => generate::run(&files, &args.generate),
-        Mode::Chat => chat::run(&files, &args.generate),
+        Mode::Chat => {
+            args.generate.check_chat()?;
+            chat::run(&files, &args.generate)
+        }
     }
 }
 

@@ -1,57 +1,79 @@
 //! How well a model predicts a text.
 
 use std::io::{self, Write};
-use std::num::NonZeroUsize;
 use std::path::Path;
 
 use anyhow::Context;
-use indicatif::{ProgressBar, ProgressStyle};
-use infer_core::{BOS, Engine, Kernels, Limits, Runner, Tokenizer, classify, forward, map_file};
+use infer_core::{BOS, Engine, Kernels, Limits, Runner, Tokenizer, classify, forward};
+use serde::Serialize;
 
-use crate::args::Kv;
+use crate::args::PerplexityArgs;
+use crate::input::read_text;
+use crate::note::progress;
 use crate::session::{BATCH, Buffers, ModelFiles, Usage, encode, start_pool};
 
 /// What separates the stories of a text.
 const SEPARATOR: &str = "<|endoftext|>";
 
-pub fn run(
-    files: &ModelFiles,
-    path: &Path,
-    window: Option<usize>,
-    windows: Option<NonZeroUsize>,
-    threads: Option<NonZeroUsize>,
-    kv: Kv,
-) -> anyhow::Result<()> {
+/// The fields of the JSON object.
+#[derive(Serialize)]
+struct Report {
+    windows: usize,
+    window: usize,
+    tokens: usize,
+    bytes: usize,
+    nats_per_token: f64,
+    perplexity: f64,
+    nats_per_byte: f64,
+}
+
+pub fn run(args: &PerplexityArgs) -> anyhow::Result<()> {
+    let (model, text) = args.files();
+    let files = ModelFiles::open(model, args.tokenizer.as_deref())?;
+    let report = measure(&files, text, args)?;
+    let mut out = io::stdout().lock();
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string(&report)?)?;
+        return Ok(());
+    }
+    writeln!(out, "windows          {} of {} tokens", report.windows, report.window)?;
+    writeln!(out, "predicted        {} tokens, {} bytes", report.tokens, report.bytes)?;
+    writeln!(out, "nats per token   {:.7}", report.nats_per_token)?;
+    writeln!(out, "perplexity       {:.5}", report.perplexity)?;
+    writeln!(out, "nats per byte    {:.7}", report.nats_per_byte)?;
+    Ok(())
+}
+
+fn measure(files: &ModelFiles, text: &Path, args: &PerplexityArgs) -> anyhow::Result<Report> {
     let model = files.model()?;
     let config = *model.config();
-    let window = window.unwrap_or(config.seq_len);
+    let window = args.window.unwrap_or(config.seq_len);
     if window == 0 || window > config.seq_len {
         return Err(Usage(format!("--window {window}: give 1 to {}, the model's context", config.seq_len)).into());
     }
     let tokenizer = files.tokenizer()?;
     let tokenizer = tokenizer.get();
-    let ids = read_stream(&tokenizer, path)?;
+    let ids = read_stream(&tokenizer, text)?;
     let most = ids.len().saturating_sub(1) / window;
-    let windows = windows.map_or(most, |n| n.get().min(most));
+    let windows = args.windows.map_or(most, |n| n.get().min(most));
     if windows == 0 {
         let n = ids.len();
         return Err(Usage(format!(
             "text {} has {n} tokens, and one window takes {}: give a longer text or a smaller --window",
-            path.display(),
+            text.display(),
             window + 1
         ))
         .into());
     }
 
-    let pool = start_pool(threads)?;
+    let pool = start_pool(args.threads)?;
     let engine = Engine { kernels: Kernels::detect(), runner: &pool };
     let mut buffers = Buffers::new(
         &config,
-        Limits { max_seq: window, batch: BATCH.min(window), threads: pool.threads().get(), kv: kv.into() },
+        Limits { max_seq: window, batch: BATCH.min(window), threads: pool.threads().get(), kv: args.kv.into() },
     )?;
     let mut state = buffers.state()?;
-    let progress = ProgressBar::new(windows as u64);
-    progress.set_style(ProgressStyle::with_template("{bar:40} window {pos}/{len}, {msg}, {eta} left")?);
+    let progress = progress(windows as u64, "{bar:40} window {pos}/{len}, {msg}, {eta} left")?;
     let (mut nats, mut bytes) = (0.0, 0);
     for k in 0..windows {
         let start = k * window;
@@ -71,24 +93,15 @@ pub fn run(
     }
     progress.finish_and_clear();
 
-    let predicted = windows * window;
-    let per_token = nats / predicted as f64;
-    let mut out = io::stdout().lock();
-    writeln!(out, "windows          {windows} of {window} tokens")?;
-    writeln!(out, "predicted        {predicted} tokens, {bytes} bytes")?;
-    writeln!(out, "nats per token   {per_token:.7}")?;
-    writeln!(out, "perplexity       {:.5}", per_token.exp())?;
-    writeln!(out, "nats per byte    {:.7}", nats / bytes as f64)?;
-    Ok(())
+    let tokens = windows * window;
+    let nats_per_token = nats / tokens as f64;
+    let (perplexity, nats_per_byte) = (nats_per_token.exp(), nats / bytes as f64);
+    Ok(Report { windows, window, tokens, bytes, nats_per_token, perplexity, nats_per_byte })
 }
 
 /// All stories of a text, each with BOS in front.
 fn read_stream(tokenizer: &Tokenizer<'_>, path: &Path) -> anyhow::Result<Vec<u32>> {
-    let in_file = || format!("text {}", path.display());
-    let map = map_file(path).with_context(in_file)?;
-    let text = std::str::from_utf8(&map)
-        .map_err(|e| anyhow::anyhow!("not valid UTF-8 from byte {} on: convert it to UTF-8", e.valid_up_to()))
-        .with_context(in_file)?;
+    let text = read_text(path)?;
     let mut ids = Vec::new();
     for story in text.split(SEPARATOR).map(str::trim).filter(|story| !story.is_empty()) {
         ids.extend(encode(tokenizer, story)?);

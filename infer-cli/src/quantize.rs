@@ -5,15 +5,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use anyhow::{Context, ensure};
-use indicatif::{ProgressBar, ProgressStyle};
 use infer_core::format::{Header, Tensor, Version, quantize_group};
 use infer_core::{Error, WeightType, map_file};
+use same_file::is_same_file;
+use tempfile::NamedTempFile;
 
-use crate::session::Usage;
+use crate::note::{note, progress};
+use crate::session::{OwnedTokenizer, TOKENIZER, Usage};
+use crate::source::Source;
 
-pub fn run(input: &Path, output: &Path) -> anyhow::Result<()> {
+pub fn run(input: &Path, output: &Path, tokenizer: Option<&Path>) -> anyhow::Result<()> {
     let in_file = || format!("model {}", input.display());
-    let bytes = map_file(input).with_context(in_file)?;
+    let bytes = Source::model(Some(input))?;
     let source = Header::parse_any_group(&bytes).with_context(in_file)?;
     let layout = source.layout().with_context(in_file)?;
     let (need, have) = (layout.file_bytes, bytes.len() as u64);
@@ -23,29 +26,16 @@ pub fn run(input: &Path, output: &Path) -> anyhow::Result<()> {
     let config = source.config.quantized().with_context(in_file)?;
     let target = Header { version: Version::V2, config };
 
-    // Under the final name there is the whole file or nothing: a temporary file beside it is renamed at the end.
     let out_file = || format!("output {}", output.display());
-    if output.metadata().is_ok_and(|there| !there.is_file()) {
-        return Err(
-            Usage(format!("{} is there and not a regular file: name the file to be written", out_file())).into()
-        );
-    }
-    let folder = match output.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".quantize-");
-    #[cfg(unix)] // as any new file, not only for its owner
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
-    let mut temporary = builder.tempfile_in(folder).with_context(out_file)?;
+    check_output(input, output)?;
+    let tokenizer = Companion::find(input, output, tokenizer, config.vocab_size)?;
+    let mut temporary = temporary_beside(output).with_context(out_file)?;
     remember_unfinished(Some(temporary.path().to_path_buf()));
     let mut out = BufWriter::with_capacity(1 << 16, temporary.as_file_mut());
     let header = target.to_bytes().with_context(in_file)?;
     out.write_all(&header[..target.size()]).with_context(out_file)?;
     let targets = target.layout().with_context(in_file)?;
-    let progress = ProgressBar::new(targets.file_bytes);
-    progress.set_style(ProgressStyle::with_template("{bar:40} {bytes} of {total_bytes}, {eta} left")?);
+    let progress = progress(targets.file_bytes, "{bar:40} {bytes} of {total_bytes}, {eta} left")?;
     for tensor in targets.iter() {
         let from = layout.get(tensor.name).with_context(|| format!("{}: no {}", in_file(), tensor.name.as_str()))?;
         for l in 0..tensor.count {
@@ -58,12 +48,97 @@ pub fn run(input: &Path, output: &Path) -> anyhow::Result<()> {
     out.flush().with_context(out_file)?;
     drop(out);
     temporary.as_file().sync_all().with_context(out_file)?;
+    tokenizer.write()?; // first: a model without its tokenizer is of no use
     temporary.persist(output).with_context(out_file)?;
     remember_unfinished(None);
     progress.finish_and_clear();
     let WeightType::Q8 { group_size } = config.weights else { unreachable!("quantized() gives Q8") };
-    writeln!(io::stderr(), "{}: {} bytes, int8 in groups of {group_size}", output.display(), targets.file_bytes)?;
+    note(format_args!("{}: {} bytes, int8 in groups of {group_size}", output.display(), targets.file_bytes))?;
+    if !output.with_file_name(TOKENIZER).exists() {
+        note(format_args!("there is no {TOKENIZER} beside {}: -z brings one along", input.display()))?;
+    }
     Ok(())
+}
+
+/// Refuses outputs that would replace the input or what is no file.
+fn check_output(input: &Path, output: &Path) -> anyhow::Result<()> {
+    let out_file = format!("output {}", output.display());
+    if output.metadata().is_ok_and(|there| !there.is_file()) {
+        return Err(Usage(format!("{out_file} is there and not a regular file: name the file to be written")).into());
+    }
+    if is_same_file(input, output).unwrap_or(false) {
+        return Err(Usage(format!("{out_file} is the input itself: give another name")).into());
+    }
+    if output.file_name().is_some_and(|name| name == TOKENIZER) {
+        return Err(Usage(format!("{out_file} is the place of the model's tokenizer: give another name")).into());
+    }
+    Ok(())
+}
+
+/// A new file in the folder of this one. Under the final name there is then the whole file or nothing: it is renamed at
+/// the end.
+fn temporary_beside(path: &Path) -> io::Result<NamedTempFile> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".quantize-");
+    #[cfg(unix)] // as any new file, not only for its owner
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
+    builder.tempfile_in(folder)
+}
+
+/// The tokenizer that goes with the output: what is to be written beside it, if anything.
+struct Companion {
+    path: PathBuf,
+    bytes: Option<Vec<u8>>,
+}
+
+impl Companion {
+    /// Takes the given tokenizer, or the one beside the input, and checks that it is whole. A tokenizer.bin of another
+    /// vocabulary beside the output is never replaced, nor left for the model to be read with.
+    fn find(input: &Path, output: &Path, given: Option<&Path>, vocab_size: usize) -> anyhow::Result<Companion> {
+        let path = output.with_file_name(TOKENIZER);
+        let beside = input.with_file_name(TOKENIZER);
+        let Some(from) = given.or(beside.exists().then_some(&*beside)) else {
+            ensure!(
+                !path.exists(),
+                "{} is there, and nothing tells whether it is this model's: name the model's own with -z",
+                path.display()
+            );
+            return Ok(Companion { path, bytes: None });
+        };
+        let source = Source::tokenizer(Some(from))?; // first: opening a pipe, as the comparison does, would wait
+        if is_same_file(from, output).unwrap_or(false) {
+            return Err(Usage(format!("output {} is the tokenizer itself: give another name", output.display())).into());
+        }
+        OwnedTokenizer::new(&source, vocab_size)
+            .with_context(|| format!("{}: name the model's own with -z", source.name))?;
+        if !path.exists() {
+            return Ok(Companion { path, bytes: Some(source.to_vec()) });
+        }
+        let there = map_file(&path).with_context(|| format!("tokenizer {}", path.display()))?;
+        ensure!(
+            there[..] == source[..],
+            "{} is there and differs from {}, so that a model beside it would print gibberish: name an output in \
+             another folder, or move that file away",
+            path.display(),
+            from.display()
+        );
+        Ok(Companion { path, bytes: None })
+    }
+
+    fn write(&self) -> anyhow::Result<()> {
+        let Some(bytes) = &self.bytes else { return Ok(()) };
+        let out_file = || format!("tokenizer {}", self.path.display());
+        let mut temporary = temporary_beside(&self.path).with_context(out_file)?;
+        temporary.write_all(bytes).with_context(out_file)?;
+        temporary.as_file().sync_all().with_context(out_file)?;
+        // Not over a file that came into being meanwhile.
+        temporary.persist_noclobber(&self.path).with_context(out_file)?;
+        Ok(())
+    }
 }
 
 /// The file that an interruption should remove.

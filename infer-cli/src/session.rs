@@ -3,16 +3,17 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use infer_core::{
     Config, Engine, HotBuffers, IndexEntry, Kernels, KvBuffers, KvType, Limits, MergeSlot, Model, Plan, ProbIndex,
-    Sampler, State, Tokenizer, classify, forward,
+    Sampler, State, Tokenizer, classify, forward, penalize,
 };
 
-use crate::args::Sampling;
+use crate::args::FullSampling;
+use crate::note::note;
 use crate::pool::{Pool, default_threads};
 use crate::source::Source;
 
@@ -38,13 +39,16 @@ pub struct ModelFiles {
 }
 
 impl ModelFiles {
-    /// Opens a model, by default the embedded one; the tokenizer is the given one or the model's own: `tokenizer.bin`
-    /// beside it, or the embedded one.
+    /// Opens a model, by default the embedded one, and its tokenizer: the given one, or [`find_tokenizer`].
     pub fn open(model: Option<&Path>, tokenizer: Option<&Path>) -> anyhow::Result<ModelFiles> {
-        let beside = model.map(|path| path.with_file_name("tokenizer.bin"));
-        let model = Source::model(model)?;
+        let path = model;
+        let model = Source::model(path)?;
         Model::from_bytes(&model).with_context(|| model.name.clone())?; // before the tokenizer is asked for
-        let tokenizer = Source::tokenizer(tokenizer.or(beside.as_deref()))?;
+        let found = match (path, tokenizer) {
+            (Some(model), None) => Some(find_tokenizer(model)?),
+            _ => None,
+        };
+        let tokenizer = Source::tokenizer(tokenizer.or(found.as_deref()))?;
         Ok(ModelFiles { model, tokenizer })
     }
 
@@ -78,6 +82,25 @@ impl ModelFiles {
         }
         Ok(tokenizer)
     }
+}
+
+/// What a model's tokenizer is called.
+pub const TOKENIZER: &str = "tokenizer.bin";
+
+/// The tokenizer of this model: beside it, or, as llama2.c has it, in the current folder.
+pub fn find_tokenizer(model: &Path) -> anyhow::Result<PathBuf> {
+    let (beside, here) = (model.with_file_name(TOKENIZER), Path::new(TOKENIZER));
+    if beside.exists() {
+        return Ok(beside);
+    }
+    if here.exists() {
+        note(format_args!("no {}: using {TOKENIZER} of the current folder", beside.display()))?;
+        return Ok(here.into());
+    }
+    bail!(
+        "there is neither {} nor {TOKENIZER} in the current folder: give the model's tokenizer with -z",
+        beside.display()
+    )
 }
 
 /// A tokenizer with its own index.
@@ -164,6 +187,9 @@ pub struct Session<'a> {
     engine: Engine<'a>,
     pub sampler: Sampler,
     scratch: Vec<ProbIndex>,
+    sampling: FullSampling,
+    /// All tokens read, for the repetition penalty.
+    tokens: Vec<u32>,
     model_name: &'a str,
 }
 
@@ -172,15 +198,20 @@ impl<'a> Session<'a> {
         files: &'a ModelFiles,
         buffers: &'a mut Buffers,
         pool: &'a Pool,
-        sampling: Sampling,
+        sampling: FullSampling,
     ) -> anyhow::Result<Session<'a>> {
         let model = files.model()?;
+        let basic = sampling.basic;
+        let mut sampler = Sampler::new(basic.temperature, basic.top_p, seed_or_clock(basic.seed))?;
+        sampler.limit(sampling.top_k, sampling.min_p)?;
         Ok(Session {
             model,
             state: buffers.state()?,
             engine: Engine { kernels: Kernels::detect(), runner: pool },
-            sampler: Sampler::new(sampling.temperature, sampling.top_p, seed_or_clock(sampling.seed))?,
+            sampler,
             scratch: vec![ProbIndex::default(); model.config().vocab_size],
+            sampling,
+            tokens: Vec::new(),
             model_name: files.model_name(),
         })
     }
@@ -195,6 +226,7 @@ impl<'a> Session<'a> {
         for tokens in tokens.chunks(self.state.plan().limits.batch) {
             let pos = self.state.filled();
             forward(&self.model, &mut self.state, &self.engine, tokens, pos)?;
+            self.tokens.extend(tokens);
         }
         Ok(())
     }
@@ -204,6 +236,13 @@ impl<'a> Session<'a> {
         let row = (n - 1) % self.state.plan().limits.batch;
         let logits =
             classify(&self.model, &mut self.state, &self.engine, row).with_context(|| self.model_name.to_owned())?;
+        if self.sampling.repeat_penalty != 1.0 {
+            let recent = self.tokens.len().saturating_sub(self.sampling.repeat_last_n);
+            let mut recent = self.tokens[recent..].to_vec();
+            recent.sort_unstable();
+            recent.dedup(); // the time grows with the square of their number
+            penalize(logits, &recent, self.sampling.repeat_penalty)?;
+        }
         Ok(self.sampler.sample(logits, &mut self.scratch)?)
     }
 }

@@ -3,8 +3,10 @@
 use std::ops::Deref;
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use infer_core::{Aligned, Mmap, map_file};
+
+use crate::foreign;
 
 static MODEL: &Aligned<[u8]> = &Aligned(*include_bytes!("../../models/firmware/model.bin"));
 static TOKENIZER: &[u8] = include_bytes!("../../models/firmware/tokenizer.bin");
@@ -27,7 +29,11 @@ impl Source {
         match path {
             Some(path) => {
                 let name = format!("model {}", path.display());
-                Ok(Source { bytes: Bytes::Mapped(map_file(path).with_context(|| name.clone())?), name })
+                let map = map_file(path).with_context(|| name.clone())?;
+                if let Some(problem) = foreign::not_a_model(&map, path) {
+                    bail!("{name}: {problem}");
+                }
+                Ok(Source { bytes: Bytes::Mapped(map), name })
             }
             None => Ok(Source { name: "the embedded default model".into(), bytes: Bytes::Embedded(&MODEL.0) }),
         }
@@ -38,7 +44,10 @@ impl Source {
         match path {
             Some(path) => {
                 let name = format!("tokenizer {}", path.display());
-                let map = map_file(path).with_context(|| format!("{name}: give the model's tokenizer with -z"))?;
+                let map = map_file(path).with_context(|| name.clone())?;
+                if let Some(problem) = foreign::not_a_tokenizer(&map, path) {
+                    bail!("{name}: {problem}");
+                }
                 Ok(Source { name, bytes: Bytes::Mapped(map) })
             }
             None => Ok(Source { name: "the embedded tokenizer".into(), bytes: Bytes::Embedded(TOKENIZER) }),

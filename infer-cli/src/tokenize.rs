@@ -1,35 +1,46 @@
 //! Prints the tokens of a text.
 
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use anyhow::Context;
-use infer_core::count_entries;
+use infer_core::{Tokenizer, count_entries};
+use serde::Serialize;
 
-use crate::session::{OwnedTokenizer, Usage, encode};
+use crate::input::read_stdin;
+use crate::session::{OwnedTokenizer, encode};
 use crate::source::Source;
 
-pub fn run(path: Option<&Path>, text: Option<&str>) -> anyhow::Result<()> {
+/// The fields of the JSON object.
+#[derive(Serialize)]
+struct Report<'a> {
+    tokens: &'a [u32],
+    /// The text of each; bytes that are no text on their own become U+FFFD.
+    pieces: Vec<String>,
+}
+
+pub fn run(path: Option<&Path>, text: Option<&str>, json: bool) -> anyhow::Result<()> {
     let bytes = Source::tokenizer(path)?;
     let in_file = || bytes.name.clone();
     let vocab_size = count_entries(&bytes).with_context(in_file)?;
     let tokenizer = OwnedTokenizer::new(&bytes, vocab_size).with_context(in_file)?;
-    let text = match text {
-        Some(text) => text.to_owned(),
-        None => {
-            let mut input = Vec::new();
-            io::stdin().lock().read_to_end(&mut input)?;
-            String::from_utf8(input).map_err(|e| {
-                let at = e.utf8_error().valid_up_to();
-                Usage(format!("standard input is not valid UTF-8 from byte {at} on: convert it to UTF-8"))
-            })?
-        }
-    };
+    let tokenizer = tokenizer.get();
+    let text = text.map_or_else(read_stdin, |text| Ok(text.to_owned()))?;
+    let tokens = encode(&tokenizer, &text)?;
     let mut out = BufWriter::new(io::stdout().lock());
-    for (i, token) in encode(&tokenizer.get(), &text)?.iter().enumerate() {
-        write!(out, "{}{token}", if i > 0 { " " } else { "" })?;
+    if json {
+        serde_json::to_writer(&mut out, &Report { tokens: &tokens, pieces: pieces(&tokenizer, &tokens)? })?;
+    } else {
+        for (i, token) in tokens.iter().enumerate() {
+            write!(out, "{}{token}", if i > 0 { " " } else { "" })?;
+        }
     }
     writeln!(out)?;
     out.flush()?;
     Ok(())
+}
+
+fn pieces(tokenizer: &Tokenizer<'_>, tokens: &[u32]) -> Result<Vec<String>, infer_core::Error> {
+    let piece = |&token| Ok(String::from_utf8_lossy(tokenizer.decode(0, token)?).into_owned());
+    tokens.iter().map(piece).collect()
 }

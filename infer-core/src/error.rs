@@ -90,6 +90,8 @@ pub enum Error {
         /// Token id of the first such logit.
         token: usize,
     },
+    /// Every logit is minus infinity: no token is left to pick.
+    AllMasked,
     /// A setting is outside its range.
     Setting {
         /// Its name.
@@ -163,6 +165,7 @@ impl fmt::Display for Error {
             Error::NotFinite { token } => {
                 write!(f, "the logit of token {token} is not a finite number: the weights are damaged")
             }
+            Error::AllMasked => write!(f, "every logit is minus infinity: leave at least one token that may be picked"),
             Error::Setting { name, value, rule } => write!(f, "{name} is {value}, but {rule}"),
             Error::TokenizerTruncated { token, vocab_size, have } => write!(
                 f,

@@ -76,6 +76,6 @@ pub use math::{HASH_START, hash_bytes, hash_logits};
 pub use matrix::{Matrix, Q8Matrix};
 pub use model::{Aligned, Layer, Model};
 pub use runner::{Runner, Serial};
-pub use sampler::{ProbIndex, Sampler};
+pub use sampler::{ProbIndex, Sampler, penalize};
 pub use state::{HotBuffers, KvBuffers, State};
 pub use tokenizer::{BOS, EOS, IndexEntry, MergeSlot, Tokenizer, UNK, build_index, count_entries};

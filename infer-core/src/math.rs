@@ -152,18 +152,6 @@ pub fn sqrt(x: f32) -> f32 {
     libm::sqrtf(x)
 }
 
-/// Softmax in place. A NaN anywhere makes every weight NaN.
-pub fn softmax(x: &mut [f32]) {
-    let max = max(x);
-    for x in x.iter_mut() {
-        *x = exp(*x - max);
-    }
-    let inverse = 1.0 / sum(x);
-    for x in x.iter_mut() {
-        *x *= inverse;
-    }
-}
-
 /// The numerator of softmax, for a score `x` <= 0 in units of ln 2 above the largest: 2^x, and 0 where that is below 2^-60, so
 /// that no subnormal number arises, which some vector units flush. NaN stays NaN.
 #[inline(always)]

@@ -24,6 +24,21 @@ pub struct Args {
     /// Tokenizer of a model file [default: tokenizer.bin beside it]
     #[arg(long)]
     tokenizer: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// The fields of the JSON object, as `infer-cli perplexity --json` has them.
+#[derive(serde::Serialize)]
+struct Report {
+    windows: usize,
+    window: usize,
+    tokens: usize,
+    bytes: usize,
+    nats_per_token: f64,
+    perplexity: f64,
+    nats_per_byte: f64,
 }
 
 pub fn run(args: &Args) -> anyhow::Result<()> {
@@ -62,9 +77,16 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let sums = sums.collect::<anyhow::Result<Vec<(f64, usize)>>>()?;
     // In order, so that the sum does not depend on the threads.
     let (nats, bytes) = sums.iter().fold((0.0, 0), |(nats, bytes), sum| (nats + sum.0, bytes + sum.1));
-    println!("predicted        {} tokens, {bytes} bytes", n * window);
-    println!("nats per token   {:.7}", nats / (n * window) as f64);
-    println!("nats per byte    {:.7}", nats / bytes as f64);
+    let (tokens, nats_per_token, nats_per_byte) = (n * window, nats / (n * window) as f64, nats / bytes as f64);
+    if args.json {
+        let perplexity = nats_per_token.exp();
+        let report = Report { windows: n, window, tokens, bytes, nats_per_token, perplexity, nats_per_byte };
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        println!("predicted        {tokens} tokens, {bytes} bytes");
+        println!("nats per token   {nats_per_token:.7}");
+        println!("nats per byte    {nats_per_byte:.7}");
+    }
     Ok(())
 }
 

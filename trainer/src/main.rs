@@ -29,6 +29,7 @@ mod sample;
 mod schedule;
 mod settings;
 mod shards;
+mod shell;
 mod teacher;
 mod tensorboard;
 mod train;
@@ -57,6 +58,17 @@ enum Command {
     Sample(sample::Args),
     Eval(eval::Args),
     Export(export::Args),
+    /// Print a script that completes this program's commands and flags in a shell
+    Completions {
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Write manual pages, one per command
+    Man {
+        /// Folder for them
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
@@ -69,6 +81,8 @@ fn main() -> anyhow::Result<()> {
         Some(Command::Sample(args)) => sample::run(&args),
         Some(Command::Eval(args)) => eval::run(&args),
         Some(Command::Export(args)) => export::run(&args),
+        Some(Command::Completions { shell }) => shell::completions(Cli::command(), shell),
+        Some(Command::Man { folder }) => shell::man(Cli::command(), &folder),
         None => train::run(&Settings::load(cli.config.as_deref(), cli.settings, &matches)?),
     }
 }

@@ -126,6 +126,11 @@ fn a_run_leaves_a_model_that_tells_stories() {
     assert!((trained - evaluated).abs() < 1e-3, "{trained} {evaluated}");
     assert!(evaluated < 0.8 * 320f64.ln(), "it has learnt something: {evaluated}");
 
+    let json = scene.succeeds(&["eval", "out", "--data", "out/tokens", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert!((json["nats_per_token"].as_f64().unwrap() - evaluated).abs() < 1e-6, "{json}");
+    assert_eq!(json["perplexity"].as_f64().unwrap(), json["nats_per_token"].as_f64().unwrap().exp());
+
     for (version, bytes) in [("0", 28), ("1", 256), ("2", 256)] {
         scene.succeeds(&["export", "out", "exported/model.bin", "--version", version]);
         assert!(fs::metadata(scene.path("exported/model.bin")).unwrap().len() > bytes);
@@ -196,6 +201,18 @@ fn a_resumed_run_needs_its_shards_only() {
     fs::remove_file(scene.path("stories.txt")).unwrap();
     let log = scene.succeeds(&["--config", "out/settings.toml", "--init-from", "resume", "--max-iters", "10"]);
     assert!(log.contains("data: the token shards in out/tokens"), "{log}");
+}
+
+#[test]
+fn completions_and_manual_pages_know_every_command() {
+    let scene = Scene::new();
+    scene.succeeds(&["man", "man1"]);
+    for name in ["download", "train-vocab", "pretokenize", "sample", "eval", "export", "completions", "man"] {
+        assert!(scene.path(&format!("man1/trainer-{name}.1")).exists(), "{name}");
+        for shell in ["bash", "zsh", "fish"] {
+            assert!(scene.succeeds(&["completions", shell]).contains(name), "{shell}: {name}");
+        }
+    }
 }
 
 #[test]

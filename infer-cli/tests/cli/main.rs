@@ -2,6 +2,8 @@
 
 mod commands;
 mod default_model;
+mod files;
+mod flags;
 mod golden;
 mod serial;
 mod story;
@@ -22,11 +24,20 @@ fn run(args: &[&str]) -> Output {
     cli().args(args).stdin(Stdio::null()).output().unwrap()
 }
 
+/// Runs in this folder.
+fn run_in(folder: &Path, args: &[&str]) -> Output {
+    cli().args(args).current_dir(folder).stdin(Stdio::null()).output().unwrap()
+}
+
 fn run_with_input(args: &[&str], input: &[u8]) -> Output {
     let pipes = cli().args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut child = pipes.unwrap();
     let _ = child.stdin.take().unwrap().write_all(input); // a program that fails early does not read it
     child.wait_with_output().unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 fn stdout(output: &Output) -> &str {
@@ -42,6 +53,10 @@ fn assert_fails(output: &Output, code: i32, words: &[&str]) {
     for word in words {
         assert!(message.contains(word), "no {word:?} in: {message}");
     }
+}
+
+fn json(output: &Output) -> serde_json::Value {
+    serde_json::from_str(stdout(output)).unwrap()
 }
 
 /// Paths of a real model and its tokenizer.

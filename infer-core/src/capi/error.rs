@@ -55,12 +55,14 @@ pub enum infer_code {
     INFER_ERROR_OVERLAP,
     /// A text is not UTF-8: `values[0]` is the first wrong byte.
     INFER_ERROR_TEXT,
+    /// Every logit is minus infinity: no token is left to pick.
+    INFER_ERROR_ALL_MASKED,
 }
 
 use infer_code::*;
 
 /// Texts in the order of the codes. `s` stands for subject, `r` for rule, `n` for number, a digit for one of the values.
-const TEXTS: [&str; 23] = [
+const TEXTS: [&str; 24] = [
     "no error",
     "the file has {1} bytes and its header promises {0}: it is cut short or not a llama2.c model",
     "{s} does not start at a multiple of {0} bytes",
@@ -86,6 +88,7 @@ const TEXTS: [&str; 23] = [
     "{s} has {1} bytes and needs {0}: infer_plan says how much",
     "{s} and {r} overlap: give each memory of its own",
     "the text is not UTF-8 from byte {0} on",
+    "every logit is minus infinity: leave at least one token that may be picked",
 ];
 
 /// Text that is not zero terminated: print it with `%.*s`.
@@ -164,6 +167,7 @@ impl From<Error> for infer_error {
             Error::Batch { n_tokens, batch } => new(INFER_ERROR_BATCH, "", "", [n_tokens as i64, batch as i64, 0, 0]),
             Error::NotReady => new(INFER_ERROR_NOT_READY, "", "", [0; 4]),
             Error::NotFinite { token } => new(INFER_ERROR_NOT_FINITE, "", "", [token as i64, 0, 0, 0]),
+            Error::AllMasked => new(INFER_ERROR_ALL_MASKED, "", "", [0; 4]),
             Error::Setting { name, value, rule } => {
                 infer_error { number: value, ..new(INFER_ERROR_SETTING, name, rule, [0; 4]) }
             }

@@ -71,22 +71,6 @@ fn dot_adds_in_the_order_of_the_contract() {
 }
 
 #[test]
-fn softmax_edges() {
-    let mut x = [0.0, -1000.0, f32::NEG_INFINITY];
-    softmax(&mut x);
-    assert_eq!(x, [1.0, 0.0, 0.0]);
-    let mut x = [1e30, 1e30];
-    softmax(&mut x);
-    assert_eq!(x, [0.5, 0.5]);
-    for bad in [[0.0, f32::NAN], [f32::NAN, 0.0], [f32::INFINITY, 0.0]] {
-        let mut x = bad;
-        softmax(&mut x);
-        assert!(x.iter().any(|x| x.is_nan()), "{bad:?} became {x:?}");
-    }
-    softmax(&mut []);
-}
-
-#[test]
 fn silu_of_large_numbers() {
     for (v, want) in [(1000.0, 1000.0), (-1000.0, 0.0), (0.0, 0.0), (-88.5, 0.0)] {
         let mut hb = [v];

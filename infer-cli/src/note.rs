@@ -1,0 +1,26 @@
+//! What the program says beside its result, on standard error: nothing after `--quiet`.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// From now on results, warnings and errors only.
+pub fn be_quiet() {
+    QUIET.store(true, Relaxed);
+}
+
+/// Writes a line that nobody misses who wants the result alone.
+pub fn note(line: impl Display) -> io::Result<()> {
+    if QUIET.load(Relaxed) { Ok(()) } else { writeln!(io::stderr(), "{line}") }
+}
+
+/// A progress bar on a terminal.
+pub fn progress(len: u64, template: &str) -> anyhow::Result<ProgressBar> {
+    let bar = if QUIET.load(Relaxed) { ProgressBar::hidden() } else { ProgressBar::new(len) };
+    bar.set_style(ProgressStyle::with_template(template)?);
+    Ok(bar)
+}
