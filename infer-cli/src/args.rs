@@ -55,9 +55,10 @@ pub struct GenerateArgs {
     #[command(flatten)]
     pub sampling: Sampling,
 
-    /// Positions to run for, prompt included; 0 runs to the end of the model's context
-    #[arg(short = 'n', long, value_name = "N", default_value = "256", value_parser = steps, allow_hyphen_values = true)]
-    pub steps: usize,
+    /// Positions to run for, prompt included; 0 runs to the end of the model's context. In a chat: positions of the context
+    /// [default: 256; in a chat, the model's]
+    #[arg(short = 'n', long, value_name = "N", value_parser = steps, allow_hyphen_values = true)]
+    pub steps: Option<usize>,
 
     /// Beginning of the story, or the first message of a chat
     #[arg(short = 'i', long, value_name = "TEXT", allow_hyphen_values = true)]
@@ -306,7 +307,7 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Args, ExitCode> {
     let generate = &mut parsed.generate;
     let temperature = &mut generate.sampling.temperature;
     *temperature = parsed.positional_temperature.unwrap_or(*temperature);
-    generate.steps = parsed.positional_steps.unwrap_or(generate.steps);
+    generate.steps = parsed.positional_steps.or(generate.steps);
     generate.prompt = parsed.positional_prompt.take().or(generate.prompt.take());
     Ok(parsed)
 }

@@ -9,11 +9,14 @@ use crate::args::GenerateArgs;
 use crate::session::{BATCH, Buffers, ModelFiles, Session, Usage, budget, encode, start_pool};
 use crate::text::TextOut;
 
+/// Positions to run for, unless `-n` says otherwise: as in llama2.c.
+const STEPS: usize = 256;
+
 pub fn run(files: &ModelFiles, args: &GenerateArgs) -> anyhow::Result<()> {
     let tokenizer = files.tokenizer()?;
     let tokenizer = tokenizer.get();
     let config = *files.model()?.config();
-    let steps = budget(args.steps, &config);
+    let steps = budget(args.steps.unwrap_or(STEPS), &config);
     let prompt = encode(&tokenizer, args.prompt.as_deref().unwrap_or(""))?;
     if prompt.len() > 1 && prompt.len() >= steps {
         let n = prompt.len();

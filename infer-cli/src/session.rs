@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use infer_core::{
     Config, Engine, HotBuffers, IndexEntry, Kernels, KvBuffers, KvType, Limits, MergeSlot, Model, Plan, ProbIndex,
-    Sampler, State, Tokenizer, classify, forward,
+    Sampler, State, Tokenizer, begin, classify, step,
 };
 
 use crate::args::Sampling;
@@ -192,9 +192,20 @@ impl<'a> Session<'a> {
 
     /// Reads tokens behind those that were read before, in batches.
     pub fn read(&mut self, tokens: &[u32]) -> anyhow::Result<()> {
-        for tokens in tokens.chunks(self.state.plan().limits.batch) {
-            let pos = self.state.filled();
-            forward(&self.model, &mut self.state, &self.engine, tokens, pos)?;
+        self.read_from(self.pos(), tokens, || false)
+    }
+
+    /// Reads tokens from position `pos` on, in batches; what was read from there on before is forgotten. Ends early once
+    /// `stopped`, which it asks after each layer: [`pos`](Session::pos) tells how far it came.
+    pub fn read_from(&mut self, pos: usize, tokens: &[u32], stopped: impl Fn() -> bool) -> anyhow::Result<()> {
+        let batch = self.state.plan().limits.batch;
+        for (i, tokens) in tokens.chunks(batch).enumerate() {
+            begin(&self.model, &mut self.state, tokens, pos + i * batch)?;
+            while step(&self.model, &mut self.state, &self.engine)? {
+                if stopped() {
+                    return Ok(());
+                }
+            }
         }
         Ok(())
     }
