@@ -9,6 +9,8 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand, ValueEnum};
 use infer_core::KvType;
 
+use crate::pool::MAX_THREADS;
+
 /// Tells a story with a Llama-2 model file of llama2.c.
 #[derive(Parser, Debug)]
 #[command(name = "infer-cli", version, args_conflicts_with_subcommands = true, args_override_self = true)]
@@ -68,8 +70,8 @@ pub struct GenerateArgs {
     #[arg(short = 'z', long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
 
-    /// Threads [default: the physical cores]
-    #[arg(long, value_name = "N")]
+    /// Threads [default: the physical cores, fewer for a small model]
+    #[arg(long, value_name = "N", value_parser = threads)]
     pub threads: Option<NonZeroUsize>,
 
     /// Type of the KV cache: int8 takes a quarter of the memory
@@ -135,8 +137,8 @@ pub enum Command {
         /// Read only so many windows
         #[arg(long, value_name = "N")]
         windows: Option<NonZeroUsize>,
-        /// Threads [default: the physical cores]
-        #[arg(long, value_name = "N")]
+        /// Threads [default: the physical cores, fewer for a small model]
+        #[arg(long, value_name = "N", value_parser = threads)]
         threads: Option<NonZeroUsize>,
         /// Type of the KV cache
         #[arg(long, value_name = "TYPE", value_enum, default_value = "f32")]
@@ -203,8 +205,8 @@ pub struct BenchArgs {
     /// Type of the random weights [default: int8]
     #[arg(long, value_enum)]
     pub weights: Option<Weights>,
-    /// Threads [default: the physical cores]
-    #[arg(long, value_name = "N")]
+    /// Threads [default: the physical cores, fewer for a small model]
+    #[arg(long, value_name = "N", value_parser = threads)]
     pub threads: Option<NonZeroUsize>,
     /// Tokens of the prompt, and tokens to generate
     #[arg(long, value_name = "N", default_value = "128")]
@@ -328,6 +330,11 @@ fn topp(text: &str) -> Result<f32, String> {
 
 fn seed(text: &str) -> Result<u64, String> {
     text.parse().map_err(|_| format!("give a whole number from 0 to {}", u64::MAX))
+}
+
+fn threads(text: &str) -> Result<NonZeroUsize, String> {
+    let n = text.parse().ok().filter(|n: &NonZeroUsize| n.get() <= MAX_THREADS);
+    n.ok_or(format!("give a whole number of threads from 1 to {MAX_THREADS}"))
 }
 
 fn steps(text: &str) -> Result<usize, String> {

@@ -46,7 +46,7 @@ pub fn run(files: &ModelFiles, args: &GenerateArgs) -> anyhow::Result<()> {
     let config = *files.model()?.config();
     let mut input = Input::open()?;
     let context = budget(args.steps.unwrap_or(0), &config);
-    let pool = start_pool(args.threads)?;
+    let pool = start_pool(args.threads, &config, 1)?;
     let mut buffers = Buffers::new(
         &config,
         Limits { max_seq: context, batch: BATCH.min(context), threads: pool.threads().get(), kv: args.kv.into() },

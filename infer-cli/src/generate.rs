@@ -27,7 +27,7 @@ pub fn run(files: &ModelFiles, args: &GenerateArgs) -> anyhow::Result<()> {
         .into());
     }
 
-    let pool = start_pool(args.threads)?;
+    let pool = start_pool(args.threads, &config, 1)?;
     let mut buffers = Buffers::new(
         &config,
         Limits { max_seq: steps, batch: prompt.len().min(BATCH), threads: pool.threads().get(), kv: args.kv.into() },

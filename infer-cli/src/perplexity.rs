@@ -43,7 +43,7 @@ pub fn run(
         .into());
     }
 
-    let pool = start_pool(threads)?;
+    let pool = start_pool(threads, &config, BATCH)?;
     let engine = Engine { kernels: Kernels::detect(), runner: &pool };
     let mut buffers = Buffers::new(
         &config,

@@ -219,10 +219,24 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Starts the threads that the command line asks for.
-pub fn start_pool(threads: Option<NonZeroUsize>) -> anyhow::Result<Pool> {
-    let threads = threads.unwrap_or_else(default_threads);
+/// Multiplications that are worth a thread of their own: some 50 µs, in which threads meet dozens of times.
+const WORK_PER_THREAD: usize = 1 << 20;
+
+/// Starts the threads that the command line asks for. By default they are the physical cores, but fewer for a small model,
+/// which is slower with a second thread. `batch` is the number of tokens that are mostly read at a time.
+pub fn start_pool(threads: Option<NonZeroUsize>, config: &Config, batch: usize) -> anyhow::Result<Pool> {
+    let threads = threads.unwrap_or_else(|| {
+        let enough = batch.saturating_mul(multiplications(config)) / WORK_PER_THREAD;
+        default_threads().min(NonZeroUsize::new(enough).unwrap_or(NonZeroUsize::MIN))
+    });
     Pool::new(threads).with_context(|| format!("starting {threads} threads: lower --threads"))
+}
+
+/// Multiplications of weights for one token.
+fn multiplications(config: &Config) -> usize {
+    let Config { dim, hidden_dim, n_layers, vocab_size, .. } = *config;
+    let layer = [2 * dim, 2 * config.kv_dim(), 3 * hidden_dim].iter().fold(0, |sum: usize, n| sum.saturating_add(*n));
+    n_layers.saturating_mul(layer).saturating_add(vocab_size).saturating_mul(dim)
 }
 
 /// The seed of the command line; instead of 0, one that differs from run to run.
