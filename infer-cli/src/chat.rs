@@ -14,7 +14,7 @@ use infer_core::{EOS, Limits, Runner, Tokenizer};
 use self::input::{Asked, Input, Quiet, normalize};
 use self::turns::Turns;
 use crate::args::GenerateArgs;
-use crate::session::{BATCH, Buffers, ModelFiles, Session, Usage, budget, encode, start_pool};
+use crate::session::{BATCH, Buffers, ModelFiles, Session, Usage, budget, start_pool};
 use crate::text::TextOut;
 
 const HELP: &str = "\
@@ -66,7 +66,7 @@ pub fn run(files: &ModelFiles, args: &GenerateArgs) -> anyhow::Result<()> {
     chat.start(&mut input, args.system_prompt.as_deref())?;
     chat.talk(&mut input, args.prompt.as_deref())?;
     if chat.refused > 0 && !input.is_terminal() {
-        return Err(Usage(format!("messages that were refused: {}", chat.refused)).into());
+        return Err(Usage(format!("messages refused: {}", chat.refused)).into());
     }
     Ok(())
 }
@@ -125,10 +125,7 @@ impl Chat<'_> {
                 Asked::End => String::new(),
             },
         };
-        if !self.turns.set_system(&system)? {
-            return Err(Usage(self.no_room_beside(&system)?).into());
-        }
-        Ok(())
+        self.turns.set_system(&system)?.map_err(|n| Usage(self.no_room_beside(n)).into())
     }
 
     fn talk(&mut self, input: &mut Input, first: Option<&str>) -> anyhow::Result<()> {
@@ -179,8 +176,8 @@ impl Chat<'_> {
 
     fn change_system(&mut self, system: &str) -> anyhow::Result<()> {
         let old = self.turns.system().to_owned();
-        if !self.turns.set_system(system)? {
-            return self.refuse(&self.no_room_beside(system)?);
+        if let Err(n) = self.turns.set_system(system)? {
+            return self.refuse(&self.no_room_beside(n));
         }
         match (old.as_str(), system) {
             ("", "") => note("there is no system prompt"),
@@ -195,13 +192,13 @@ impl Chat<'_> {
         note(&format!("error: {problem}"))
     }
 
-    fn no_room_beside(&self, system: &str) -> anyhow::Result<String> {
-        let n = encode(&self.tokenizer, system)?.len();
-        Ok(format!(
+    /// Why a system prompt of so many tokens does not fit.
+    fn no_room_beside(&self, n: usize) -> String {
+        format!(
             "the system prompt has {n} tokens, and the context {} positions: shorten it{}",
             self.context,
             self.or_raise_n()
-        ))
+        )
     }
 
     /// Why a message does not fit, if so.
@@ -212,13 +209,16 @@ impl Chat<'_> {
         } else {
             (self.turns.len_next(text)?, self.turns.room())
         };
+        if n <= room {
+            return Ok(None);
+        }
+        let with = if self.turns.system().is_empty() { "" } else { ", with the system prompt" };
         let left = if room == context {
             format!("the context {context} positions")
         } else {
             format!("{room} of {context} positions are left")
         };
-        let problem = || format!("the message has {n} tokens, and {left}: shorten it{}", self.or_raise_n());
-        Ok((n > room).then(problem))
+        Ok(Some(format!("the message has {n} tokens{with}, and {left}: shorten it{}", self.or_raise_n())))
     }
 
     fn or_raise_n(&self) -> String {
@@ -289,11 +289,10 @@ impl Chat<'_> {
         if dropped == 0 {
             return Ok(());
         }
-        let system = if self.turns.system().is_empty() { "" } else { " and the system prompt" };
+        let (s, context, kept) = (if dropped == 1 { "" } else { "s" }, self.context, self.turns.kept());
+        let system = if self.turns.system().is_empty() { "" } else { ", and the system prompt" };
         note(&format!(
-            "the context of {} positions is full: the oldest turns are dropped ({dropped}); the model reads the last {}{system}",
-            self.context,
-            self.turns.kept()
+            "the context of {context} positions is full: {dropped} oldest turn{s} dropped, {kept} kept{system}"
         ))
     }
 }

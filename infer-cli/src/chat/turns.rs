@@ -44,14 +44,15 @@ impl<'t> Turns<'t> {
         &self.system
     }
 
-    /// Changes the system prompt, from the next message on. Returns false, and keeps the old one, when no message would fit
-    /// beside it.
-    pub fn set_system(&mut self, system: &str) -> anyhow::Result<bool> {
-        let fits = encode(&self.tokenizer, &render(system, ""))?.len() < self.context;
-        if fits {
-            system.clone_into(&mut self.system);
+    /// Changes the system prompt, from the next message on. Keeps the old one where no message fits beside the new one, and
+    /// returns the number of its tokens then.
+    pub fn set_system(&mut self, system: &str) -> anyhow::Result<Result<(), usize>> {
+        let n = encode(&self.tokenizer, &render(system, ""))?.len();
+        if n >= self.context {
+            return Ok(Err(n));
         }
-        Ok(fits)
+        system.clone_into(&mut self.system);
+        Ok(Ok(()))
     }
 
     /// Positions that are left when no turn is dropped.
@@ -169,7 +170,8 @@ impl<'t> Turns<'t> {
             tokens.extend(&turn.answer);
         }
         let same = self.tokens.iter().zip(&tokens).take_while(|(old, new)| old == new).count();
-        self.cached = self.cached.min(same);
+        // The last token is always read: what follows it is known only then.
+        self.cached = self.cached.min(same).min(tokens.len().saturating_sub(1));
         self.tokens = tokens;
         Ok(())
     }
@@ -180,5 +182,66 @@ fn render(system: &str, user: &str) -> String {
         format!("[INST] {user} [/INST]")
     } else {
         format!("[INST] <<SYS>>\n{system}\n<</SYS>>\n\n{user} [/INST]")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::ModelFiles;
+
+    #[test]
+    fn kept_turns_are_lined_up_behind_the_system_prompt() {
+        let files = ModelFiles::open(None, None).unwrap();
+        let tokenizer = files.tokenizer().unwrap();
+        let tokenizer = tokenizer.get();
+        let tokens = |text: &str| encode(&tokenizer, text).unwrap();
+        let answer = [5, 6, 7];
+        let rest = [&tokens("[INST] two [/INST]")[..], &answer, &[EOS], &tokens("[INST] three [/INST]")].concat();
+        let first = tokens("[INST] <<SYS>>\nBe kind.\n<</SYS>>\n\none [/INST]");
+        let all = [&first[..], &answer, &[EOS], &rest].concat();
+
+        let mut turns = Turns::new(tokenizer, all.len());
+        turns.set_system("Be kind.").unwrap().unwrap();
+        for (user, grown) in [("one", first.len()), ("two", 1 + tokens("[INST] two [/INST]").len())] {
+            assert_eq!(turns.begin(user.into()).unwrap(), grown);
+            answer.iter().for_each(|&token| turns.push(token));
+            let (unread, pos) = turns.unread();
+            let cached = pos + unread.len();
+            turns.set_cached(cached);
+        }
+        turns.begin("three".into()).unwrap();
+        assert_eq!(turns.tokens, all);
+        assert_eq!(turns.unread().1, all.len() - 1 - tokens("[INST] three [/INST]").len(), "the EOS and the message");
+        assert_eq!(turns.drop_oldest().unwrap(), 0, "all fit");
+        turns.push(8);
+        assert!(turns.drop_oldest().unwrap() > 0);
+        let system = "<<SYS>>\nBe kind.\n<</SYS>>\n\n";
+        let want = match turns.kept() {
+            2 => {
+                [&tokens(&format!("[INST] {system}two [/INST]"))[..], &answer, &[EOS], &tokens("[INST] three [/INST]")]
+                    .concat()
+            }
+            _ => tokens(&format!("[INST] {system}three [/INST]")),
+        };
+        assert_eq!(turns.tokens, [&want[..], &[8]].concat());
+        assert!(turns.unread().1 < first.len(), "what stood elsewhere is read again");
+    }
+
+    #[test]
+    fn an_unanswered_turn_is_taken_back() {
+        let files = ModelFiles::open(None, None).unwrap();
+        let tokenizer = files.tokenizer().unwrap();
+        let mut turns = Turns::new(tokenizer.get(), 100);
+        for _ in 0..2 {
+            turns.begin("one".into()).unwrap();
+            turns.set_cached(usize::MAX);
+            turns.take_back_unanswered().unwrap();
+            assert!(turns.turns.is_empty() && turns.tokens.is_empty());
+        }
+        turns.begin("one".into()).unwrap();
+        turns.push(5);
+        turns.take_back_unanswered().unwrap();
+        assert_eq!(turns.turns.len(), 1);
     }
 }

@@ -1,9 +1,11 @@
 //! The program as a person runs it: golden outputs of llama2.c, and what bad input gets.
 
+mod chat;
 mod commands;
 mod default_model;
 mod serial;
 mod story;
+mod terminal;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
