@@ -32,8 +32,9 @@ static STOPPED: AtomicBool = AtomicBool::new(false);
 
 /// Ctrl-C: has the answer end that is being written. False when the program should end.
 pub fn stop() -> bool {
-    STOPPED.store(true, Relaxed);
-    IN_TERMINAL.load(Relaxed)
+    let in_terminal = IN_TERMINAL.load(Relaxed);
+    STOPPED.store(in_terminal, Relaxed);
+    in_terminal
 }
 
 fn stopped() -> bool {
@@ -66,7 +67,7 @@ pub fn run(files: &ModelFiles, args: &GenerateArgs) -> anyhow::Result<()> {
     chat.start(&mut input, args.system_prompt.as_deref())?;
     chat.talk(&mut input, args.prompt.as_deref())?;
     if chat.refused > 0 && !input.is_terminal() {
-        return Err(Usage(format!("messages refused: {}", chat.refused)).into());
+        return Err(Usage(format!("lines refused: {}", chat.refused)).into());
     }
     Ok(())
 }
@@ -83,7 +84,7 @@ struct Chat<'a> {
     /// Whether the oldest turns make room for new ones.
     endless: bool,
     out: TextOut<StdoutLock<'static>>,
-    /// Messages that were too long or no text.
+    /// Lines that were too long, no text, or commands that failed.
     refused: usize,
 }
 
@@ -125,7 +126,7 @@ impl Chat<'_> {
                 Asked::End => String::new(),
             },
         };
-        self.turns.set_system(&system)?.map_err(|n| Usage(self.no_room_beside(n)).into())
+        self.turns.set_system(&system)?.map_err(|n| Usage(self.no_room_beside(&system, n)).into())
     }
 
     fn talk(&mut self, input: &mut Input, first: Option<&str>) -> anyhow::Result<()> {
@@ -162,10 +163,10 @@ impl Chat<'_> {
                 Entry::System(system) => self.change_system(system)?,
                 Entry::Save(file) => match save(Path::new(file), &self.turns.transcript()?) {
                     Ok(()) => note(&format!("saved to {file}"))?,
-                    Err(e) => note(&format!("error: {e:#}"))?,
+                    Err(e) => self.refuse(&format!("{e:#}"))?,
                 },
                 Entry::Help => note(HELP)?,
-                Entry::Unknown => note(&format!(
+                Entry::Unknown => self.refuse(&format!(
                     "no such command: {}. /help lists them; a text that begins with a slash is sent with two: //text",
                     line.lines().next().unwrap_or_default()
                 ))?,
@@ -177,7 +178,7 @@ impl Chat<'_> {
     fn change_system(&mut self, system: &str) -> anyhow::Result<()> {
         let old = self.turns.system().to_owned();
         if let Err(n) = self.turns.set_system(system)? {
-            return self.refuse(&self.no_room_beside(n));
+            return self.refuse(&self.no_room_beside(system, n));
         }
         match (old.as_str(), system) {
             ("", "") => note("there is no system prompt"),
@@ -186,19 +187,16 @@ impl Chat<'_> {
         }
     }
 
-    /// Says why a text is not sent.
+    /// Says why a line has no effect.
     fn refuse(&mut self, problem: &str) -> anyhow::Result<()> {
         self.refused += 1;
         note(&format!("error: {problem}"))
     }
 
-    /// Why a system prompt of so many tokens does not fit.
-    fn no_room_beside(&self, n: usize) -> String {
-        format!(
-            "the system prompt has {n} tokens, and the context {} positions: shorten it{}",
-            self.context,
-            self.or_raise_n()
-        )
+    /// Why no message fits beside a system prompt that takes so many tokens.
+    fn no_room_beside(&self, system: &str, n: usize) -> String {
+        let what = if system.is_empty() { "an empty message" } else { "the system prompt" };
+        format!("{what} has {n} tokens, and the context {} positions{}", self.context, self.advice(!system.is_empty()))
     }
 
     /// Why a message does not fit, if so.
@@ -212,20 +210,23 @@ impl Chat<'_> {
         if n <= room {
             return Ok(None);
         }
-        let with = if self.turns.system().is_empty() { "" } else { ", with the system prompt" };
-        let left = if room == context {
-            format!("the context {context} positions")
+        let advice = self.advice(true);
+        Ok(Some(if room < context {
+            format!("the message has {n} tokens, and {room} of {context} positions are left{advice}")
         } else {
-            format!("{room} of {context} positions are left")
-        };
-        Ok(Some(format!("the message has {n} tokens{with}, and {left}: shorten it{}", self.or_raise_n())))
+            let with = if self.turns.system().is_empty() { "" } else { ", with the system prompt" };
+            format!("the message has {n} tokens{with}, and the context {context} positions{advice}")
+        }))
     }
 
-    fn or_raise_n(&self) -> String {
-        if self.context < self.seq_len {
-            format!(", or raise -n (the model has {})", self.seq_len)
-        } else {
-            String::new()
+    /// What helps a text that does not fit.
+    fn advice(&self, shorten: bool) -> String {
+        let n = self.seq_len;
+        match (shorten, self.context < n) {
+            (true, true) => format!(": shorten it, or raise -n (the model has {n})"),
+            (true, false) => ": shorten it".into(),
+            (false, true) => format!(": raise -n (the model has {n})"),
+            (false, false) => String::new(),
         }
     }
 

@@ -1,12 +1,15 @@
 //! Where messages come from: a person at a terminal, who edits them, or the lines of a file.
 
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::io::{self, BufRead, IsTerminal, Read, Write};
 
 use rustyline::error::ReadlineError;
 use rustyline::history::MemHistory;
 use rustyline::{Config, Editor};
 
 use crate::text::TextOut;
+
+/// Bytes of a line that is read: far more than any context holds, and far less than memory.
+const LONGEST: usize = 1 << 24;
 
 /// The source of messages.
 pub enum Input {
@@ -63,7 +66,7 @@ impl Input {
 fn edit(editor: &mut Editor<(), MemHistory>, question: &str) -> anyhow::Result<Asked> {
     loop {
         match editor.readline(question) {
-            Ok(text) => return Ok(Asked::Text(normalize(&text))),
+            Ok(text) => return Ok(Asked::Text(normalize(&text).trim_end_matches('\n').into())),
             Err(ReadlineError::Eof) => return Ok(Asked::End),
             Err(ReadlineError::Interrupted) => writeln!(io::stderr(), "(Ctrl-D ends the chat)")?,
             Err(ReadlineError::Io(e)) if e.kind() == io::ErrorKind::InvalidData => {
@@ -77,8 +80,15 @@ fn edit(editor: &mut Editor<(), MemHistory>, question: &str) -> anyhow::Result<A
 
 fn read_line() -> anyhow::Result<Asked> {
     let mut line = Vec::new();
-    if io::stdin().lock().read_until(b'\n', &mut line)? == 0 {
+    let mut stdin = io::stdin().lock();
+    if stdin.by_ref().take(LONGEST as u64 + 1).read_until(b'\n', &mut line)? == 0 {
         return Ok(Asked::End);
+    }
+    if line.len() > LONGEST {
+        if line.last() != Some(&b'\n') {
+            stdin.skip_until(b'\n')?;
+        }
+        return Ok(Asked::Unusable(format!("the line \"{}\" has more than {LONGEST} bytes", excerpt(&line))));
     }
     Ok(match std::str::from_utf8(&line) {
         Ok(text) => {
@@ -97,7 +107,11 @@ pub fn normalize(text: &str) -> String {
 /// The beginning of a line, without control characters.
 fn excerpt(line: &[u8]) -> String {
     const CHARS: usize = 60;
-    let text: String = String::from_utf8_lossy(line).chars().filter(|c| !c.is_control()).take(CHARS + 1).collect();
+    let text: String = String::from_utf8_lossy(&line[..line.len().min(8 * CHARS)])
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(CHARS + 1)
+        .collect();
     match text.char_indices().nth(CHARS) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,

@@ -136,7 +136,7 @@ fn messages_that_never_fit_are_refused_and_the_chat_goes_on() {
         errors.contains("error: the message has 81 tokens, and the context 80 positions: shorten it\n"),
         "{errors}"
     );
-    assert!(errors.ends_with("error: messages refused: 1\n"), "{errors}");
+    assert!(errors.ends_with("error: lines refused: 1\n"), "{errors}");
     // One more fits.
     assert_eq!(answers(&chat(&model, &["-y", ""], &format!("{}\n", "b".repeat(63))).0), ["a\n"]);
 
@@ -147,7 +147,16 @@ fn messages_that_never_fit_are_refused_and_the_chat_goes_on() {
     assert!(
         String::from_utf8_lossy(&output.stderr).starts_with("error: the input \"b\u{fffd}[2J\" is not valid UTF-8\n")
     );
+    let output =
+        run_with_input(&[&model, "-m", "chat", "-y", "", "-t", "0"], &[&[b'b'; 20 << 20][..], b"\nb\n"].concat());
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "User: User: Assistant: a\nUser: \n");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("bbb…\" has more than 16777216 bytes\n"));
     let long = "b".repeat(80);
+    assert_fails(
+        &run(&[&model, "-m", "chat", "-y", "", "-n", "9"]),
+        2,
+        &["an empty message has 17 tokens", "raise -n"],
+    );
     assert_fails(&run(&[&model, "-m", "chat", "-y", "", "-i", &long]), 2, &["message has", "80 positions"]);
     assert_fails(&run(&[&model, "-m", "chat", "-y", &long]), 2, &["system prompt has", "80 positions"]);
     assert_fails(&run(&[&model, "-m", "chat", "-y", &long, "-n", "50"]), 2, &["raise -n (the model has 80)"]);
@@ -193,9 +202,9 @@ fn a_system_prompt_can_change_within_a_conversation() {
 fn unknown_commands_are_not_sent() {
     let (_, model) = thoughtful("chat_unknown", 400);
     for line in ["/foo", "/", "/reset now", "/save", "/etc/passwd is a file"] {
-        let (out, errors) = chat(&model, &["-y", ""], &format!("{line}\n"));
-        assert_eq!(out, "User: User: \n", "{line}");
-        assert!(errors.contains(line) && errors.contains("/help") && errors.contains("//text"), "{errors}");
+        let output = run_with_input(&[&model, "-m", "chat", "-y", ""], format!("{line}\n").as_bytes());
+        assert_fails(&output, 2, &[line, "no such command", "/help", "//text", "lines refused: 1"]);
+        assert_eq!(output.stdout, b"User: User: \n", "{line}");
     }
     let (_, errors) = chat(&model, &["-y", ""], "/help\n");
     assert!(["/reset", "/system TEXT", "/save FILE", "//text", "Ctrl-D"].iter().all(|word| errors.contains(word)));
@@ -223,9 +232,11 @@ fn save_writes_the_conversation_and_replaces_nothing_else() {
         (format!("b\n/save {}\n", folder.display()), "not a regular file"),
         (format!("b\n/save {}/none/x\n", folder.display()), "none"),
     ] {
-        let (out, errors) = chat(&model, &["-y", ""], &input);
+        let output = run_with_input(&[&model, "-m", "chat", "-y", "", "-t", "0"], input.as_bytes());
+        assert_eq!(output.status.code(), Some(2));
+        let errors = String::from_utf8_lossy(&output.stderr);
         assert!(errors.contains("error: ") && errors.contains(problem), "{errors}");
-        assert!(out.ends_with("User: \n"));
+        assert!(output.stdout.ends_with(b"User: \n"));
     }
     assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
     assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 3, "a temporary file stays behind");

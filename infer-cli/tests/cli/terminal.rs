@@ -14,7 +14,7 @@ fn chat(model: &str) -> PtySession {
     command.args(["-c", "trap : INT; \"$0\" \"$@\"; echo status $?; stty -a", env!("CARGO_BIN_EXE_infer-cli")]);
     command.args([model, "-m", "chat", "-y", "", "-t", "0"]).env("TERM", "xterm");
     let mut chat = rexpect::session::spawn_command(command, PATIENCE).unwrap();
-    expect(&mut chat, &["User: "]);
+    expect(&mut chat, &["\x1b[?2004h", "User: "]); // the terminal is to mark pastes
     chat
 }
 
@@ -63,7 +63,7 @@ fn a_paste_of_many_lines_is_one_message() {
     let mut chat = chat(&model);
     let lines: Vec<String> = (0..100).map(|i| format!("{i:2} {}", "é pasted line ".repeat(4))).collect();
     assert!(lines.concat().len() > 5000);
-    send(&mut chat, &format!("\x1b[200~{}\x1b[201~", lines.join("\r\n")));
+    send(&mut chat, &format!("\x1b[200~{}\x1b[201~", lines.join("\r\n") + "\n"));
     send(&mut chat, "\r");
     expect(&mut chat, &["Assistant: a", "tok/s", "User: "]);
     let file = folder.join("chat.txt");
