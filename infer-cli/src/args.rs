@@ -17,7 +17,7 @@ use infer_core::KvType;
 use crate::input::read_prompt;
 use crate::session::Usage;
 pub use values::PlanLimits;
-use values::{at_least_1, min_p, penalty, plan, seed, steps, stop, temperature, tokens, topp};
+use values::{at_least_1, min_p, penalty, plan, seed, steps, stop, temperature, threads, tokens, topp};
 
 /// Tells a story with a Llama-2 model file of llama2.c.
 #[derive(Parser, Debug)]
@@ -92,9 +92,10 @@ pub struct GenerateArgs {
     #[command(flatten)]
     pub sampling: FullSampling,
 
-    /// Positions to run for, prompt included; 0 runs to the end of the model's context
-    #[arg(short = 'n', long, value_name = "N", default_value = "256", value_parser = steps, allow_hyphen_values = true)]
-    pub steps: usize,
+    /// Positions to run for, prompt included; 0 runs to the end of the model's context. In a chat: positions of the context
+    /// [default: 256; in a chat, the model's]
+    #[arg(short = 'n', long, value_name = "N", value_parser = steps, allow_hyphen_values = true)]
+    pub steps: Option<usize>,
 
     /// Beginning of the story, or the first message of a chat; - reads it from standard input
     #[arg(short = 'i', long, value_name = "TEXT", allow_hyphen_values = true)]
@@ -112,8 +113,8 @@ pub struct GenerateArgs {
     #[arg(short = 'z', long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
 
-    /// Threads [default: the physical cores]
-    #[arg(long, value_name = "N")]
+    /// Threads [default: the physical cores, fewer for a small model]
+    #[arg(long, value_name = "N", value_parser = threads)]
     pub threads: Option<NonZeroUsize>,
 
     /// Type of the KV cache: int8 takes a quarter of the memory
@@ -240,8 +241,8 @@ pub struct PerplexityArgs {
     /// Read only so many windows
     #[arg(long, value_name = "N", value_parser = at_least_1, allow_hyphen_values = true)]
     pub windows: Option<NonZeroUsize>,
-    /// Threads [default: the physical cores]
-    #[arg(long, value_name = "N")]
+    /// Threads [default: the physical cores, fewer for a small model]
+    #[arg(long, value_name = "N", value_parser = threads)]
     pub threads: Option<NonZeroUsize>,
     /// Type of the KV cache
     #[arg(long, value_name = "TYPE", value_enum, default_value = "f32")]
@@ -307,8 +308,8 @@ pub struct BenchArgs {
     /// Type of the random weights [default: int8]
     #[arg(long, value_enum)]
     pub weights: Option<Weights>,
-    /// Threads [default: the physical cores]
-    #[arg(long, value_name = "N")]
+    /// Threads [default: the physical cores, fewer for a small model]
+    #[arg(long, value_name = "N", value_parser = threads)]
     pub threads: Option<NonZeroUsize>,
     /// Tokens of the prompt, and tokens to generate
     #[arg(long, value_name = "N", default_value = "128", value_parser = at_least_1, allow_hyphen_values = true)]
@@ -399,7 +400,7 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Args, ExitCode> {
     let generate = &mut parsed.generate;
     let temperature = &mut generate.sampling.basic.temperature;
     *temperature = parsed.positional_temperature.unwrap_or(*temperature);
-    generate.steps = parsed.positional_steps.unwrap_or(generate.steps);
+    generate.steps = parsed.positional_steps.or(generate.steps);
     generate.prompt = parsed.positional_prompt.take().or(generate.prompt.take());
     Ok(parsed)
 }

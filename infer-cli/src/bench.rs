@@ -60,9 +60,9 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
 fn measure(args: &BenchArgs, name: String, bytes: &[u8]) -> anyhow::Result<Report> {
     let in_file = || format!("model {name}");
     let kernels = choose_kernels(args.kernels.as_deref())?;
-    let pool = start_pool(args.threads)?;
-    let engine = Engine { kernels, runner: &pool };
     let config = *Model::from_bytes(bytes).with_context(in_file)?.config();
+    let pool = start_pool(args.threads, &config, 1)?;
+    let engine = Engine { kernels, runner: &pool };
     let tokens = args.tokens.get().min(config.seq_len);
     let batch = args.batch.get().min(tokens);
     let prompt: Vec<u32> = (0..tokens).map(|i| ((i * 7919 + 1) % config.vocab_size) as u32).collect();

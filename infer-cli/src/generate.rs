@@ -43,12 +43,14 @@ struct Told {
     prompt_time: Duration,
     time: Duration,
 }
+/// Positions to run for, unless `-n` says otherwise: as in llama2.c.
+const STEPS: usize = 256;
 
 pub fn run(files: &ModelFiles, args: &GenerateArgs) -> anyhow::Result<()> {
     let tokenizer = files.tokenizer()?;
     let tokenizer = tokenizer.get();
     let config = *files.model()?.config();
-    let steps = budget(args.steps, &config);
+    let steps = budget(args.steps.unwrap_or(STEPS), &config);
     let prompt = encode(&tokenizer, args.prompt.as_deref().unwrap_or(""))?;
     if prompt.len() > steps {
         let n = prompt.len();
@@ -59,7 +61,7 @@ pub fn run(files: &ModelFiles, args: &GenerateArgs) -> anyhow::Result<()> {
         .into());
     }
 
-    let pool = start_pool(args.threads)?;
+    let pool = start_pool(args.threads, &config, 1)?;
     let mut buffers = Buffers::new(
         &config,
         Limits { max_seq: steps, batch: prompt.len().min(BATCH), threads: pool.threads().get(), kv: args.kv.into() },
@@ -137,7 +139,7 @@ fn rates(prompt: &[u32], told: &Told) -> (f64, Option<f64>) {
     (prompt.len() as f64 / told.prompt_time.as_secs_f64(), rate)
 }
 
-fn show_rate(prompt: &[u32], told: &Told) -> io::Result<()> {
+fn show_rate(prompt: &[u32], told: &Told) -> anyhow::Result<()> {
     let (prompt_rate, rate) = rates(prompt, told);
     let prompt_note = if prompt.len() > 1 { format!(" (prompt: {prompt_rate:.1})") } else { String::new() };
     rate.map_or(Ok(()), |rate| note(format_args!("achieved tok/s: {rate:.1}{prompt_note}")))

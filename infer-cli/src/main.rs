@@ -38,7 +38,7 @@ fn main() -> ExitCode {
     };
     // The next shell prompt starts on a line of its own, and no half file stays behind.
     let _ = ctrlc::set_handler(|| {
-        if serial::stop() {
+        if serial::stop() || chat::stop() {
             return;
         }
         quantize::remove_unfinished();

@@ -14,8 +14,11 @@ pub fn be_quiet() {
 }
 
 /// Writes a line that nobody misses who wants the result alone.
-pub fn note(line: impl Display) -> io::Result<()> {
-    if QUIET.load(Relaxed) { Ok(()) } else { writeln!(io::stderr(), "{line}") }
+pub fn note(line: impl Display) -> anyhow::Result<()> {
+    if !QUIET.load(Relaxed) {
+        writeln!(io::stderr(), "{line}")?;
+    }
+    Ok(())
 }
 
 /// A progress bar on a terminal.

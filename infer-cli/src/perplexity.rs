@@ -66,7 +66,7 @@ fn measure(files: &ModelFiles, text: &Path, args: &PerplexityArgs) -> anyhow::Re
         .into());
     }
 
-    let pool = start_pool(args.threads)?;
+    let pool = start_pool(args.threads, &config, BATCH)?;
     let engine = Engine { kernels: Kernels::detect(), runner: &pool };
     let mut buffers = Buffers::new(
         &config,

@@ -1,19 +1,27 @@
 //! Threads for a forward pass: workers that spin while there is work every few microseconds, and sleep when there is none.
 //!
 //! A token of a small model takes microseconds and needs dozens of rounds of tasks, so waking a thread for each
-//! (some 10 µs) would cost more than the work.
+//! (some 10 µs) would cost more than the work. And a thread may have no core to run on: so each thread that has done its own
+//! share of a round takes over the shares that nobody has begun, and nobody spins for long.
 #![allow(unsafe_code)]
 
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use infer_core::Runner;
 
-/// How long a worker spins for the next round before it sleeps: longer than anything between two rounds of one token.
-const SPIN: Duration = Duration::from_micros(500);
+/// Threads that `--threads` may ask for.
+pub const MAX_THREADS: usize = 1024;
+/// How long a thread waits before it sleeps: longer than anything between two rounds of one token.
+const PATIENCE: Duration = Duration::from_micros(500);
+/// How often a thread looks before it lets others run, some microseconds.
+const SPINS: u32 = 100;
+/// Low bits of [`Shared::round`]: the number of shares. The other bits count rounds, and would take decades to overflow.
+const SHARE_BITS: u32 = 16;
+const _: () = assert!(MAX_THREADS < 1 << SHARE_BITS);
 
 /// A fixed number of threads, the calling one included.
 pub struct Pool {
@@ -28,16 +36,26 @@ struct Worker {
     handle: Option<JoinHandle<()>>,
 }
 
-#[derive(Default)]
 struct Shared {
-    /// Number of the current round; a change is the signal to start.
-    round: Padded<AtomicUsize>,
-    /// Workers that have finished the round.
+    /// The current round and the number of its shares; a change is the signal to start.
+    round: Padded<AtomicU64>,
+    /// Shares of the round that are done.
     done: Padded<AtomicUsize>,
-    /// The round's tasks, on the caller's stack until `done` counts all workers. Null ends the workers.
+    /// The round's tasks, on the caller's stack until all shares are done. Null ends the workers.
     job: AtomicPtr<Job<'static>>,
-    /// Whether worker i sleeps, or is about to.
-    asleep: Vec<Padded<AtomicBool>>,
+    /// Whether the caller sleeps, or is about to, until all shares are done.
+    caller_asleep: AtomicBool,
+    caller: (Mutex<()>, Condvar),
+    /// One for each thread, the caller first.
+    threads: Vec<Padded<Slot>>,
+}
+
+#[derive(Default)]
+struct Slot {
+    /// The last round in which somebody began this thread's share.
+    begun: AtomicU64,
+    /// Whether this worker sleeps, or is about to.
+    asleep: AtomicBool,
 }
 
 /// A cache line of its own, so that signals do not disturb each other.
@@ -53,107 +71,172 @@ struct Job<'a> {
 impl Pool {
     /// Starts `threads - 1` workers.
     pub fn new(threads: NonZeroUsize) -> std::io::Result<Pool> {
-        let n = threads.get() - 1;
-        let asleep = (0..n).map(|_| Padded::default()).collect();
-        let shared = Arc::new(Shared { asleep, ..Shared::default() });
-        let mut pool = Pool { shared, busy: Mutex::new(()), workers: Vec::new() };
-        for i in 0..n {
+        let mut pool = Pool::without_workers(threads.get());
+        for i in 1..threads.get() {
             let shared = Arc::clone(&pool.shared);
-            let handle = thread::Builder::new().name(format!("infer-{i}")).spawn(move || work(&shared, i, n + 1))?;
+            let handle = thread::Builder::new().name(format!("infer-{i}")).spawn(move || work(&shared, i))?;
             pool.workers.push(Worker { thread: handle.thread().clone(), handle: Some(handle) });
         }
         Ok(pool)
     }
 
-    /// Starts a round with this job, or the end of the workers with a null one.
-    fn signal(&self, job: *mut Job<'static>) {
+    fn without_workers(threads: usize) -> Pool {
+        let shared = Shared {
+            round: Padded::default(),
+            done: Padded::default(),
+            job: AtomicPtr::default(),
+            caller_asleep: AtomicBool::new(false),
+            caller: Default::default(),
+            threads: (0..threads).map(|_| Padded::default()).collect(),
+        };
+        Pool { shared: Arc::new(shared), busy: Mutex::new(()), workers: Vec::new() }
+    }
+
+    /// Starts a round with this job, or the end of the workers with a null one, and wakes the workers that have a share.
+    fn signal(&self, job: *mut Job<'static>, shares: usize) -> u64 {
         self.shared.done.0.store(0, Ordering::Relaxed);
         self.shared.job.store(job, Ordering::Relaxed);
+        let count = (self.shared.round.0.load(Ordering::Relaxed) >> SHARE_BITS) + 1;
+        let round = (count << SHARE_BITS) | shares as u64;
         // SeqCst: a worker either sees the new round before it sleeps, or is seen asleep here.
-        self.shared.round.0.fetch_add(1, Ordering::SeqCst);
-        for (worker, asleep) in self.workers.iter().zip(&self.shared.asleep) {
-            if asleep.0.load(Ordering::SeqCst) {
+        self.shared.round.0.store(round, Ordering::SeqCst);
+        for (worker, slot) in self.workers.iter().zip(&self.shared.threads[1..]).take(shares.saturating_sub(1)) {
+            if slot.0.asleep.load(Ordering::SeqCst) {
                 worker.thread.unpark();
             }
         }
+        round
     }
 }
 
-// SAFETY: thread t calls the indices t, t + threads, …: each once. `run` waits until all workers have counted themselves
-// done, which they do after their last call.
+// SAFETY: share t of a round is the indices t, t + shares, …, so each index is in one share. `Shared::begin` gives each share
+// to one thread, and `run` returns when all shares are done.
 unsafe impl Runner for Pool {
     fn threads(&self) -> NonZeroUsize {
-        NonZeroUsize::MIN.saturating_add(self.workers.len())
+        NonZeroUsize::new(self.shared.threads.len()).unwrap_or(NonZeroUsize::MIN)
     }
 
     fn run(&self, n: usize, task: &(dyn Fn(usize) + Sync)) {
+        let shares = n.min(self.shared.threads.len());
         // A call from another thread, or from within a task, does its own work.
         let alone = self.busy.try_lock();
-        if n <= 1 || self.workers.is_empty() || alone.is_err() {
+        if shares <= 1 || alone.is_err() {
             return (0..n).for_each(task);
         }
         // Were a task to panic, unwinding would free what the workers still use.
         let abort = AbortOnPanic;
         let mut job = Job { n, task };
-        self.signal((&raw mut job).cast());
-        run_share(&job, 0, self.workers.len() + 1);
-        let mut spins = 0u32;
-        while self.shared.done.0.load(Ordering::Acquire) < self.workers.len() {
-            relax(&mut spins);
-        }
+        let job = (&raw mut job).cast();
+        let round = self.signal(job, shares);
+        self.shared.take_part(job, round, 0);
+        self.shared.wait_until_done(shares);
         std::mem::forget(abort);
     }
 }
 
-/// The tasks of one thread.
-fn run_share(job: &Job<'_>, thread: usize, threads: usize) {
-    (thread..job.n).step_by(threads).for_each(job.task);
+impl Shared {
+    /// Does the thread's own share of a round, then those that nobody has begun.
+    fn take_part(&self, job: *const Job<'static>, round: u64, thread: usize) {
+        let shares = shares_of(round);
+        for share in (thread..shares).chain(0..thread) {
+            if self.begin(share, round) {
+                // SAFETY: the share is this thread's and not done, so the caller waits for it in `run` and keeps its job
+                // alive. It is this round's job: the next one is stored after this share is done.
+                let job = unsafe { &*job };
+                (share..job.n).step_by(shares).for_each(job.task);
+                // SeqCst: either this thread sees the caller asleep, or the caller sees the count before it sleeps.
+                let done = self.done.0.fetch_add(1, Ordering::SeqCst) + 1;
+                if done == shares && self.caller_asleep.load(Ordering::SeqCst) {
+                    drop(self.caller.0.lock());
+                    self.caller.1.notify_one();
+                }
+            }
+        }
+    }
+
+    /// Whether the share is this thread's now: true for one thread in each round.
+    fn begin(&self, share: usize, round: u64) -> bool {
+        let begun = &self.threads[share].0.begun;
+        // Loading is cheaper where the share has been begun, as most have.
+        begun.load(Ordering::Relaxed) < round && begun.fetch_max(round, Ordering::AcqRel) < round
+    }
+
+    fn wait_until_done(&self, shares: usize) {
+        let mut patience = Patience::new();
+        while self.done.0.load(Ordering::Acquire) < shares {
+            if !patience.wait() {
+                let mut guard = self.caller.0.lock().unwrap_or_else(PoisonError::into_inner);
+                self.caller_asleep.store(true, Ordering::SeqCst);
+                while self.done.0.load(Ordering::SeqCst) < shares {
+                    guard = self.caller.1.wait(guard).unwrap_or_else(PoisonError::into_inner);
+                }
+                self.caller_asleep.store(false, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Waits until the round differs from `seen`, and returns it.
+    fn wait_for_round(&self, thread: usize, seen: u64) -> u64 {
+        let mut patience = Patience::new();
+        loop {
+            let round = self.round.0.load(Ordering::Acquire);
+            if round != seen {
+                return round;
+            }
+            if !patience.wait() {
+                let asleep = &self.threads[thread].0.asleep;
+                asleep.store(true, Ordering::SeqCst);
+                while self.round.0.load(Ordering::SeqCst) == seen {
+                    thread::park();
+                }
+                asleep.store(false, Ordering::Relaxed);
+            }
+        }
+    }
 }
 
-fn work(shared: &Shared, i: usize, threads: usize) {
+fn shares_of(round: u64) -> usize {
+    (round & ((1 << SHARE_BITS) - 1)) as usize
+}
+
+fn work(shared: &Shared, thread: usize) {
     let abort = AbortOnPanic;
-    let mut seen = 0;
+    let mut round = 0;
     loop {
-        seen = wait_for_round(shared, i, seen);
+        round = shared.wait_for_round(thread, round);
         let job = shared.job.load(Ordering::Relaxed);
-        // SAFETY: the round counter published this pointer, and the caller keeps the job alive until this worker counts
-        // itself done below. Null ends the pool.
-        let Some(job) = (unsafe { job.as_ref() }) else { break };
-        run_share(job, i + 1, threads);
-        shared.done.0.fetch_add(1, Ordering::Release);
+        if job.is_null() {
+            break;
+        }
+        // Without a share of its own a thread stays away: the round may be over, and its job gone.
+        if thread < shares_of(round) {
+            shared.take_part(job, round, thread);
+        }
     }
     std::mem::forget(abort);
 }
 
-/// Waits until the round differs from `seen`, and returns it.
-fn wait_for_round(shared: &Shared, i: usize, seen: usize) -> usize {
-    let mut spins = 0;
-    let mut since = None;
-    loop {
-        let round = shared.round.0.load(Ordering::Acquire);
-        if round != seen {
-            return round;
-        }
-        relax(&mut spins);
-        if spins.is_multiple_of(1024) && since.get_or_insert_with(Instant::now).elapsed() > SPIN {
-            let asleep = &shared.asleep[i].0;
-            asleep.store(true, Ordering::SeqCst);
-            while shared.round.0.load(Ordering::SeqCst) == seen {
-                thread::park();
-            }
-            asleep.store(false, Ordering::Relaxed);
-        }
-    }
+/// Waiting: spins some microseconds, then lets other threads run, and says when it is time to sleep. The thread that is
+/// waited for may need this one's core.
+struct Patience {
+    spins: u32,
+    since: Option<Instant>,
 }
 
-/// Spins some microseconds, then lets others run: on a machine with fewer free cores than threads, the one that is waited
-/// for may not be running.
-fn relax(spins: &mut u32) {
-    *spins = spins.wrapping_add(1);
-    if *spins > 100 && spins.is_multiple_of(8) {
+impl Patience {
+    fn new() -> Patience {
+        Patience { spins: 0, since: None }
+    }
+
+    /// Waits a little. False when it has been long enough.
+    fn wait(&mut self) -> bool {
+        self.spins = self.spins.wrapping_add(1);
+        if self.spins < SPINS || !self.spins.is_multiple_of(8) {
+            std::hint::spin_loop();
+            return true;
+        }
         thread::yield_now();
-    } else {
-        std::hint::spin_loop();
+        self.since.get_or_insert_with(Instant::now).elapsed() < PATIENCE
     }
 }
 
@@ -167,7 +250,7 @@ impl Drop for AbortOnPanic {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.signal(std::ptr::null_mut());
+        self.signal(std::ptr::null_mut(), self.shared.threads.len());
         for worker in &mut self.workers {
             if let Some(handle) = worker.handle.take() {
                 let _ = handle.join();
@@ -180,7 +263,7 @@ impl Drop for Pool {
 pub fn default_threads() -> NonZeroUsize {
     let logical = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let physical = NonZeroUsize::new(num_cpus::get_physical()).unwrap_or(logical);
-    logical.min(physical)
+    logical.min(physical).min(const { NonZeroUsize::new(MAX_THREADS).unwrap() })
 }
 
 #[cfg(test)]
@@ -200,6 +283,38 @@ mod tests {
                 });
                 assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1), "{threads} threads, {n} tasks");
             }
+        }
+    }
+
+    #[test]
+    fn shares_of_threads_without_a_core_are_taken_over() {
+        let pool = Pool::without_workers(4); // as if no worker ever ran
+        for n in [2, 4, 9] {
+            let counts: Vec<AtomicUsize> = (0..n).map(|_| AtomicUsize::new(0)).collect();
+            pool.run(n, &|i| {
+                counts[i].fetch_add(1, Ordering::Relaxed);
+            });
+            assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1), "{n} tasks");
+        }
+    }
+
+    #[test]
+    fn the_caller_sleeps_until_a_slow_worker_is_done() {
+        let pool = Pool::new(NonZeroUsize::new(2).unwrap()).unwrap();
+        for _ in 0..3 {
+            let (begun, done) = (AtomicBool::new(false), AtomicBool::new(false));
+            pool.run(2, &|i| {
+                if i == 0 {
+                    while !begun.load(Ordering::Acquire) {
+                        thread::yield_now(); // so that the worker takes its own share
+                    }
+                } else {
+                    begun.store(true, Ordering::Release);
+                    thread::sleep(PATIENCE * 200); // longer than a busy machine keeps the caller waiting for a core
+                    done.store(true, Ordering::Release);
+                }
+            });
+            assert!(done.into_inner());
         }
     }
 
@@ -251,7 +366,7 @@ mod tests {
     fn workers_wake_after_sleep() {
         let pool = Pool::new(NonZeroUsize::new(3).unwrap()).unwrap();
         for _ in 0..5 {
-            thread::sleep(SPIN * 4);
+            thread::sleep(PATIENCE * 4);
             let sum = AtomicUsize::new(0);
             pool.run(9, &|i| {
                 sum.fetch_add(i, Ordering::Relaxed);

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, bail};
 use infer_core::{
     Config, Engine, HotBuffers, IndexEntry, Kernels, KvBuffers, KvType, Limits, MergeSlot, Model, Plan, ProbIndex,
-    Sampler, State, Tokenizer, classify, forward, penalize,
+    Sampler, State, Tokenizer, begin, classify, penalize, step,
 };
 
 use crate::args::FullSampling;
@@ -223,9 +223,21 @@ impl<'a> Session<'a> {
 
     /// Reads tokens behind those that were read before, in batches.
     pub fn read(&mut self, tokens: &[u32]) -> anyhow::Result<()> {
-        for tokens in tokens.chunks(self.state.plan().limits.batch) {
-            let pos = self.state.filled();
-            forward(&self.model, &mut self.state, &self.engine, tokens, pos)?;
+        self.read_from(self.pos(), tokens, || false)
+    }
+
+    /// Reads tokens from position `pos` on, in batches; what was read from there on before is forgotten. Ends early once
+    /// `stopped`, which it asks after each layer: [`pos`](Session::pos) tells how far it came.
+    pub fn read_from(&mut self, pos: usize, tokens: &[u32], stopped: impl Fn() -> bool) -> anyhow::Result<()> {
+        self.tokens.truncate(pos);
+        let batch = self.state.plan().limits.batch;
+        for (i, tokens) in tokens.chunks(batch).enumerate() {
+            begin(&self.model, &mut self.state, tokens, pos + i * batch)?;
+            while step(&self.model, &mut self.state, &self.engine)? {
+                if stopped() {
+                    return Ok(());
+                }
+            }
             self.tokens.extend(tokens);
         }
         Ok(())
@@ -247,10 +259,24 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Starts the threads that the command line asks for.
-pub fn start_pool(threads: Option<NonZeroUsize>) -> anyhow::Result<Pool> {
-    let threads = threads.unwrap_or_else(default_threads);
+/// Multiplications that are worth a thread of their own: some 50 µs, in which threads meet dozens of times.
+const WORK_PER_THREAD: usize = 1 << 20;
+
+/// Starts the threads that the command line asks for. By default they are the physical cores, but fewer for a small model,
+/// which is slower with a second thread. `batch` is the number of tokens that are mostly read at a time.
+pub fn start_pool(threads: Option<NonZeroUsize>, config: &Config, batch: usize) -> anyhow::Result<Pool> {
+    let threads = threads.unwrap_or_else(|| {
+        let enough = batch.saturating_mul(multiplications(config)) / WORK_PER_THREAD;
+        default_threads().min(NonZeroUsize::new(enough).unwrap_or(NonZeroUsize::MIN))
+    });
     Pool::new(threads).with_context(|| format!("starting {threads} threads: lower --threads"))
+}
+
+/// Multiplications of weights for one token.
+fn multiplications(config: &Config) -> usize {
+    let Config { dim, hidden_dim, n_layers, vocab_size, .. } = *config;
+    let layer = [2 * dim, 2 * config.kv_dim(), 3 * hidden_dim].iter().fold(0, |sum: usize, n| sum.saturating_add(*n));
+    n_layers.saturating_mul(layer).saturating_add(vocab_size).saturating_mul(dim)
 }
 
 /// The seed of the command line; instead of 0, one that differs from run to run.

@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use clap::ValueEnum;
 
 use super::Kv;
+use crate::pool::MAX_THREADS;
 
 /// What `inspect` plans for.
 #[derive(Clone, Copy, Debug)]
@@ -89,6 +90,11 @@ pub fn penalty(text: &str) -> Result<f32, String> {
 
 pub fn stop(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("give the text that the story ends before".into()) } else { Ok(text.into()) }
+}
+
+pub fn threads(text: &str) -> Result<NonZeroUsize, String> {
+    let n = text.parse().ok().filter(|n: &NonZeroUsize| n.get() <= MAX_THREADS);
+    n.ok_or(format!("give a whole number of threads from 1 to {MAX_THREADS}"))
 }
 
 #[cfg(test)]

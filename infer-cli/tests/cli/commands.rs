@@ -245,6 +245,7 @@ fn bench_hashes_the_same_logits_on_every_kernel_and_thread_count() {
             let fixed = ["bench", "--shape", "260K", "--weights", weights, "--tokens", "20", "--repeat", "1", "--json"];
             serde_json::from_str(stdout(&run(&[&fixed, more].concat()))).unwrap()
         };
+        assert_eq!(bench(&[])["threads"], 1, "a second thread makes a small model slower");
         let want = bench(&["--threads", "1", "--kernels", "scalar"]);
         assert_eq!(want["logits_hash"].as_str().unwrap().len(), 16);
         for kernels in infer_core::Kernels::all() {

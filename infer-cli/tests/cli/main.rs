@@ -1,5 +1,6 @@
 //! The program as a person runs it: golden outputs of llama2.c, and what bad input gets.
 
+mod chat;
 mod commands;
 mod default_model;
 mod files;
@@ -7,6 +8,7 @@ mod flags;
 mod golden;
 mod serial;
 mod story;
+mod terminal;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -151,6 +151,9 @@ fn values_out_of_range() {
         ("--repeat-penalty", "inf"),
         ("--repeat-last-n", "-1"),
         ("--stop", ""),
+        ("--threads", "0"),
+        ("--threads", "1025"),
+        ("--threads", "1000000000"),
     ] {
         assert_fails(&run(&["model.bin", flag, value]), 2, &[value]);
     }
@@ -174,41 +177,6 @@ fn prompts_that_do_not_fit() {
     assert_fails(&run(&[&model, "-n", "3", "-i", "a b"]), 2, &["4 tokens", "3 positions"]);
     assert!(run(&[&model, "-n", "4", "-i", "a b"]).status.success(), "the last position draws a token");
     assert_fails(&run_with_input(&[&model, "-m", "chat", "-y", ""], long.as_bytes()), 2, &["message has", "40"]);
-}
-
-#[test]
-fn chat_takes_turns_until_the_input_ends() {
-    let (_, model) = random_model("chat", |_| {});
-    let output = run_with_input(&[&model, "-m", "chat", "-y", "", "-s", "1"], b"");
-    assert_eq!(stdout(&output), "User: \n");
-    assert_fails(&run_with_input(&[&model, "-m", "chat", "-y", ""], b"\xff\n"), 2, &["not valid UTF-8"]);
-}
-
-#[test]
-fn chat_answers_end_with_eos() {
-    use infer_core::format::TensorName::*;
-    let folder = scratch("chat_eos");
-    // Layers add nothing, so that a token decides the next one: anything is followed by "a" (260), and "a" by EOS.
-    let shape = infer_core::Config { shared_classifier: false, seq_len: 80, ..config(8, 5, 2, 4, 2) };
-    let mut model = RandomModel::new(shape, 3);
-    for tensor in [Wo, W2, TokEmb, Wcls] {
-        model.tensor_mut(tensor).fill(0.0);
-    }
-    let row = |token: usize, dimension: usize| token * 8 + dimension;
-    (0..300).for_each(|token| model.tensor_mut(TokEmb)[row(token, usize::from(token == 260))] = 1.0);
-    model.tensor_mut(Wcls)[row(260, 0)] = 9.0;
-    model.tensor_mut(Wcls)[row(2, 1)] = 9.0;
-    let path = folder.join("model.bin");
-    std::fs::write(&path, model.to_file(Version::V0).bytes()).unwrap();
-    std::fs::write(folder.join("tokenizer.bin"), tokenizer_file(&[" ", "a", "b", " a"], 300)).unwrap();
-    let args = [path.to_str().unwrap(), "-m", "chat", "-y", "", "-t", "0"];
-    // The first two turns take 19 and 20 positions: BOS, the message in its brackets (" a" is one token), "a" and EOS. The
-    // third message does not fit, the fourth does.
-    let input = format!("a\nb\n{}\na\n", "b".repeat(40));
-    let output = run_with_input(&args, input.as_bytes());
-    let turn = "User: Assistant: a\n";
-    assert_eq!(stdout(&output), format!("{turn}{turn}User: {turn}User: \n"));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("41 of 80 positions are left"));
 }
 
 #[test]
