@@ -8,7 +8,8 @@
 #   nostd     the library for bare-metal targets, NEON among them
 #   panics    the firmware image has no symbol of panics, allocation or formatting
 #   firmware  the firmware images run in QEMU and compute the host's logits, the host link over damaged lines too; the
-#             kernels of each core give the bits of the scalar ones
+#             kernels of each core give the bits of the scalar ones, for speed and for size and wherever they lie; what
+#             firmware-example's README builds is built for each board (ci/firmware.sh)
 #   capi      the C header is up to date; the C archive has no panics; the C examples, in QEMU and under valgrind, tell
 #             what infer-cli tells
 #   asan      the library's tests under the address sanitizer
@@ -18,6 +19,7 @@
 #
 # Everything runs on stable Rust. What is missing is installed: with apt-get, and cargo-fuzz with cargo.
 set -euo pipefail
+shopt -s inherit_errexit # or a failure inside of $(…) would go unnoticed
 cd "$(dirname "$0")"
 
 root=$PWD
@@ -25,6 +27,7 @@ steps=(fmt clippy test docs nostd panics firmware capi asan fuzz miri)
 skipped=77 # exit status of a step that cannot run here
 target_dir=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 chip=thumbv7em-none-eabihf
+source ci/firmware.sh
 
 fmt() {
     cargo fmt --all --check
@@ -40,7 +43,7 @@ clippy() {
     cargo clippy -p trainer --features cuda-check -- -D warnings # the CUDA path, type-checked without CUDA
     cargo clippy --manifest-path infer-core/fuzz/Cargo.toml --target-dir "$target_dir/fuzz-clippy" -- -D warnings
     if has_target $chip; then
-        (cd firmware-example && cargo clippy --features link --target-dir "$target_dir/bare" -- -D warnings)
+        (cd firmware-example && cargo clippy --features link,kernels --target-dir "$target_dir/bare" -- -D warnings)
     else
         echo "firmware-example not linted: clippy needs rustup's target $chip"
     fi
@@ -63,7 +66,7 @@ docs() {
 
 nostd() {
     local target
-    for target in $chip thumbv8m.main-none-eabihf riscv32imac-unknown-none-elf aarch64-unknown-none; do
+    for target in $chip thumbv8m.main-none-eabihf thumbv6m-none-eabi riscv32imac-unknown-none-elf aarch64-unknown-none; do
         echo "infer-core for $target"
         cargo_bare "$target" build --release -p infer-core
     done
@@ -127,70 +130,6 @@ print_sizes() {
             print "  RAM: " hot + cold + statics + stack " bytes: " hot " hot, " cold " cold, " statics " other statics, " \
                 stack " reserved for the stack"
         }'
-}
-
-firmware() {
-    need qemu-system-arm qemu-system-arm
-    need arm-none-eabi-size binutils-arm-none-eabi
-    local board model out
-    for board in mps2-an386 mps3-an547; do
-        for model in "" random-f32 random-int8; do
-            echo "$board, ${model:-default} model:"
-            out=$(MODEL=$model build_image $board firmware-example)
-            run_image $board "$out/firmware-example"
-            check_plan "$out/firmware-example"
-        done
-        out=$(MODEL=random-int8 build_image $board kernels)
-        run_qemu $board "$out/kernels" </dev/null
-        if [ $board = mps2-an386 ]; then
-            echo "with a watchdog of a million instructions:"
-            run_image $board "$(WATCHDOG_CYCLES=25000 build_image $board firmware-example)/firmware-example" -icount shift=0
-        fi
-        MODEL=random-int8 link $board
-    done
-    link netduinoplus2 # an STM32F405 with its own UART and 128 KB of RAM
-    for board in nrf52840 rp2350 stm32h743; do
-        echo "$board links:"
-        print_sizes "$(build_image $board link)/link"
-    done
-}
-
-# link BOARD: the host link tells stories, over damaged lines too.
-link() {
-    local out
-    out=$(build_image "$1" link)
-    echo "$1 with the host link:"
-    FIRMWARE=$(realpath "$out/link") FIRMWARE_MACHINE=$1 FIRMWARE_MODEL=$(model_of "$out/link") \
-        cargo test -p infer-cli --test firmware
-}
-
-# run_image MACHINE IMAGE OPTIONS...: the image tells its story, then another one, and the logits are the host's.
-run_image() {
-    local output
-    output=$(printf 'One day\n\n' | run_qemu "$@") ||
-        { local status=$?; echo "$output"; echo "QEMU: exit status $status" >&2; return 1; }
-    grep -aE '^(logits|stack)' <<<"$output"
-    grep -aq ', as on the host$' <<<"$output" && grep -aq '^One day' <<<"$output"
-}
-
-# run_qemu MACHINE IMAGE OPTIONS...: with its serial line on stdin and stdout.
-run_qemu() {
-    timeout 60 qemu-system-arm -M "$1" -nographic -monitor none -serial stdio -semihosting -kernel "${@:2}"
-}
-
-# check_plan IMAGE: what infer-cli plans, with the settings of settings.rs, is what the image links.
-check_plan() {
-    local linked planned
-    linked=$(arm-none-eabi-size -A "$1" | awk '$1 ~ /^\.(model|hot|cold)$/ { print $1, $2 }' | sort)
-    planned=$(cargo run -q -p infer-cli -- inspect "$(model_of "$1")" --plan max_seq=256,kv=int8 |
-        awk '$1 ~ /^\.(model|hot|cold)$/ { sum[$1] += $NF } END { for (s in sum) print s, sum[s] }' | sort)
-    diff <(echo "$linked") <(echo "$planned") || { echo "not what infer-cli inspect plans" >&2; return 1; }
-    echo "as planned: $(paste -sd, <<<"$linked") bytes"
-}
-
-# model_of IMAGE: the model file that its build script wrote, beside the tokenizer.
-model_of() {
-    echo "$(sed -n 's|.*"out_dir":"\([^"]*/firmware-example-[^"]*\)".*|\1|p' "$1.json")/model.bin"
 }
 
 capi() {
@@ -342,18 +281,6 @@ all() {
     [ ${#failed[@]} = 0 ]
 }
 
-# build_image BOARD BINARY: builds an image of firmware-example and prints the folder where it lies, with cargo's messages
-# beside it.
-build_image() {
-    local target=$chip out
-    case $1 in mps3-an547 | rp2350) target=thumbv8m.main-none-eabihf ;; esac
-    out=$target_dir/bare/$target/release
-    mkdir -p "$out"
-    (cd firmware-example && BOARD=$1 cargo_bare $target build --release --bin "$2" --features link \
-        --message-format=json-render-diagnostics) >"$out/$2.json"
-    echo "$out"
-}
-
 # cargo_bare TARGET COMMAND ARGUMENTS...: cargo for a bare-metal target. Where rustup has not installed the target,
 # Debian's compiler builds core from Debian's sources.
 cargo_bare() {
@@ -368,7 +295,7 @@ cargo_bare() {
     local linker
     linker=$(rustc --print sysroot)/lib/rustlib/$(host)/bin/rust-lld
     env RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 CARGO_TARGET_THUMBV7EM_NONE_EABIHF_LINKER="$linker" \
-        CARGO_TARGET_THUMBV8M_MAIN_NONE_EABIHF_LINKER="$linker" \
+        CARGO_TARGET_THUMBV8M_MAIN_NONE_EABIHF_LINKER="$linker" CARGO_TARGET_THUMBV6M_NONE_EABI_LINKER="$linker" \
         cargo "$@" -Zbuild-std=core --target "$target" --target-dir "$target_dir/bare"
 }
 

@@ -2,8 +2,9 @@
 //! logits that the host computes.
 //!
 //! Settings are environment variables: BOARD (a folder of `boards/`), MODEL and TOKENIZER (files, or MODEL=random-f32 or
-//! random-int8 for weights made here).
+//! random-int8 for weights made here), and DISPLACED=1 (see `displaced.x`).
 
+mod memory;
 #[path = "src/random.rs"]
 mod random;
 #[allow(dead_code)] // the images use what is not used here
@@ -27,9 +28,10 @@ const DEFAULT_MODEL: &str = "../models/firmware/model.bin";
 
 fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    board(&out)?;
+    let map = board(&out)?;
 
     let (model, tokenizer) = model_and_tokenizer()?;
+    check_memory(&map, &model, &tokenizer)?;
     fs::write(out.join("model.bin"), &model)?;
     fs::write(out.join("tokenizer.bin"), &tokenizer)?;
     fs::write(out.join("checksum"), hash_bytes(HASH_START, &model).to_le_bytes())?;
@@ -37,14 +39,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(out.join("story.hash"), story.to_le_bytes())?;
     fs::write(out.join("bench.hash"), bench.to_le_bytes())?;
     println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=memory.rs");
     println!("cargo:rerun-if-changed=src/random.rs");
     println!("cargo:rerun-if-changed=src/settings.rs");
     println!("cargo:rerun-if-changed=src/story.rs");
     Ok(())
 }
 
-/// Hands the board's code to the compiler and its memory map to the linker.
-fn board(out: &Path) -> Result<(), Box<dyn Error>> {
+/// Hands the board's code to the compiler and its memory map, which it returns, to the linker.
+fn board(out: &Path) -> Result<String, Box<dyn Error>> {
     let default = if env::var("TARGET")?.starts_with("thumbv8m") { "mps3-an547" } else { "mps2-an386" };
     let board = setting("BOARD").unwrap_or(default.into());
     let folder = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("boards").join(&board);
@@ -53,14 +56,39 @@ fn board(out: &Path) -> Result<(), Box<dyn Error>> {
         return Err(format!("BOARD={board}: {} and {} must exist", code.display(), map.display()).into());
     }
     println!("cargo:rerun-if-changed={}", map.display());
-    println!("cargo:rerun-if-changed=sections.x");
     fs::write(out.join("board.rs"), format!("#[allow(unsafe_code)]\n#[path = {code:?}]\npub mod board;\n"))?;
-    fs::copy(map, out.join("memory.x"))?;
-    fs::copy("sections.x", out.join("sections.x"))?;
+    let text = fs::read_to_string(map)?;
+    fs::write(out.join("memory.x"), &text)?;
+    for script in ["displaced.x", "sections.x"] {
+        println!("cargo:rerun-if-changed={script}");
+        fs::copy(script, out.join(script))?;
+    }
     println!("cargo:rustc-link-search={}", out.display());
+    if setting("DISPLACED").is_some() {
+        println!("cargo:rustc-link-arg-bins=-Tdisplaced.x"); // takes the kernels before cortex-m-rt's link.x does
+    }
     println!("cargo:rustc-link-arg-bins=-Tlink.x");
     println!("cargo:rustc-link-arg-bins=-Tsections.x");
-    Ok(())
+    Ok(text)
+}
+
+/// Refuses a model that the board has no room for.
+fn check_memory(map: &str, model: &[u8], tokenizer: &[u8]) -> Result<(), Box<dyn Error>> {
+    let config = Config::from_header(model).map_err(|e| format!("MODEL: {e}"))?;
+    let plan = config.plan(story::limits(config.seq_len)).map_err(|e| format!("MODEL: {e}"))?;
+    let value = if let KvType::F32 = settings::KV { 4 } else { 1 };
+    let prompt = Tokenizer::max_tokens(settings::MAX_PROMPT) * (size_of::<MergeSlot>() + size_of::<u32>());
+    let hot = 4 * plan.hot_f32 + plan.hot_i8 + plan.sampler * size_of::<ProbIndex>();
+    let cold = value * plan.kv_values + 4 * plan.kv_scales + prompt;
+    let part = |what, memory, bytes| memory::Part { what, memory, bytes };
+    let parts = [
+        part("model and tokenizer (MODEL)", "MODEL", model.len() + tokenizer.len()),
+        part("activations (HOT)", "HOT", hot),
+        part("KV cache and prompt (COLD)", "COLD", cold),
+        part("the stack", "RAM", memory::stack_size(map).unwrap_or(0)),
+    ];
+    let board = setting("BOARD").unwrap_or_else(|| "the board".into());
+    memory::check(map, &parts).map_err(|e| format!("{board} is too small: {e}").into())
 }
 
 /// The files that MODEL and TOKENIZER name, by default the project's own, or random weights.

@@ -10,7 +10,7 @@ extern int main(void);
 
 static _Noreturn void reset(void) {
   CPACR |= 0xf << 20; // full access to the FPU, before any code that may use it
-  __asm__ volatile("dsb\nisb");
+  __asm__ volatile("dsb\nisb" ::: "memory");
   for (uint32_t *to = data_start, *from = data_load; to < data_end;)
     *to++ = *from++;
   for (uint32_t *to = bss_start; to < bss_end;)

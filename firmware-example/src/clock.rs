@@ -42,6 +42,23 @@ impl Clock {
     }
 }
 
+/// Whether this is a chip. QEMU, whose clocks count the time of its host or instructions, has no cycle counter in the debug
+/// unit DWT, which Cortex-M4 and larger chips have. Another core without one (Armv6-M) counts as emulated.
+pub fn is_real() -> bool {
+    const DEMCR: *mut u32 = 0xe000_edfc as *mut u32; // bit 24: DWT on
+    const DWT_CTRL: *mut u32 = 0xe000_1000 as *mut u32; // bit 0: counts
+    const DWT_CYCCNT: *const u32 = 0xe000_1004 as *const u32;
+    const DWT_LAR: *mut u32 = 0xe000_1fb0 as *mut u32; // some Cortex-M7 are locked
+    // SAFETY: registers of the core, which nothing else here touches. Where there are none they read as 0.
+    unsafe {
+        DEMCR.write_volatile(DEMCR.read_volatile() | 1 << 24);
+        DWT_LAR.write_volatile(0xc5ac_ce55);
+        DWT_CTRL.write_volatile(DWT_CTRL.read_volatile() | 1);
+        let before = DWT_CYCCNT.read_volatile();
+        (0..8).any(|_| DWT_CYCCNT.read_volatile() != before)
+    }
+}
+
 fn now() -> u64 {
     loop {
         let wraps = WRAPS.load(Relaxed);

@@ -1,6 +1,7 @@
 //! What the image carries, and the memory that running it takes, sized by the compiler from the model's header.
 #![allow(unsafe_code)]
 
+use core::arch::asm;
 use core::hint::black_box;
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -92,11 +93,10 @@ pub fn memory() -> Option<Memory<'static>> {
     #[unsafe(link_section = ".cold.tokens")]
     static mut TOKENS: Room<u32, MAX_PROMPT_TOKENS> = MaybeUninit::uninit();
 
-    static TAKEN: AtomicBool = AtomicBool::new(false);
-    if TAKEN.swap(true, Ordering::Relaxed) {
+    if !is_first() {
         return None;
     }
-    // SAFETY: the flag lets each static be borrowed once.
+    // SAFETY: each static is borrowed once.
     unsafe {
         let kv = match PLAN.limits.kv {
             KvType::F32 => KvBuffers::F32(fill(&mut *&raw mut KV_F32, 0.0)),
@@ -111,6 +111,20 @@ pub fn memory() -> Option<Memory<'static>> {
             tokens: fill(&mut *&raw mut TOKENS, 0),
         })
     }
+}
+
+/// True once. Cores of Armv6-M cannot swap an atomic, so no interrupt comes between its load and its store instead; there is
+/// one core. (Handlers run privileged, as the images do: others cannot mask interrupts.)
+fn is_first() -> bool {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    let masked: u32;
+    // SAFETY: masks interrupts, and afterwards restores what was; memory stays as it is in between, but for the flag.
+    unsafe { asm!("mrs {}, PRIMASK", "cpsid i", out(reg) masked, options(nostack, preserves_flags)) }
+    let taken = TAKEN.load(Ordering::Relaxed);
+    TAKEN.store(true, Ordering::Relaxed);
+    // SAFETY: as above.
+    unsafe { asm!("msr PRIMASK, {}", in(reg) masked, options(nostack, preserves_flags)) }
+    !taken
 }
 
 fn fill<T: Copy, const N: usize>(room: &mut Room<T, N>, value: T) -> &mut [T] {

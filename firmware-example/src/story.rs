@@ -91,7 +91,7 @@ pub fn tell(
     let mut sampler = Sampler::new(request.temperature, request.top_p, request.seed)?;
     let n_tokens = tokenizer.encode(request.prompt, true, memory.merge, memory.tokens)?;
     let max_seq = plan.limits.max_seq.min(request.steps);
-    if n_tokens > 1 && n_tokens > max_seq {
+    if n_tokens > max_seq {
         return Err(Error::Position { pos: 0, n_tokens, filled: 0, max_seq });
     }
     let prompt = memory.tokens.get(..n_tokens).unwrap_or(&[]);

@@ -80,14 +80,17 @@ fn stopped() -> bool {
 fn report(firmware: &Firmware, s: &Statistics) -> io::Result<()> {
     let rate = f64::from(s.positions) * f64::from(s.clock_hz) / (s.cycles.max(1) as f64);
     let cycles = s.cycles / u64::from(s.positions.max(1)) / 1000;
+    let speed = match s.clock_is_real {
+        true => format!("{rate:.1} tok/s at {} MHz", s.clock_hz / 1_000_000),
+        false => "counted by an emulator: no measure of a chip's speed".into(),
+    };
     writeln!(
         io::stderr(),
-        "{}, {} kernels: {} positions, {cycles} thousand cycles each, {rate:.1} tok/s at {} MHz, {} of {} bytes of stack \
-         used, logits hash {:016x}",
+        "{}, {} kernels: {} positions, {cycles} thousand cycles each, {speed}, {} of {} bytes of stack used, logits hash \
+         {:016x}",
         firmware.board,
         firmware.kernels,
         s.positions,
-        s.clock_hz / 1_000_000,
         s.stack_used,
         s.stack_size,
         s.logits_hash
@@ -163,8 +166,11 @@ impl<'a> Link<'a> {
         self.line.flush()
     }
 
-    /// The next message, damaged ones passed over; `None` when none comes in time.
+    /// The next message, damaged ones passed over; `None` when none comes in time, however much else comes.
     fn receive(&mut self, deadline: Instant) -> io::Result<Option<Message<Reply<'_>>>> {
+        if Instant::now() >= deadline {
+            return Ok(None);
+        }
         loop {
             let (bytes, len, at) = &mut self.received;
             while at < len {
@@ -237,8 +243,8 @@ impl<'a> Link<'a> {
                 && let Reply::Ready(info) = message.body
             {
                 let firmware = Firmware {
-                    board: info.board.into(),
-                    kernels: info.kernels.into(),
+                    board: printable(info.board),
+                    kernels: printable(info.kernels),
                     model: info.model,
                     max_seq: info.max_seq as usize,
                     kv_int8: info.kv_int8,
@@ -257,14 +263,18 @@ impl<'a> Link<'a> {
         STORY.store(COMING, Relaxed);
         loop {
             let before = tokens.len();
-            let trouble = match self.tell(request, &mut tokens, &mut out) {
+            let trouble = match self.tell(request, firmware.max_seq, &mut tokens, &mut out) {
                 Ok(statistics) => {
                     let _ = STORY.compare_exchange(COMING, NONE, Relaxed, Relaxed);
                     out.finish()?;
                     return Ok((tokens, statistics));
                 }
                 Err(Trouble::Passing(trouble)) => trouble,
-                Err(Trouble::Lasting(e)) => return Err(e),
+                Err(Trouble::Lasting(e)) if tokens.is_empty() => return Err(e),
+                Err(Trouble::Lasting(e)) => {
+                    out.finish()?;
+                    return Err(e);
+                }
             };
             let n = tokens.len();
             ensure!(!stopped(), "port {}: {trouble} after {n} tokens, when the story was to end", self.port);
@@ -279,18 +289,22 @@ impl<'a> Link<'a> {
         }
     }
 
-    /// One attempt: `tokens` were shown by earlier ones.
+    /// One attempt: `tokens` were shown by earlier ones. Whatever the firmware does, it ends: what counts as an answer takes
+    /// the story forward, and a story has no more tokens than were asked for.
     fn tell(
         &mut self,
         request: Request<'_>,
+        max_seq: usize,
         tokens: &mut Vec<u32>,
         out: &mut TextOut<impl Write>,
     ) -> Result<Statistics, Trouble> {
         let passing = |trouble: &str| Err(Trouble::Passing(trouble.into()));
         self.send(request)?;
         let (id, port, timeout) = (self.id, self.port, self.timeout);
+        let most = if let Request::Tell { steps, .. } = request { max_seq.min(steps as usize) } else { 0 };
         let mut deadline = Instant::now() + PROMPTLY;
         let mut accepted = false;
+        let mut next = 0; // the position that has not been told in this attempt
         let mut stop_sent = None; // when; it may be lost
         loop {
             if stopped() && stop_sent.is_none_or(|at: Instant| at.elapsed() > PROMPTLY) {
@@ -304,14 +318,26 @@ impl<'a> Link<'a> {
                 let silence = format!("nothing came for {} s", timeout.as_secs());
                 return passing(if accepted { &silence } else { "the request was not answered" });
             };
-            if message.id == id {
+            let answer = match message.body {
+                Reply::Accepted => !accepted,
+                Reply::Token { pos, .. } => pos as usize >= next,
+                Reply::Ready(_) => false,
+                Reply::Done(_) | Reply::Failed { .. } => true,
+            };
+            if answer && message.id == id {
                 deadline = Instant::now() + timeout;
             }
             match message {
                 Message { id: 0, body: Reply::Ready(_) } => return passing("the firmware started anew"),
                 Message { id: other, .. } if other != id => {} // late
+                Message { body: Reply::Token { pos, .. }, .. } if pos as usize >= most => {
+                    self.send(Request::Stop)?;
+                    return Err(Trouble::Lasting(anyhow::anyhow!(
+                        "port {port}: the firmware goes on after the {most} positions that were asked for"
+                    )));
+                }
                 Message { body: Reply::Token { pos, token, text }, .. } => match tokens.get(pos as usize) {
-                    Some(&before) if before == token => {}
+                    Some(&before) if before == token => next = next.max(pos as usize + 1),
                     Some(before) => {
                         return Err(Trouble::Lasting(anyhow::anyhow!(
                             "port {port}: token {pos} was {before} before the interruption and is {token} now: the \
@@ -320,6 +346,7 @@ impl<'a> Link<'a> {
                     }
                     None if pos as usize == tokens.len() => {
                         tokens.push(token);
+                        next = tokens.len();
                         out.push(text).map_err(|e| Trouble::Lasting(e.into()))?; // ours, not the line's
                     }
                     None => return passing("a frame was lost"),
@@ -329,7 +356,8 @@ impl<'a> Link<'a> {
                     return if tokens.len() != told { passing("a frame was lost") } else { Ok(statistics) };
                 }
                 Message { body: Reply::Failed { message, value }, .. } => {
-                    let value = value.map_or(String::new(), |value| format!(" {value}"));
+                    let (message, value) =
+                        (printable(message), value.map_or(String::new(), |value| format!(" {value}")));
                     return Err(Trouble::Lasting(anyhow::anyhow!("port {port}: the firmware says: {message}{value}")));
                 }
                 Message { body: Reply::Ready(_), .. } => {}
@@ -337,6 +365,11 @@ impl<'a> Link<'a> {
             }
         }
     }
+}
+
+/// What a board says in words, without control characters: it must not drive the terminal.
+fn printable(words: &str) -> String {
+    words.chars().filter(|c| !c.is_control()).collect()
 }
 
 fn open_line(port: &str, baud: u32) -> anyhow::Result<Box<dyn Line>> {

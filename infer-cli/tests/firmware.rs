@@ -114,6 +114,7 @@ fn assert_told(output: &Output, words: &[&str]) {
     assert!(output.status.success(), "{errors}");
     assert!(String::from_utf8_lossy(&output.stdout).starts_with("Once upon a time"));
     assert!(errors.contains("tokens and their logits are as on this machine"), "{errors}");
+    assert!(errors.contains("counted by an emulator"), "{errors}");
     for word in words {
         assert!(errors.contains(word), "no {word:?} in: {errors}");
     }

@@ -16,8 +16,9 @@ extern crate std;
 use heapless::Vec;
 use serde::{Deserialize, Serialize};
 
-/// Version of this protocol, in [`Info`].
-pub const VERSION: u8 = 1;
+/// Version of this protocol, in [`Info`]: another one where a message changes. [`Info`] itself stays as it is, so that ends
+/// of different versions can tell.
+pub const VERSION: u8 = 2;
 /// Longest prompt in bytes.
 pub const MAX_PROMPT: usize = 128;
 /// Longest frame of a request: what [`Decoder`] on the chip must hold.
@@ -118,6 +119,8 @@ pub struct Statistics {
     pub cycles: u64,
     /// Cycles per second.
     pub clock_hz: u32,
+    /// Whether the clock is that of a chip. An emulator's counts the time of its host, or instructions.
+    pub clock_is_real: bool,
     /// Most bytes of stack used since the start.
     pub stack_used: u32,
     /// Bytes between statics and the top of the stack.

@@ -3,7 +3,7 @@
 #![no_main]
 
 use cortex_m_rt::entry;
-use firmware_example::clock::Clock;
+use firmware_example::clock::{self, Clock};
 use firmware_example::explain::explain;
 use firmware_example::image::{self, CHECKSUM, PLAN};
 use firmware_example::story::{self, Listener, Memory};
@@ -85,6 +85,7 @@ impl Host<'_> {
                     logits_hash: summary.hash,
                     cycles: self.clock.cycles(),
                     clock_hz: board::CLOCK_HZ,
+                    clock_is_real: clock::is_real(),
                     stack_used: stack::used() as u32,
                     stack_size: stack::size() as u32,
                 }),

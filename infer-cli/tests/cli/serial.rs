@@ -2,6 +2,7 @@
 
 use std::io::{BufReader, Read};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::mpsc::Receiver;
 
 use infer_link::{Decoder, Info, MAX_REQUEST, Message, Reply, Request, Statistics, VERSION};
 
@@ -15,7 +16,7 @@ fn frame(id: u8, body: Reply<'_>) -> Vec<u8> {
 }
 
 fn ready(id: u8, version: u8) -> Vec<u8> {
-    frame(id, Reply::Ready(Info { version, board: "b", kernels: "k", model: 1, max_seq: 8, kv_int8: false }))
+    frame(id, Reply::Ready(Info { version, board: "\x1b[2Jb", kernels: "k\r\n", model: 1, max_seq: 8, kv_int8: false }))
 }
 
 fn accepted(id: u8) -> Vec<u8> {
@@ -27,12 +28,17 @@ fn token(id: u8, pos: usize) -> Vec<u8> {
 }
 
 fn done(id: u8, positions: u32) -> Vec<u8> {
+    done_by(true, id, positions)
+}
+
+fn done_by(clock_is_real: bool, id: u8, positions: u32) -> Vec<u8> {
     let statistics = Statistics {
         positions,
         ended: false,
         logits_hash: 5,
         cycles: 600_000,
         clock_hz: 1_000_000,
+        clock_is_real,
         stack_used: 40,
         stack_size: 80,
     };
@@ -111,6 +117,77 @@ fn a_story_is_shown_with_its_statistics() {
 }
 
 #[test]
+fn an_emulators_clock_gives_no_rate() {
+    let told = |id| [story(id)[..7].concat(), done_by(false, id, 6)].concat();
+    let output = talk(&[], VERSION, move |_, id| told(id));
+    assert_recovered(
+        &output,
+        &["100 thousand cycles each, counted by an emulator: no measure of a chip's speed, 40 of 80"],
+    );
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("tok/s"));
+}
+
+/// Board and kernels are named with control codes in all of these tests.
+#[test]
+fn a_board_cannot_drive_the_terminal() {
+    let text = "On\x1b]0;title\x07ce\x1b[1A";
+    let told = move |id| {
+        let token = Reply::Token { pos: 0, token: 300, text: text.as_bytes() };
+        [accepted(id), frame(id, token), done(id, 1)].concat()
+    };
+    let output = talk(&[], VERSION, move |_, id| told(id));
+    assert_eq!(stdout(&output), "On]0;titlece[1A\n");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(errors.starts_with("[2Jb, k kernels: 1 positions"), "{errors:?}");
+    let output =
+        talk(&[], VERSION, |_, id| frame(id, Reply::Failed { message: "bad\x1b[2J\r\u{9b}\nthing", value: None }));
+    assert_fails_after(&output, "the firmware says: bad[2Jthing");
+}
+
+#[test]
+fn no_more_is_shown_than_was_asked_for() {
+    let output = talk(&["-n", "4"], VERSION, |_, id| story(id).concat());
+    assert_eq!(output.stdout, b"Once upon a time\n");
+    assert_fails_after(&output, "the firmware goes on after the 4 positions that were asked for");
+    let beyond_the_cache = |_, id| {
+        let token = |pos| frame(id, Reply::Token { pos, token: 7, text: b"." });
+        (0..).take(20).map(token).collect::<Vec<_>>().concat()
+    };
+    let output = talk(&["-n", "0"], VERSION, beyond_the_cache);
+    assert_eq!(output.stdout, b"........\n");
+    assert_fails_after(&output, "the firmware goes on after the 8 positions that were asked for");
+}
+
+/// A board that says the same for ever, as fast as it can.
+#[test]
+fn repetitions_are_no_answer() {
+    for repeated in [token(2, 0), accepted(2), accepted(99)] {
+        let (listener, port) = listen();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let requests = requests(&stream);
+            stream.write_all(&ready(requests.recv().unwrap().0, VERSION)).unwrap();
+            let (id, _) = requests.recv().unwrap();
+            stream.write_all(&[accepted(id), token(id, 0)].concat()).unwrap();
+            let start = std::time::Instant::now();
+            let id = loop {
+                stream.write_all(&repeated).unwrap();
+                match requests.try_recv() {
+                    Ok((id, _)) => break id,
+                    Err(_) => assert!(start.elapsed().as_secs() < 5, "infer-cli listens for ever"),
+                }
+            };
+            stream.write_all(&ready(id, VERSION)).unwrap();
+            for (id, is_story) in requests {
+                stream.write_all(&if is_story { story(id).concat() } else { ready(id, VERSION) }).unwrap();
+            }
+        });
+        let output = run(&["serial", &port, "--timeout", "1"]);
+        assert_recovered(&output, &["nothing came for 1 s after 1 tokens; asking"]);
+    }
+}
+
+#[test]
 fn noise_between_frames_is_passed_over() {
     assert_recovered(&talk(&[], VERSION, |_, id| story(id).join(&b"boot: \xff\x01\0\0noise"[..])), &[]);
 }
@@ -146,29 +223,35 @@ fn a_reset_and_a_lost_connection_are_reported_and_made_good() {
     assert_recovered(&output, &words);
 }
 
+/// The numbers of the requests that come in from now on, and whether they are for stories.
+fn requests(stream: &TcpStream) -> Receiver<(u8, bool)> {
+    let (requests, received) = std::sync::mpsc::channel();
+    let reader = stream.try_clone().unwrap();
+    std::thread::spawn(move || {
+        let mut decoder = Decoder::<MAX_REQUEST>::new();
+        for byte in BufReader::new(reader).bytes().map_while(Result::ok) {
+            if decoder.push(byte) {
+                let Message { id, body } = decoder.message::<Request<'_>>().unwrap();
+                let _ = requests.send((id, matches!(body, Request::Tell { .. }))); // the test may be over
+            }
+        }
+    });
+    received
+}
+
 /// A host that comes in the middle of somebody else's story, whose greeting is lost.
 #[test]
 fn a_greeting_is_repeated_while_an_older_story_comes_in() {
     let (listener, port) = listen();
     std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
-        let (requests, to_story) = std::sync::mpsc::channel();
-        let reader = stream.try_clone().unwrap();
-        std::thread::spawn(move || {
-            let mut decoder = Decoder::<MAX_REQUEST>::new();
-            for byte in BufReader::new(reader).bytes().map_while(Result::ok) {
-                if decoder.push(byte) {
-                    let Message { id, body } = decoder.message::<Request<'_>>().unwrap();
-                    requests.send((id, matches!(body, Request::Tell { .. }))).unwrap();
-                }
-            }
-        });
+        let requests = requests(&stream);
         // The first greeting is lost. Longer than --timeout, if nobody greets again.
         let mut greetings = 0;
         for pos in 0..400 {
             stream.write_all(&frame(99, Reply::Token { pos, token: 7, text: b"old" })).unwrap();
             std::thread::sleep(std::time::Duration::from_millis(20));
-            if let Ok((id, _)) = to_story.try_recv() {
+            if let Ok((id, _)) = requests.try_recv() {
                 greetings += 1;
                 if greetings == 2 {
                     stream.write_all(&ready(id, VERSION)).unwrap();
@@ -176,7 +259,7 @@ fn a_greeting_is_repeated_while_an_older_story_comes_in() {
                 }
             }
         }
-        for (id, is_story) in to_story {
+        for (id, is_story) in requests {
             assert!(is_story);
             stream.write_all(&story(id).concat()).unwrap();
         }
@@ -241,7 +324,7 @@ fn the_model_to_check_with_is_opened_before_the_story() {
 fn what_cannot_be_made_good_is_an_error() {
     let failed = |_, id| frame(id, Reply::Failed { message: "not a number for token", value: Some(7) });
     assert_fails_after(&talk(&[], VERSION, failed), "the firmware says: not a number for token 7");
-    assert_fails_after(&talk(&[], VERSION + 1, failed), "the firmware speaks version 2 of the protocol");
+    assert_fails_after(&talk(&[], VERSION + 1, failed), "the firmware speaks version 3 of the protocol");
     let changing = |n, id| match n {
         1 => [token(id, 0), token(id, 1), ready(0, VERSION)].concat(),
         _ => [token(id, 0), frame(id, Reply::Token { pos: 1, token: 9, text: b"?" })].concat(),

@@ -2,6 +2,15 @@
 //!
 //! Two rows share each load of x, and whole vectors are loaded by one instruction. A product and its sum are two
 //! instructions (VMUL, VADD) of one cycle each: VMLA would be one, but of three cycles.
+//!
+//! Rules for assembly here and in `helium`:
+//! - A function may lie at any even address. Whatever counts from PC (ADR, LDR of a literal) stands behind `.p2align 2`, and
+//!   `.if` checks what is counted by hand. The assembler itself refuses branches out of range and lengthens short ones.
+//! - The compiler takes each line for at most four bytes when it places its constants, so no directive repeats lines (`.irp`,
+//!   `.rept`): macros of Rust write them out.
+//! - LDM, LDRD, STRD, VLDM, and VLDRW of Helium fault unless the address is a multiple of four. LDR and loads of bytes do
+//!   not, as long as CCR.UNALIGN_TRP is clear, as it is after a reset.
+//! - A block may change the condition flags and leaves those of FPSCR that are cumulative; `preserves_flags` says otherwise.
 #![allow(unsafe_code)]
 
 mod attention;

@@ -8,7 +8,10 @@
 //! changed, there is no need for it: in [`quantize`] and in powers of 2. NaNs lose their payload, which nothing reads.
 //!
 //! The target has no Helium, so each block of assembly names the core for the assembler, and the halves of the registers that
-//! it changes: of whole ones (`out("q0")`) the compiler takes no notice there.
+//! it changes: of whole ones (`out("q0")`) the compiler takes no notice there. Nor does it know VPR, whose P0 VPT leaves
+//! changed: build for the target as it is, not for a core with Helium (`-C target-cpu=cortex-m55`), where the compiler could
+//! keep a predicate of its own there. LE and vector instructions take FPSCR.LTPSIZE to be 4, as it is after a reset and as the
+//! procedure call standard (AAPCS32) has it at every call.
 #![allow(unsafe_code)]
 
 use core::arch::asm;

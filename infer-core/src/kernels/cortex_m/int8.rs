@@ -75,10 +75,11 @@ pub(super) fn matmul_q8(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<
     for (b, (x, xs)) in rows_of(x, cols / 4).zip(rows_of(xs, groups)).enumerate() {
         let out = out.row(b);
         let whole = w.q.len() >= out.len() * cols && w.s.len() >= out.len() * groups && groups <= SUMS;
+        let aligned = w.q.as_ptr().cast::<u32>().is_aligned() && x.as_ptr().cast::<u32>().is_aligned();
         let (pairs, rest) = match group_sums_of(group_size) {
-            Some(kernel) if whole && out.len() >= 2 => {
+            Some(kernel) if whole && aligned && out.len() >= 2 => {
                 let (pairs, rest) = out.as_chunks_mut::<2>();
-                // SAFETY: there are two rows of weights and scales for each pair.
+                // SAFETY: there are two rows of weights and scales for each pair, and whole groups of 16, 32 or 64.
                 unsafe { dot_pairs(w, x, xs, kernel, pairs) }
                 (pairs.len(), rest)
             }
@@ -92,8 +93,8 @@ pub(super) fn matmul_q8(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<
 }
 
 /// # Safety
-/// w has two rows of weights and scales for each pair, of which there are some. There are at most [`SUMS`] groups, of the
-/// kernel's size.
+/// w has two rows of weights and scales for each pair, and there is a pair at least. There are at most [`SUMS`] groups, of the
+/// kernel's size. Weights and x are aligned to four, for LDRD and LDM.
 unsafe fn dot_pairs(w: &Q8Matrix<'_>, x: &[[i16; 4]], xs: &[f32], kernel: GroupSums, pairs: &mut [[f32; 2]]) {
     let (mut q, mut s) = (w.q.as_ptr(), w.s.as_ptr());
     if let [xs] = xs {
@@ -121,7 +122,8 @@ unsafe fn dot_pairs(w: &Q8Matrix<'_>, x: &[[i16; 4]], xs: &[f32], kernel: GroupS
 /// their number in a row, x, the groups of a row, and where the sums go.
 ///
 /// # Safety
-/// There are as many pairs of rows as sums for them, which are some. Weights are a multiple of 4.
+/// There are as many pairs of rows as sums for them, and a pair at least. Weights and x are aligned to four; so are all rows
+/// and groups, as their sizes are multiples of 16.
 type SumsOfPairs = unsafe fn(*const i8, usize, *const [i16; 4], usize, Range<*mut [i32; 2]>);
 
 /// [`SumsOfPairs`] for a size of groups.

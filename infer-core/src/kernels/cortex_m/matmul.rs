@@ -31,8 +31,9 @@ pub(super) fn matmul_f32(w: &[f32], cols: usize, x: &[f32], out: &mut Panel<'_>)
 /// # Safety
 /// `w` points to `2 · out.len()` rows of `x.len()` numbers, a multiple of four and at least sixteen. `out` is not empty.
 unsafe fn dot_rows(w: *const f32, x: &[f32], out: &mut [[f32; 2]]) {
-    /// Eight columns that a pass through the loop takes, and the bytes of code for each.
+    /// Chunks of eight columns that a pass through the loop takes.
     const UNROLLED: usize = 8;
+    /// Bytes of code for each chunk: 35 instructions, which the assembler checks.
     const CODE_BYTES: usize = 35 * 4;
     let chunks = x.len() / LANES - 1;
     macro_rules! eight_columns {
@@ -54,6 +55,9 @@ unsafe fn dot_rows(w: *const f32, x: &[f32], out: &mut [[f32; 2]]) {
     // SAFETY: reads 2 · out.len() rows of weights and x, writes out.
     unsafe {
         asm!(
+            // ADR counts from its own address rounded down to a multiple of four, and a function may lie at any even
+            // address: without the alignment the label would be two bytes off in every second place.
+            ".p2align 2",
             "adr.w {entry}, 3f", // the first pass starts where what is left makes whole passes
             "add {entry}, {entry}, {skip}",
             "2:",
@@ -68,6 +72,10 @@ unsafe fn dot_rows(w: *const f32, x: &[f32], out: &mut [[f32; 2]]) {
             "mov pc, {entry}",
             "3:",
             eight_columns!(),
+            "5:",
+            ".if 5b - 3b != {code_bytes}",
+            ".error \"CODE_BYTES is not the size of the code for a chunk\"",
+            ".endif",
             eight_columns!(),
             eight_columns!(),
             eight_columns!(),
@@ -75,6 +83,9 @@ unsafe fn dot_rows(w: *const f32, x: &[f32], out: &mut [[f32; 2]]) {
             eight_columns!(),
             eight_columns!(),
             eight_columns!(),
+            ".if . - 3b != {unrolled} * {code_bytes}",
+            ".error \"UNROLLED is not the number of chunks in a pass\"",
+            ".endif",
             "subs {n}, {n}, #1",
             "bne.w 3b",
             "cbz r0, 4f",
@@ -106,6 +117,8 @@ unsafe fn dot_rows(w: *const f32, x: &[f32], out: &mut [[f32; 2]]) {
             "mov {w}, {w1}",
             "subs {pairs}, {pairs}, #1",
             "bne.w 2b",
+            code_bytes = const CODE_BYTES,
+            unrolled = const UNROLLED,
             entry = out(reg) _,
             skip = in(reg) (chunks.next_multiple_of(UNROLLED) - chunks) * CODE_BYTES,
             w = inout(reg) w => _,

@@ -126,6 +126,20 @@ unsafe fn numerators(att: &mut [f32], positions: usize) -> f32 {
     if let Some(rest) = att.get_mut(positions..) {
         rest.fill(f32::NEG_INFINITY);
     }
+    #[rustfmt::skip] // an instruction per line
+    macro_rules! four_numerators {
+        ($sum:literal) => {
+            concat!(
+                "vldrw.u32 q0, [{att}]\n",
+                "vsub.f32 q0, q0, {max}\n",
+                exp2!(), "\n",
+                "vpt.f32 gt, q6, q0\n", // false for NaN
+                "vmovt.i32 q3, #0\n",
+                "vstrw.u32 q3, [{att}], #16\n",
+                "vadd.f32 ", $sum, ", ", $sum, ", q3",
+            )
+        };
+    }
     let [g0, g1, g2, g3, g4] = EXP2_G;
     let sum;
     // SAFETY: reads and writes att.
@@ -145,15 +159,8 @@ unsafe fn numerators(att: &mut [f32], positions: usize) -> f32 {
             "le lr, 2b",
             "dls lr, {blocks}",
             "3:",
-            ".irp sum, q4, q5",
-            "vldrw.u32 q0, [{att}]",
-            "vsub.f32 q0, q0, {max}",
-            exp2!(),
-            "vpt.f32 gt, q6, q0", // false for NaN
-            "vmovt.i32 q3, #0",
-            "vstrw.u32 q3, [{att}], #16",
-            "vadd.f32 \\sum, \\sum, q3",
-            ".endr",
+            four_numerators!("q4"),
+            four_numerators!("q5"),
             "le lr, 3b",
             "4:",
             sum_lanes!(),
@@ -248,6 +255,34 @@ pub(super) fn attend_q8(heads: &HeadsQ8<'_>, att: &mut [f32], out: &mut [f32]) {
 /// # Safety
 /// The core has Helium. There are keys and scales for all of att, whose length is a multiple of 8; the head size is one of 4.
 unsafe fn scores_q8(q: &[i8], scale: f32, heads: &HeadsQ8<'_>, att: &mut [f32]) {
+    /// Adds the products of four positions and four dimensions to their sums.
+    #[rustfmt::skip] // an instruction per line
+    macro_rules! add_products {
+        ($sum:literal) => {
+            concat!(
+                "vldrb.u8 q3, [{keys}], #16\n",
+                "vmullb.s8 q4, q3, q2\n",
+                "vmullt.s8 q5, q3, q2\n",
+                "vadd.i16 q4, q4, q5\n", // at most 2 · 127 · 128
+                "vmovlb.s16 q5, q4\n",
+                "vmovlt.s16 q4, q4\n",
+                "vadd.i32 ", $sum, ", ", $sum, ", q5\n",
+                "vadd.i32 ", $sum, ", ", $sum, ", q4",
+            )
+        };
+    }
+    #[rustfmt::skip] // an instruction per line
+    macro_rules! scale_and_store {
+        ($sum:literal) => {
+            concat!(
+                "vldrw.u32 q2, [{scales}], #16\n",
+                "vcvt.f32.s32 ", $sum, ", ", $sum, "\n",
+                "vmul.f32 ", $sum, ", ", $sum, ", q2\n",
+                "vmul.f32 ", $sum, ", ", $sum, ", {scale}\n",
+                "vstrw.u32 ", $sum, ", [{att}], #16",
+            )
+        };
+    }
     // SAFETY: reads q, keys and scales, writes att.
     unsafe {
         asm!(
@@ -260,24 +295,11 @@ unsafe fn scores_q8(q: &[i8], scale: f32, heads: &HeadsQ8<'_>, att: &mut [f32]) 
             "3:",
             "ldr {t}, [{qd}], #4",
             "vdup.32 q2, {t}",
-            ".irp sum, q0, q1",
-            "vldrb.u8 q3, [{keys}], #16",
-            "vmullb.s8 q4, q3, q2",
-            "vmullt.s8 q5, q3, q2",
-            "vadd.i16 q4, q4, q5", // at most 2 · 127 · 128
-            "vmovlb.s16 q5, q4",
-            "vmovlt.s16 q4, q4",
-            "vadd.i32 \\sum, \\sum, q5",
-            "vadd.i32 \\sum, \\sum, q4",
-            ".endr",
+            add_products!("q0"),
+            add_products!("q1"),
             "le lr, 3b",
-            ".irp sum, q0, q1",
-            "vldrw.u32 q2, [{scales}], #16",
-            "vcvt.f32.s32 \\sum, \\sum",
-            "vmul.f32 \\sum, \\sum, q2",
-            "vmul.f32 \\sum, \\sum, {scale}",
-            "vstrw.u32 \\sum, [{att}], #16",
-            ".endr",
+            scale_and_store!("q0"),
+            scale_and_store!("q1"),
             "cmp {att}, {end}",
             "bne 2b",
             q = in(reg) q.as_ptr(),

@@ -220,6 +220,26 @@ unsafe fn add_group<const CHUNKS: usize>(
     xs: f32,
     sums: &mut [[f32; ROWS]],
 ) {
+    #[rustfmt::skip] // an instruction per line
+    macro_rules! row {
+        ($sum:literal) => {
+            concat!(
+                "vldrb.u8 q4, [{w}], #16\n",
+                "vmladav.s8 ", $sum, ", q0, q4\n",
+                ".if {chunks} > 1\n",
+                "vldrb.u8 q4, [{w}], #16\n",
+                "vmladava.s8 ", $sum, ", q1, q4\n",
+                ".endif\n",
+                ".if {chunks} > 2\n",
+                "vldrb.u8 q4, [{w}], #16\n",
+                "vmladava.s8 ", $sum, ", q2, q4\n",
+                "vldrb.u8 q4, [{w}], #16\n",
+                "vmladava.s8 ", $sum, ", q3, q4\n",
+                ".endif\n",
+                "add {w}, {w}, {skip}",
+            )
+        };
+    }
     let groups = w.cols / (16 * CHUNKS);
     // SAFETY: reads what the caller vouches for, writes sums.
     unsafe {
@@ -238,21 +258,10 @@ unsafe fn add_group<const CHUNKS: usize>(
             "vmul.i32 q6, q6, r2", // where the scales of four rows are
             "wls lr, lr, 3f",
             "2:",
-            ".irp sum, r0, r2, r4, r8",
-            "vldrb.u8 q4, [{w}], #16",
-            "vmladav.s8 \\sum, q0, q4",
-            ".if {chunks} > 1",
-            "vldrb.u8 q4, [{w}], #16",
-            "vmladava.s8 \\sum, q1, q4",
-            ".endif",
-            ".if {chunks} > 2",
-            "vldrb.u8 q4, [{w}], #16",
-            "vmladava.s8 \\sum, q2, q4",
-            "vldrb.u8 q4, [{w}], #16",
-            "vmladava.s8 \\sum, q3, q4",
-            ".endif",
-            "add {w}, {w}, {skip}",
-            ".endr",
+            row!("r0"),
+            row!("r2"),
+            row!("r4"),
+            row!("r8"),
             "vmov d8, r0, r2",
             "vmov d9, r4, r8",
             "vldrw.u32 q5, [{s}, q6, uxtw #2]",
