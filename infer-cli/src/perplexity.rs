@@ -6,10 +6,11 @@ use std::path::Path;
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
-use infer_core::{BOS, Engine, Kernels, Limits, Runner, Tokenizer, classify, forward, map_file};
+use infer_core::{BOS, Engine, Kernels, Limits, Runner, Tokenizer, classify, forward};
 
 use crate::args::Kv;
 use crate::session::{BATCH, Buffers, ModelFiles, Usage, encode, start_pool};
+use crate::source;
 
 /// What separates the stories of a text.
 const SEPARATOR: &str = "<|endoftext|>";
@@ -85,8 +86,8 @@ pub fn run(
 /// All stories of a text, each with BOS in front.
 fn read_stream(tokenizer: &Tokenizer<'_>, path: &Path) -> anyhow::Result<Vec<u32>> {
     let in_file = || format!("text {}", path.display());
-    let map = map_file(path).with_context(in_file)?;
-    let text = std::str::from_utf8(&map)
+    let bytes = source::read(path).with_context(in_file)?;
+    let text = std::str::from_utf8(&bytes)
         .map_err(|e| anyhow::anyhow!("not valid UTF-8 from byte {} on: convert it to UTF-8", e.valid_up_to()))
         .with_context(in_file)?;
     let mut ids = Vec::new();

@@ -7,15 +7,16 @@ use std::sync::Mutex;
 use anyhow::{Context, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use infer_core::format::{Header, Tensor, Version, quantize_group};
-use infer_core::{Error, WeightType, map_file};
+use infer_core::{Error, WeightType};
 
 use crate::session::Usage;
+use crate::source::map;
 
 pub fn run(input: &Path, output: &Path) -> anyhow::Result<()> {
     let in_file = || format!("model {}", input.display());
-    let bytes = map_file(input).with_context(in_file)?;
+    let bytes = map(input).with_context(in_file)?;
     let source = Header::parse_any_group(&bytes).with_context(in_file)?;
-    let layout = source.layout().with_context(in_file)?;
+    let layout = source.layout_of(bytes.len() as u64).with_context(in_file)?;
     let (need, have) = (layout.file_bytes, bytes.len() as u64);
     if have < need {
         return Err(Error::Truncated { need, have }).with_context(in_file);
