@@ -15,6 +15,7 @@ pub fn explain(error: &Error) -> (&'static str, Option<i64>) {
         Error::Header { value, .. } | Error::GroupSize { group_size: value, .. } => {
             ("the model's header in flash is damaged, flash it again: a field of", Some(value))
         }
+        Error::Rounding => ("the FPU does not round to nearest: FPSCR or FPDSCR was changed", None),
         Error::ModelMismatch => ("the model in flash is not the one that the image was built with", None),
         Error::Position { n_tokens, .. } => {
             ("the prompt does not fit the positions of the run, shorten it: tokens", Some(n_tokens as i64))

@@ -16,7 +16,7 @@ pub fn run(path: Option<&Path>, limits: PlanLimits, c: bool, json: bool) -> anyh
     let bytes = Source::model(path)?;
     let in_file = || bytes.name.clone();
     let header = Header::parse(&bytes).with_context(in_file)?;
-    let layout = header.layout().with_context(in_file)?;
+    let layout = header.layout_of(bytes.len() as u64).with_context(in_file)?;
     let (need, have) = (layout.file_bytes, bytes.len() as u64);
     let mut out = io::stdout().lock();
     if !c && !json {

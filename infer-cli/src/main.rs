@@ -36,6 +36,7 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(code) => return code,
     };
+    infer_core::exit_when_a_map_is_cut();
     // The next shell prompt starts on a line of its own, and no half file stays behind.
     let _ = ctrlc::set_handler(|| {
         if serial::stop() || chat::stop() {

@@ -6,19 +6,19 @@ use std::sync::Mutex;
 
 use anyhow::{Context, ensure};
 use infer_core::format::{Header, Tensor, Version, quantize_group};
-use infer_core::{Error, WeightType, map_file};
+use infer_core::{Error, WeightType};
 use same_file::is_same_file;
 use tempfile::NamedTempFile;
 
 use crate::note::{note, progress};
 use crate::session::{OwnedTokenizer, TOKENIZER, Usage};
-use crate::source::Source;
+use crate::source::{Source, read};
 
 pub fn run(input: &Path, output: &Path, tokenizer: Option<&Path>) -> anyhow::Result<()> {
     let in_file = || format!("model {}", input.display());
     let bytes = Source::model(Some(input))?;
     let source = Header::parse_any_group(&bytes).with_context(in_file)?;
-    let layout = source.layout().with_context(in_file)?;
+    let layout = source.layout_of(bytes.len() as u64).with_context(in_file)?;
     let (need, have) = (layout.file_bytes, bytes.len() as u64);
     if have < need {
         return Err(Error::Truncated { need, have }).with_context(in_file);
@@ -118,7 +118,7 @@ impl Companion {
         if !path.exists() {
             return Ok(Companion { path, bytes: Some(source.to_vec()) });
         }
-        let there = map_file(&path).with_context(|| format!("tokenizer {}", path.display()))?;
+        let there = read(&path).with_context(|| format!("tokenizer {}", path.display()))?;
         ensure!(
             there[..] == source[..],
             "{} is there and differs from {}, so that a model beside it would print gibberish: name an output in \

@@ -1,5 +1,6 @@
 //! Where a model comes from: from files, or from this program itself, which carries the project's default model.
 
+use std::io;
 use std::ops::Deref;
 use std::path::Path;
 
@@ -20,6 +21,7 @@ pub struct Source {
 
 enum Bytes {
     Mapped(Mmap),
+    Read(Vec<u8>),
     Embedded(&'static [u8]),
 }
 
@@ -29,7 +31,7 @@ impl Source {
         match path {
             Some(path) => {
                 let name = format!("model {}", path.display());
-                let map = map_file(path).with_context(|| name.clone())?;
+                let map = map(path).with_context(|| name.clone())?;
                 if let Some(problem) = foreign::not_a_model(&map, path) {
                     bail!("{name}: {problem}");
                 }
@@ -44,11 +46,11 @@ impl Source {
         match path {
             Some(path) => {
                 let name = format!("tokenizer {}", path.display());
-                let map = map_file(path).with_context(|| name.clone())?;
-                if let Some(problem) = foreign::not_a_tokenizer(&map, path) {
+                let bytes = read(path).with_context(|| name.clone())?;
+                if let Some(problem) = foreign::not_a_tokenizer(&bytes, path) {
                     bail!("{name}: {problem}");
                 }
-                Ok(Source { name, bytes: Bytes::Mapped(map) })
+                Ok(Source { name, bytes: Bytes::Read(bytes) })
             }
             None => Ok(Source { name: "the embedded tokenizer".into(), bytes: Bytes::Embedded(TOKENIZER) }),
         }
@@ -61,7 +63,25 @@ impl Deref for Source {
     fn deref(&self) -> &[u8] {
         match &self.bytes {
             Bytes::Mapped(map) => map,
+            Bytes::Read(bytes) => bytes,
             Bytes::Embedded(bytes) => bytes,
         }
     }
+}
+
+/// Maps a model file.
+#[allow(unsafe_code)]
+pub fn map(path: &Path) -> io::Result<Mmap> {
+    // SAFETY: README.md tells users not to change a model that is in use. Weights and headers are read as numbers, for which all
+    // bits are valid, and a file that is cut ends the program: see main().
+    unsafe { map_file(path) }
+}
+
+/// Reads a file whose text must not change.
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+    // Asked before it is opened, which waits for a writer if the file is a pipe.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    std::fs::read(path)
 }

@@ -7,8 +7,12 @@
 //
 // Every function that can be refused returns an infer_error; its code is INFER_OK, which is 0, when all is well. Beside the
 // errors that a function names, a null pointer gives INFER_ERROR_NULL, an address that does not suit its type
-// INFER_ERROR_MISALIGNED, and a context that is not initialised INFER_ERROR_NOT_INITIALISED. Sizes are in bytes where
-// they say so, and otherwise in elements.
+// INFER_ERROR_MISALIGNED, memory that overlaps that of another argument or of the context INFER_ERROR_OVERLAP, and a context
+// that is not initialised INFER_ERROR_NOT_INITIALISED. Sizes are in bytes where they say so, and otherwise in elements.
+//
+// What cannot be checked, or is checked by infer_init only: the calling thread or task rounds to nearest, its floating point
+// registers belong to it (an RTOS has a setting for that), unaligned words may be read (CCR.UNALIGN_TRP is 0 on a Cortex-M),
+// and its stack has 8 KB. docs/FIRMWARE.md in the repository says more.
 
 
 #ifndef INFER_CORE_H
@@ -28,7 +32,7 @@
 #define INFER_HASH_START 14695981039346656037ull
 
 // Size of infer_context in machine words, beside 8 bytes that align it.
-#define INFER_CONTEXT_WORDS 192
+#define INFER_CONTEXT_WORDS 224
 
 // Every part of the memory, and the model, start at a multiple of this many bytes.
 #define INFER_ALIGN 4
@@ -84,6 +88,10 @@ typedef enum infer_code {
   INFER_ERROR_OVERLAP,
   // A text is not UTF-8: `values[0]` is the first wrong byte.
   INFER_ERROR_TEXT,
+  // Every logit is minus infinity: no token is left to pick.
+  INFER_ERROR_ALL_MASKED,
+  // The thread or task does not round to the nearest number (FPSCR.RMode on a Cortex-M, fesetround on a desktop).
+  INFER_ERROR_ROUNDING,
 } infer_code;
 
 // Implementations of the inner loops. They differ in speed only: all give the same bits.
@@ -243,7 +251,7 @@ struct infer_error infer_plan(const void *model,
 // infer_plan asks for is accepted.
 //
 // Errors: as infer_plan; INFER_ERROR_MEMORY_TOO_SMALL, INFER_ERROR_OVERLAP, INFER_ERROR_TOKENIZER_TRUNCATED,
-// INFER_ERROR_TOKENIZER_ENTRY. The context then counts as not initialised.
+// INFER_ERROR_TOKENIZER_ENTRY, INFER_ERROR_ROUNDING. The context then counts as not initialised.
 //
 // # Safety
 // `context` points to an infer_context of zeros, or one initialised before; `model` and `tokenizer` point to so many
@@ -268,6 +276,17 @@ struct infer_error infer_set_sampler(struct infer_context *context,
                                      float temperature,
                                      float topp,
                                      uint64_t seed);
+
+// Limits beside `topp`: `top_k` keeps that many of the most likely tokens, `min_p` those that are at least `min_p` times as
+// likely as the most likely one. 0 turns either off; infer_set_sampler turns both off.
+//
+// Errors: INFER_ERROR_SETTING for a min_p outside 0 to 1, or a NaN.
+//
+// # Safety
+// `context` is NULL or points to an infer_context.
+struct infer_error infer_set_limits(struct infer_context *context,
+                                    size_t top_k,
+                                    float min_p);
 
 // Chooses kernels: an infer_kernels. Without this call they are INFER_KERNELS_NATIVE. A program that calls it links all
 // kernels of its target: 29 KB more on a Cortex-M4 at opt-level 3.
@@ -344,13 +363,28 @@ struct infer_error infer_classify(struct infer_context *context,
                                   size_t row,
                                   float **logits);
 
-// Picks a token from the logits of the last infer_classify, once; they are overwritten.
+// Makes `n` tokens that came up recently less likely, in the logits of the last infer_classify: positive ones are divided by
+// `penalty`, negative ones multiplied, each once. 1 changes nothing.
 //
-// Errors: INFER_ERROR_NOT_READY without a new infer_classify, INFER_ERROR_NOT_FINITE.
+// Errors: INFER_ERROR_NOT_READY without a new infer_classify, INFER_ERROR_SETTING for a penalty that is not a finite number
+// above 0, INFER_ERROR_TOKEN.
+//
+// # Safety
+// `context` is NULL or points to an infer_context; `recent` points to `n` tokens.
+struct infer_error infer_penalize(struct infer_context *context,
+                                  const uint32_t *recent,
+                                  size_t n,
+                                  float penalty);
+
+// Picks a token from the logits of the last infer_classify, once; they are overwritten. A logit that was set to minus
+// infinity is a mask: its token is never picked.
+//
+// Errors: INFER_ERROR_NOT_READY without a new infer_classify, INFER_ERROR_NOT_FINITE, INFER_ERROR_ALL_MASKED.
 //
 // # Safety
 // `context` is NULL or points to an infer_context, `token` to a uint32_t.
-struct infer_error infer_sample(struct infer_context *context, uint32_t *token);
+struct infer_error infer_sample(struct infer_context *context,
+                                uint32_t *token);
 
 // Gives the bytes of `token` when it follows `previous`: right after INFER_BOS one leading space is dropped. The bytes of
 // one token need not be whole UTF-8 characters, and a model may give control characters. They lie in the tokenizer file
@@ -384,7 +418,7 @@ uint64_t infer_hash_logits(uint64_t hash,
 // message is longer than 255 bytes.
 //
 // Returns the bytes of the whole text, without the zero: it was cut if that is `capacity` or more. 0 if a pointer is
-// null.
+// null, or the text would overwrite the error.
 //
 // # Safety
 // `error` points to an infer_error as a function of this library returned it; `text` to `capacity` writable bytes.

@@ -2,7 +2,8 @@
 //!
 //! The names here are the names in C, and the documentation of each item is what cbindgen puts into the header, so it is
 //! written for C. No call allocates, prints or panics. Pointers are checked for null and alignment, buffers for size and
-//! overlap, and the order of calls by a mark in the context; what cannot be checked is named under "Safety".
+//! overlap, and the order of calls by a mark in the context; what cannot be checked is named under "Safety" and in
+//! `docs/FIRMWARE.md`.
 #![allow(unsafe_code, non_camel_case_types)]
 
 mod error;
@@ -17,7 +18,7 @@ use crate::kernels::Kernels;
 use crate::math::{HASH_START, hash_logits};
 use crate::model::Model;
 use crate::runner::Serial;
-use crate::sampler::{ProbIndex, Sampler};
+use crate::sampler::{ProbIndex, Sampler, penalize};
 use crate::state::State;
 use crate::tokenizer::{BOS, EOS, MergeSlot, Tokenizer};
 
@@ -26,7 +27,7 @@ pub use memory::{INFER_ALIGN, INFER_PARTS, infer_buffer, infer_memory, infer_par
 
 use error::call;
 use error::infer_code::*;
-use memory::{Area, lend, one, out, slice};
+use memory::{Area, Owned, apart, lend, one, out, slice};
 
 /// Token that begins a sequence; sampled, it ends a story.
 pub const INFER_BOS: u32 = 1;
@@ -35,7 +36,7 @@ pub const INFER_EOS: u32 = 2;
 /// Start value of infer_hash_logits.
 pub const INFER_HASH_START: u64 = 0xcbf2_9ce4_8422_2325;
 /// Size of infer_context in machine words, beside 8 bytes that align it.
-pub const INFER_CONTEXT_WORDS: usize = 192;
+pub const INFER_CONTEXT_WORDS: usize = 224;
 
 const _: () = assert!(INFER_BOS == BOS && INFER_EOS == EOS && INFER_HASH_START == HASH_START);
 
@@ -61,6 +62,8 @@ struct Context {
     kernels: Kernels,
     candidates: &'static mut [ProbIndex],
     merge: &'static mut [MergeSlot],
+    /// What the pointers of later calls must not overlap.
+    owned: Owned,
     /// The logits are those of the last pass and have not been sampled yet.
     classified: bool,
 }
@@ -145,6 +148,7 @@ pub unsafe extern "C" fn infer_read_config(
 ) -> infer_error {
     call(|| {
         let result = out("config", config)?;
+        apart(&[Area::new("config", config, 1)], &[Area::new("model", model.cast::<u8>(), model_bytes)])?;
         // SAFETY: the caller's promise.
         let c = Config::from_header(unsafe { slice("model", model.cast(), model_bytes) }?)?;
         let group_size = match c.weights {
@@ -177,6 +181,8 @@ pub unsafe extern "C" fn infer_plan(
 ) -> infer_error {
     call(|| {
         let result = out("memory", memory)?;
+        let read = [Area::new("limits", limits, 1), Area::new("model", model.cast::<u8>(), model_bytes)];
+        apart(&[Area::new("memory", memory, 1)], &read)?;
         // SAFETY: the caller's promise.
         let (limits, model) = unsafe { (one("limits", limits)?, slice("model", model.cast(), model_bytes)?) };
         let plan = plan(&Config::from_header(model)?, limits)?;
@@ -197,7 +203,7 @@ pub unsafe extern "C" fn infer_plan(
 /// infer_plan asks for is accepted.
 ///
 /// Errors: as infer_plan; INFER_ERROR_MEMORY_TOO_SMALL, INFER_ERROR_OVERLAP, INFER_ERROR_TOKENIZER_TRUNCATED,
-/// INFER_ERROR_TOKENIZER_ENTRY. The context then counts as not initialised.
+/// INFER_ERROR_TOKENIZER_ENTRY, INFER_ERROR_ROUNDING. The context then counts as not initialised.
 ///
 /// # Safety
 /// `context` points to an infer_context of zeros, or one initialised before; `model` and `tokenizer` point to so many
@@ -216,21 +222,28 @@ pub unsafe extern "C" fn infer_init(
         let place = out("context", context)?.cast::<Context>();
         // SAFETY: the context is the caller's to write, and the mark lies at its beginning.
         unsafe { place.cast::<usize>().write(0) };
+        let area = Area::new("context", context, 1);
+        let files = [
+            Area::new("model", model.cast::<u8>(), model_bytes),
+            Area::new("tokenizer", tokenizer.cast::<u8>(), tokenizer_bytes),
+        ];
+        let settings = [Area::new("limits", limits, 1), Area::new("memory", memory, 1)];
+        apart(&[area], &files)?;
+        apart(&[area], &settings)?;
         // SAFETY: the caller's promise.
         let (limits, memory) = unsafe { (one("limits", limits)?, one("memory", memory)?) };
         // SAFETY: the caller's promise.
         let (model, tokenizer) = unsafe {
             (slice("model", model.cast(), model_bytes)?, slice("tokenizer", tokenizer.cast(), tokenizer_bytes)?)
         };
-        let others = [
-            Area::new("context", context, size_of::<infer_context>()),
-            Area::new("model", model.as_ptr(), model.len()),
-            Area::new("tokenizer", tokenizer.as_ptr(), tokenizer.len()),
-        ];
+        let [model_area, tokenizer_area] = files;
+        let [limits_area, memory_area] = settings;
+        let others = [area, model_area, tokenizer_area, limits_area, memory_area];
         let model = Model::from_bytes(model)?;
         let plan = plan(model.config(), limits)?;
         // SAFETY: the caller's promise.
         let parts = unsafe { memory.lend(&plan, limits.prompt_bytes, &others) }?;
+        let [a, b, c, d, e, f, g] = parts.areas;
         let built = Context {
             mark: mark(context),
             model,
@@ -240,6 +253,7 @@ pub unsafe extern "C" fn infer_init(
             kernels: native(),
             candidates: parts.sampler,
             merge: parts.merge,
+            owned: Owned { written: [area, a, b, c, d, e, f, g], read: files },
             classified: false,
         };
         // SAFETY: an infer_context is large enough for a Context, and aligned: asserted above.
@@ -268,6 +282,22 @@ pub unsafe extern "C" fn infer_set_sampler(
         let context = unsafe { initialised(context) }?;
         context.sampler = Sampler::new(temperature, topp, seed)?;
         Ok(())
+    })
+}
+
+/// Limits beside `topp`: `top_k` keeps that many of the most likely tokens, `min_p` those that are at least `min_p` times as
+/// likely as the most likely one. 0 turns either off; infer_set_sampler turns both off.
+///
+/// Errors: INFER_ERROR_SETTING for a min_p outside 0 to 1, or a NaN.
+///
+/// # Safety
+/// `context` is NULL or points to an infer_context.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn infer_set_limits(context: *mut infer_context, top_k: usize, min_p: f32) -> infer_error {
+    call(|| {
+        // SAFETY: the caller's promise.
+        let context = unsafe { initialised(context) }?;
+        Ok(context.sampler.limit(top_k, min_p)?)
     })
 }
 
@@ -329,6 +359,8 @@ pub unsafe extern "C" fn infer_encode(
         // SAFETY: the caller's promise.
         let context = unsafe { initialised(context) }?;
         let result = out("n_tokens", n_tokens)?;
+        let written = [Area::new("tokens", tokens, capacity), Area::new("n_tokens", n_tokens, 1)];
+        context.owned.check(&written, &[Area::new("text", text, text_bytes)])?;
         // SAFETY: the caller's promise.
         let (text, tokens) =
             unsafe { (slice("text", text.cast::<u8>(), text_bytes)?, lend("tokens", tokens, capacity)?) };
@@ -357,7 +389,10 @@ pub unsafe extern "C" fn infer_forward(
 ) -> infer_error {
     call(|| {
         // SAFETY: the caller's promise.
-        let (context, tokens) = unsafe { (initialised(context)?, slice("tokens", tokens, n_tokens)?) };
+        let context = unsafe { initialised(context) }?;
+        context.owned.check(&[], &[Area::new("tokens", tokens, n_tokens)])?;
+        // SAFETY: the caller's promise.
+        let tokens = unsafe { slice("tokens", tokens, n_tokens) }?;
         context.classified = false;
         Ok(forward(&context.model, &mut context.state, &engine(context.kernels), tokens, pos)?)
     })
@@ -379,7 +414,10 @@ pub unsafe extern "C" fn infer_begin(
 ) -> infer_error {
     call(|| {
         // SAFETY: the caller's promise.
-        let (context, tokens) = unsafe { (initialised(context)?, slice("tokens", tokens, n_tokens)?) };
+        let context = unsafe { initialised(context) }?;
+        context.owned.check(&[], &[Area::new("tokens", tokens, n_tokens)])?;
+        // SAFETY: the caller's promise.
+        let tokens = unsafe { slice("tokens", tokens, n_tokens) }?;
         context.classified = false;
         Ok(begin(&context.model, &mut context.state, tokens, pos)?)
     })
@@ -397,6 +435,7 @@ pub unsafe extern "C" fn infer_step(context: *mut infer_context, more: *mut bool
         // SAFETY: the caller's promise.
         let context = unsafe { initialised(context) }?;
         let result = out("more", more)?;
+        context.owned.check(&[Area::new("more", more, 1)], &[])?;
         let more = step(&context.model, &mut context.state, &engine(context.kernels))?;
         // SAFETY: the caller's promise; null is checked.
         unsafe { result.write(more) };
@@ -418,6 +457,7 @@ pub unsafe extern "C" fn infer_classify(context: *mut infer_context, row: usize,
     call(|| {
         // SAFETY: the caller's promise.
         let context = unsafe { initialised(context) }?;
+        context.owned.check(&[Area::new("logits", logits, usize::from(!logits.is_null()))], &[])?;
         context.classified = false;
         let result = classify(&context.model, &mut context.state, &engine(context.kernels), row)?;
         context.classified = true;
@@ -430,9 +470,38 @@ pub unsafe extern "C" fn infer_classify(context: *mut infer_context, row: usize,
     })
 }
 
-/// Picks a token from the logits of the last infer_classify, once; they are overwritten.
+/// Makes `n` tokens that came up recently less likely, in the logits of the last infer_classify: positive ones are divided by
+/// `penalty`, negative ones multiplied, each once. 1 changes nothing.
 ///
-/// Errors: INFER_ERROR_NOT_READY without a new infer_classify, INFER_ERROR_NOT_FINITE.
+/// Errors: INFER_ERROR_NOT_READY without a new infer_classify, INFER_ERROR_SETTING for a penalty that is not a finite number
+/// above 0, INFER_ERROR_TOKEN.
+///
+/// # Safety
+/// `context` is NULL or points to an infer_context; `recent` points to `n` tokens.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn infer_penalize(
+    context: *mut infer_context,
+    recent: *const u32,
+    n: usize,
+    penalty: f32,
+) -> infer_error {
+    call(|| {
+        // SAFETY: the caller's promise.
+        let context = unsafe { initialised(context) }?;
+        context.owned.check(&[], &[Area::new("recent", recent, n)])?;
+        // SAFETY: the caller's promise.
+        let recent = unsafe { slice("recent", recent, n) }?;
+        if !context.classified {
+            return Err(Error::NotReady.into());
+        }
+        Ok(penalize(context.state.logits(), recent, penalty)?)
+    })
+}
+
+/// Picks a token from the logits of the last infer_classify, once; they are overwritten. A logit that was set to minus
+/// infinity is a mask: its token is never picked.
+///
+/// Errors: INFER_ERROR_NOT_READY without a new infer_classify, INFER_ERROR_NOT_FINITE, INFER_ERROR_ALL_MASKED.
 ///
 /// # Safety
 /// `context` is NULL or points to an infer_context, `token` to a uint32_t.
@@ -442,6 +511,7 @@ pub unsafe extern "C" fn infer_sample(context: *mut infer_context, token: *mut u
         // SAFETY: the caller's promise.
         let context = unsafe { initialised(context) }?;
         let result = out("token", token)?;
+        context.owned.check(&[Area::new("token", token, 1)], &[])?;
         if !core::mem::take(&mut context.classified) {
             return Err(Error::NotReady.into());
         }
@@ -471,6 +541,7 @@ pub unsafe extern "C" fn infer_decode(
         // SAFETY: the caller's promise.
         let context = unsafe { initialised(context) }?;
         let result = out("piece", piece)?;
+        context.owned.check(&[Area::new("piece", piece, 1)], &[])?;
         let piece = infer_text::new(context.tokenizer.decode(previous, token)?);
         // SAFETY: the caller's promise; null and alignment are checked.
         unsafe { result.write(piece) };

@@ -58,6 +58,10 @@ pub enum Error {
     },
     /// The state was planned for a model of another configuration, or the plan was changed by hand.
     ModelMismatch,
+    /// The sequence was begun with another model, or with the same one at another place in memory.
+    OtherModel,
+    /// The thread or task does not round to the nearest number, as results require that are the same everywhere.
+    Rounding,
     /// A token id that the vocabulary does not have.
     Token {
         /// The id.
@@ -148,6 +152,15 @@ impl fmt::Display for Error {
             }
             Error::ModelMismatch => {
                 write!(f, "the plan is not this model's: make a new one with the model's Config::plan")
+            }
+            Error::OtherModel => {
+                write!(
+                    f,
+                    "the sequence was begun with another model: begin again at position 0, or use a state per model"
+                )
+            }
+            Error::Rounding => {
+                write!(f, "this thread or task does not round to nearest: set the rounding mode back to the default")
             }
             Error::Token { token, vocab_size } => {
                 write!(f, "token {token} is outside the vocabulary of {vocab_size}")

@@ -208,6 +208,22 @@ impl Header {
     /// # Errors
     /// The configuration breaks a rule, or a size exceeds 64 bits ([`Error::TooLarge`]).
     pub const fn layout(&self) -> Result<Layout, Error> {
+        self.layout_with(true)
+    }
+
+    /// The table of a file of so many bytes. It differs from [`layout`](Header::layout) for a file of version 0 that has
+    /// exactly the length without the rotary tables, which no reader needs.
+    ///
+    /// # Errors
+    /// As [`layout`](Header::layout).
+    pub const fn layout_of(&self, file_bytes: u64) -> Result<Layout, Error> {
+        match self.layout_with(false) {
+            Ok(layout) if layout.file_bytes == file_bytes => Ok(layout),
+            _ => self.layout_with(true),
+        }
+    }
+
+    const fn layout_with(&self, rotary_tables: bool) -> Result<Layout, Error> {
         use TensorName::*;
         if let Err(e) = self.config.check_shape() {
             return Err(e);
@@ -217,6 +233,7 @@ impl Header {
         let f32_ = WeightType::F32;
         let w = c.weights;
         let wcls = if c.shared_classifier { 0 } else { 1 };
+        let freq_cis = if rotary_tables { 1 } else { 0 };
         // (name, count, rows, cols, storage), in file order
         let v0 = [
             (TokEmb, 1, vocab, dim, f32_),
@@ -230,8 +247,8 @@ impl Header {
             (W2, layers, dim, hidden, f32_),
             (W3, layers, hidden, dim, f32_),
             (RmsFinal, 1, 1, dim, f32_),
-            (FreqCisReal, 1, c.seq_len, c.head_size() / 2, f32_),
-            (FreqCisImag, 1, c.seq_len, c.head_size() / 2, f32_),
+            (FreqCisReal, freq_cis, c.seq_len, c.head_size() / 2, f32_),
+            (FreqCisImag, freq_cis, c.seq_len, c.head_size() / 2, f32_),
             (Wcls, wcls, vocab, dim, f32_),
         ];
         let v1 = [

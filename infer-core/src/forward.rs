@@ -46,7 +46,8 @@ impl Engine<'static> {
 
 /// Feeds `tokens` at positions `pos`, `pos + 1`, … through all layers. Then [`classify`] gives logits.
 ///
-/// `pos` may be at most [`State::filled`]; a smaller one forgets the positions from there on, 0 starts a new sequence.
+/// `pos` may be at most [`State::filled`]; a smaller one forgets the positions from there on, 0 starts a new sequence. A
+/// sequence belongs to one model, at one place in memory.
 ///
 /// # Errors
 /// As [`begin`] and [`step`].
@@ -66,9 +67,10 @@ pub fn forward(
 /// watchdog or other tasks in between.
 ///
 /// # Errors
-/// [`Error::ModelMismatch`], [`Error::Batch`], [`Error::Position`] or [`Error::Token`]; the state is then as before.
+/// [`Error::ModelMismatch`], [`Error::OtherModel`] when another model began the sequence, [`Error::Batch`],
+/// [`Error::Position`] or [`Error::Token`]; the state is then as before.
 pub fn begin(model: &Model<'_>, state: &mut State<'_>, tokens: &[u32], pos: usize) -> Result<(), Error> {
-    check_model(model, state)?;
+    check_config(model, state)?;
     let Config { dim, vocab_size, .. } = *model.config();
     let limits = state.plan.limits;
     let n_tokens = tokens.len();
@@ -78,6 +80,9 @@ pub fn begin(model: &Model<'_>, state: &mut State<'_>, tokens: &[u32], pos: usiz
     let room = limits.max_seq.checked_sub(pos);
     if pos > state.filled || room.is_none_or(|room| n_tokens > room) {
         return Err(Error::Position { pos, n_tokens, filled: state.filled, max_seq: limits.max_seq });
+    }
+    if pos > 0 {
+        check_model(model, state)?;
     }
     if let Some(&token) = tokens.iter().find(|&&token| token as usize >= vocab_size) {
         return Err(Error::Token { token, vocab_size });
@@ -94,21 +99,22 @@ pub fn begin(model: &Model<'_>, state: &mut State<'_>, tokens: &[u32], pos: usiz
         }
     }
     state.filled = pos;
-    state.progress = Progress { pos, rows: n_tokens, layer: 0 };
+    state.progress = Progress { pos, rows: n_tokens, layer: 0, model: model.address() };
     Ok(())
 }
 
 /// Computes one layer. Returns whether another one is to be done.
 ///
 /// # Errors
-/// [`Error::NotReady`] without [`begin`] or after the last layer, [`Error::ModelMismatch`].
+/// [`Error::NotReady`] without [`begin`] or after the last layer, [`Error::ModelMismatch`], [`Error::OtherModel`].
 pub fn step(model: &Model<'_>, state: &mut State<'_>, engine: &Engine<'_>) -> Result<bool, Error> {
-    check_model(model, state)?;
+    check_config(model, state)?;
     let config = model.config();
-    let Progress { pos, rows, layer } = state.progress;
+    let Progress { pos, rows, layer, .. } = state.progress;
     if rows == 0 {
         return Err(Error::NotReady);
     }
+    check_model(model, state)?;
     let weights = model.layer(layer).ok_or(Error::NotReady)?;
     attention(config, &weights, state, engine);
     feed_forward(config, &weights, state, engine);
@@ -123,20 +129,21 @@ pub fn step(model: &Model<'_>, state: &mut State<'_>, engine: &Engine<'_>) -> Re
 /// Logits (vocab_size) of token `row` of the last pass. May be called for any of its rows, in any order.
 ///
 /// # Errors
-/// [`Error::NotReady`] before the last [`step`] or when the pass had no such row, [`Error::ModelMismatch`], and
-/// [`Error::NotFinite`] when damaged weights gave a NaN or an infinity.
+/// [`Error::NotReady`] before the last [`step`] or when the pass had no such row, [`Error::ModelMismatch`],
+/// [`Error::OtherModel`], and [`Error::NotFinite`] when damaged weights gave a NaN or an infinity.
 pub fn classify<'a>(
     model: &Model<'_>,
     state: &'a mut State<'_>,
     engine: &Engine<'_>,
     row: usize,
 ) -> Result<&'a mut [f32], Error> {
-    check_model(model, state)?;
+    check_config(model, state)?;
     let Progress { rows, layer, .. } = state.progress;
     let dim = model.config().dim;
     if row >= rows || layer != model.config().n_layers {
         return Err(Error::NotReady);
     }
+    check_model(model, state)?;
     let x = state.x.chunks_exact(dim.max(1)).nth(row).ok_or(Error::NotReady)?;
     let xb = state.xb.get_mut(..dim).ok_or(Error::NotReady)?; // x stays as it is for the other rows
     (engine.kernels.rmsnorm)(xb, x, model.rms_final());
@@ -145,8 +152,13 @@ pub fn classify<'a>(
     Ok(state.logits)
 }
 
-fn check_model(model: &Model<'_>, state: &State<'_>) -> Result<(), Error> {
+fn check_config(model: &Model<'_>, state: &State<'_>) -> Result<(), Error> {
     if *model.config() == state.plan.config { Ok(()) } else { Err(Error::ModelMismatch) }
+}
+
+/// Keys and values of one model mean nothing to another, even of the same shape.
+fn check_model(model: &Model<'_>, state: &State<'_>) -> Result<(), Error> {
+    if model.address() == state.progress.model { Ok(()) } else { Err(Error::OtherModel) }
 }
 
 /// x += wo · attention(rmsnorm(x))
@@ -195,7 +207,7 @@ fn attend_heads(
     cache: &Cache<'_>,
     q: &[f32],
     (xq, xs): (&mut [i8], &mut [f32]), // for quantised queries
-    Progress { pos, rows, layer }: Progress,
+    Progress { pos, rows, layer, .. }: Progress,
     att: &mut [f32], // (threads, kv_mul, block_len(max_seq))
     out: &mut [f32],
 ) {

@@ -35,6 +35,11 @@
 //! threads: sums run in eight lanes in a fixed order ([`math`]), products and sums are rounded one by one, and the
 //! transcendental functions have one implementation. A hash of the logits on a desktop is the golden value for a chip.
 //!
+//! # What it takes for granted
+//! Additions round to nearest ([`State::new`] looks), floating point registers belong to the calling task, unaligned words may
+//! be read (CCR.UNALIGN_TRP is 0 on a Cortex-M), and the stack has 8 KB. `docs/FIRMWARE.md` in the repository says what that
+//! means for FreeRTOS, Zephyr, RTIC and embassy.
+//!
 //! # What it does not do
 //! It neither reads files (except [`MappedModel`] under `std`) nor prints; it has no threads of its own (bring a
 //! [`Runner`]); it runs no architecture but Llama-2.
@@ -71,7 +76,7 @@ pub use error::Error;
 pub use forward::{Engine, begin, classify, forward, step};
 pub use kernels::Kernels;
 #[cfg(feature = "std")]
-pub use mapped::{MappedModel, Mmap, OpenError, map_file};
+pub use mapped::{MappedModel, Mmap, OpenError, exit_when_a_map_is_cut, map_file};
 pub use math::{HASH_START, hash_bytes, hash_logits};
 pub use matrix::{Matrix, Q8Matrix};
 pub use model::{Aligned, Layer, Model};

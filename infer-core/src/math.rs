@@ -73,6 +73,16 @@ pub(crate) fn largest_magnitude(x: &[f32]) -> f32 {
     f32::from_bits(max >> 1)
 }
 
+/// Whether additions round to the nearest number, halves to even, as every result of this crate takes for granted. A thread
+/// or task can be set to another mode, and compilers do not know of it.
+pub(crate) fn rounds_to_nearest() -> bool {
+    let [one, ulp] = core::hint::black_box([1.0, f32::EPSILON]); // so that the sums are computed here and now
+    let half = ulp * 0.5;
+    // Towards infinity, or with halves away from zero, the first sum is not 1. Towards zero and minus infinity the
+    // second one stays below 1 + 2 ulp.
+    one + half == 1.0 && (one + ulp) + half == 1.0 + 2.0 * f32::EPSILON
+}
+
 /// Start value of [`hash_logits`].
 pub const HASH_START: u64 = 0xcbf2_9ce4_8422_2325;
 

@@ -66,8 +66,8 @@ impl<'m> Model<'m> {
     /// [`Error::Truncated`]; [`Error::TooLarge`].
     pub fn from_bytes(bytes: &'m [u8]) -> Result<Model<'m>, Error> {
         let header = Header::parse(bytes)?;
-        let layout = header.layout()?;
         let have = bytes.len() as u64;
+        let layout = header.layout_of(have)?;
         if have < layout.file_bytes {
             return Err(Error::Truncated { need: layout.file_bytes, have });
         }
@@ -108,6 +108,11 @@ impl<'m> Model<'m> {
     /// The hyperparameters.
     pub fn config(&self) -> &Config {
         &self.header.config
+    }
+
+    /// Where the weights lie: tells one model in memory from another.
+    pub(crate) fn address(&self) -> usize {
+        self.rms_final.as_ptr().addr()
     }
 
     /// The weights of layer `l`, `None` from `n_layers` on.

@@ -192,7 +192,7 @@ fn check_logits(logits: &[f32]) -> Result<(), Error> {
     if logits.iter().fold(true, |sound, &x| sound & (x < f32::INFINITY)) {
         return Ok(());
     }
-    Err(Error::NotFinite { token: logits.iter().position(|x| !(*x < f32::INFINITY)).unwrap_or(0) })
+    Err(Error::NotFinite { token: logits.iter().position(|x| x.is_nan() || *x == f32::INFINITY).unwrap_or(0) })
 }
 
 /// Elements looked at without an early exit, so that loops vectorise.

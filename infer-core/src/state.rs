@@ -3,7 +3,7 @@
 use crate::cache::Cache;
 use crate::config::{Config, HotSizes, Plan, XQ_ALIGN, block_len};
 use crate::error::Error;
-use crate::math::rope_frequency;
+use crate::math::{rope_frequency, rounds_to_nearest};
 
 /// The caller's memory for activations: fast memory on a chip that has two kinds.
 #[derive(Debug)]
@@ -29,6 +29,8 @@ pub enum KvBuffers<'s> {
 }
 
 /// Activations, KV cache and progress of one sequence.
+///
+/// It belongs to one thread or task at a time, whose floating point registers nobody else changes: see `docs/FIRMWARE.md`.
 #[derive(Debug)]
 pub struct State<'s> {
     pub(crate) plan: Plan,
@@ -58,6 +60,8 @@ pub(crate) struct Progress {
     pub rows: usize,
     /// Layers done.
     pub layer: usize,
+    /// [`Model::address`](crate::Model::address) of the model that computes the sequence.
+    pub model: usize,
 }
 
 impl<'s> State<'s> {
@@ -65,14 +69,18 @@ impl<'s> State<'s> {
     /// in particular; larger buffers are accepted.
     ///
     /// # Errors
-    /// [`Error::BufferTooSmall`], [`Error::Unsupported`] when `kv` is not of the planned type, and
-    /// [`Error::ModelMismatch`] for a plan that is not what [`Config::plan`] gives.
+    /// [`Error::BufferTooSmall`], [`Error::Unsupported`] when `kv` is not of the planned type, [`Error::ModelMismatch`] for
+    /// a plan that is not what [`Config::plan`] gives, and [`Error::Rounding`] when the calling thread or task does not
+    /// round to nearest: its results would differ from those of all others.
     pub fn new(plan: &Plan, hot: HotBuffers<'s>, kv: KvBuffers<'s>) -> Result<State<'s>, Error> {
         let need = |buffer, need: usize, have: usize| {
             if have < need { Err(Error::BufferTooSmall { buffer, need, have }) } else { Ok(()) }
         };
         if plan.config.plan(plan.limits)? != *plan {
             return Err(Error::ModelMismatch); // changed by hand
+        }
+        if !rounds_to_nearest() {
+            return Err(Error::Rounding);
         }
         need("hot.f32", plan.hot_f32, hot.f32.len())?;
         need("hot.i8", plan.hot_i8, hot.i8.len())?;

@@ -2,6 +2,8 @@
 //! ([`random`]), the owned buffers of a run ([`Run`]), the golden outputs ([`shared`]), encoding in one call
 //! ([`tokenizer`]) and the tolerances ([`tolerance`]).
 
+#[cfg(target_arch = "x86_64")]
+pub mod mxcsr;
 pub mod oracle;
 pub mod random;
 mod run;

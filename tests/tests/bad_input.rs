@@ -21,7 +21,7 @@ fn files_cut_at_every_length() {
     for version in [Version::V0, Version::V1] {
         let file = tiny().to_file(version);
         let whole = file.bytes();
-        for len in 0..whole.len() {
+        for len in (0..whole.len()).filter(|len| version != Version::V0 || *len != without_tables(whole).len()) {
             match error(&whole[..len]) {
                 Error::Truncated { need, have } => {
                     assert_eq!(have, len as u64);
@@ -33,6 +33,33 @@ fn files_cut_at_every_length() {
         let mut padded = whole.to_vec();
         padded.extend([0xff; 100]); // erased flash behind the model
         assert!(Model::from_bytes(File::new(&padded).bytes()).is_ok());
+    }
+}
+
+/// The same file of version 0, without the tables that no reader needs.
+fn without_tables(whole: &[u8]) -> Vec<u8> {
+    let layout = Header::parse(whole).unwrap().layout().unwrap();
+    let [from, imag] = [TensorName::FreqCisReal, TensorName::FreqCisImag].map(|name| layout.get(name).unwrap());
+    [&whole[..from.offset as usize], &whole[(imag.offset + imag.bytes()) as usize..]].concat()
+}
+
+#[test]
+fn version_0_without_rotary_tables() {
+    for shared_classifier in [true, false] {
+        let shape = Config { shared_classifier, ..config(8, 5, 2, 4, 2) };
+        let whole = RandomModel::new(shape, 3).to_file(Version::V0);
+        let bare = without_tables(whole.bytes());
+        let [bare, want] = [File::new(&bare), File::new(whole.bytes())];
+        let tokens = [1, 5, 299, 7];
+        let [got, want] = [bare, want].map(|file| Run::new(file.bytes(), 1).logits(&tokens).unwrap());
+        assert_eq!(got, want, "shared classifier: {shared_classifier}");
+
+        let bare = without_tables(whole.bytes());
+        let need = whole.bytes().len() as u64;
+        for len in [bare.len() - 1, bare.len() + 1, bare.len() + 4] {
+            let other = [&bare[..], &[0; 4]].concat();
+            assert_eq!(error(&other[..len]), Error::Truncated { need, have: len as u64 });
+        }
     }
 }
 
@@ -292,6 +319,48 @@ fn sampler_settings() {
     assert_eq!(e, Err(Error::BufferTooSmall { buffer: "sampler scratch", need: 2, have: 1 }));
     let e = sampler.sample(&mut [1.0, f32::NAN], &mut [Default::default(); 2]);
     assert_eq!(e, Err(Error::NotFinite { token: 1 }));
+}
+
+#[test]
+fn a_sequence_belongs_to_one_model() {
+    let files = [3, 4].map(|seed| RandomModel::new(config(8, 5, 2, 4, 2), seed).to_file(Version::V0));
+    let [a, b] = files.each_ref().map(|file| Model::from_bytes(file.bytes()).unwrap());
+    let engine = Engine::scalar();
+    let mut run = Run::new(files[0].bytes(), 1);
+    let mut state = run.state();
+    let state = &mut state;
+
+    begin(&a, state, &[1], 0).unwrap();
+    assert_eq!(step(&b, state, &engine), Err(Error::OtherModel));
+    while step(&a, state, &engine).unwrap() {}
+    assert_eq!(classify(&b, state, &engine, 0).err(), Some(Error::OtherModel));
+    assert_eq!(forward(&b, state, &engine, &[2], 1), Err(Error::OtherModel), "keys and values of the other one");
+    classify(&a, state, &engine, 0).unwrap();
+    forward(&a, state, &engine, &[2], 1).unwrap();
+
+    forward(&b, state, &engine, &[1], 0).expect("a new sequence may have another model");
+    assert_eq!(classify(&a, state, &engine, 0).err(), Some(Error::OtherModel));
+    let again = Model::from_bytes(files[1].bytes()).unwrap();
+    classify(&again, state, &engine, 0).expect("the same bytes are the same model");
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_thread_that_does_not_round_to_nearest_gets_no_state() {
+    use tests::mxcsr;
+    let plan = tiny().config.plan(Limits { max_seq: 9, batch: 1, threads: 1, kv: KvType::F32 }).unwrap();
+    let (mut hot, mut kv) = (vec![0.0; plan.hot_f32], vec![0.0; plan.kv_values]);
+    let mut error = |mxcsr| {
+        mxcsr::with(mxcsr, || {
+            let hot = HotBuffers { f32: &mut hot, i8: &mut [] };
+            State::new(&plan, hot, KvBuffers::F32(&mut kv)).err()
+        })
+    };
+    for mode in mxcsr::ROUND {
+        assert_eq!(error(mode), Some(Error::Rounding), "mode {mode:x}");
+        assert_eq!(error(mode | mxcsr::FLUSH), Some(Error::Rounding), "mode {mode:x}");
+    }
+    assert_eq!((error(0), error(mxcsr::FLUSH)), (None, None));
 }
 
 fn tokenizer_file(pieces: &[(f32, &[u8])]) -> Vec<u8> {

@@ -237,6 +237,63 @@ fn memory_that_is_too_small_or_misplaced_is_refused() {
 }
 
 #[test]
+fn memory_of_a_context_is_no_argument() {
+    const OVERLAP: u32 = INFER_ERROR_OVERLAP as u32;
+    let mut c = C::open();
+    let (model, tokenizer) = (c.model.bytes().as_ptr().cast_mut(), c.tokenizer.as_mut_ptr());
+    let model_bytes = c.model.bytes().len();
+    let memory = c.memory;
+    let context = c.context();
+    let merge = memory.part[6].data;
+    let mut room = [0u64; 32];
+    let room = room.as_mut_ptr();
+    // SAFETY: all pointers are to writable memory; that it overlaps is for the library to find out.
+    unsafe {
+        let encode = |text: *mut c_void, tokens: *mut c_void, n: *mut c_void| {
+            infer_encode(context, text.cast(), 8, true, tokens.cast(), 16, n.cast()).code
+        };
+        let [start, end] = [room, room.add(8)].map(|p| p.cast::<c_void>());
+        room.write_bytes(b' ', 32);
+        assert_eq!(encode(end, start, end.wrapping_byte_add(8)), INFER_OK as u32, "side by side");
+        assert_eq!(encode(start, start, end), OVERLAP, "text and tokens");
+        assert_eq!(encode(end, start, start.wrapping_byte_add(56)), OVERLAP, "tokens and n_tokens");
+        assert_eq!(encode(end, start, end), OVERLAP, "text and n_tokens");
+        for place in [context.cast(), merge, model.cast(), tokenizer.map_addr(|a| a & !3).cast::<c_void>()] {
+            assert_eq!(encode(end, place, end.wrapping_byte_add(8)), OVERLAP, "tokens in the context's memory");
+            assert_eq!(encode(end, start, place.map_addr(|a| a.next_multiple_of(8))), OVERLAP, "n_tokens there");
+        }
+        assert_eq!(encode(merge, start, end), OVERLAP, "text in the context's memory");
+        assert_eq!(encode(model.cast(), start, end), INFER_OK as u32, "text in flash");
+        let words = "tokens and INFER_MERGE overlap: give each memory of its own";
+        assert_refused(infer_forward(context, merge.cast(), 1, 0), INFER_ERROR_OVERLAP, words);
+        assert_eq!(infer_begin(context, merge.cast(), 1, 0).code, OVERLAP);
+        assert_ok(infer_begin(context, &BOS, 1, 0));
+        assert_eq!(infer_step(context, merge.cast()).code, OVERLAP);
+        let mut more = true;
+        while more {
+            assert_ok(infer_step(context, &mut more));
+        }
+        assert_eq!(infer_classify(context, 0, merge.cast()).code, OVERLAP);
+        assert_ok(infer_classify(context, 0, null_mut()));
+        assert_eq!(infer_sample(context, merge.cast()).code, OVERLAP);
+        assert_eq!(infer_decode(context, 1, 5, merge.cast()).code, OVERLAP);
+        assert_ok(infer_sample(context, room.cast()));
+
+        let file = model.cast_const().cast();
+        assert_eq!(infer_read_config(file, model_bytes, model.cast()).code, OVERLAP);
+        assert_eq!(infer_plan(file, model_bytes, &LIMITS, model.cast()).code, OVERLAP);
+        assert_eq!(c.init(&LIMITS, context.cast()).code, OVERLAP);
+        assert_eq!(c.init(context.cast(), &memory).code, OVERLAP);
+        let mut over = memory;
+        over.part[6].data = (&raw mut over).cast();
+        assert_eq!(c.init(&LIMITS, &over).code, OVERLAP);
+        assert_eq!(c.init_model(context.cast(), 1000, &LIMITS, &memory).code, OVERLAP);
+        let mut error = c.init(&infer_limits { kv: 7, ..LIMITS }, &memory);
+        assert_eq!(infer_error_write(&error, (&raw mut error).cast(), 9), 0);
+    }
+}
+
+#[test]
 fn limits_out_of_range_are_refused() {
     let mut c = C::new();
     let memory = c.memory;
@@ -318,6 +375,8 @@ fn texts_and_settings_are_checked() {
         assert_refused(infer_set_sampler(context, -0.5, 0.9, 1), INFER_ERROR_SETTING, words);
         let words = "top-p is NaN, but it must be between 0 and 1 (0 and 1 turn it off)";
         assert_refused(infer_set_sampler(context, 1.0, f32::NAN, 1), INFER_ERROR_SETTING, words);
+        let words = "min-p is 2, but it must be between 0 (off) and 1";
+        assert_refused(infer_set_limits(context, 1, 2.0), INFER_ERROR_SETTING, words);
         let words = "kernels of a Cortex-M with FPU: not supported by this build";
         for kernels in [infer_kernels::INFER_KERNELS_CORTEX_M_DSP, infer_kernels::INFER_KERNELS_HELIUM] {
             assert_refused(infer_set_kernels(context, kernels as u32), INFER_ERROR_UNSUPPORTED, words);
@@ -327,6 +386,45 @@ fn texts_and_settings_are_checked() {
             INFER_ERROR_SETTING,
             "kernels is 9, but it must be an infer_kernels",
         );
+    }
+}
+
+#[test]
+fn masks_limits_and_penalties() {
+    let mut c = C::open();
+    let context = c.context();
+    let mut logits: *mut f32 = null_mut();
+    let mut token = 0;
+    // SAFETY: a context, its logits as long as they hold, and tokens.
+    unsafe {
+        let mut sample = |change: &dyn Fn(&mut [f32])| {
+            assert_ok(infer_classify(context, 0, &mut logits));
+            change(std::slice::from_raw_parts_mut(logits, 300));
+            let error = infer_sample(context, &mut token);
+            (error.code, token)
+        };
+        assert_eq!(infer_penalize(context, [1].as_ptr(), 1, 1.5).code, INFER_ERROR_NOT_READY as u32);
+        assert_ok(infer_forward(context, &BOS, 1, 0));
+        let (_, likeliest) = sample(&|_| ());
+        let mask_likeliest = |logits: &mut [f32]| logits[likeliest as usize] = f32::NEG_INFINITY;
+        let (code, second) = sample(&mask_likeliest);
+        assert!(code == INFER_OK as u32 && second != likeliest);
+        assert_eq!(sample(&|logits| logits.fill(f32::NEG_INFINITY)).0, INFER_ERROR_ALL_MASKED as u32);
+        assert_eq!(sample(&|logits| logits[7] = f32::INFINITY).0, INFER_ERROR_NOT_FINITE as u32);
+        assert_ok(infer_set_sampler(context, 5.0, 1.0, 1));
+        for (top_k, min_p) in [(1, 0.0), (0, 1.0)] {
+            assert_ok(infer_set_limits(context, top_k, min_p));
+            assert_eq!((0..9).map(|_| sample(&|_| ()).1).collect::<Vec<_>>(), [likeliest; 9]);
+        }
+        assert_ok(infer_classify(context, 0, null_mut()));
+        assert_ok(infer_penalize(context, [likeliest; 2].as_ptr(), 2, 1e9));
+        assert_ok(infer_sample(context, &mut token));
+        assert_eq!(token, second);
+        assert_ok(infer_classify(context, 0, null_mut()));
+        let words = "token 300 is outside the vocabulary of 300";
+        assert_refused(infer_penalize(context, [300].as_ptr(), 1, 1.5), INFER_ERROR_TOKEN, words);
+        let words = "repetition penalty is 0, but it must be a number above 0 (1 turns it off)";
+        assert_refused(infer_penalize(context, null(), 0, 0.0), INFER_ERROR_SETTING, words);
     }
 }
 
@@ -346,6 +444,8 @@ fn errors_read_as_in_rust() {
         Error::Position { pos: 1, n_tokens: 2, filled: 3, max_seq: 4 },
         Error::Batch { n_tokens: 5, batch: 1 },
         Error::NotFinite { token: 7 },
+        Error::AllMasked,
+        Error::Rounding,
         Error::Setting { name, value: 0.0, rule },
         Error::Setting { name, value: -1.25, rule },
         Error::Setting { name, value: 1e6 + 0.062, rule },
@@ -357,7 +457,7 @@ fn errors_read_as_in_rust() {
     for error in errors {
         assert_eq!(text(&error.into()), error.to_string());
     }
-    for error in [Error::Misaligned, Error::ModelMismatch, Error::NotReady] {
+    for error in [Error::Misaligned, Error::ModelMismatch, Error::OtherModel, Error::NotReady] {
         assert!(!text(&error.into()).is_empty());
     }
 }

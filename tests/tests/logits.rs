@@ -314,3 +314,26 @@ fn int8_is_close_to_the_weights_it_was_made_from() {
         check(&got[*pos], want, INT8_LOGITS).unwrap_or_else(|e| panic!("position {pos}: {e}"));
     }
 }
+
+/// Vector units of some chips count subnormal numbers as 0, and so does a process that links code built with `-ffast-math`.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn flushed_subnormals_give_the_same_bits() {
+    use std::hint::black_box;
+    assert_eq!(tests::mxcsr::with(tests::mxcsr::FLUSH, || black_box(1e-40f32) * black_box(1.0)), 0.0);
+    let Some(bytes) = shared::bytes(STORIES) else { return };
+    let int8 = int8_kv_files();
+    let file = File::new(&bytes);
+    let f32_kv = Limits { max_seq: 64, batch: 1, threads: 1, kv: KvType::F32 };
+    let all = [(file, f32_kv)].into_iter().chain(int8.map(|(file, _, limits)| (file, limits)));
+    for (file, limits) in all {
+        for kernels in Kernels::all() {
+            let engine = Engine { kernels, ..Engine::scalar() };
+            let mut run = Run::with_limits(file.bytes(), limits, engine);
+            let tokens = tokens(limits.max_seq.min(40), run.model.config().vocab_size);
+            let want = run.logits(&tokens).unwrap();
+            let got = tests::mxcsr::with(tests::mxcsr::FLUSH, || run.logits(&tokens).unwrap());
+            assert!(bits(&got) == bits(&want), "{kernels:?}, {:?}", run.model.config());
+        }
+    }
+}

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use infer_core::format::TensorName;
-use infer_core::{Config, WeightType, map_file};
+use infer_core::{Config, WeightType};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
@@ -110,7 +110,7 @@ impl Checkpoint {
         let run: Run = postcard::from_bytes(&file(RUN)?).with_context(|| damaged(&path.join(RUN)))?;
         ensure!(run.format == FORMAT, "{} has format {}, this trainer reads {FORMAT}", path.display(), run.format);
         let tensors_path = path.join(TENSORS);
-        let bytes = map_file(&tensors_path).with_context(|| format!("checkpoint file {}", tensors_path.display()))?;
+        let bytes = file(TENSORS)?;
         let tensors = SafeTensors::deserialize(&bytes).with_context(|| damaged(&tensors_path))?;
         let tensors = tensors.iter().map(|(name, view)| {
             ensure!(view.dtype() == Dtype::F32, "{}: {name} is {:?}, not F32", tensors_path.display(), view.dtype());

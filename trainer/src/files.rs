@@ -5,6 +5,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use anyhow::Context;
+use infer_core::{MappedModel, Mmap, OpenError, map_file};
 
 /// Writes a file under a temporary name beside it, makes sure that it is on the disk, and renames it.
 pub fn write_whole(path: &Path, write: impl FnOnce(&mut dyn Write) -> anyhow::Result<()>) -> anyhow::Result<()> {
@@ -25,6 +26,21 @@ pub fn write_whole(path: &Path, write: impl FnOnce(&mut dyn Write) -> anyhow::Re
         Ok(sync_folder(folder)?)
     };
     attempt().with_context(|| format!("writing {}", path.display()))
+}
+
+/// Maps token shards.
+#[allow(unsafe_code)]
+pub fn map(path: &Path) -> io::Result<Mmap> {
+    // SAFETY: docs/TRAINING.md tells users not to change files that a run reads. They are read as numbers, for which all bits are
+    // valid, and a file that is cut ends the program: see main().
+    unsafe { map_file(path) }
+}
+
+/// Maps a model file.
+#[allow(unsafe_code)]
+pub fn open_model(path: impl AsRef<Path>) -> Result<MappedModel, OpenError> {
+    // SAFETY: as in map().
+    unsafe { MappedModel::open(path) }
 }
 
 /// Start of the names of files and folders that are being written.

@@ -10,6 +10,7 @@ use infer_core::{
 
 use crate::checkpoint::{Checkpoint, Checkpoints};
 use crate::export::{FileVersion, Weights};
+use crate::files::open_model;
 
 /// Tokens per forward pass where they are known in advance.
 pub const BATCH: usize = 64;
@@ -34,7 +35,7 @@ impl Runnable {
             let weights = Weights::from_checkpoint(&mut checkpoint)?;
             return Runnable::new(&weights, checkpoint.tokenizer);
         }
-        let model = MappedModel::open(path).with_context(|| format!("model {}", path.display()))?;
+        let model = open_model(path).with_context(|| format!("model {}", path.display()))?;
         let tokenizer = tokenizer.map_or_else(|| path.with_file_name("tokenizer.bin"), PathBuf::from);
         let bytes = std::fs::read(&tokenizer).with_context(|| format!("tokenizer {}", tokenizer.display()))?;
         Runnable::from_bytes(Bytes::Mapped(model), bytes).with_context(|| format!("tokenizer {}", tokenizer.display()))

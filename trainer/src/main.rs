@@ -72,6 +72,7 @@ enum Command {
 }
 
 fn main() -> anyhow::Result<()> {
+    infer_core::exit_when_a_map_is_cut();
     let matches = Cli::command().get_matches();
     let cli = Cli::from_arg_matches(&matches)?;
     match cli.command {

@@ -6,11 +6,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
-use infer_core::{Mmap, map_file};
+use infer_core::Mmap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::corpus::Piece;
+use crate::files;
 
 /// What a folder of shards was made from. Two folders with equal `Meta` hold the same tokens.
 #[derive(Debug, Deserialize, PartialEq, Serialize)]
@@ -121,7 +122,7 @@ impl Shard {
 
     /// Maps a flat file of tokens.
     pub fn open_file(path: PathBuf, token_bytes: usize, vocab_size: usize) -> anyhow::Result<Shard> {
-        let map = map_file(&path).with_context(|| format!("shard {}", path.display()))?;
+        let map = files::map(&path).with_context(|| format!("shard {}", path.display()))?;
         let bytes = map.len();
         ensure!(
             bytes > 0 && bytes.is_multiple_of(token_bytes),

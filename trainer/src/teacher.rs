@@ -11,7 +11,7 @@ use infer_core::{BOS, MappedModel, Model, Sampler};
 use rayon::prelude::*;
 
 use crate::batches::mix;
-use crate::files::{remove_unfinished, write_whole};
+use crate::files::{open_model, remove_unfinished, write_whole};
 use crate::inference::generate;
 use crate::shards::{Shard, sha256};
 
@@ -27,7 +27,7 @@ pub struct Teacher {
 impl Teacher {
     /// Opens a model that knows the tokens of the data and sequences of `length`.
     pub fn open(path: &Path, vocab_size: usize, length: usize, tokenizer: &[u8]) -> anyhow::Result<Teacher> {
-        let teacher = Teacher { path: path.to_path_buf(), file: MappedModel::open(path).with_context(|| name(path))? };
+        let teacher = Teacher { path: path.to_path_buf(), file: open_model(path).with_context(|| name(path))? };
         let config = *teacher.model()?.config();
         ensure!(
             config.vocab_size == vocab_size,

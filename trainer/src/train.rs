@@ -11,7 +11,7 @@ use crate::batches::{Batch, Batches, mix};
 use crate::checkpoint::{Checkpoint, Checkpoints, Order, Run, Tensor, tensor_name};
 use crate::data::Data;
 use crate::export::{Weights, export};
-use crate::files::write_whole;
+use crate::files::{open_model, write_whole};
 use crate::inference::Runnable;
 use crate::report::Report;
 use crate::schedule::learning_rate;
@@ -82,7 +82,7 @@ impl Start {
             ),
             ("scratch", _) => Ok(Start::Scratch),
             (path, _) => {
-                let file = MappedModel::open(path)
+                let file = open_model(path)
                     .with_context(|| format!("init_from is {path:?}, neither scratch nor resume nor a model file"))?;
                 Ok(Start::FineTune(file))
             }

@@ -140,6 +140,32 @@ fn quantize_gives_llama2c_s_file_from_every_version() {
 }
 
 #[test]
+fn models_without_rotary_tables_are_like_those_with_them() {
+    use infer_core::format::{Header, TensorName::*};
+    for shared_classifier in [true, false] {
+        let folder = scratch("bare");
+        let shape = infer_core::Config { shared_classifier, ..config(8, 16, 2, 4, 2) };
+        let whole = RandomModel::new(shape, 3).to_file(Version::V0).bytes().to_vec();
+        let layout = Header::parse(&whole).unwrap().layout().unwrap();
+        let [from, to] = [FreqCisReal, FreqCisImag].map(|name| layout.get(name).unwrap());
+        let bare = [&whole[..from.offset as usize], &whole[(to.offset + to.bytes()) as usize..]].concat();
+        std::fs::write(folder.join("tokenizer.bin"), tokenizer_file(&[" ", "a", "b", " a"], 300)).unwrap();
+        let results = [("whole", whole), ("bare", bare.clone())].map(|(name, bytes)| {
+            let [model, int8] = [name, "int8"].map(|name| folder.join(name).to_str().unwrap().to_owned());
+            std::fs::write(&model, bytes).unwrap();
+            let inspected = run(&["inspect", &model]);
+            assert_eq!(stdout(&inspected).contains("freq_cis"), name == "whole", "{}", stdout(&inspected));
+            stdout(&run(&["quantize", &model, &int8]));
+            (stdout(&run(&[&model, "-s", "5", "-n", "30"])).to_owned(), std::fs::read(int8).unwrap())
+        });
+        assert_eq!(results[0], results[1]);
+        let cut = folder.join("cut.bin");
+        std::fs::write(&cut, &bare[..bare.len() - 4]).unwrap();
+        assert_fails(&run(&[cut.to_str().unwrap()]), 1, &["cut.bin", "cut short"]);
+    }
+}
+
+#[test]
 fn quantize_refuses_what_it_cannot_do_and_leaves_nothing() {
     let (folder, model) = random_model("quantize_refuses", |_| {}); // hidden_dim 5
     let out = folder.join("out.bin");

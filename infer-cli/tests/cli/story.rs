@@ -218,6 +218,33 @@ fn missing_and_damaged_files() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("warning: "), "a larger vocabulary goes unnoticed");
 }
 
+/// The pipe holds back a story that is longer than it, so that there are weights to be read after the cut.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_model_that_is_cut_while_it_runs_ends_the_story_with_an_error() {
+    let folder = scratch("cut");
+    let mut model = RandomModel::new(infer_core::Config { seq_len: 400, ..config(8, 5, 2, 4, 2) }, 3);
+    // Only the long pieces are likely.
+    model.tensor_mut(infer_core::format::TensorName::TokEmb)[8..259 * 8].fill(0.0);
+    let path = folder.join("model.bin");
+    std::fs::write(&path, model.to_file(Version::V0).bytes()).unwrap();
+    let pieces: Vec<String> = (0..41).map(|i| format!("{i} ").repeat(1000)).collect();
+    let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
+    std::fs::write(folder.join("tokenizer.bin"), tokenizer_file(&pieces, 300)).unwrap();
+    for threads in ["1", "2"] {
+        std::fs::write(&path, model.to_file(Version::V0).bytes()).unwrap();
+        let mut command = cli();
+        command.arg(&path).args(["-t", "0", "-n", "0", "--threads", threads]);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut start = [0; 100];
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut start).unwrap();
+        std::fs::File::options().write(true).open(&path).unwrap().set_len(0).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_fails(&output, 1, &["was cut while it was in use"]);
+        assert_eq!(output.stderr.iter().filter(|&&byte| byte == b'\n').count(), 1);
+    }
+}
+
 #[test]
 fn damaged_weights_end_the_story_with_an_error() {
     let nan = |model: &mut RandomModel| model.tensor_mut(infer_core::format::TensorName::W2)[17] = f32::NAN;

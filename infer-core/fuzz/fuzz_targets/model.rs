@@ -111,7 +111,7 @@ fuzz_target!(|input: Input| {
     };
     assert_eq!(Header::parse(&header.to_bytes().unwrap()[..header.size()]), Ok(header));
     check_plan(&header.config, &input.limits, input.kv_int8);
-    let Ok(layout) = header.layout() else {
+    let Ok(layout) = header.layout_of(file.len() as u64) else {
         assert!(model.is_err());
         return;
     };

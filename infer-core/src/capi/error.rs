@@ -2,7 +2,7 @@
 
 use core::ffi::c_char;
 
-use super::memory::{lend, one, slice};
+use super::memory::{Area, apart, lend, one, slice};
 use crate::error::Error;
 
 /// What an infer_error says. Beside each code: the infer_error's fields that it uses.
@@ -57,12 +57,14 @@ pub enum infer_code {
     INFER_ERROR_TEXT,
     /// Every logit is minus infinity: no token is left to pick.
     INFER_ERROR_ALL_MASKED,
+    /// The thread or task does not round to the nearest number (FPSCR.RMode on a Cortex-M, fesetround on a desktop).
+    INFER_ERROR_ROUNDING,
 }
 
 use infer_code::*;
 
 /// Texts in the order of the codes. `s` stands for subject, `r` for rule, `n` for number, a digit for one of the values.
-const TEXTS: [&str; 24] = [
+const TEXTS: [&str; 25] = [
     "no error",
     "the file has {1} bytes and its header promises {0}: it is cut short or not a llama2.c model",
     "{s} does not start at a multiple of {0} bytes",
@@ -89,6 +91,7 @@ const TEXTS: [&str; 24] = [
     "{s} and {r} overlap: give each memory of its own",
     "the text is not UTF-8 from byte {0} on",
     "every logit is minus infinity: leave at least one token that may be picked",
+    "this thread or task does not round to nearest: set the rounding mode back to the default",
 ];
 
 /// Text that is not zero terminated: print it with `%.*s`.
@@ -157,7 +160,7 @@ impl From<Error> for infer_error {
             Error::BufferTooSmall { buffer, need, have } => {
                 new(INFER_ERROR_BUFFER_TOO_SMALL, buffer, "", [need as i64, have as i64, 0, 0])
             }
-            Error::ModelMismatch => new(INFER_ERROR_MODEL_MISMATCH, "", "", [0; 4]),
+            Error::ModelMismatch | Error::OtherModel => new(INFER_ERROR_MODEL_MISMATCH, "", "", [0; 4]),
             Error::Token { token, vocab_size } => {
                 new(INFER_ERROR_TOKEN, "", "", [token.into(), vocab_size as i64, 0, 0])
             }
@@ -167,6 +170,7 @@ impl From<Error> for infer_error {
             Error::Batch { n_tokens, batch } => new(INFER_ERROR_BATCH, "", "", [n_tokens as i64, batch as i64, 0, 0]),
             Error::NotReady => new(INFER_ERROR_NOT_READY, "", "", [0; 4]),
             Error::NotFinite { token } => new(INFER_ERROR_NOT_FINITE, "", "", [token as i64, 0, 0, 0]),
+            Error::Rounding => new(INFER_ERROR_ROUNDING, "", "", [0; 4]),
             Error::AllMasked => new(INFER_ERROR_ALL_MASKED, "", "", [0; 4]),
             Error::Setting { name, value, rule } => {
                 infer_error { number: value, ..new(INFER_ERROR_SETTING, name, rule, [0; 4]) }
@@ -185,12 +189,15 @@ impl From<Error> for infer_error {
 /// message is longer than 255 bytes.
 ///
 /// Returns the bytes of the whole text, without the zero: it was cut if that is `capacity` or more. 0 if a pointer is
-/// null.
+/// null, or the text would overwrite the error.
 ///
 /// # Safety
 /// `error` points to an infer_error as a function of this library returned it; `text` to `capacity` writable bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn infer_error_write(error: *const infer_error, text: *mut c_char, capacity: usize) -> usize {
+    if apart(&[Area::new("text", text, capacity)], &[Area::new("error", error, 1)]).is_err() {
+        return 0;
+    }
     // SAFETY: the caller's promise.
     let (error, out) = unsafe { (one("error", error), lend("text", text.cast::<u8>(), capacity)) };
     let (Ok(error), Ok([out @ .., _])) = (error, out) else { return 0 }; // the last byte stays zero

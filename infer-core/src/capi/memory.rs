@@ -78,6 +78,8 @@ const _: () = assert!(align_of::<IndexEntry>() <= INFER_ALIGN && align_of::<Merg
 
 /// The parts as slices.
 pub(super) struct Parts {
+    /// Where they lie.
+    pub areas: [Area; INFER_PARTS],
     pub hot: HotBuffers<'static>,
     pub kv: KvBuffers<'static>,
     pub sampler: &'static mut [ProbIndex],
@@ -110,8 +112,7 @@ impl infer_memory {
 
     /// Checks that every part is there, aligned and large enough, and overlaps neither another nor one of `others`.
     fn check(&self, needed: &infer_memory, others: &[Area]) -> Result<(), infer_error> {
-        let mut areas = [Area::EMPTY; INFER_PARTS];
-        for ((area, name), (part, needed)) in areas.iter_mut().zip(NAMES).zip(self.part.iter().zip(&needed.part)) {
+        for (name, (part, needed)) in NAMES.into_iter().zip(self.part.iter().zip(&needed.part)) {
             if part.bytes < needed.bytes {
                 let values = [needed.bytes as i64, part.bytes as i64, 0, 0];
                 return Err(infer_error::new(INFER_ERROR_MEMORY_TOO_SMALL, name, "", values));
@@ -119,14 +120,17 @@ impl infer_memory {
             if needed.bytes > 0 {
                 check_pointer(name, part.data, INFER_ALIGN)?;
             }
+        }
+        apart(&self.areas(needed), others)
+    }
+
+    /// Where the parts lie, as far as they are needed.
+    fn areas(&self, needed: &infer_memory) -> [Area; INFER_PARTS] {
+        let mut areas = [Area::EMPTY; INFER_PARTS];
+        for ((area, name), (part, needed)) in areas.iter_mut().zip(NAMES).zip(self.part.iter().zip(&needed.part)) {
             *area = Area { name, start: part.data.addr(), bytes: needed.bytes };
         }
-        for (i, a) in areas.iter().enumerate() {
-            if let Some(b) = areas.iter().take(i).chain(others).find(|b| a.overlaps(b)) {
-                return Err(infer_error::new(INFER_ERROR_OVERLAP, a.name, b.name, [0; 4]));
-            }
-        }
-        Ok(())
+        areas
     }
 
     /// Checks and cuts the parts. `others` are areas that no part may overlap.
@@ -134,11 +138,13 @@ impl infer_memory {
     /// # Safety
     /// Every part points to so many writable bytes that nothing else uses as long as the result lives.
     pub(super) unsafe fn lend(&self, plan: &Plan, prompt_bytes: usize, others: &[Area]) -> Result<Parts, infer_error> {
-        self.check(&infer_memory::needed(plan, prompt_bytes)?, others)?;
+        let needed = infer_memory::needed(plan, prompt_bytes)?;
+        self.check(&needed, others)?;
         let [hot_f32, hot_i8, kv_values, kv_scales, sampler, tokenizer, merge] = self.part.map(|part| part.data);
         // SAFETY: the caller's promise; `check` has compared the sizes.
         unsafe {
             Ok(Parts {
+                areas: self.areas(&needed),
                 hot: HotBuffers {
                     f32: lend("hot_f32", hot_f32.cast(), plan.hot_f32)?,
                     i8: lend("hot_i8", hot_i8.cast(), plan.hot_i8)?,
@@ -169,13 +175,46 @@ pub(super) struct Area {
 impl Area {
     const EMPTY: Area = Area { name: "", start: 0, bytes: 0 };
 
-    pub(super) fn new<T>(name: &'static str, pointer: *const T, bytes: usize) -> Area {
-        Area { name, start: pointer.addr(), bytes }
+    /// `n` values; none at all where the size overflows, which is refused elsewhere.
+    pub(super) fn new<T>(name: &'static str, pointer: *const T, n: usize) -> Area {
+        let bytes = n.checked_mul(size_of::<T>()).filter(|bytes| isize::try_from(*bytes).is_ok());
+        Area { name, start: pointer.addr(), bytes: bytes.unwrap_or(0) }
     }
 
     fn overlaps(&self, other: &Area) -> bool {
         let ends_after = |a: &Area, start: usize| start < a.start.saturating_add(a.bytes);
         self.bytes > 0 && other.bytes > 0 && ends_after(self, other.start) && ends_after(other, self.start)
+    }
+}
+
+/// Checks that memory which is `written` overlaps neither itself nor what is `read`.
+pub(super) fn apart(written: &[Area], read: &[Area]) -> Result<(), infer_error> {
+    for (i, a) in written.iter().enumerate() {
+        if let Some(b) = written.iter().take(i).chain(read).find(|b| a.overlaps(b)) {
+            return Err(infer_error::new(INFER_ERROR_OVERLAP, a.name, b.name, [0; 4]));
+        }
+    }
+    Ok(())
+}
+
+/// The memory that belongs to a context, which no argument of a call may overlap.
+pub(super) struct Owned {
+    /// The context itself, and the parts of its memory.
+    pub written: [Area; INFER_PARTS + 1],
+    /// Model and tokenizer.
+    pub read: [Area; 2],
+}
+
+impl Owned {
+    /// Checks that what a call writes overlaps neither itself, nor what it reads, nor anything of the context, and that what it
+    /// reads overlaps nothing that the context writes.
+    pub fn check(&self, written: &[Area], read: &[Area]) -> Result<(), infer_error> {
+        apart(written, read)?;
+        apart(written, &self.read)?;
+        for area in written.iter().chain(read) {
+            apart(core::slice::from_ref(area), &self.written)?;
+        }
+        Ok(())
     }
 }
 
