@@ -307,4 +307,26 @@ mod tests {
             }
         }
     }
+
+    /// Where a block ends makes no difference, between the two bytes of a line end neither.
+    #[test]
+    fn blocks_do_not_cut_separators() {
+        let folder = tempfile::tempdir().unwrap();
+        let piece = |text: &str| {
+            let path = folder.path().join("text.txt");
+            std::fs::write(&path, text).unwrap();
+            whole(path).unwrap()
+        };
+        let separator = "\\n\\n".parse().unwrap();
+        for before in BLOCK - 6..BLOCK + 2 {
+            let text = format!("{}\r\n\r\ntwo\r\nlines\r\n\r\nthree", "a".repeat(before));
+            let mut stories = Vec::new();
+            let read = piece(&text).read(&separator, &ProgressBar::hidden(), &mut |story| {
+                stories.push(story.to_string());
+                Ok(())
+            });
+            assert_eq!((read.unwrap().stories, stories[0].len()), (3, before));
+            assert_eq!(stories[1..], ["two\nlines", "three"]);
+        }
+    }
 }

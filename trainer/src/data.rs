@@ -39,6 +39,10 @@ impl Data {
     ) -> anyhow::Result<Data> {
         let teacher = settings.teacher.as_deref().map(|path| Teacher::open(path, settings.max_seq_len)).transpose()?;
         let teachers = teacher.as_ref().map(|teacher| teacher.tokenizer(given.as_ref())).transpose()?;
+        if let (Some(given), "llama2") = (&given, settings.vocab_source.as_str()) {
+            let n = given.vocab_size();
+            ensure!(n == 32_000, "vocab_source llama2 has 32,000 tokens, but {} has {n}", given.path.display());
+        }
         let known = agreed([own, teachers, given], settings.vocab_size)?;
         let (folder, shards) = find_shards(settings, known.as_ref())?;
         check_vocabulary(settings, &folder, &shards, known.as_ref())?;
@@ -199,7 +203,7 @@ fn tokenise(settings: &Settings, stories: &Path, known: Option<&TokenizerFile>) 
     let separator = settings.separator.clone().unwrap_or_default();
     let plan = split::plan(&corpus, &valid, &separator, pretokenize::SHARD_MB.get() << 20)?;
     println!("split: {}", plan.chosen);
-    let meta = |tokenizer: &TokenizerFile| Meta::new(tokenizer, separator.to_string(), plan.shards.clone());
+    let meta = |tokenizer: &TokenizerFile| Meta::new(tokenizer, separator.clone(), plan.shards.clone());
     let tokenizer = match known {
         Some(known) => known.clone(),
         None => match trained_before(&folder, settings.vocab_size, meta)? {
@@ -207,7 +211,7 @@ fn tokenise(settings: &Settings, stories: &Path, known: Option<&TokenizerFile>) 
             None => train_vocabulary(settings, &corpus, &folder)?,
         },
     };
-    let job = Job { meta: meta(&tokenizer), separator: separator.clone(), tokenizer, replace: true };
+    let job = Job { meta: meta(&tokenizer), tokenizer, replace: true };
     pretokenize::make(&job, &folder)?;
     Ok(folder)
 }
@@ -222,7 +226,7 @@ fn trained_before(
     let (Ok(Some(there)), Ok(tokenizer), true) = (read_meta(folder), TokenizerFile::open(&path), trained.exists()) else {
         return Ok(None);
     };
-    let fits = vocab_size.is_none_or(|n| n == tokenizer.vocab_size()) && there.makes_the_same(&meta(&tokenizer));
+    let fits = tokenizer.vocab_size() == vocab_size.unwrap_or(vocab::SIZE) && there.makes_the_same(&meta(&tokenizer));
     Ok(Some(tokenizer).filter(|_| fits))
 }
 

@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use crate::corpus::{self, Counts, Piece};
 use crate::files::{remove, remove_unfinished, write_whole};
 use crate::separator::Separator;
-use crate::shards::{Meta, Shard, meta_path, read_meta, sha256, shard_path, warn_if_lopsided};
+use crate::shards::{Meta, Shard, read_meta, sha256, shard_path, warn_if_lopsided};
 use crate::split;
 use crate::tokenizer::TokenizerFile;
 
@@ -66,7 +66,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let anew = !args.corpus.is_empty() || !args.valid.is_empty() || args.separator.is_some();
     let recorded = if anew { None } else { read_meta(&out)? };
     let (separator, shards) = match recorded {
-        Some(meta) => (meta.separator.parse().map_err(|e| anyhow!("{}: {e}", meta_path(&out).display()))?, meta.shards),
+        Some(meta) => (meta.separator, meta.shards),
         None => {
             let corpus = if args.corpus.is_empty() { vec![corpus::DEFAULT.into()] } else { args.corpus.clone() };
             let separator = args.separator.clone().unwrap_or_default();
@@ -76,7 +76,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             (separator, plan.shards)
         }
     };
-    let job = Job { meta: Meta::new(&tokenizer, separator.to_string(), shards), separator, tokenizer, replace: false };
+    let job = Job { meta: Meta::new(&tokenizer, separator, shards), tokenizer, replace: false };
     make(&job, &out)?;
     let tokens = |i| Ok(shard_path(&out, i).metadata()?.len() / job.meta.token_bytes as u64);
     let train = (1..job.meta.shards.len()).map(tokens).sum::<anyhow::Result<u64>>()?;
@@ -87,7 +87,6 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 /// Shards to make.
 pub struct Job {
     pub meta: Meta,
-    pub separator: Separator,
     pub tokenizer: TokenizerFile,
     /// Whether finished shards of something else may be deleted.
     pub replace: bool,
@@ -97,12 +96,10 @@ pub struct Job {
 pub fn make(job: &Job, out: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(out).with_context(|| format!("folder {}", out.display()))?;
     let lock = File::create(out.join(".lock")).with_context(|| format!("folder {}", out.display()))?;
-    lock.try_lock().map_err(|e| anyhow!("{}: another `trainer pretokenize` is at work here ({e})", out.display()))?;
+    lock.try_lock().map_err(|e| anyhow!("{}: another trainer is at work here ({e})", out.display()))?;
     let meta = begin(job, out)?;
-    remove_damaged(&meta, out)?;
-
     let n = meta.shards.len();
-    let missing = meta.missing(out);
+    let missing: Vec<usize> = (0..n).into_par_iter().filter(|&i| !is_whole(&meta, i, out)).collect();
     if missing.len() < n {
         eprintln!("{}: {} of {n} shards are there already", out.display(), n - missing.len());
     }
@@ -173,9 +170,8 @@ fn begin(job: &Job, out: &Path) -> anyhow::Result<Meta> {
         remove(&trained)?;
     }
     write_whole(&beside, |file| Ok(file.write_all(&job.tokenizer.bytes)?))?;
-    let meta = Meta::new(&job.tokenizer, job.separator.to_string(), job.meta.shards.clone());
-    meta.write(out)?;
-    Ok(meta)
+    job.meta.write(out)?;
+    Ok(job.meta.clone())
 }
 
 /// What the shards that are there were made with, in words.
@@ -201,19 +197,14 @@ fn remove_shards(out: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Deletes shards that are not what was written, to make them again.
-fn remove_damaged(meta: &Meta, out: &Path) -> anyhow::Result<()> {
-    (0..meta.shards.len()).into_par_iter().try_for_each(|i| {
-        let path = shard_path(out, i);
-        let open = || Shard::open_file(path.clone(), meta.token_bytes, meta.vocab_size)?.check(meta.checksum(i));
-        if path.exists()
-            && let Err(e) = open()
-        {
-            eprintln!("{e:#}: it is made again");
-            remove(&path).with_context(|| path.display().to_string())?;
-        }
-        Ok(())
-    })
+/// Whether a shard is there as it was written.
+fn is_whole(meta: &Meta, i: usize, out: &Path) -> bool {
+    let path = shard_path(out, i);
+    if !path.exists() {
+        return false;
+    }
+    let open = || Shard::open_file(path, meta.token_bytes, meta.vocab_size)?.check(meta.checksum(i));
+    open().inspect_err(|e| eprintln!("{e:#}: it is made again")).is_ok()
 }
 
 #[derive(Clone, Copy, Default)]
@@ -249,7 +240,7 @@ fn write_shard(
         let (mut scratch, mut tokens) = (Vec::new(), Vec::new());
         let (mut n_tokens, mut bytes) = (0, 0);
         for piece in &part.pieces {
-            made.read += part.stories.read(piece, &job.separator, progress, &mut |story| {
+            made.read += part.stories.read(piece, &job.meta.separator, progress, &mut |story| {
                 let most = Tokenizer::max_tokens(story.len());
                 if tokens.len() < most {
                     (scratch, tokens) = (vec![MergeSlot::EMPTY; most], vec![0; most]);

@@ -16,11 +16,12 @@ use sha2::{Digest, Sha256};
 
 use crate::corpus::Piece;
 use crate::files::write_whole;
+use crate::separator::Separator;
 use crate::split::Selection;
 use crate::tokenizer::TokenizerFile;
 
 /// What a folder of shards was made from, and the checksums of what came out.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Meta {
     /// Number of tokens of the vocabulary.
     pub vocab_size: usize,
@@ -28,8 +29,8 @@ pub struct Meta {
     pub token_bytes: usize,
     /// SHA-256 of tokenizer.bin, in hexadecimal.
     pub tokenizer_sha256: String,
-    /// What separates the stories of plain text, as on the command line.
-    pub separator: String,
+    /// What separates the stories of plain text.
+    pub separator: Separator,
     /// Of each shard: the pieces of the corpus whose stories it holds.
     pub shards: Vec<Part>,
     /// CRC-32 of each shard that is there. Folders of earlier versions have none.
@@ -53,7 +54,7 @@ pub fn token_bytes(vocab_size: usize) -> usize {
 
 impl Meta {
     /// Shards that are still to be made.
-    pub fn new(tokenizer: &TokenizerFile, separator: String, shards: Vec<Part>) -> Meta {
+    pub fn new(tokenizer: &TokenizerFile, separator: Separator, shards: Vec<Part>) -> Meta {
         let vocab_size = tokenizer.vocab_size();
         let (token_bytes, tokenizer_sha256) = (token_bytes(vocab_size), sha256(&tokenizer.bytes));
         Meta { vocab_size, token_bytes, tokenizer_sha256, separator, crc32: vec![None; shards.len()], shards }

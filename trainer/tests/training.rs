@@ -314,7 +314,10 @@ fn tokens_of_another_vocabulary_are_refused() {
     scene.succeeds(&[&few[..], &["--data", "other.txt", "--out-dir", "other"]].concat());
     fs::create_dir(scene.path("alone")).unwrap();
     fs::copy(scene.path("base/model.bin"), scene.path("alone/model.bin")).unwrap();
-    let new = |more: &str| [&few[..], &["--out-dir", "new"], &more.split(' ').collect::<Vec<_>>()].concat().join(" ");
+    let new = |more: &str| {
+        let out_dir = if more.contains("--out-dir") { "" } else { " --out-dir new" };
+        format!("{} {more}{out_dir}", few.join(" "))
+    };
     for (arguments, parts) in [
         ("--init-from alone/model.bin --data stories.txt", &["alone/model.bin has no tokenizer.bin", "--tokenizer"][..]),
         ("--teacher alone/model.bin --data stories.txt", &["alone/model.bin has no tokenizer.bin", "--tokenizer"]),

@@ -14,7 +14,7 @@ fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let part = Part { pieces: Vec::new(), stories: Selection::All };
     let file = TokenizerFile::from_bytes("tokenizer.bin".as_ref(), tokenizer(300)).unwrap();
-    let mut meta = Meta::new(&file, "\\n".into(), vec![part.clone(), part]);
+    let mut meta = Meta::new(&file, Separator::default(), vec![part.clone(), part]);
     meta.crc32 = [&VALID[..], &TRAIN].map(|bytes| Some(crc32fast::hash(bytes))).to_vec();
     meta.write(folder.path()).unwrap();
     let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
