@@ -115,12 +115,7 @@ pub fn files(paths: &[PathBuf], enter: fn(&Path) -> bool) -> anyhow::Result<Vec<
     Ok(files)
 }
 
-fn add_folder(
-    folder: &Path,
-    name: &Path,
-    enter: fn(&Path) -> bool,
-    files: &mut Vec<Named>,
-) -> anyhow::Result<()> {
+fn add_folder(folder: &Path, name: &Path, enter: fn(&Path) -> bool, files: &mut Vec<Named>) -> anyhow::Result<()> {
     let in_folder = || format!("corpus {}", folder.display());
     let entries: Vec<std::fs::DirEntry> = folder.read_dir().and_then(Iterator::collect).with_context(in_folder)?;
     let mut paths: Vec<_> = entries.into_iter().map(|entry| entry.path()).collect();

@@ -223,7 +223,8 @@ fn trained_before(
     meta: impl Fn(&TokenizerFile) -> Meta,
 ) -> anyhow::Result<Option<TokenizerFile>> {
     let (path, trained) = (folder.join("tokenizer.bin"), folder.join("tokenizer.json"));
-    let (Ok(Some(there)), Ok(tokenizer), true) = (read_meta(folder), TokenizerFile::open(&path), trained.exists()) else {
+    let (Ok(Some(there)), Ok(tokenizer), true) = (read_meta(folder), TokenizerFile::open(&path), trained.exists())
+    else {
         return Ok(None);
     };
     let fits = tokenizer.vocab_size() == vocab_size.unwrap_or(vocab::SIZE) && there.makes_the_same(&meta(&tokenizer));

@@ -138,7 +138,8 @@ fn begin(job: &Job, out: &Path) -> anyhow::Result<Meta> {
     };
     // A vocabulary that was trained has a tokenizer.json; any other is the copy of a file elsewhere.
     let trained = out.join("tokenizer.json");
-    let is_copy = |bytes| there.as_ref().is_some_and(|meta| meta.tokenizer_sha256 == sha256(bytes)) && !trained.exists();
+    let is_copy =
+        |bytes| there.as_ref().is_some_and(|meta| meta.tokenizer_sha256 == sha256(bytes)) && !trained.exists();
     ensure!(
         job.replace || other.as_ref().is_none_or(|bytes| is_copy(bytes)),
         "{} is another vocabulary than {}: give another --out",
@@ -225,13 +226,7 @@ impl std::ops::Add for Made {
     }
 }
 
-fn write_shard(
-    i: usize,
-    job: &Job,
-    meta: &Mutex<Meta>,
-    out: &Path,
-    progress: &ProgressBar,
-) -> anyhow::Result<Made> {
+fn write_shard(i: usize, job: &Job, meta: &Mutex<Meta>, out: &Path, progress: &ProgressBar) -> anyhow::Result<Made> {
     let part = &job.meta.shards[i];
     let tokenizer = job.tokenizer.tokenizer();
     let mut made = Made::default();

@@ -110,7 +110,6 @@ pub fn line_ends(text: &str) -> Cow<'_, str> {
     if text.contains('\r') { text.replace("\r\n", "\n").replace('\r', "\n").into() } else { text.into() }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -377,7 +377,8 @@ fn train_and_val_json() {
 /// With a few stories the last tenth of the text is for validation, and no word is lost.
 #[test]
 fn few_stories_are_split_by_position() {
-    for (name, separator, n) in [("one-story", " ", 100), ("few-stories", "<|endoftext|>", 100), ("few-json", "", 100)] {
+    for (name, separator, n) in [("one-story", " ", 100), ("few-stories", "<|endoftext|>", 100), ("few-json", "", 100)]
+    {
         let stories = stories(n);
         let folder = with_vocabulary(name, &stories);
         let corpus = folder.join(if separator.is_empty() { "few.json" } else { "few.txt" });
@@ -385,7 +386,10 @@ fn few_stories_are_split_by_position() {
         fs::write(&corpus, if separator.is_empty() { json } else { stories.join(separator) }).unwrap();
         let output = pretokenize(&corpus, &folder, &[]);
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && said.contains("the last tenth of the text, since there are too few"), "{said}");
+        assert!(
+            output.status.success() && said.contains("the last tenth of the text, since there are too few"),
+            "{said}"
+        );
         let [valid, train] = [0, 1].map(|i| read(&shards(&folder)[i]).len());
         assert!((8 * valid..11 * valid).contains(&train), "{valid} of {}", valid + train);
         let bytes = fs::read(folder.join("tokenizer.bin")).unwrap();
@@ -395,7 +399,9 @@ fn few_stories_are_split_by_position() {
             let tokens = read(&shards(&folder)[i]);
             let text: Vec<u8> = tokens
                 .windows(2)
-                .flat_map(|pair| if pair[1] == infer_core::BOS { &b" "[..] } else { tokenizer.decode(pair[0], pair[1]).unwrap() })
+                .flat_map(|pair| {
+                    if pair[1] == infer_core::BOS { &b" "[..] } else { tokenizer.decode(pair[0], pair[1]).unwrap() }
+                })
                 .copied()
                 .collect();
             String::from_utf8(text).unwrap()
@@ -469,6 +475,7 @@ fn a_damaged_shard_is_made_again() {
         assert!(fs::read(&path).unwrap() == whole);
     }
     // The vocabulary of finished shards is not replaced either.
-    let anew = trainer(&["train-vocab", text(&corpus), "--vocab-size", "299", "--out", text(&folder)]).output().unwrap();
+    let anew =
+        trainer(&["train-vocab", text(&corpus), "--vocab-size", "299", "--out", text(&folder)]).output().unwrap();
     assert_fails(&anew, &["shards that were made with another tokenizer.bin", "--out"]);
 }
