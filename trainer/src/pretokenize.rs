@@ -120,7 +120,7 @@ pub fn make(job: &Job, out: &Path) -> anyhow::Result<()> {
         missing.len(),
         made.read,
         made.tokens,
-        made.bytes as f64 / (made.tokens - made.read.stories).max(1) as f64,
+        made.bytes as f64 / made.tokens.saturating_sub(made.read.stories).max(1) as f64,
         made.bytes as f64 / seconds / 1e6
     );
     Ok(())
@@ -251,8 +251,8 @@ fn write_shard(i: usize, job: &Job, meta: &Mutex<Meta>, out: &Path, progress: &P
         }
         (made.tokens, made.bytes) = (n_tokens, bytes);
         ensure!(
-            made.read.stories > 0,
-            "there is nothing to put into it: {} in {}",
+            made.tokens > 0,
+            "there is nothing to put into it, {} in {}: give more text",
             made.read,
             corpus::list(&part.pieces.iter().map(|piece| piece.path.clone()).collect::<Vec<_>>()),
         );

@@ -241,7 +241,7 @@ impl Selection {
         progress: &ProgressBar,
         each: Each<'_>,
     ) -> anyhow::Result<Counts> {
-        let mut selected = 0;
+        let (mut selected, mut continued) = (0, 0);
         let mut each = |story: &str| {
             selected += 1;
             each(story)
@@ -261,13 +261,15 @@ impl Selection {
                 piece.read(separator, progress, &mut |story| {
                     let (first, last) = cut(story, left);
                     left = left.saturating_sub(story.len());
+                    // The story that is cut counts once too.
+                    continued += u64::from(self == Selection::LastTenth && !first.is_empty() && !last.is_empty());
                     let part = if self == Selection::LastTenth { last } else { first };
                     if part.is_empty() { Ok(()) } else { each(part) }
                 })?
             }
         };
         let skips = !matches!(self, Selection::Validation | Selection::LastTenth);
-        Ok(Counts { stories: selected, ..if skips { read } else { Counts::default() } })
+        Ok(Counts { stories: selected - continued, ..if skips { read } else { Counts::default() } })
     }
 }
 
@@ -281,7 +283,7 @@ fn cut(story: &str, n: usize) -> (&str, &str) {
     if n == 0 || n >= story.len() {
         return if n == 0 { ("", story) } else { (story, "") };
     }
-    let n = story.ceil_char_boundary(n);
+    let n = (n..).find(|&at| story.is_char_boundary(at)).unwrap_or(n);
     let end = story[n..].find(char::is_whitespace).map_or(n, |space| n + space);
     (story[..end].trim_end(), story[end..].trim_start())
 }

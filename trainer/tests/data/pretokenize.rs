@@ -390,6 +390,8 @@ fn few_stories_are_split_by_position() {
             output.status.success() && said.contains("the last tenth of the text, since there are too few"),
             "{said}"
         );
+        let n = if name == "one-story" { 1 } else { n };
+        assert!(said.contains(&format!("2 shards, {n} stories, ")), "{said}");
         let [valid, train] = [0, 1].map(|i| read(&shards(&folder)[i]).len());
         assert!((8 * valid..11 * valid).contains(&train), "{valid} of {}", valid + train);
         let bytes = fs::read(folder.join("tokenizer.bin")).unwrap();
