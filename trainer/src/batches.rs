@@ -31,12 +31,14 @@ struct Epoch {
 }
 
 impl<'a> Batches<'a> {
-    pub fn new(shards: Vec<&'a Shard>, len: usize, seed: u64) -> anyhow::Result<Batches<'a>> {
+    /// # Errors
+    /// Fewer tokens than one sequence takes; the message names the flag that sets `len`.
+    pub fn new(shards: Vec<&'a Shard>, len: usize, seed: u64, flag: &str) -> anyhow::Result<Batches<'a>> {
         let batches = Batches { shards, len, seed, epoch: None };
         let tokens: usize = batches.shards.iter().map(|shard| shard.len()).sum();
         ensure!(
             batches.sequences() > 0,
-            "there are {tokens} tokens, and one sequence takes {}: give more text or a smaller max_seq_len",
+            "there are {tokens} tokens, and one sequence takes {}: give more text, or a smaller {flag}",
             len + 1
         );
         Ok(batches)
@@ -163,7 +165,7 @@ mod tests {
     fn an_epoch_has_every_sequence_once_in_an_order_of_its_own() {
         let folder = tempfile::tempdir().unwrap();
         let shards = shards(folder.path(), &[41, 3, 90]); // 4, 0 and 8 sequences of 10; the last 9 tokens are left over
-        let new = |seed| Batches::new(shards.iter().collect(), 10, seed).unwrap();
+        let new = |seed| Batches::new(shards.iter().collect(), 10, seed, "--len").unwrap();
         let (mut batches, mut other) = (new(1), new(2));
         let epochs: Vec<_> = (0..3).map(|epoch| starts(&batches.training(12 * epoch, 12).unwrap(), 10)).collect();
         for epoch in &epochs {
@@ -185,7 +187,7 @@ mod tests {
     fn fixed_batches_spread_over_the_data() {
         let folder = tempfile::tempdir().unwrap();
         let shards = shards(folder.path(), &[41, 90]);
-        let batches = Batches::new(shards.iter().collect(), 10, 1).unwrap();
+        let batches = Batches::new(shards.iter().collect(), 10, 1, "--len").unwrap();
         let all = |n, size| -> Vec<u32> {
             (0..n).flat_map(|i| batches.fixed(i, n, size).unwrap().map_or(vec![], |batch| starts(&batch, 10))).collect()
         };
@@ -198,7 +200,7 @@ mod tests {
     fn too_little_data_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let shards = shards(folder.path(), &[10]);
-        let error = Batches::new(shards.iter().collect(), 10, 1).err().unwrap().to_string();
-        assert!(error.contains("10 tokens") && error.contains("11"), "{error}");
+        let error = Batches::new(shards.iter().collect(), 10, 1, "--len").err().unwrap().to_string();
+        assert!(error.contains("10 tokens") && error.contains("11: give more text, or a smaller --len"), "{error}");
     }
 }

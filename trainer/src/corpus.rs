@@ -1,26 +1,24 @@
-//! Stories, one by one, from files of any size: JSON shards and plain text.
+//! Stories, one by one, from files of any size: JSON and plain text.
 //!
-//! - `.json`: an array of objects with a field `story` (or `text`), as in TinyStories_all_data;
-//! - `.jsonl`: such objects one after the other;
+//! - `.json`, `.jsonl`: stories as strings or objects, in an array or one after the other (json.rs);
 //! - anything else: plain text with a separator between stories.
 //!
-//! Nothing but the story at hand is kept in memory. White space around a story is dropped, and so are empty stories.
+//! Nothing but the story at hand is kept in memory. Line ends are `\n`, whatever the file has; white space around a story
+//! is dropped, and so are empty stories.
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::ops::AddAssign;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use anyhow::{Context, anyhow, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
-use memchr::memmem::Finder;
-use serde::de::{DeserializeSeed, Error, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
-/// What separates the stories of plain text, unless told otherwise.
-pub const SEPARATOR: &str = "<|endoftext|>";
+use crate::json;
+use crate::separator::{Separator, line_ends};
+
 /// Where `trainer download` puts TinyStories.
 pub const DEFAULT: &str = "data/TinyStories_all_data";
 /// Most bytes of one story. More is likely a wrong separator, and would not be streaming.
@@ -45,47 +43,28 @@ pub struct Counts {
     pub stories: u64,
     /// Stories of nothing but white space, which are skipped.
     pub empty: u64,
+    /// JSON's null in the place of a story, which is skipped.
+    pub null: u64,
 }
 
 impl AddAssign for Counts {
     fn add_assign(&mut self, more: Counts) {
         self.stories += more.stories;
         self.empty += more.empty;
+        self.null += more.null;
     }
 }
 
-/// The separator of a plain text, from the command line: `\n` and `\t` are what they are in Rust.
-#[derive(Clone, Debug)]
-pub struct Separator(String);
-
-impl FromStr for Separator {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Separator, String> {
-        match text.replace("\\n", "\n").replace("\\t", "\t") {
-            empty if empty.is_empty() => Err("is empty".into()),
-            text => Ok(Separator(text)),
-        }
-    }
-}
-
-impl Default for Separator {
-    fn default() -> Separator {
-        Separator(SEPARATOR.into())
-    }
-}
-
-impl fmt::Display for Separator {
+/// `12 stories`, and how many were skipped.
+impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.replace('\n', "\\n").replace('\t', "\\t"))
-    }
-}
-
-impl std::ops::Deref for Separator {
-    type Target = str;
-
-    fn deref(&self) -> &str {
-        &self.0
+        write!(f, "{} stories", self.stories)?;
+        match (self.empty, self.null) {
+            (0, 0) => Ok(()),
+            (empty, 0) => write!(f, " ({empty} empty skipped)"),
+            (0, null) => write!(f, " ({null} null skipped)"),
+            (empty, null) => write!(f, " ({empty} empty and {null} null skipped)"),
+        }
     }
 }
 
@@ -108,28 +87,50 @@ pub fn progress(bytes: u64) -> ProgressBar {
 /// Receives each story, trimmed and not empty.
 pub type Each<'a> = &'a mut dyn FnMut(&str) -> anyhow::Result<()>;
 
-/// The files that the paths name, a folder standing for its `.json`, `.jsonl` and `.txt` files in order of their names.
+/// A file of a corpus.
+pub struct Named {
+    /// All of it.
+    pub piece: Piece,
+    /// Its path from the folder that was given, that folder's own name included.
+    pub name: PathBuf,
+}
+
+/// The files that the paths name, a folder standing for its `.json`, `.jsonl` and `.txt` files in order of their names,
+/// and for those in the folders in it that `enter` names.
 ///
 /// # Errors
 /// A path that is not there, and a folder without such files.
-pub fn files(paths: &[PathBuf]) -> anyhow::Result<Vec<Piece>> {
-    let mut pieces = Vec::new();
+pub fn files(paths: &[PathBuf], enter: fn(&Path) -> bool) -> anyhow::Result<Vec<Named>> {
+    let mut files = Vec::new();
     for path in paths {
-        let in_path = || format!("corpus {}", path.display());
-        if !path.metadata().with_context(in_path)?.is_dir() {
-            pieces.push(whole(path.clone())?);
+        let name = PathBuf::from(path.file_name().unwrap_or_default());
+        if !path.metadata().with_context(|| format!("corpus {}", path.display()))?.is_dir() {
+            files.push(Named { piece: whole(path.clone())?, name });
             continue;
         }
-        let entries: Vec<_> = path.read_dir().and_then(Iterator::collect).with_context(in_path)?;
-        let mut found: Vec<_> = entries.into_iter().map(|entry: std::fs::DirEntry| entry.path()).collect();
-        found.retain(|file| matches!(extension(file), "json" | "jsonl" | "txt"));
-        ensure!(!found.is_empty(), "corpus {} has no .json, .jsonl or .txt file", path.display());
-        found.sort();
-        for file in found {
-            pieces.push(whole(file)?);
+        let before = files.len();
+        add_folder(path, &name, enter, &mut files)?;
+        ensure!(files.len() > before, "corpus {} has no .json, .jsonl or .txt file", path.display());
+    }
+    Ok(files)
+}
+
+fn add_folder(folder: &Path, name: &Path, enter: fn(&Path) -> bool, files: &mut Vec<Named>) -> anyhow::Result<()> {
+    let in_folder = || format!("corpus {}", folder.display());
+    let entries: Vec<std::fs::DirEntry> = folder.read_dir().and_then(Iterator::collect).with_context(in_folder)?;
+    let mut paths: Vec<_> = entries.into_iter().map(|entry| entry.path()).collect();
+    paths.sort();
+    for path in paths {
+        let name = name.join(path.file_name().unwrap_or_default());
+        if path.is_dir() {
+            if enter(&path) {
+                add_folder(&path, &name, enter, files)?;
+            }
+        } else if matches!(extension(&path), "json" | "jsonl" | "txt") {
+            files.push(Named { piece: whole(path)?, name });
         }
     }
-    Ok(pieces)
+    Ok(())
 }
 
 fn whole(path: PathBuf) -> anyhow::Result<Piece> {
@@ -153,13 +154,20 @@ impl Piece {
     ///
     /// # Errors
     /// What `each` returns, and a file that cannot be read, is no JSON or no UTF-8, with its name and the place.
-    pub fn read(&self, separator: &str, progress: &ProgressBar, each: Each<'_>) -> anyhow::Result<Counts> {
+    pub fn read(&self, separator: &Separator, progress: &ProgressBar, each: Each<'_>) -> anyhow::Result<Counts> {
         let mut stories = Stories { each, counts: Counts::default(), failed: None };
         let file = File::open(&self.path).with_context(|| format!("corpus {}", self.path.display()))?;
         let result = if self.is_text() {
             self.read_text(file, separator, progress, &mut stories)
         } else {
-            self.read_json(progress.wrap_read(file), &mut stories)
+            let file = BufReader::with_capacity(BLOCK, progress.wrap_read(file));
+            json::read(file, &mut |story| match story {
+                Some(story) => stories.give(story),
+                None => {
+                    stories.counts.null += 1;
+                    Ok(())
+                }
+            })
         };
         match stories.failed {
             Some(e) => Err(e),
@@ -167,78 +175,64 @@ impl Piece {
         }
     }
 
-    fn read_json(&self, file: impl Read, stories: &mut Stories<'_>) -> anyhow::Result<()> {
-        let mut file = BufReader::with_capacity(BLOCK, file);
-        let is_array = file.fill_buf()?.trim_ascii_start().starts_with(b"[");
-        let mut json = serde_json::Deserializer::from_reader(file);
-        if is_array {
-            stories.deserialize(&mut json)?;
-            return Ok(json.end()?);
-        }
-        for story in json.into_iter::<Story>() {
-            stories.give(&story?.story)?;
-        }
-        Ok(())
-    }
-
     /// A story begins at the start of the file and where a separator ends; it lasts up to the next separator. Each
     /// belongs to the piece in which it begins, so that pieces that share no byte share no story.
     fn read_text(
         &self,
         mut file: File,
-        separator: &str,
+        separator: &Separator,
         progress: &ProgressBar,
         stories: &mut Stories<'_>,
     ) -> anyhow::Result<()> {
-        let finder = Finder::new(separator);
-        let width = separator.len();
-        ensure!(width > 0, "the separator is empty");
-        let mut offset = self.start.saturating_sub(width as u64); // of text[0] in the file
+        let most = separator.most_bytes();
+        let mut offset = self.start.saturating_sub(most as u64); // of text[0] in the file
         file.seek(SeekFrom::Start(offset))?;
-        // text[..head] is the separator before the story. A separator may overlap the one before, as blank lines do.
+        // text[..head] is the separator before the story.
         let (mut text, mut head, mut searched) = (Vec::new(), 0, 0);
         let mut inside = self.start == 0;
+        let mut at_end = false;
         loop {
+            // The line feed of a carriage return at the end of a block is still to come.
+            let whole = text.len() - usize::from(!at_end && text.ends_with(b"\r"));
             let mut begin = 0;
-            while let Some(i) = finder.find(&text[begin + searched..]) {
-                let end = begin + searched + i;
+            while let Some(found) = separator.find(&text[..whole], begin + searched) {
                 if inside {
-                    stories.give_bytes(&text[(begin + head).min(end)..end], offset + (begin + head) as u64)?;
+                    let story = (begin + head).min(found.start)..found.start;
+                    stories.give_bytes(&text[story], offset + (begin + head) as u64)?;
                 }
-                (begin, head, searched, inside) = (end, width, 1, true);
-                if offset + (begin + head) as u64 >= self.end {
+                inside |= offset + found.end as u64 >= self.start;
+                (begin, head, searched) = (found.start, found.len(), 1);
+                if offset + found.end as u64 >= self.end {
                     return Ok(());
                 }
             }
-            text.drain(..begin);
-            offset += begin as u64;
-            searched = text.len().saturating_sub(width - 1).max(searched);
-            if text.len() > MAX_STORY {
-                bail!("no separator {separator:?} within {MAX_STORY} bytes from byte {offset} on: see --separator");
-            }
-            let read = file.by_ref().take(BLOCK as u64).read_to_end(&mut text)?;
-            progress.inc(read as u64);
-            if read == 0 {
+            if at_end {
                 // What follows the last separator is a story only if there is something.
-                let rest = if inside { &text[head..] } else { &[] };
+                let rest = if inside { &text[begin + head..] } else { &[] };
                 return if rest.trim_ascii().is_empty() {
                     Ok(())
                 } else {
-                    stories.give_bytes(rest, offset + head as u64)
+                    stories.give_bytes(rest, offset + (begin + head) as u64)
                 };
             }
+            searched = (whole - begin).saturating_sub(most - 1).max(searched);
+            text.drain(..begin);
+            offset += begin as u64;
+            if text.len() > MAX_STORY {
+                bail!(
+                    "no separator \"{separator}\" within {MAX_STORY} bytes from byte {offset} on: give what separates the \
+                     stories with --separator, such as '\\n\\n' for blank lines"
+                );
+            }
+            let read = file.by_ref().take(BLOCK as u64).read_to_end(&mut text)?;
+            progress.inc(read as u64);
+            at_end = read == 0;
         }
     }
 }
 
 fn extension(path: &Path) -> &str {
     path.extension().and_then(|extension| extension.to_str()).unwrap_or_default()
-}
-
-#[derive(Deserialize)]
-struct Story {
-    #[serde(alias = "text")]
-    story: String,
 }
 
 struct Stories<'a> {
@@ -256,6 +250,7 @@ impl Stories<'_> {
     }
 
     fn give(&mut self, story: &str) -> Result<(), io::Error> {
+        let story = line_ends(story);
         // A byte order mark counts as white space.
         let story = story.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
         if story.is_empty() {
@@ -270,29 +265,6 @@ impl Stories<'_> {
     }
 }
 
-impl<'de> DeserializeSeed<'de> for &mut Stories<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<(), D::Error> {
-        json.deserialize_seq(self)
-    }
-}
-
-impl<'de> Visitor<'de> for &mut Stories<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an array of objects with a field `story`")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<(), A::Error> {
-        while let Some(Story { story }) = array.next_element()? {
-            self.give(&story).map_err(A::Error::custom)?;
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -302,26 +274,54 @@ mod tests {
     fn pieces_share_no_story_and_lose_none() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("text.txt");
-        for (text, separator) in
-            [("one--two---é----four--", "--"), ("one|two||three", "|"), ("--", "--"), ("one", "--")]
-        {
+        for (text, separator) in [
+            ("one--two---é----four--", "--"),
+            ("one|two||three", "|"),
+            ("--", "--"),
+            ("one", "--"),
+            ("one\r\n\r\ntwo\r\n\r\n\r\nthree\n\r\nfour\r\rfive\n\n", "\\n\\n"),
+            ("one\r\n--\r\ntwo", "\\r\\n--\\r\\n"),
+        ] {
+            let separator: Separator = separator.parse().unwrap();
             std::fs::write(&path, text).unwrap();
             let read = |start: usize, end: usize| {
                 let mut stories = Vec::new();
                 let piece = Piece { path: path.clone(), start: start as u64, end: end as u64 };
-                piece.read(separator, &ProgressBar::hidden(), &mut |story| {
+                piece.read(&separator, &ProgressBar::hidden(), &mut |story| {
                     stories.push(story.to_string());
                     Ok(())
                 })?;
                 anyhow::Ok(stories)
             };
             let whole = read(0, text.len()).unwrap();
-            let expected: Vec<&str> = text.split(['-', '|']).filter(|story| !story.is_empty()).collect();
+            let expected: Vec<&str> = text.split(['-', '|', '\r', '\n']).filter(|story| !story.is_empty()).collect();
             assert_eq!(whole, expected);
             for cut in 1..text.len() {
                 let parts = [read(0, cut).unwrap(), read(cut, text.len()).unwrap()].concat();
                 assert_eq!(parts, whole, "{text:?} cut at {cut}");
             }
+        }
+    }
+
+    /// Where a block ends makes no difference, between the two bytes of a line end neither.
+    #[test]
+    fn blocks_do_not_cut_separators() {
+        let folder = tempfile::tempdir().unwrap();
+        let piece = |text: &str| {
+            let path = folder.path().join("text.txt");
+            std::fs::write(&path, text).unwrap();
+            whole(path).unwrap()
+        };
+        let separator = "\\n\\n".parse().unwrap();
+        for before in BLOCK - 6..BLOCK + 2 {
+            let text = format!("{}\r\n\r\ntwo\r\nlines\r\n\r\nthree", "a".repeat(before));
+            let mut stories = Vec::new();
+            let read = piece(&text).read(&separator, &ProgressBar::hidden(), &mut |story| {
+                stories.push(story.to_string());
+                Ok(())
+            });
+            assert_eq!((read.unwrap().stories, stories[0].len()), (3, before));
+            assert_eq!(stories[1..], ["two\nlines", "three"]);
         }
     }
 }

@@ -2,14 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, ensure};
+use anyhow::{bail, ensure};
 
-use crate::corpus::Separator;
 use crate::files::write_whole;
+use crate::pretokenize::{self, Job};
+use crate::separator::SEPARATOR;
 use crate::settings::Settings;
-use crate::shards::{Shard, Shards, read_meta};
+use crate::shards::{Meta, Shard, Shards, read_meta, warn_if_lopsided};
 use crate::teacher::Teacher;
-use crate::{corpus, generated, pretokenize, vocab};
+use crate::tokenizer::TokenizerFile;
+use crate::vocab::{self, Vocabulary, Words};
+use crate::{corpus, generated, split};
 
 /// Stories of the generated corpus.
 const GENERATED_STORIES: usize = 10_000;
@@ -19,36 +22,43 @@ pub struct Data {
     /// Where the shards are.
     pub folder: PathBuf,
     shards: Shards,
-    /// Contents of tokenizer.bin.
-    pub tokenizer: Vec<u8>,
     pub teacher: Option<Teacher>,
     /// Text of the teacher.
     told: Vec<Shard>,
 }
 
 impl Data {
-    /// Finds or makes the shards. `vocab_size` is that of the model.
-    pub fn prepare(settings: &Settings, vocab_size: usize) -> anyhow::Result<Data> {
-        let folder = find_shards(settings, vocab_size)?;
-        let shards = Shards::open(&folder)?;
-        ensure!(
-            shards.vocab_size() == vocab_size,
-            "the shards in {} have a vocabulary of {} tokens, the model of {vocab_size}: set vocab_size to {0}, or tokenise \
-             the stories again",
-            folder.display(),
-            shards.vocab_size()
-        );
-        let tokenizer = std::fs::read(shards.tokenizer()).with_context(|| shards.tokenizer().display().to_string())?;
-        let teacher = settings.teacher.as_deref();
-        let teacher = teacher.map(|path| Teacher::open(path, vocab_size, settings.max_seq_len, &tokenizer));
-        let teacher = teacher.transpose()?;
+    /// Finds or makes the shards. `given` is the tokenizer that the settings name, `own` that of the weights to start from.
+    ///
+    /// # Errors
+    /// Besides what cannot be read: shards, weights, teacher and settings that are of different vocabularies.
+    pub fn prepare(
+        settings: &Settings,
+        given: Option<TokenizerFile>,
+        own: Option<TokenizerFile>,
+    ) -> anyhow::Result<Data> {
+        let teacher = settings.teacher.as_deref().map(|path| Teacher::open(path, settings.max_seq_len)).transpose()?;
+        let teachers = teacher.as_ref().map(|teacher| teacher.tokenizer(given.as_ref())).transpose()?;
+        if let (Some(given), "llama2") = (&given, settings.vocab_source.as_str()) {
+            let n = given.vocab_size();
+            ensure!(n == 32_000, "vocab_source llama2 has 32,000 tokens, but {} has {n}", given.path.display());
+        }
+        let known = agreed([own, teachers, given], settings.vocab_size)?;
+        let (folder, shards) = find_shards(settings, known.as_ref())?;
+        check_vocabulary(settings, &folder, &shards, known.as_ref())?;
+        warn_if_lopsided(shards.valid().len() as u64, shards.train().iter().map(|shard| shard.len() as u64).sum());
         let told = match &teacher {
             Some(teacher) => {
                 teacher.stories(&settings.out_dir.join("teacher"), settings.teacher_stories, settings.seed)?
             }
             None => Vec::new(),
         };
-        Ok(Data { folder, shards, tokenizer, teacher, told })
+        Ok(Data { folder, shards, teacher, told })
+    }
+
+    /// The tokenizer of the shards, of the model, and of the teacher.
+    pub fn tokenizer(&self) -> &TokenizerFile {
+        self.shards.tokenizer()
     }
 
     /// Shards to train on.
@@ -72,57 +82,168 @@ impl Data {
     }
 }
 
-/// The folder of token shards; makes them where there are none.
-fn find_shards(settings: &Settings, vocab_size: usize) -> anyhow::Result<PathBuf> {
-    let folder = settings.data.clone().unwrap_or_else(|| corpus::default_folder(vocab_size));
-    if folder.is_dir() && read_meta(&folder)?.is_some() {
+/// The one vocabulary of several files, of the size that is asked for.
+fn agreed<const N: usize>(
+    files: [Option<TokenizerFile>; N],
+    vocab_size: Option<usize>,
+) -> anyhow::Result<Option<TokenizerFile>> {
+    let mut files = files.into_iter().flatten();
+    let Some(first) = files.next() else { return Ok(None) };
+    if let Some(wanted) = vocab_size {
         ensure!(
-            settings.valid.is_none(),
-            "the token shards in {} have a validation split already: leave out --valid, or give stories with --data",
-            folder.display()
+            wanted == first.vocab_size(),
+            "--vocab-size is {wanted}, but the tokenizer {} has {} tokens: leave out --vocab-size, or give that number",
+            first.path.display(),
+            first.vocab_size()
         );
+    }
+    for other in files {
+        ensure!(
+            first.means_the_same(&other),
+            "the tokenizers {} ({} tokens) and {} ({} tokens) differ: weights to start from, teacher and --tokenizer must \
+             have the same vocabulary",
+            first.path.display(),
+            first.vocab_size(),
+            other.path.display(),
+            other.vocab_size()
+        );
+    }
+    Ok(Some(first))
+}
+
+/// Shards that are there must have the vocabulary that is known, and the size that is asked for.
+fn check_vocabulary(
+    settings: &Settings,
+    folder: &Path,
+    shards: &Shards,
+    known: Option<&TokenizerFile>,
+) -> anyhow::Result<()> {
+    let has = shards.vocab_size();
+    if let Some(known) = known {
+        ensure!(
+            known.means_the_same(shards.tokenizer()),
+            "the shards in {} have another vocabulary ({has} tokens) than {} ({} tokens): {}give stories with --data, or \
+             shards made with `trainer pretokenize --tokenizer {}`",
+            folder.display(),
+            known.path.display(),
+            known.vocab_size(),
+            if settings.tokenizer.is_some() { "leave out --tokenizer, " } else { "" },
+            known.path.display(),
+        );
+    }
+    let wanted = settings.vocab_size.unwrap_or(has);
+    ensure!(
+        wanted == has,
+        "the shards in {} have a vocabulary of {has} tokens, --vocab-size is {wanted}: leave out --vocab-size, or give \
+         stories with --data",
+        folder.display()
+    );
+    Ok(())
+}
+
+/// The folder of token shards, opened; makes them where there are none.
+fn find_shards(settings: &Settings, known: Option<&TokenizerFile>) -> anyhow::Result<(PathBuf, Shards)> {
+    let folder = match &settings.data {
+        Some(path) => path.clone(),
+        None => default_shards(settings.vocab_size.or(known.map(TokenizerFile::vocab_size)))?,
+    };
+    if Shards::are_in(&folder)? {
+        for (flag, is_given) in [("--valid", settings.valid.is_some()), ("--separator", settings.separator.is_some())] {
+            ensure!(
+                !is_given,
+                "the token shards in {} are made and split already: leave out {flag}, or give stories with --data",
+                folder.display()
+            );
+        }
         println!("data: the token shards in {}", folder.display());
-        return Ok(folder);
+        let shards = Shards::open(&folder, known)?;
+        return Ok((folder, shards));
     }
     let stories = match &settings.data {
         Some(path) => {
-            ensure!(path.exists(), "there is no data at {}: give token shards or stories with --data", path.display());
+            ensure!(path.exists(), "there is no data at {}: give stories or token shards with --data", path.display());
             path.clone()
         }
         None if Path::new(corpus::DEFAULT).exists() => corpus::DEFAULT.into(),
         None => generate(settings)?,
     };
-    let tokens = settings.out_dir.join("tokens");
-    println!("data: the stories in {}, as token shards in {}", stories.display(), tokens.display());
-    let given = given_tokenizer(settings);
-    if given.is_none() && !tokens.join("tokenizer.bin").exists() {
-        vocab::run(&vocab::Args {
-            corpus: vec![stories.clone()],
-            vocab_size,
-            out: Some(tokens.clone()),
-            separator: Separator::default(),
-            character_coverage: vocab::COVERAGE,
-            max_mb: vocab::MAX_MB,
-        })?;
-    }
-    pretokenize::run(&pretokenize::Args {
-        corpus: vec![stories],
-        valid: settings.valid.clone().into_iter().collect(),
-        vocab_size: Some(vocab_size),
-        out: Some(tokens.clone()),
-        tokenizer: given,
-        separator: Separator::default(),
-        workers: None,
-        shard_mb: pretokenize::SHARD_MB,
-    })?;
-    Ok(tokens)
+    let folder = tokenise(settings, &stories, known)?;
+    let shards = Shards::open(&folder, None)?;
+    Ok((folder, shards))
 }
 
-/// The tokenizer that the settings ask for: by name, or beside the model that the run starts or learns from.
-fn given_tokenizer(settings: &Settings) -> Option<PathBuf> {
-    let beside = |model: &Path| Some(model.with_file_name("tokenizer.bin")).filter(|path| path.exists());
-    let start = Some(Path::new(&settings.init_from)).filter(|path| path.is_file());
-    settings.tokenizer.clone().or_else(|| beside(start?)).or_else(|| beside(settings.teacher.as_deref()?))
+/// The folder in data/ with shards of a vocabulary of this size; of any size, if there is just one.
+fn default_shards(vocab_size: Option<usize>) -> anyhow::Result<PathBuf> {
+    let usual = corpus::default_folder(vocab_size.unwrap_or(vocab::SIZE));
+    if vocab_size.is_some() || Shards::are_in(&usual)? {
+        return Ok(usual);
+    }
+    let mut found = Vec::new();
+    for entry in Path::new("data").read_dir().into_iter().flatten() {
+        let path = entry?.path();
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("tok")) && Shards::are_in(&path)? {
+            found.push(path);
+        }
+    }
+    found.sort();
+    match &found[..] {
+        [] => Ok(usual),
+        [one] => Ok(one.clone()),
+        several => bail!("there are several folders of token shards, {}: name one with --data", corpus::list(several)),
+    }
+}
+
+/// Makes token shards of stories in out_dir, where those of an earlier try may be.
+fn tokenise(settings: &Settings, stories: &Path, known: Option<&TokenizerFile>) -> anyhow::Result<PathBuf> {
+    // An evaluation leaves the shards of the run that it evaluates alone.
+    let folder = settings.out_dir.join(if settings.eval_only { "eval-tokens" } else { "tokens" });
+    println!("data: the stories in {}, as token shards in {}", stories.display(), folder.display());
+    let corpus = [stories.to_path_buf()];
+    let valid: Vec<PathBuf> = settings.valid.clone().into_iter().collect();
+    let separator = settings.separator.clone().unwrap_or_default();
+    let plan = split::plan(&corpus, &valid, &separator, pretokenize::SHARD_MB.get() << 20)?;
+    println!("split: {}", plan.chosen);
+    let meta = |tokenizer: &TokenizerFile| Meta::new(tokenizer, separator.clone(), plan.shards.clone());
+    let tokenizer = match known {
+        Some(known) => known.clone(),
+        None => match trained_before(&folder, settings.vocab_size, meta)? {
+            Some(there) => there,
+            None => train_vocabulary(settings, &corpus, &folder)?,
+        },
+    };
+    let job = Job { meta: meta(&tokenizer), tokenizer, replace: true };
+    pretokenize::make(&job, &folder)?;
+    Ok(folder)
+}
+
+/// The vocabulary that an earlier try has trained on the same corpus.
+fn trained_before(
+    folder: &Path,
+    vocab_size: Option<usize>,
+    meta: impl Fn(&TokenizerFile) -> Meta,
+) -> anyhow::Result<Option<TokenizerFile>> {
+    let (path, trained) = (folder.join("tokenizer.bin"), folder.join("tokenizer.json"));
+    let (Ok(Some(there)), Ok(tokenizer), true) = (read_meta(folder), TokenizerFile::open(&path), trained.exists())
+    else {
+        return Ok(None);
+    };
+    let fits = tokenizer.vocab_size() == vocab_size.unwrap_or(vocab::SIZE) && there.makes_the_same(&meta(&tokenizer));
+    Ok(Some(tokenizer).filter(|_| fits))
+}
+
+/// Trains a vocabulary of the size that is asked for, or about [`vocab::SIZE`].
+fn train_vocabulary(settings: &Settings, corpus: &[PathBuf], folder: &Path) -> anyhow::Result<TokenizerFile> {
+    let separator = settings.separator.clone().unwrap_or_default();
+    let words = Words::count(corpus, &separator, vocab::MAX_MB)?;
+    let vocabulary = Vocabulary::train(&words.counts, settings.vocab_size, vocab::COVERAGE)?;
+    let why = match (settings.vocab_size, vocabulary.size()) {
+        (None, n) if n < vocab::SIZE => ", which is all that this text gives",
+        (None, n) if n > vocab::SIZE => ", for all its characters",
+        _ => "",
+    };
+    println!("vocabulary: {}, from {}{why}", vocabulary.describe(), words.read);
+    vocabulary.write(folder)?;
+    TokenizerFile::open(&folder.join("tokenizer.bin"))
 }
 
 /// Writes the generated corpus.
@@ -131,7 +252,7 @@ fn generate(settings: &Settings) -> anyhow::Result<PathBuf> {
     println!("data: no stories in {}, so they are generated: {}", corpus::DEFAULT, path.display());
     if !path.exists() {
         let stories = generated::stories(settings.seed, GENERATED_STORIES);
-        let text = stories.map(|story| story + "\n" + corpus::SEPARATOR + "\n").collect::<String>();
+        let text = stories.map(|story| story + "\n" + SEPARATOR + "\n").collect::<String>();
         write_whole(&path, |out| Ok(out.write_all(text.as_bytes())?))?;
     }
     Ok(path)

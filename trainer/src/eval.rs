@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use crate::batches::Batches;
 use crate::inference::{BATCH, Buffers, Runnable, engine};
 use crate::shards::Shards;
+use crate::tokenizer::TokenizerFile;
 
 /// Loss of a checkpoint or a model file on the validation split
 #[derive(clap::Args)]
@@ -43,11 +44,12 @@ struct Report {
 
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let runnable = Runnable::open(&args.model, args.tokenizer.as_deref())?;
-    let shards = Shards::open(&args.data)?;
+    let own = TokenizerFile::from_bytes(&args.model, runnable.tokenizer_bytes().to_vec())?;
+    let shards = Shards::open(&args.data, Some(&own))?;
     let (model, tokenizer) = (runnable.model()?, runnable.tokenizer());
     let config = model.config();
     ensure!(
-        shards.vocab_size() == config.vocab_size && runnable.tokenizer_bytes() == std::fs::read(shards.tokenizer())?,
+        shards.vocab_size() == config.vocab_size && own.means_the_same(shards.tokenizer()),
         "{} and the shards in {} have different vocabularies ({} and {} tokens): pretokenize with the model's",
         args.model.display(),
         args.data.display(),
@@ -56,7 +58,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     );
     let window = args.window.unwrap_or(config.seq_len);
     ensure!((1..=config.seq_len).contains(&window), "window is {window}: it must be from 1 to {}", config.seq_len);
-    let batches = Batches::new(vec![shards.valid()], window, 0)?;
+    let batches = Batches::new(vec![shards.valid()], window, 0, "--window")?;
     let n = batches.sequences() as usize;
 
     let sums = (0..n).into_par_iter().map(|i| {

@@ -1,7 +1,7 @@
 //! `trainer --export out/model.bin`: from text to a model file.
 //!
 //! ```text
-//! stories ─ train-vocab ─> tokenizer.bin ─ pretokenize ─> token shards        corpus, vocab, pretokenize, shards
+//! stories ─ train-vocab ─> tokenizer.bin ─ pretokenize ─> token shards        corpus, vocab, split, pretokenize, shards
 //! token shards ─ Batches ─> train ─> checkpoints ─ export ─> model.bin        data, batches, train, checkpoint, export
 //! checkpoint or model.bin ─ sample, eval ─> stories, loss                     inference, sample, eval
 //! ```
@@ -21,17 +21,21 @@ mod files;
 mod generated;
 mod inference;
 mod interrupt;
+mod json;
 mod peak;
 mod plot;
 mod pretokenize;
 mod report;
 mod sample;
 mod schedule;
+mod separator;
 mod settings;
 mod shards;
 mod shell;
+mod split;
 mod teacher;
 mod tensorboard;
+mod tokenizer;
 mod train;
 mod vocab;
 
@@ -46,6 +50,9 @@ struct Cli {
     /// Settings in TOML, under the names of the flags with underscores; flags override them
     #[arg(long, value_name = "FILE.toml")]
     config: Option<PathBuf>,
+    /// Threads [default: one per CPU]
+    #[arg(long, value_name = "N", global = true, alias = "workers", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
     #[command(flatten)]
     settings: Settings,
 }
@@ -75,6 +82,9 @@ fn main() -> anyhow::Result<()> {
     infer_core::exit_when_a_map_is_cut();
     let matches = Cli::command().get_matches();
     let cli = Cli::from_arg_matches(&matches)?;
+    if let Some(threads) = cli.threads {
+        rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global()?;
+    }
     match cli.command {
         Some(Command::Download(args)) => download::run(&args),
         Some(Command::TrainVocab(args)) => vocab::run(&args),

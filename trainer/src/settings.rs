@@ -9,6 +9,8 @@ use infer_core::{Config, WeightType};
 use serde::{Deserialize, Serialize};
 
 use crate::export::FileVersion;
+use crate::separator::Separator;
+use crate::vocab;
 use trainer::model::MatmulPrecision;
 
 /// Each field is a flag (`--max-iters`) and a key of the TOML file (`max_iters`). The defaults train a small model on two
@@ -19,13 +21,17 @@ pub struct Settings {
     /// Folder of checkpoints, metrics and the loss curve
     #[arg(long, default_value = "out", help_heading = "Files")]
     pub out_dir: PathBuf,
-    /// Folder of token shards, or stories to make them from [default: what `trainer download` and `trainer pretokenize`
-    /// left in data/, else a generated corpus]
+    /// A text, a folder of stories, or of token shards [default: what `trainer download` and `trainer pretokenize` left in
+    /// data/, else a generated corpus]
     #[arg(long, value_name = "PATH", help_heading = "Files")]
     pub data: Option<PathBuf>,
-    /// Stories to validate on, where they are not tokenised yet [default: one story in twenty]
+    /// Stories to validate on, where they are not tokenised yet [default: files that are named so, the first of several
+    /// .json files, one story in twenty, or the last tenth of a text with few stories]
     #[arg(long, value_name = "PATH", help_heading = "Files")]
     pub valid: Option<PathBuf>,
+    /// What separates the stories of plain text; \n is a line end of any kind [default: <|endoftext|>]
+    #[arg(long, value_name = "TEXT", help_heading = "Files")]
+    pub separator: Option<Separator>,
     /// Where the trained model goes, with tokenizer.bin beside it [default: model.bin in out_dir]
     #[arg(long, value_name = "MODEL.bin", help_heading = "Files")]
     pub export: Option<PathBuf>,
@@ -38,7 +44,8 @@ pub struct Settings {
     /// `custom`: a vocabulary trained on the stories; `llama2`: the 32,000 tokens of Llama 2, as given by --tokenizer
     #[arg(long, default_value = "custom", help_heading = "Files")]
     pub vocab_source: String,
-    /// Tokenizer of the stories, where they are not tokenised yet [default: one is trained]
+    /// Tokenizer of the stories; of the model to start from and of the teacher, where it is not beside them [default: one
+    /// is trained]
     #[arg(long, value_name = "tokenizer.bin", help_heading = "Files")]
     pub tokenizer: Option<PathBuf>,
 
@@ -60,9 +67,9 @@ pub struct Settings {
     /// What hidden_dim is rounded up to
     #[arg(long, default_value_t = 32, help_heading = "Model")]
     pub multiple_of: usize,
-    /// Number of tokens
-    #[arg(long, default_value_t = 512, help_heading = "Model")]
-    pub vocab_size: usize,
+    /// Number of tokens [default: that of the shards or the tokenizer, else 512 or as near to it as the text allows]
+    #[arg(long, value_name = "N", help_heading = "Model")]
+    pub vocab_size: Option<usize>,
     /// Positions of a training sequence, and of the model
     #[arg(long, default_value_t = 256, help_heading = "Model")]
     pub max_seq_len: usize,
@@ -170,7 +177,7 @@ impl Settings {
             n_layers: self.n_layers,
             n_heads: self.n_heads,
             n_kv_heads: self.n_kv_heads.unwrap_or(self.n_heads),
-            vocab_size: self.vocab_size,
+            vocab_size: self.vocab_size.unwrap_or(vocab::SIZE),
             seq_len: self.max_seq_len,
             shared_classifier: true,
             weights: WeightType::F32,
@@ -215,8 +222,8 @@ impl Settings {
         match self.vocab_source.as_str() {
             "custom" => {}
             "llama2" => ensure!(
-                self.vocab_size == 32000 && self.tokenizer.is_some(),
-                "vocab_source llama2 needs vocab_size 32000 and its tokenizer.bin as tokenizer"
+                self.vocab_size.is_none_or(|n| n == 32000) && self.tokenizer.is_some(),
+                "vocab_source llama2 needs its tokenizer.bin of 32,000 tokens: give it with --tokenizer"
             ),
             other => bail!("vocab_source is {other:?}: it must be custom or llama2"),
         }

@@ -1,20 +1,27 @@
 //! Token shards: flat files of u16 (u32 for vocabularies above 65,536), little endian, BOS before each story.
 //!
 //! A folder holds `meta.json`, the `tokenizer.bin` that gave the ids, and `shard00000.bin`, `shard00001.bin`, …, of
-//! which the first is the validation split. meta.json is written first and names every shard that there is to be.
+//! which the first is the validation split. meta.json is written first and names every shard that there is to be; each
+//! shard's checksum comes into it before the shard gets its name.
+//!
+//! Folders of llama2.c's tinystories.py are read too: `data00.bin`, the validation split, `data01.bin`, … of u16.
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail, ensure};
-use infer_core::Mmap;
+use anyhow::{Context, anyhow, bail, ensure};
+use infer_core::{BOS, Mmap};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::corpus::Piece;
-use crate::files;
+use crate::files::{self, write_whole};
+use crate::separator::Separator;
+use crate::split::Selection;
+use crate::tokenizer::TokenizerFile;
 
-/// What a folder of shards was made from. Two folders with equal `Meta` hold the same tokens.
-#[derive(Debug, Deserialize, PartialEq, Serialize)]
+/// What a folder of shards was made from, and the checksums of what came out.
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Meta {
     /// Number of tokens of the vocabulary.
     pub vocab_size: usize,
@@ -23,9 +30,12 @@ pub struct Meta {
     /// SHA-256 of tokenizer.bin, in hexadecimal.
     pub tokenizer_sha256: String,
     /// What separates the stories of plain text.
-    pub separator: String,
+    pub separator: Separator,
     /// Of each shard: the pieces of the corpus whose stories it holds.
     pub shards: Vec<Part>,
+    /// CRC-32 of each shard that is there. Folders of earlier versions have none.
+    #[serde(default)]
+    pub crc32: Vec<Option<u32>>,
 }
 
 /// What one shard is made from.
@@ -37,22 +47,47 @@ pub struct Part {
     pub stories: Selection,
 }
 
-/// Stories of a piece that go into a shard.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Selection {
-    /// Every story.
-    All,
-    /// One in twenty, chosen by the hash of its text, so that copies of a story stay together.
-    Validation,
-    /// Those that `Validation` leaves.
-    Training,
+/// Bytes per token for a vocabulary of this size.
+pub fn token_bytes(vocab_size: usize) -> usize {
+    if vocab_size > 1 << 16 { 4 } else { 2 }
+}
+
+impl Meta {
+    /// Shards that are still to be made.
+    pub fn new(tokenizer: &TokenizerFile, separator: Separator, shards: Vec<Part>) -> Meta {
+        let vocab_size = tokenizer.vocab_size();
+        let (token_bytes, tokenizer_sha256) = (token_bytes(vocab_size), sha256(&tokenizer.bytes));
+        Meta { vocab_size, token_bytes, tokenizer_sha256, separator, crc32: vec![None; shards.len()], shards }
+    }
+
+    /// Whether both make the same tokens.
+    pub fn makes_the_same(&self, other: &Meta) -> bool {
+        let plan = |meta: &Meta| (meta.vocab_size, meta.token_bytes);
+        plan(self) == plan(other)
+            && self.tokenizer_sha256 == other.tokenizer_sha256
+            && self.separator == other.separator
+            && self.shards == other.shards
+    }
+
+    /// Writes meta.json.
+    pub fn write(&self, dir: &Path) -> anyhow::Result<()> {
+        write_whole(&meta_path(dir), |file| Ok(serde_json::to_writer_pretty(file, self)?))
+    }
+
+    /// Numbers of the shards that are not there.
+    pub fn missing(&self, dir: &Path) -> Vec<usize> {
+        (0..self.shards.len()).filter(|&i| !shard_path(dir, i).exists()).collect()
+    }
+
+    /// Checksum of shard `i`, where there is one.
+    pub fn checksum(&self, i: usize) -> Option<u32> {
+        self.crc32.get(i).copied().flatten()
+    }
 }
 
 /// An opened folder of token shards.
 pub struct Shards {
-    meta: Meta,
-    tokenizer: PathBuf,
+    tokenizer: TokenizerFile,
     shards: Vec<Shard>,
 }
 
@@ -65,34 +100,88 @@ pub struct Shard {
 }
 
 impl Shards {
-    /// Maps every shard of a folder that `trainer pretokenize` has finished.
+    /// Whether a folder has token shards.
+    pub fn are_in(dir: &Path) -> anyhow::Result<bool> {
+        Ok(dir.is_dir() && (read_meta(dir)?.is_some() || !llama2c_shards(dir)?.is_empty()))
+    }
+
+    /// Maps every shard of a folder that `trainer pretokenize` or llama2.c has finished. `tokenizer` is that of llama2.c's
+    /// shards, where it is given.
     ///
     /// # Errors
     /// A missing or damaged file, and a tokenizer.bin other than the one that gave the ids.
-    pub fn open(dir: &Path) -> anyhow::Result<Shards> {
-        let Some(meta) = read_meta(dir)? else {
-            bail!("{} has no token shards: make them with `trainer pretokenize --out {0}`", dir.display());
-        };
-        let tokenizer = dir.join("tokenizer.bin");
-        let bytes = std::fs::read(&tokenizer).with_context(|| format!("tokenizer {}", tokenizer.display()))?;
+    pub fn open(dir: &Path, tokenizer: Option<&TokenizerFile>) -> anyhow::Result<Shards> {
+        match read_meta(dir)? {
+            Some(meta) => Shards::open_ours(dir, &meta),
+            None => Shards::open_llama2c(dir, tokenizer),
+        }
+    }
+
+    fn open_ours(dir: &Path, meta: &Meta) -> anyhow::Result<Shards> {
+        let tokenizer = TokenizerFile::open(&dir.join("tokenizer.bin"))?;
         ensure!(
-            sha256(&bytes) == meta.tokenizer_sha256,
+            sha256(&tokenizer.bytes) == meta.tokenizer_sha256,
             "{} is not the tokenizer that the shards beside it were made with: put that one back, or run \
              `trainer pretokenize` into another folder",
-            tokenizer.display()
+            tokenizer.path.display()
         );
-        ensure!(meta.shards.len() > 1, "{} names no training shard", meta_path(dir).display());
-        let shards = (0..meta.shards.len()).map(|i| Shard::open(dir, i, &meta)).collect::<anyhow::Result<_>>()?;
-        Ok(Shards { meta, tokenizer, shards })
+        let vocab_size = tokenizer.vocab_size();
+        ensure!(
+            meta.shards.len() > 1 && (meta.vocab_size, meta.token_bytes) == (vocab_size, token_bytes(vocab_size)),
+            "{} is damaged: it does not describe two shards or more of {vocab_size} tokens: delete the folder and make it \
+             again",
+            meta_path(dir).display()
+        );
+        let again = format!("run `trainer pretokenize --out {}` to make it again", dir.display());
+        if let Some(i) = meta.missing(dir).first() {
+            bail!("shard {} of {} is missing: {again}", shard_path(dir, *i).display(), meta.shards.len());
+        }
+        let shards = (0..meta.shards.len()).into_par_iter().map(|i| {
+            let shard = Shard::open_file(shard_path(dir, i), meta.token_bytes, vocab_size)?;
+            shard.check(meta.checksum(i))?;
+            Ok(shard)
+        });
+        let shards = shards.collect::<anyhow::Result<_>>().map_err(|e| anyhow!("{e:#}: {again}"))?;
+        if (0..meta.shards.len()).any(|i| meta.checksum(i).is_none()) {
+            eprintln!("note: {} has no checksums, so damage to its shards goes unnoticed", meta_path(dir).display());
+        }
+        Ok(Shards { tokenizer, shards })
+    }
+
+    fn open_llama2c(dir: &Path, tokenizer: Option<&TokenizerFile>) -> anyhow::Result<Shards> {
+        let paths = llama2c_shards(dir)?;
+        ensure!(
+            !paths.is_empty(),
+            "{} has no token shards: make them with `trainer pretokenize --out {0}`",
+            dir.display()
+        );
+        ensure!(
+            paths.len() > 1,
+            "{} has one shard of llama2.c, the validation split: there is none to train on",
+            dir.display()
+        );
+        let tokenizer = match tokenizer {
+            Some(given) => given.clone(),
+            None => beside_llama2c(dir)?,
+        };
+        let open = |path: PathBuf| {
+            let shard = Shard::open_file(path, 2, tokenizer.vocab_size())?;
+            let mut first = [0];
+            shard.read(0, &mut first)?;
+            ensure!(first == [BOS], "{} does not begin with BOS: it is no shard of llama2.c", shard.path.display());
+            Ok(shard)
+        };
+        let shards = paths.into_iter().map(open).collect::<anyhow::Result<_>>()?;
+        Ok(Shards { tokenizer, shards })
     }
 
     /// Number of tokens of the vocabulary.
     pub fn vocab_size(&self) -> usize {
-        self.meta.vocab_size
+        self.tokenizer.vocab_size()
     }
 
     /// The tokenizer.bin that gave the ids.
-    pub fn tokenizer(&self) -> &Path {
+    pub fn tokenizer(&self) -> &TokenizerFile {
         &self.tokenizer
     }
 
@@ -108,28 +197,27 @@ impl Shards {
 }
 
 impl Shard {
-    fn open(dir: &Path, i: usize, meta: &Meta) -> anyhow::Result<Shard> {
-        let path = shard_path(dir, i);
-        if !path.exists() {
-            let n = meta.shards.len();
-            bail!(
-                "shard {} of {n} is missing: run `trainer pretokenize` again, it goes on where it stopped",
-                path.display()
-            );
-        }
-        Shard::open_file(path, meta.token_bytes, meta.vocab_size)
-    }
-
     /// Maps a flat file of tokens.
     pub fn open_file(path: PathBuf, token_bytes: usize, vocab_size: usize) -> anyhow::Result<Shard> {
         let map = files::map(&path).with_context(|| format!("shard {}", path.display()))?;
         let bytes = map.len();
         ensure!(
             bytes > 0 && bytes.is_multiple_of(token_bytes),
-            "shard {} has {bytes} bytes, not a multiple of {token_bytes} and above 0: delete it and make it again",
+            "shard {} is damaged: it has {bytes} bytes, not a multiple of {token_bytes} and above 0",
             path.display(),
         );
         Ok(Shard { path, map, token_bytes, vocab_size })
+    }
+
+    /// Compares the bytes with their checksum, where there is one. Takes about as long as reading them.
+    pub fn check(&self, checksum: Option<u32>) -> anyhow::Result<()> {
+        let found = crc32fast::hash(&self.map);
+        ensure!(
+            checksum.is_none_or(|checksum| checksum == found),
+            "shard {} is damaged: its bytes do not have the checksum that was noted when it was made",
+            self.path.display()
+        );
+        Ok(())
     }
 
     /// Number of tokens.
@@ -151,17 +239,59 @@ impl Shard {
             *token = match *bytes {
                 [a, b] => u32::from(u16::from_le_bytes([a, b])),
                 [a, b, c, d] => u32::from_le_bytes([a, b, c, d]),
-                _ => unreachable!("read_meta() checks token_bytes"),
+                _ => unreachable!("token_bytes() is 2 or 4"),
             };
             ensure!(
                 (*token as usize) < self.vocab_size,
-                "shard {} has token {token}, the vocabulary {} tokens: it is damaged, delete it and run \
-                 `trainer pretokenize` again",
+                "shard {} has token {token}, the vocabulary {} tokens: it is damaged, or of another vocabulary",
                 self.path.display(),
                 self.vocab_size
             );
         }
         Ok(())
+    }
+}
+
+/// Says so if the validation split has more tokens than the training split: they are likely mistaken for each other.
+pub fn warn_if_lopsided(valid: u64, train: u64) {
+    if valid > train {
+        eprintln!(
+            "warning: the validation split has {valid} tokens, more than the {train} to train on: are they swapped? Give \
+             stories to validate on with --valid"
+        );
+    }
+}
+
+/// The shards of llama2.c's tinystories.py in a folder, in order, unless it has stories too.
+fn llama2c_shards(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let entries = dir.read_dir().with_context(|| format!("folder {}", dir.display()))?;
+    let mut names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+    let names = names.by_ref().collect::<std::io::Result<Vec<_>>>()?;
+    let is_shard = |name: &&String| {
+        let number = name.strip_prefix("data").and_then(|rest| rest.strip_suffix(".bin"));
+        number.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    if names.iter().any(|name| [".json", ".jsonl", ".txt"].iter().any(|end| name.ends_with(end))) {
+        return Ok(Vec::new());
+    }
+    let mut shards: Vec<PathBuf> = names.iter().filter(is_shard).map(|name| dir.join(name)).collect();
+    shards.sort();
+    Ok(shards)
+}
+
+/// The tokenizer of llama2.c's shards in `data/tok4096`: tokenizer.bin in the folder, `data/tok4096.bin`, where its
+/// tokenizer.py writes it, or tokenizer.bin beside the folder.
+fn beside_llama2c(dir: &Path) -> anyhow::Result<TokenizerFile> {
+    let dir = dir.canonicalize().with_context(|| dir.display().to_string())?;
+    let places = [dir.join("tokenizer.bin"), dir.with_extension("bin"), dir.with_file_name("tokenizer.bin")];
+    match places.iter().find(|path| path.exists()) {
+        Some(path) => TokenizerFile::open(path),
+        None => bail!(
+            "there is no tokenizer.bin for the shards of llama2.c in {}: give theirs with --tokenizer; llama2.c's \
+             tokenizer.py makes it from {}",
+            dir.display(),
+            dir.with_extension("model").display()
+        ),
     }
 }
 
@@ -185,7 +315,6 @@ pub fn read_meta(dir: &Path) -> anyhow::Result<Option<Meta>> {
     };
     let meta: Meta =
         serde_json::from_slice(&text).with_context(|| format!("{} does not describe token shards", path.display()))?;
-    ensure!(matches!(meta.token_bytes, 2 | 4), "{}: token_bytes is {}, not 2 or 4", path.display(), meta.token_bytes);
     Ok(Some(meta))
 }
 
@@ -200,58 +329,4 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A folder with a validation shard of three tokens and a training shard of two.
-    fn folder() -> tempfile::TempDir {
-        let folder = tempfile::tempdir().unwrap();
-        let part = Part { pieces: Vec::new(), stories: Selection::All };
-        let meta = Meta {
-            vocab_size: 300,
-            token_bytes: 2,
-            tokenizer_sha256: sha256(b"tokenizer"),
-            separator: "\n".into(),
-            shards: vec![part.clone(), part],
-        };
-        let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
-        write("meta.json", &serde_json::to_vec(&meta).unwrap());
-        write("tokenizer.bin", b"tokenizer");
-        write("shard00000.bin", &[1, 0, 3, 1, 43, 1]);
-        write("shard00001.bin", &[1, 0, 44, 1]);
-        folder
-    }
-
-    #[test]
-    fn tokens_are_read_and_checked() {
-        let folder = folder();
-        let shards = Shards::open(folder.path()).unwrap();
-        assert_eq!((shards.vocab_size(), shards.valid().len(), shards.train().len()), (300, 3, 1));
-        let mut tokens = [0; 2];
-        shards.valid().read(1, &mut tokens).unwrap();
-        assert_eq!(tokens, [259, 299]);
-        let fails = |shard: &Shard, at: usize| shard.read(at, &mut [0; 2]).unwrap_err().to_string();
-        assert!(fails(shards.valid(), 2).contains("has 3 tokens: 2 from 2 on"));
-        assert!(fails(shards.valid(), usize::MAX).contains("too many"));
-        assert!(fails(&shards.train()[0], 0).contains("token 300, the vocabulary 300"));
-    }
-
-    #[test]
-    fn what_is_missing_or_damaged_is_named() {
-        let fails_with = |name: &str, bytes: Option<&[u8]>, words: &str| {
-            let folder = folder();
-            let path = folder.path().join(name);
-            bytes.map_or_else(|| std::fs::remove_file(&path), |bytes| std::fs::write(&path, bytes)).unwrap();
-            let message = format!("{:#}", Shards::open(folder.path()).err().unwrap());
-            assert!(message.contains(words), "no {words:?} in: {message}");
-            assert!(message.contains(folder.path().to_str().unwrap()), "{message}");
-        };
-        fails_with("meta.json", None, "has no token shards");
-        fails_with("meta.json", Some(b"{"), "does not describe token shards");
-        fails_with("tokenizer.bin", None, "No such file");
-        fails_with("tokenizer.bin", Some(b"another"), "is not the tokenizer");
-        fails_with("shard00001.bin", None, "shard00001.bin of 2 is missing");
-        fails_with("shard00001.bin", Some(b"odd"), "has 3 bytes");
-        fails_with("shard00001.bin", Some(b""), "has 0 bytes");
-    }
-}
+mod tests;

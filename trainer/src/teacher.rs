@@ -13,7 +13,8 @@ use rayon::prelude::*;
 use crate::batches::mix;
 use crate::files::{open_model, remove_unfinished, write_whole};
 use crate::inference::generate;
-use crate::shards::{Shard, sha256};
+use crate::shards::{Shard, sha256, token_bytes};
+use crate::tokenizer::TokenizerFile;
 
 /// Stories per file of sampled text: what is lost at most when sampling is interrupted.
 const STORIES_PER_SHARD: usize = 1000;
@@ -25,27 +26,21 @@ pub struct Teacher {
 }
 
 impl Teacher {
-    /// Opens a model that knows the tokens of the data and sequences of `length`.
-    pub fn open(path: &Path, vocab_size: usize, length: usize, tokenizer: &[u8]) -> anyhow::Result<Teacher> {
+    /// Opens a model that reads sequences of `length`.
+    pub fn open(path: &Path, length: usize) -> anyhow::Result<Teacher> {
         let teacher = Teacher { path: path.to_path_buf(), file: open_model(path).with_context(|| name(path))? };
-        let config = *teacher.model()?.config();
+        let positions = teacher.model()?.config().seq_len;
         ensure!(
-            config.vocab_size == vocab_size,
-            "{} has a vocabulary of {}, the data of {vocab_size}: pretokenize with the teacher's tokenizer",
-            name(path),
-            config.vocab_size
+            positions >= length,
+            "{} reads {positions} positions, the sequences have {length}: give --max-seq-len {positions}",
+            name(path)
         );
-        ensure!(
-            config.seq_len >= length,
-            "{} reads {} positions, max_seq_len is {length}: lower it",
-            name(path),
-            config.seq_len
-        );
-        let beside = path.with_file_name("tokenizer.bin");
-        if let Ok(bytes) = std::fs::read(&beside) {
-            ensure!(bytes == tokenizer, "{} is not the tokenizer of the data: pretokenize with it", beside.display());
-        }
         Ok(teacher)
+    }
+
+    /// The tokenizer that it was trained with.
+    pub fn tokenizer(&self, given: Option<&TokenizerFile>) -> anyhow::Result<TokenizerFile> {
+        TokenizerFile::of_model(&self.path, self.model()?.config().vocab_size, given)
     }
 
     /// The model.
@@ -58,7 +53,7 @@ impl Teacher {
     pub fn stories(&self, folder: &Path, n: usize, seed: u64) -> anyhow::Result<Vec<Shard>> {
         let model = self.model()?;
         let vocab_size = model.config().vocab_size;
-        let token_bytes = if vocab_size > 1 << 16 { 4 } else { 2 };
+        let token_bytes = token_bytes(vocab_size);
         let folder = folder.join(format!("{}-{seed}", &sha256(self.file.bytes())[..16]));
         if folder.exists() {
             remove_unfinished(&folder)?;
@@ -69,7 +64,7 @@ impl Teacher {
         for from in (0..n).step_by(STORIES_PER_SHARD) {
             let to = (from + STORIES_PER_SHARD).min(n);
             let path = folder.join(format!("stories-{from}-{to}.bin"));
-            if !path.exists() {
+            if !is_whole(&path, token_bytes, vocab_size) {
                 let stories = (from..to).into_par_iter().map(|i| {
                     let sampler = Sampler::new(1.0, 1.0, mix(&[seed, i as u64]).max(1))?;
                     let story = generate(&model, vec![BOS], model.config().seq_len, sampler)?;
@@ -77,7 +72,9 @@ impl Teacher {
                     anyhow::Ok(story.iter().flat_map(|t| t.to_le_bytes()[..token_bytes].to_vec()).collect::<Vec<u8>>())
                 });
                 let stories = stories.collect::<anyhow::Result<Vec<_>>>().with_context(|| name(&self.path))?;
-                write_whole(&path, |out| Ok(out.write_all(&stories.concat())?))?;
+                let bytes = stories.concat();
+                write_whole(&checksum_path(&path), |out| Ok(write!(out, "{}", crc32fast::hash(&bytes))?))?;
+                write_whole(&path, |out| Ok(out.write_all(&bytes)?))?;
             }
             progress.set_position(to as u64);
             shards.push(Shard::open_file(path, token_bytes, vocab_size)?);
@@ -85,6 +82,25 @@ impl Teacher {
         progress.finish_and_clear();
         Ok(shards)
     }
+}
+
+/// Whether sampled text is there as it was written. Earlier versions wrote no checksum.
+fn is_whole(path: &Path, token_bytes: usize, vocab_size: usize) -> bool {
+    let noted = std::fs::read_to_string(checksum_path(path)).ok().and_then(|text| text.parse().ok());
+    let open = || Shard::open_file(path.into(), token_bytes, vocab_size)?.check(noted);
+    match open() {
+        Ok(()) => true,
+        Err(e) => {
+            if path.exists() {
+                eprintln!("{e:#}: its stories are told again");
+            }
+            false
+        }
+    }
+}
+
+fn checksum_path(path: &Path) -> PathBuf {
+    path.with_extension("crc32")
 }
 
 fn name(path: &Path) -> String {

@@ -16,6 +16,7 @@ use crate::inference::Runnable;
 use crate::report::Report;
 use crate::schedule::learning_rate;
 use crate::settings::Settings;
+use crate::tokenizer::TokenizerFile;
 use crate::{interrupt, peak};
 
 /// Positions of the story that each evaluation tells.
@@ -39,7 +40,10 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
 
 fn run_on<D: Backend>(settings: &Settings, device: D) -> anyhow::Result<()> {
     let start = Start::find(settings)?;
-    let data = Data::prepare(settings, start.config(settings)?.vocab_size)?;
+    let given = settings.tokenizer.as_deref().map(TokenizerFile::open).transpose()?;
+    let own = start.tokenizer(settings, given.as_ref())?;
+    let data = Data::prepare(settings, given, own)?;
+    let settings = &Settings { vocab_size: Some(data.tokenizer().vocab_size()), ..settings.clone() };
     let mut training = Training::new(settings, device, &data, start)?;
     if settings.eval_only {
         training.evaluate()?;
@@ -63,7 +67,9 @@ impl Start {
         match (settings.init_from.as_str(), last) {
             ("resume", Some(path)) => {
                 let checkpoint = Checkpoint::read(&path)?;
-                let (has, wants) = (checkpoint.run.config(), settings.config());
+                let has = checkpoint.run.config();
+                let vocab_size = settings.vocab_size.unwrap_or(has.vocab_size);
+                let wants = Config { vocab_size, ..settings.config() };
                 ensure!(
                     has == wants,
                     "the checkpoint {} has {}, but the settings ask for {}: resume with {}",
@@ -85,6 +91,19 @@ impl Start {
                 let file = open_model(path)
                     .with_context(|| format!("init_from is {path:?}, neither scratch nor resume nor a model file"))?;
                 Ok(Start::FineTune(file))
+            }
+        }
+    }
+
+    /// The tokenizer of the weights to start from.
+    fn tokenizer(&self, s: &Settings, given: Option<&TokenizerFile>) -> anyhow::Result<Option<TokenizerFile>> {
+        match self {
+            Start::Scratch => Ok(None),
+            Start::Resume(last) => {
+                TokenizerFile::from_bytes(&last.path.join("tokenizer.bin"), last.tokenizer.clone()).map(Some)
+            }
+            Start::FineTune(file) => {
+                TokenizerFile::of_model(s.init_from.as_ref(), file.model()?.config().vocab_size, given).map(Some)
             }
         }
     }
@@ -125,8 +144,8 @@ struct Training<'a, D: Backend> {
 impl<'a, D: Backend> Training<'a, D> {
     fn new(settings: &'a Settings, device: D, data: &'a Data, start: Start) -> anyhow::Result<Self> {
         let s = settings;
-        let train = Batches::new(data.train(), s.max_seq_len, s.seed).context("training split")?;
-        let valid = Batches::new(data.valid(), s.max_seq_len, s.seed).context("validation split")?;
+        let train = Batches::new(data.train(), s.max_seq_len, s.seed, "--max-seq-len").context("training split")?;
+        let valid = Batches::new(data.valid(), s.max_seq_len, s.seed, "--max-seq-len").context("validation split")?;
         let config = start.config(s)?;
         let order = Order {
             seed: s.seed,
@@ -189,12 +208,14 @@ impl<'a, D: Backend> Training<'a, D> {
             // The shards themselves: a search could find others next time.
             data: Some(self.data.folder.clone()),
             valid: None,
+            separator: None,
+            tokenizer: self.settings.tokenizer.as_ref().map(|_| self.data.tokenizer().path.clone()),
             dim: c.dim,
             hidden_dim: Some(c.hidden_dim),
             n_layers: c.n_layers,
             n_heads: c.n_heads,
             n_kv_heads: Some(c.n_kv_heads),
-            vocab_size: c.vocab_size,
+            vocab_size: Some(c.vocab_size),
             init_from: "resume".into(),
             eval_only: false,
             ..self.settings.clone()
@@ -285,11 +306,25 @@ impl<'a, D: Backend> Training<'a, D> {
         let loss = self.evaluate()?;
         self.check_finite("validation loss", loss)?;
         if self.run.iter == 0 {
+            self.warn_if_worse_than_guessing(loss);
             return Ok(());
         }
         let is_best = loss < self.run.best_loss;
         self.run.best_loss = self.run.best_loss.min(loss);
         self.save(is_best)
+    }
+
+    /// Says so if a model to fine-tune is worse than one that gives every token the same probability.
+    fn warn_if_worse_than_guessing(&self, loss: f64) {
+        let guessing = (self.model.config.vocab_size as f64).ln();
+        if self.settings.init_from != "scratch" && loss > guessing {
+            self.report.say(&format!(
+                "warning: the first validation loss is {loss:.2}, and guessing gives {guessing:.2}: {} does not know these \
+                 tokens. Is {} its tokenizer?",
+                self.settings.init_from,
+                self.data.tokenizer().path.display()
+            ));
+        }
     }
 
     /// Loss of both splits and a story. Returns the loss of the validation split.
@@ -298,7 +333,7 @@ impl<'a, D: Backend> Training<'a, D> {
         let (train, valid) = (self.mean_loss(&self.train)?, self.mean_loss(&self.valid)?);
         let tokens = self.run.sequences * self.settings.max_seq_len as u64;
         self.report.evaluation(self.run.iter, train, valid, tokens, self.run.seconds)?;
-        let runnable = Runnable::new(&self.weights(), self.data.tokenizer.clone())?;
+        let runnable = Runnable::new(&self.weights(), self.data.tokenizer().bytes.clone())?;
         let story = runnable.story("", SAMPLE_LEN, Sampler::new(1.0, 0.9, self.settings.seed.max(1))?)?;
         self.report.say(&format!("a story: {}", story.replace('\n', " ")));
         Ok(valid)
@@ -328,7 +363,7 @@ impl<'a, D: Backend> Training<'a, D> {
                 tensors.push(Tensor { name: tensor_name(kind, name, layer), shape: vec![rows, cols], data });
             }
         }
-        self.checkpoints.save(&self.run, &tensors, &self.data.tokenizer, is_best)
+        self.checkpoints.save(&self.run, &tensors, &self.data.tokenizer().bytes, is_best)
     }
 
     /// Exports the best weights and says what they reach.
@@ -340,7 +375,7 @@ impl<'a, D: Backend> Training<'a, D> {
             None => self.weights(),
         };
         let path = s.export.clone().unwrap_or_else(|| s.out_dir.join("model.bin"));
-        export(&path, &weights, s.export_version, &self.data.tokenizer)?;
+        export(&path, &weights, s.export_version, &self.data.tokenizer().bytes)?;
         self.report.say(&format!(
             "{}: {} parameters after {} tokens in {}; best validation loss {:.4} nats per token, entropy of single tokens \
              {:.4}",

@@ -18,8 +18,11 @@ use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, Tokenizer};
 use unicode_script::{Script, UnicodeScript};
 
-use crate::corpus::{self, Piece, Separator};
+use crate::corpus::{self, Counts, Piece};
 use crate::files::write_whole;
+use crate::separator::Separator;
+use crate::shards::{read_meta, sha256};
+use crate::split::Files;
 
 /// Most characters of a piece, and where the training cuts words that are longer than any piece could need.
 const MAX_PIECE: usize = 16;
@@ -45,7 +48,7 @@ pub struct Args {
     /// Folder for tokenizer.bin and tokenizer.json [default: data/tokN]
     #[arg(long, value_name = "FOLDER")]
     pub out: Option<PathBuf>,
-    /// What separates the stories of plain text; \n is a line break
+    /// What separates the stories of plain text; \n is a line end of any kind
     #[arg(long, value_name = "TEXT", default_value_t)]
     pub separator: Separator,
     /// Share of the text whose characters get a token; the rest is spelled in bytes
@@ -56,23 +59,54 @@ pub struct Args {
     pub max_mb: u64,
 }
 
+/// Number of tokens, unless told otherwise.
+pub const SIZE: usize = 512;
+
 /// Runs `trainer train-vocab`.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let out = args.out.clone().unwrap_or_else(|| corpus::default_folder(args.vocab_size));
-    let pieces = first_bytes(corpus::files(&args.corpus)?, args.max_mb.saturating_mul(1 << 20));
-    let (words, counts) = count_words(&pieces, &args.separator)?;
-    ensure!(counts.stories > 0, "no stories in {}: {} are empty", corpus::list(&args.corpus), counts.empty);
-    let vocabulary = Vocabulary::train(&words, args.vocab_size, args.character_coverage)?;
+    let words = Words::count(&args.corpus, &args.separator, args.max_mb)?;
+    let vocabulary = Vocabulary::train(&words.counts, Some(args.vocab_size), args.character_coverage)
+        .map_err(|e| anyhow!("{e:#} (see --character-coverage too)"))?;
+    if let Some(meta) = read_meta(&out)? {
+        ensure!(
+            !meta.missing(&out).is_empty() || meta.tokenizer_sha256 == sha256(&vocabulary.tokenizer_bin()),
+            "{} has shards that were made with another tokenizer.bin: delete the folder, or give another --out",
+            out.display()
+        );
+    }
     vocabulary.write(&out)?;
-    eprintln!(
-        "{}: {} tokens, {} of them characters, from {} stories ({} empty ones skipped)",
-        out.display(),
-        args.vocab_size,
-        vocabulary.text.len() - vocabulary.merged,
-        counts.stories,
-        counts.empty
-    );
+    eprintln!("{}: {}, from {}", out.display(), vocabulary.describe(), words.read);
     Ok(())
+}
+
+/// The words of a corpus, each with the space before it, and how often they occur.
+pub struct Words {
+    pub counts: HashMap<String, u64>,
+    /// What they were read from.
+    pub read: Counts,
+}
+
+impl Words {
+    /// Reads the files to train on, up to `max_mb` MB.
+    pub fn count(corpus: &[PathBuf], separator: &Separator, max_mb: u64) -> anyhow::Result<Words> {
+        let pieces = first_bytes(Files::find(corpus)?.train, max_mb.saturating_mul(1 << 20));
+        let progress = corpus::progress(pieces.iter().map(Piece::len).sum());
+        let mut counts: HashMap<String, u64> = HashMap::new();
+        let mut read = Counts::default();
+        for piece in pieces {
+            read += piece.read(separator, &progress, &mut |story| {
+                for_each_word(story, |word| match counts.get_mut(word) {
+                    Some(n) => *n += 1,
+                    None => _ = counts.insert(word.to_string(), 1),
+                });
+                Ok(())
+            })?;
+        }
+        progress.finish_and_clear();
+        ensure!(read.stories > 0, "no stories in {}: {read}", corpus::list(corpus));
+        Ok(Words { counts, read })
+    }
 }
 
 /// As many of the pieces as make up `bytes` bytes: at least one, and a plain text cut to what is left.
@@ -90,24 +124,6 @@ fn first_bytes(pieces: Vec<Piece>, bytes: u64) -> Vec<Piece> {
         first.push(piece);
     }
     first
-}
-
-/// Every word of the corpus, with the space before it, and how often it occurs.
-fn count_words(pieces: &[Piece], separator: &str) -> anyhow::Result<(HashMap<String, u64>, corpus::Counts)> {
-    let progress = corpus::progress(pieces.iter().map(Piece::len).sum());
-    let mut words: HashMap<String, u64> = HashMap::new();
-    let mut counts = corpus::Counts::default();
-    for piece in pieces {
-        counts += piece.read(separator, &progress, &mut |story| {
-            for_each_word(story, |word| match words.get_mut(word) {
-                Some(n) => *n += 1,
-                None => _ = words.insert(word.to_string(), 1),
-            });
-            Ok(())
-        })?;
-    }
-    progress.finish_and_clear();
-    Ok((words, counts))
 }
 
 /// Cuts a story where no piece may reach across.
@@ -163,17 +179,18 @@ pub struct Vocabulary {
 }
 
 impl Vocabulary {
-    /// Learns from words and their counts. The same words give the same vocabulary.
+    /// Learns from words and their counts. The same words give the same vocabulary. Without a size it has [`SIZE`] tokens,
+    /// or as near to it as the text allows.
     ///
     /// # Errors
     /// A size that is too small for the characters, or too large for the text.
-    pub fn train(words: &HashMap<String, u64>, vocab_size: usize, coverage: f64) -> anyhow::Result<Vocabulary> {
+    pub fn train(words: &HashMap<String, u64>, size: Option<usize>, coverage: f64) -> anyhow::Result<Vocabulary> {
         let characters = characters(words, coverage);
         let least = FIRST_TEXT + characters.len();
+        let vocab_size = size.unwrap_or(SIZE.max(least));
         ensure!(
             vocab_size >= least,
-            "--vocab-size {vocab_size}: give at least {least} ({FIRST_TEXT} special and byte tokens, {} characters), or \
-             a lower --character-coverage",
+            "--vocab-size {vocab_size}: give at least {least} ({FIRST_TEXT} special and byte tokens, {} characters)",
             characters.len()
         );
         // What is not in the alphabet becomes bytes, which take no part in merges.
@@ -195,12 +212,25 @@ impl Vocabulary {
         trainer.do_train(&counts, &mut model).map_err(|e| anyhow!("learning the vocabulary: {e}"))?;
         let mut learned: Vec<(u32, String)> = model.get_vocab().into_iter().map(|(piece, id)| (id, piece)).collect();
         let most = FIRST_TEXT + learned.len();
-        ensure!(vocab_size == most, "--vocab-size {vocab_size}: this text gives no more than {most} tokens");
+        ensure!(
+            size.is_none() || vocab_size == most,
+            "--vocab-size {vocab_size}: this text gives no more than {most} tokens"
+        );
         learned.sort();
         let mut text: Vec<String> = learned.into_iter().skip(characters.len()).map(|(_, piece)| piece).collect();
         let merged = text.len();
         text.extend(characters.into_iter().map(String::from));
         Ok(Vocabulary { text, merged })
+    }
+
+    /// Number of tokens.
+    pub fn size(&self) -> usize {
+        FIRST_TEXT + self.text.len()
+    }
+
+    /// In words.
+    pub fn describe(&self) -> String {
+        format!("{} tokens, {} of them characters", self.size(), self.text.len() - self.merged)
     }
 
     /// Writes `tokenizer.bin` and `tokenizer.json` into a folder.

@@ -234,11 +234,11 @@ fn mistakes_are_explained() {
         (&["--out-dir", "new", "--data", "out/tokens", "--vocab-size", "400"], "vocabulary of 320"),
         (
             &["--out-dir", "new", "--data", "out/tokens", "--vocab-size", "320", "--max-seq-len", "100000"],
-            "max_seq_len",
+            "--max-seq-len",
         ),
         (
             &["--out-dir", "new", "--data", "out/tokens", "--vocab-size", "320", "--valid", "stories.txt"],
-            "out/tokens have a validation split already",
+            "out/tokens are made and split already: leave out --valid",
         ),
         (
             &[
@@ -251,7 +251,7 @@ fn mistakes_are_explained() {
                 "--tokenizer",
                 "out/tokens/tokenizer.bin",
             ],
-            "has 320 tokens, but the vocabulary is to have 400",
+            "--vocab-size is 400, but the tokenizer out/tokens/tokenizer.bin has 320",
         ),
         (&["--device", "tpu"], "tpu"),
         (&["--config", "nowhere.toml"], "nowhere.toml"),
@@ -262,6 +262,119 @@ fn mistakes_are_explained() {
         let error = scene.fails(arguments);
         assert!(error.contains(part), "{arguments:?}: {error}");
     }
+}
+
+/// A text without separators is enough, in one file or in many, whatever an earlier try has left.
+#[test]
+fn own_text_in_one_command() {
+    let scene = Scene::new();
+    let stories = fs::read_to_string(scene.path("stories.txt")).unwrap();
+    let text = stories.replace("<|endoftext|>", "");
+    fs::write(scene.path("big.txt"), &text).unwrap();
+    fs::create_dir(scene.path("notes")).unwrap();
+    for (i, part) in text.lines().collect::<Vec<_>>().chunks(text.lines().count().div_ceil(14)).enumerate() {
+        fs::write(scene.path(&format!("notes/{i:02}.txt")), part.join("\r\n")).unwrap();
+    }
+    let one = ["--data", "big.txt", "--export", "out/model.bin"];
+    let tiny = "--dim 16 --n-layers 1 --max-iters 2 --max-seq-len 32 --batch-size 2 --eval-iters 1 --peak-gflops 1";
+    let tiny: Vec<&str> = tiny.split(' ').collect();
+    let run = |more: &[&str]| scene.succeeds(&[&tiny, more].concat());
+    // What fails first, at the vocabulary and when there are shards, does not stand in the way.
+    let fails = |more: &[&str]| scene.fails(&[&tiny, &one[..], more].concat());
+    assert!(fails(&["--vocab-size", "5000"]).contains("--vocab-size 5000: this text gives no more than"));
+    let long = ["--vocab-size", "300", "--peak-gflops", "1", "--max-seq-len", "8000"];
+    assert!(scene.fails(&[&one[..], &long].concat()).contains("a smaller --max-seq-len"));
+    assert!(scene.path("out/tokens/shard00001.bin").exists());
+    let log = run(&one);
+    for part in
+        ["split: training on big.txt, validation on the last tenth of the text", "which is all that this text gives"]
+    {
+        assert!(log.contains(part), "{part}: {log}");
+    }
+    assert!(scene.path("out/model.bin").exists() && scene.path("out/tokenizer.bin").exists());
+    let log = run(&["--data", "notes", "--out-dir", "notes-out", "--threads", "1"]);
+    assert!(
+        log.contains("training on 14 files from notes/00.txt on, validation on the last tenth of each file"),
+        "{log}"
+    );
+    let log = run(&["--data", "big.txt", "--separator", "\\n", "--out-dir", "lines"]);
+    assert!(log.contains("validation on one story in 20"), "{log}");
+    // The vocabulary of shards is that of the model.
+    run(&["--data", "lines/tokens", "--out-dir", "again"]);
+    let tokenizer = |folder: &str| fs::read(scene.path(folder).join("tokenizer.bin")).unwrap();
+    assert!(tokenizer("again") == tokenizer("lines/tokens"));
+    scene.succeeds(&["--config", "lines/settings.toml", "--init-from", "resume", "--max-iters", "3"]);
+}
+
+/// Shards as llama2.c makes them: data00.bin is the validation split.
+#[test]
+fn shards_of_llama2c_train() {
+    let scene = Scene::new();
+    scene.train("out", &["--max-iters", "1"]);
+    fs::create_dir_all(scene.path("data/tok320")).unwrap();
+    for (from, to) in [("shard00000", "tok320/data00"), ("shard00001", "tok320/data01"), ("tokenizer", "tok320")] {
+        let (from, to) = (format!("out/tokens/{from}.bin"), format!("data/{to}.bin"));
+        fs::copy(scene.path(&from), scene.path(&to)).unwrap();
+    }
+    let tiny = ["--config", "tiny.toml", "--max-iters", "1", "--data", "data/tok320"];
+    let log = scene.succeeds(&[&tiny[..], &["--out-dir", "theirs"]].concat());
+    assert!(log.contains("data: the token shards in data/tok320"), "{log}");
+    let weights = |out_dir: &str| fs::read(scene.path(out_dir).join("model.bin")).unwrap();
+    assert!(weights("theirs") == weights("out"));
+    let eval = |data: &str| scene.succeeds(&["eval", "out", "--data", data]);
+    assert_eq!(eval("data/tok320"), eval("out/tokens"));
+}
+
+/// Ids mean something with the vocabulary that gave them only: weights, teacher, shards and --tokenizer must agree.
+#[test]
+fn tokens_of_another_vocabulary_are_refused() {
+    let scene = Scene::new();
+    let other = fs::read_to_string(scene.path("stories.txt")).unwrap().replace(['e', 'a'], "o").replace('t', "u");
+    fs::write(scene.path("other.txt"), other).unwrap();
+    scene.train("base", &["--max-iters", "100", "--learning-rate", "1e-2", "--dropout", "0"]);
+    let few = ["--config", "tiny.toml", "--max-iters", "1", "--eval-iters", "20"];
+    scene.succeeds(&[&few[..], &["--data", "other.txt", "--out-dir", "other"]].concat());
+    fs::create_dir(scene.path("alone")).unwrap();
+    fs::copy(scene.path("base/model.bin"), scene.path("alone/model.bin")).unwrap();
+    let new = |more: &str| {
+        let out_dir = if more.contains("--out-dir") { "" } else { " --out-dir new" };
+        format!("{} {more}{out_dir}", few.join(" "))
+    };
+    for (arguments, parts) in [
+        (
+            "--init-from alone/model.bin --data stories.txt",
+            &["alone/model.bin has no tokenizer.bin", "--tokenizer"][..],
+        ),
+        ("--teacher alone/model.bin --data stories.txt", &["alone/model.bin has no tokenizer.bin", "--tokenizer"]),
+        (
+            "--init-from base/model.bin --data other/tokens",
+            &["other/tokens", "another vocabulary", "base/tokenizer.bin"],
+        ),
+        ("--teacher base/model.bin --data other/tokens", &["other/tokens", "another vocabulary", "base/tokenizer.bin"]),
+        ("--tokenizer base/tokenizer.bin --data other/tokens", &["other/tokens", "leave out --tokenizer"]),
+        (
+            "--init-from base/model.bin --teacher other/model.bin --data stories.txt",
+            &["base/tokenizer.bin", "other/tokenizer.bin", "differ"],
+        ),
+        ("--init-from base/model.bin --tokenizer other/tokenizer.bin --data stories.txt", &["differ", "--tokenizer"]),
+        ("--out-dir other --init-from resume --data base/tokens", &["base/tokens", "another vocabulary"]),
+        ("--init-from base/model.bin --data stories.txt --vocab-size 400", &["--vocab-size is 400", "320"]),
+    ] {
+        let error = scene.fails(&new(arguments).split(' ').collect::<Vec<_>>());
+        assert!(parts.iter().all(|part| error.contains(part)), "{arguments}: {error}");
+        assert!(!scene.path("new/tokens").exists(), "{arguments}");
+    }
+    let runs = |arguments: &str| {
+        let _ = fs::remove_dir_all(scene.path("new"));
+        scene.succeeds(&new(arguments).split(' ').collect::<Vec<_>>())
+    };
+    let told = "--init-from alone/model.bin --data stories.txt --tokenizer base/tokenizer.bin";
+    assert!(!runs(told).contains("warning"));
+    assert!(!runs("--teacher alone/model.bin --data base/tokens --tokenizer base/tokenizer.bin").contains("warning"));
+    // A wrong one of the same size cannot be told by its looks.
+    fs::copy(scene.path("other/tokenizer.bin"), scene.path("alone/tokenizer.bin")).unwrap();
+    let log = runs("--init-from alone/model.bin --data stories.txt");
+    assert!(log.contains("warning: the first validation loss is"), "{log}");
 }
 
 /// Weights that are no numbers stand for a training that diverged.

@@ -24,7 +24,8 @@ fn expected(folder: &Path, stories: &[String]) -> Vec<u32> {
 }
 
 fn shards(folder: &Path) -> Vec<PathBuf> {
-    let mut paths: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let entries = fs::read_dir(folder).into_iter().flatten();
+    let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
     paths.retain(|path| path.file_name().unwrap().to_string_lossy().starts_with("shard"));
     paths.sort();
     paths
@@ -58,8 +59,8 @@ fn json_shards() {
     fs::write(corpus.join("data01.json"), serde_json::to_string(&objects(&stories[10..20])).unwrap()).unwrap();
     let lines: Vec<_> = stories[20..].iter().map(|story| json!({"text": story}).to_string()).collect();
     fs::write(corpus.join("data02.jsonl"), lines.join("\n")).unwrap();
-    let said = run(&["pretokenize", text(&corpus), "--out", text(&folder), "--workers", "2"]);
-    assert!(said.contains("40 stories (1 empty ones skipped)"), "{said}");
+    let said = run(&["pretokenize", text(&corpus), "--out", text(&folder), "--threads", "2"]);
+    assert!(said.contains("40 stories (1 empty skipped)"), "{said}");
     assert_eq!(read(&shards(&folder)[0]), expected(&folder, &stories[..10]));
     assert_eq!(read(&shards(&folder)[1]), expected(&folder, &stories[10..]));
     assert_eq!(shards(&folder).len(), 2);
@@ -116,7 +117,7 @@ fn goes_on_after_a_kill() {
     let valid = folder.join("vocabulary.txt");
     let tokenizer = folder.join("tokenizer.bin");
     let (whole, cut) = (folder.join("whole"), folder.join("cut"));
-    let options = ["--tokenizer", text(&tokenizer), "--valid", text(&valid), "--shard-mb", "1", "--workers", "1"];
+    let options = ["--tokenizer", text(&tokenizer), "--valid", text(&valid), "--shard-mb", "1", "--threads", "1"];
     assert!(pretokenize(&corpus, &whole, &options).status.success());
     let n = shards(&whole).len();
 
@@ -185,7 +186,7 @@ fn bad_corpora() {
     };
     check("cut.json", b"[{\"story\": \"a\"},\n{\"story\": \"b", &["line 2"]);
     check("object.json", b"{\"story\": 1}", &["line 1", "expected a string"]);
-    check("field.json", b"[\n\n{\"tale\": \"a\"}]", &["line 3", "missing field `story`"]);
+    check("field.json", b"[\n\n{\"tale\": \"a\"}]", &["line 3", "missing field `story` (or `text`)"]);
     check("after.json", b"[{\"story\": \"a\"}] x", &["trailing characters", "line 1"]);
     check("latin1.txt", b"Once upon a caf\xe9 time", &["not valid UTF-8", "byte 15"]);
     check("latin1.json", b"[{\"story\": \"caf\xe9\"}]", &["line 1"]);
@@ -196,13 +197,7 @@ fn bad_corpora() {
     let empty = folder.join("empty");
     fs::create_dir(&empty).unwrap();
     assert_fails(&pretokenize(&empty, &folder, &[]), &["empty has no .json, .jsonl or .txt file"]);
-    fs::write(folder.join("few.txt"), "one<|endoftext|>two").unwrap();
-    let few = pretokenize(
-        &folder.join("few.txt"),
-        &folder.join("few"),
-        &["--tokenizer", text(&folder.join("tokenizer.bin"))],
-    );
-    assert_fails(&few, &["too few for a training and a validation split", "--valid"]);
+    check("same.txt", b"one<|endoftext|>one", &["all 2 stories", "are the same text, \"one\""]);
 }
 
 #[test]
@@ -216,7 +211,7 @@ fn shards_of_something_else() {
 
     let other = with_vocabulary("something-else-2", &stories[..100]).join("tokenizer.bin");
     let output = pretokenize(&corpus, &folder, &["--tokenizer", text(&other)]);
-    assert_fails(&output, &["meta.json", "another vocabulary, of 300 tokens", "--out"]);
+    assert_fails(&output, &["another vocabulary than", "--out"]);
     let output = pretokenize(&corpus, &folder, &["--separator", "\\n"]);
     assert_fails(&output, &["separator \"<|endoftext|>\""]);
     let output = pretokenize(&corpus, &folder, &["--vocab-size", "512"]);
@@ -227,4 +222,262 @@ fn shards_of_something_else() {
     assert_fails(&output, &["new/tokenizer.bin", "train-vocab", "--tokenizer"]);
     fs::write(folder.join("meta.json"), "{}").unwrap();
     assert_fails(&pretokenize(&corpus, &folder, &[]), &["meta.json", "does not describe token shards"]);
+}
+
+/// Line ends are the same whatever their kind, in the text, in JSON and in the separator.
+#[test]
+fn line_ends_of_every_kind_give_the_same_tokens() {
+    let stories: Vec<String> = stories(300).iter().map(|story| story.replacen(' ', "\n", 2)).collect();
+    let folder = with_vocabulary("line-ends", &stories);
+    let tokenizer = folder.join("tokenizer.bin");
+    let want = expected(&folder, &stories);
+    for (name, end) in [("unix", "\n"), ("windows", "\r\n"), ("mac", "\r")] {
+        let with_ends: Vec<String> = stories.iter().map(|story| story.replace('\n', end)).collect();
+        let corpus = folder.join(format!("{name}.txt"));
+        fs::write(&corpus, with_ends.join(&end.repeat(2)) + end).unwrap();
+        let json = folder.join(format!("{name}.json"));
+        fs::write(&json, serde_json::to_string(&with_ends).unwrap()).unwrap();
+        for (corpus, separator) in [(&corpus, "\\n\\n"), (&corpus, "\\r\\n\\r\\n"), (&json, "none")] {
+            let out = folder.join("out");
+            let _ = fs::remove_dir_all(&out);
+            let options = ["--tokenizer", text(&tokenizer), "--valid", text(corpus), "--separator", separator];
+            let output = pretokenize(corpus, &out, &options);
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            assert!(read(&shards(&out)[1]) == want, "{name} {separator}");
+        }
+    }
+}
+
+/// A text of Windows line ends with blank lines between its stories, as somebody had it.
+#[test]
+fn a_text_of_windows_has_its_stories() {
+    let Some(corpus) = tests::shared::file("cases/crlf/stories-crlf-blank-lines.txt") else { return };
+    let folder = scratch("crlf");
+    run(&["train-vocab", text(&corpus), "--vocab-size", "320", "--separator", "\\n\\n", "--out", text(&folder)]);
+    let said = run(&["pretokenize", text(&corpus), "--separator", "\\n\\n", "--out", text(&folder)]);
+    let stories = fs::read_to_string(&corpus).unwrap().split("\r\n\r\n").count();
+    assert!(stories > 200 && said.contains(&format!(" {stories} stories")), "{stories}: {said}");
+    let carriage_return = u32::from(b'\r') + 3;
+    assert!(shards(&folder).iter().all(|path| !read(path).contains(&carriage_return)));
+}
+
+/// What JSON files were seen to have.
+#[test]
+fn json_of_others() {
+    let folder = with_vocabulary("json-of-others", &stories(40));
+    let out = folder.join("out");
+    let tokenize = |name: &str, content: &str| {
+        let corpus = folder.join(name);
+        fs::write(&corpus, content).unwrap();
+        let _ = fs::remove_dir_all(&out);
+        let tokenizer = folder.join("tokenizer.bin");
+        pretokenize(&corpus, &out, &["--tokenizer", text(&tokenizer), "--valid", text(&corpus)])
+    };
+    let gives = |name: &str, content: &str, stories: &[&str], words: &str| {
+        let output = tokenize(name, content);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.contains(words), "{name}: {said}");
+        let stories: Vec<String> = stories.iter().map(|story| story.to_string()).collect();
+        assert_eq!(read(&out.join("shard00001.bin")), expected(&folder, &stories), "{name}");
+    };
+    gives("bom.json", "\u{feff}[{\"story\": \"a\"}, {\"story\": \"b\"}]", &["a", "b"], "2 shards");
+    gives("bom.jsonl", "\u{feff}{\"story\": \"a\"}\r\n{\"story\": \"b\"}\r\n", &["a", "b"], "2 shards");
+    gives("both.json", r#"[{"story": "a", "text": "x"}, {"text": "x", "story": "b"}]"#, &["a", "b"], "2 shards");
+    gives("strings.json", r#"["a", "b", ""]"#, &["a", "b"], "empty skipped");
+    gives("strings.jsonl", "\"a\"\n\"b\"\n", &["a", "b"], "2 shards");
+    // Both splits are the whole file here, so that both count it.
+    let null = r#"[{"story": "a"}, {"story": null}, null, {"story": null, "text": "b"}]"#;
+    gives("null.json", null, &["a", "b"], "4 stories (4 null skipped)");
+    assert_fails(&tokenize("other.json", "[\n[1]]"), &["other.json", "line 2", "`story` (or `text`)"]);
+    let swapped = r#"[{"text": "story", "label": "a"}, {"text": "story", "label": "b"}]"#;
+    assert_fails(&tokenize("swapped.json", swapped), &["all 2 stories", "the same text, \"story\"", "`text`"]);
+}
+
+/// The same, as files of somebody.
+#[test]
+fn json_cases() {
+    let Some(cases) = tests::shared::file("cases/json") else { return };
+    let folder = with_vocabulary("json-cases", &stories(40));
+    let tokenize = |name: &str| {
+        let out = folder.join(name).with_extension("");
+        let tokenizer = folder.join("tokenizer.bin");
+        let output = pretokenize(&cases.join(name), &out, &["--tokenizer", text(&tokenizer)]);
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for (name, words) in [
+        ("bom.json", "the last tenth of the text"),
+        ("both-fields.json", "stories"),
+        ("null-story.json", "(1 null skipped)"),
+        ("strings.json", "stories"),
+    ] {
+        let (succeeds, said) = tokenize(name);
+        assert!(succeeds && said.contains(words), "{name}: {said}");
+    }
+    for (name, words) in [("swapped-key-value.json", "the same text"), ("lone-surrogate.json", "line 1")] {
+        let (succeeds, said) = tokenize(name);
+        assert!(!succeeds && said.contains(words) && said.contains(name), "{name}: {said}");
+    }
+}
+
+/// Names that say train, valid or test mean it, whatever their order, also as folders.
+#[test]
+fn names_say_which_split_a_file_is() {
+    let stories = stories(90);
+    let folder = with_vocabulary("named", &stories);
+    let tokenizer = folder.join("tokenizer.bin");
+    let write = |name: &str, stories: &[String]| {
+        let path = folder.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let json = name.ends_with("json");
+        let content = if json { serde_json::to_string(stories).unwrap() } else { stories.join("<|endoftext|>") };
+        fs::write(path, content).unwrap();
+    };
+    write("flat/train.json", &stories[..40]);
+    write("flat/val.json", &stories[40..60]);
+    write("flat/test.json", &stories[60..80]);
+    write("deep/Test/a.txt", &stories[60..80]);
+    write("deep/Train/a.txt", &stories[..20]);
+    write("deep/Train/b.txt", &stories[20..40]);
+    write("deep/Validation/a.txt", &stories[40..60]);
+    write("deep/tok512/tokenizer.json", &stories[80..]);
+    for corpus in ["flat", "deep"] {
+        let out = folder.join("out").join(corpus);
+        let output = pretokenize(&folder.join(corpus), &out, &["--tokenizer", text(&tokenizer)]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.contains("by name; not used: "), "{said}");
+        assert_eq!(read(&shards(&out)[0]), expected(&folder, &stories[40..60]), "{corpus}");
+        assert_eq!(read(&shards(&out)[1]), expected(&folder, &stories[..40]), "{corpus}");
+    }
+    // Alone, a name says nothing.
+    let out = folder.join("out/alone");
+    let output = pretokenize(&folder.join("flat/test.json"), &out, &["--tokenizer", text(&tokenizer)]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    fs::remove_file(folder.join("flat/train.json")).unwrap();
+    let output = pretokenize(&folder.join("flat"), &folder.join("none"), &["--tokenizer", text(&tokenizer)]);
+    assert_fails(&output, &["flat", "all files are for validation or for tests"]);
+}
+
+#[test]
+fn train_and_val_json() {
+    let Some(corpus) = tests::shared::file("cases/split") else { return };
+    let folder = scratch("split-case");
+    run(&["train-vocab", text(&corpus), "--vocab-size", "320", "--out", text(&folder)]);
+    let said = run(&["pretokenize", text(&corpus), "--out", text(&folder)]);
+    assert!(said.contains("split: training on") && said.contains("val.json, by name") && !said.contains("warning"));
+    let sizes: Vec<u64> = shards(&folder).iter().map(|path| path.metadata().unwrap().len()).collect();
+    assert!(sizes[1] > 5 * sizes[0], "{sizes:?}");
+    let swapped = folder.join("swapped");
+    let tokenizer = folder.join("tokenizer.bin");
+    let options = ["--tokenizer", text(&tokenizer), "--valid", &format!("{}/train.json", text(&corpus))];
+    let output = pretokenize(&corpus.join("val.json"), &swapped, &options);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("warning: the validation split has"), "{said}");
+}
+
+/// With a few stories the last tenth of the text is for validation, and no word is lost.
+#[test]
+fn few_stories_are_split_by_position() {
+    for (name, separator, n) in [("one-story", " ", 100), ("few-stories", "<|endoftext|>", 100), ("few-json", "", 100)]
+    {
+        let stories = stories(n);
+        let folder = with_vocabulary(name, &stories);
+        let corpus = folder.join(if separator.is_empty() { "few.json" } else { "few.txt" });
+        let json = serde_json::to_string(&stories).unwrap();
+        fs::write(&corpus, if separator.is_empty() { json } else { stories.join(separator) }).unwrap();
+        let output = pretokenize(&corpus, &folder, &[]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success() && said.contains("the last tenth of the text, since there are too few"),
+            "{said}"
+        );
+        let n = if name == "one-story" { 1 } else { n };
+        assert!(said.contains(&format!("2 shards, {n} stories, ")), "{said}");
+        let [valid, train] = [0, 1].map(|i| read(&shards(&folder)[i]).len());
+        assert!((8 * valid..11 * valid).contains(&train), "{valid} of {}", valid + train);
+        let bytes = fs::read(folder.join("tokenizer.bin")).unwrap();
+        let index = index(&bytes);
+        let tokenizer = Tokenizer::with_index(&bytes, &index);
+        let words = |i: usize| {
+            let tokens = read(&shards(&folder)[i]);
+            let text: Vec<u8> = tokens
+                .windows(2)
+                .flat_map(|pair| {
+                    if pair[1] == infer_core::BOS { &b" "[..] } else { tokenizer.decode(pair[0], pair[1]).unwrap() }
+                })
+                .copied()
+                .collect();
+            String::from_utf8(text).unwrap()
+        };
+        let text = format!("{} {}", words(1), words(0));
+        assert!(text.split_whitespace().eq(stories.join(" ").split_whitespace()), "{name}");
+    }
+}
+
+/// What is skipped counts once, though both splits read it.
+#[test]
+fn empty_stories_count_once() {
+    let mut stories = stories(300);
+    let folder = with_vocabulary("empty", &stories);
+    for _ in 0..29 {
+        stories.insert(100, " ".into());
+    }
+    let corpus = folder.join("corpus.txt");
+    fs::write(&corpus, stories.join("<|endoftext|>")).unwrap();
+    let output = pretokenize(&corpus, &folder, &[]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("300 stories (29 empty skipped)"), "{said}");
+}
+
+/// A try that fails does not stand in the way of the next one; what is finished is never replaced.
+#[test]
+fn a_failed_try_leaves_nothing_in_the_way() {
+    let stories = stories(400);
+    let folder = with_vocabulary("failed-try", &stories);
+    let other = with_vocabulary("failed-try-2", &stories[..100]).join("tokenizer.bin");
+    let tokenizer = folder.join("tokenizer.bin");
+    let corpus = folder.join("corpus.txt");
+    // The last story is no UTF-8.
+    fs::write(&corpus, [stories.join("\n\n").as_bytes(), b"\n\nlast\xff"].concat()).unwrap();
+    let out = folder.join("out");
+    let attempt = |separator: &str, tokenizer: &Path| {
+        pretokenize(&corpus, &out, &["--tokenizer", text(tokenizer), "--separator", separator])
+    };
+    assert_fails(&attempt("\\n\\n", &tokenizer), &["not valid UTF-8"]);
+    assert!(out.join("meta.json").exists());
+    assert_fails(&attempt("\\n", &other), &["not valid UTF-8"]);
+    fs::write(&corpus, stories.join("\n\n")).unwrap();
+    let output = attempt("\\n\\n", &tokenizer);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(fs::read(out.join("tokenizer.bin")).unwrap(), fs::read(&tokenizer).unwrap());
+    let tokens = || shards(&out).iter().map(|path| fs::read(path).unwrap()).collect::<Vec<_>>();
+    let before = tokens();
+    assert_fails(&attempt("\\n", &tokenizer), &["has shards made with the separator \"\\n\\n\"", "--out"]);
+    assert!(tokens() == before);
+}
+
+/// A damaged shard is refused by name, and made again by the command that the message gives.
+#[test]
+fn a_damaged_shard_is_made_again() {
+    let stories = stories(400);
+    let folder = with_vocabulary("damaged", &stories);
+    let corpus = folder.join("corpus.txt");
+    fs::write(&corpus, stories.join("\n\n")).unwrap();
+    assert!(pretokenize(&corpus, &folder, &["--separator", "\\n\\n"]).status.success());
+    let path = folder.join("shard00001.bin");
+    let whole = fs::read(&path).unwrap();
+    let mut flipped = whole.clone();
+    flipped[1000] ^= 1;
+    for damaged in [&flipped[..], &whole[..whole.len() - 2]] {
+        fs::write(&path, damaged).unwrap();
+        let train = trainer(&["--data", text(&folder), "--out-dir", text(&folder.join("run"))]).output().unwrap();
+        let again = ["pretokenize", "--out", text(&folder)];
+        assert_fails(&train, &["shard00001.bin is damaged", &again.join(" ")]);
+        let said = run(&again);
+        assert!(said.contains("it is made again") && said.contains("1 of 2 shards are there"), "{said}");
+        assert!(fs::read(&path).unwrap() == whole);
+    }
+    // The vocabulary of finished shards is not replaced either.
+    let anew =
+        trainer(&["train-vocab", text(&corpus), "--vocab-size", "299", "--out", text(&folder)]).output().unwrap();
+    assert_fails(&anew, &["shards that were made with another tokenizer.bin", "--out"]);
 }
