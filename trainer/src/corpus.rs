@@ -14,10 +14,12 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context, anyhow, bail, ensure};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use memchr::memmem::Finder;
 use serde::de::{DeserializeSeed, Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::bar;
 
 /// What separates the stories of plain text, unless told otherwise.
 pub const SEPARATOR: &str = "<|endoftext|>";
@@ -101,8 +103,7 @@ pub fn list(paths: &[PathBuf]) -> String {
 
 /// A bar for this many bytes of corpus.
 pub fn progress(bytes: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:40} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left {msg}");
-    ProgressBar::new(bytes).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+    bar::new(bytes, "{bytes} of {total_bytes}, {bytes_per_sec}, {eta} left")
 }
 
 /// Receives each story, trimmed and not empty.

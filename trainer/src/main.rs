@@ -7,9 +7,26 @@
 //! ```
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+/// As in std, but without its panic when nobody reads any more, as behind `| head`: a training goes on.
+macro_rules! println {
+    ($($part:tt)*) => {{
+        use std::io::Write as _;
+        _ = writeln!(std::io::stdout(), $($part)*);
+    }};
+}
+/// As [`println`].
+macro_rules! eprintln {
+    ($($part:tt)*) => {{
+        use std::io::Write as _;
+        _ = writeln!(std::io::stderr(), $($part)*);
+    }};
+}
+
+mod bar;
 mod batches;
 mod checkpoint;
 mod corpus;
@@ -21,6 +38,8 @@ mod files;
 mod generated;
 mod inference;
 mod interrupt;
+mod memory;
+mod output;
 mod peak;
 mod plot;
 mod pretokenize;
@@ -29,11 +48,13 @@ mod sample;
 mod schedule;
 mod settings;
 mod shards;
+mod start;
 mod teacher;
 mod tensorboard;
 mod train;
 mod vocab;
 
+use output::Usage;
 use settings::Settings;
 
 /// Trains a small Llama-2 model and exports it as a llama2.c file
@@ -59,9 +80,20 @@ enum Command {
     Export(export::Args),
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     let matches = Cli::command().get_matches();
-    let cli = Cli::from_arg_matches(&matches)?;
+    match run(&matches) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) if output::is_broken_pipe(&e) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {}", output::one_line(&e));
+            ExitCode::from(if e.is::<Usage>() { 2 } else { 1 })
+        }
+    }
+}
+
+fn run(matches: &clap::ArgMatches) -> anyhow::Result<()> {
+    let cli = Cli::from_arg_matches(matches)?;
     match cli.command {
         Some(Command::Download(args)) => download::run(&args),
         Some(Command::TrainVocab(args)) => vocab::run(&args),
@@ -69,6 +101,6 @@ fn main() -> anyhow::Result<()> {
         Some(Command::Sample(args)) => sample::run(&args),
         Some(Command::Eval(args)) => eval::run(&args),
         Some(Command::Export(args)) => export::run(&args),
-        None => train::run(&Settings::load(cli.config.as_deref(), cli.settings, &matches)?),
+        None => train::run(&Settings::load(cli.config.as_deref(), cli.settings, matches)?),
     }
 }

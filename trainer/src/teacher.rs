@@ -6,10 +6,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
-use indicatif::{ProgressBar, ProgressStyle};
 use infer_core::{BOS, MappedModel, Model, Sampler};
 use rayon::prelude::*;
 
+use crate::bar;
 use crate::batches::mix;
 use crate::files::{remove_unfinished, write_whole};
 use crate::inference::generate;
@@ -63,8 +63,7 @@ impl Teacher {
         if folder.exists() {
             remove_unfinished(&folder)?;
         }
-        let progress = ProgressBar::new(n as u64);
-        progress.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} stories of the teacher, {eta} left")?);
+        let progress = bar::new(n as u64, "{pos}/{len} stories of the teacher, {eta} left");
         let mut shards = Vec::new();
         for from in (0..n).step_by(STORIES_PER_SHARD) {
             let to = (from + STORIES_PER_SHARD).min(n);
