@@ -79,7 +79,7 @@ mod tests {
         let more = (most.parse::<u64>().unwrap() + 1).to_string();
         error(&["--batch-size", &more], 23e9);
 
-        assert!(error(&["--batch-size", "9223372036854775808"], f64::INFINITY).contains("tokens"));
+        assert!(error(&["--batch-size", "4611686018427387904"], f64::INFINITY).contains("tokens"));
         assert!(error(&["--dim", "1000000"], 23e9).contains("lower dim"));
     }
 

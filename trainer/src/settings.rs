@@ -158,6 +158,9 @@ pub struct Settings {
 impl Settings {
     /// Lets the file override what is not on the command line, and checks the result.
     pub fn load(file: Option<&Path>, flags: Settings, matches: &ArgMatches) -> anyhow::Result<Settings> {
+        if let Some(flag) = too_large(matches) {
+            return Err(Usage(format!("{flag}: it must be below 2^63")).into());
+        }
         let settings = match file {
             Some(path) => overlay(path, &flags, matches).with_context(|| format!("settings {}", path.display()))?,
             None => flags,
@@ -278,6 +281,15 @@ fn overlay(path: &Path, flags: &Settings, matches: &ArgMatches) -> anyhow::Resul
     table.try_into().map_err(|e: toml::de::Error| anyhow!("{}", e.message()))
 }
 
+/// The first flag with a number that TOML cannot hold.
+fn too_large(matches: &ArgMatches) -> Option<String> {
+    let is_too_large = |value: &str| value.parse::<u64>().is_ok_and(|n| i64::try_from(n).is_err());
+    matches.ids().find_map(|id| {
+        let mut values = matches.try_get_raw(id.as_str()).ok()??.filter_map(|value| value.to_str());
+        values.find(|value| is_too_large(value)).map(|value| format!("{id} is {value}"))
+    })
+}
+
 #[cfg(test)]
 pub mod tests {
     use clap::{Args, Command, FromArgMatches};
@@ -319,8 +331,9 @@ pub mod tests {
             (&["--n-kv-heads", "3"], None, "n_kv_heads is 3: it must divide n_heads 4"),
             (&["--max-seq-len", "0"], None, "max_seq_len is 0: it must be at least 1"),
             (&["--vocab-size", "4294967296"], None, "vocab_size is 4294967296: it must be"),
-            (&["--dim", "9223372036854775808"], None, "dim is 9223372036854775808: it must be"),
-            (&["--multiple-of", "18446744073709551615"], None, "hidden_dim is 18446744073709551615: it must be"),
+            (&["--dim", "9223372036854775808"], None, "dim is 9223372036854775808: it must be below 2^63"),
+            (&["--multiple-of", "9223372036854775807"], None, "hidden_dim is 9223372036854775807: it must be"),
+            (&["--seed", "18446744073709551615"], None, "seed is 18446744073709551615: it must be below 2^63"),
             (&["--device", "tpu"], None, "device is \"tpu\": it must be cpu or cuda"),
             (&["--dropout", "1"], None, "dropout is 1"),
             (&["--learning-rate", "nan"], None, "learning_rate is NaN"),

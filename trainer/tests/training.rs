@@ -315,6 +315,7 @@ fn settings_are_checked_before_the_first_step() {
     for (arguments, part) in [
         (&["--device", "tpu"][..], "tpu"),
         (&["--n-heads", "3"], "n_heads is 3: it must divide dim 64"),
+        (&["--config", "tiny.toml", "--batch-size", "9223372036854775808"], "batch_size is 9223372036854775808"),
         (&["sample", "out", "--temperature=-1"], "temperature is -1"),
         (&["eval", "out", "--window", "33"], "--window 33"),
         (&["download", "stories260K", "--sha256", "00"], "--sha256"),
@@ -330,7 +331,7 @@ fn settings_are_checked_before_the_first_step() {
         (&["--export", "stories.txt"], &["stories.txt is read here", "--export"]),
         (&["--init-from", "out/model.bin", "--export", "out/model.bin"], &["out/model.bin is read here", "--export"]),
         (&["--export-version", "2", "--hidden-dim", "42"], &["hidden_dim is 42", "multiples of 4"]),
-        (&["--batch-size", "9223372036854775808"], &["GB of memory", "lower batch_size from 9223372036854775808"]),
+        (&["--batch-size", "9223372036854775807"], &["GB of memory", "lower batch_size from 9223372036854775807"]),
         (&["--batch-size", "100000000"], &["GB of memory", "lower batch_size from 100000000"]),
         (&["--n-layers", "2000000000"], &["GB of memory", "n_layers"]),
         (&["--out-dir", "stories.txt"], &["stories.txt cannot be written", "--out-dir"]),
