@@ -393,7 +393,10 @@ impl Checkpoints {
         let kept = [self.best().map(|step| step.iter), self.steps.last().map(|step| step.iter)];
         let old = |step: &mut Step| step.best_loss.is_some() && !kept.contains(&Some(step.iter));
         for step in self.steps.extract_if(.., old) {
-            remove(&step.path)?;
+            // A process that is killed here leaves nothing that looks like a step.
+            let doomed = free_name(&self.folder, &format!("{UNFINISHED}{}", step_name(step.iter)));
+            std::fs::rename(&step.path, &doomed)?;
+            remove(&doomed)?;
         }
         Ok(())
     }

@@ -57,7 +57,7 @@ pub fn lock(folder: &Path, other: &str, way: &str) -> anyhow::Result<File> {
     let lock = open().with_context(|| format!("folder {} cannot be written: {way}", folder.display()))?;
     match lock.try_lock() {
         Ok(()) => {}
-        Err(TryLockError::WouldBlock) => bail!("{}: {other} is at work here: {way}", folder.display()),
+        Err(TryLockError::WouldBlock) => bail!("folder {}: {other} is at work here: {way}", folder.display()),
         // Some network file systems have no locks.
         Err(TryLockError::Error(e)) => eprintln!("note: {}: no protection from {other}: {e}", folder.display()),
     }

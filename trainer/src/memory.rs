@@ -35,7 +35,7 @@ fn fits(settings: &Settings, config: &Config, available: f64) -> anyhow::Result<
     } else {
         "lower dim, n_layers, vocab_size or max_seq_len".into()
     };
-    bail!("this training takes about {} of memory, and there are {}: {advice}", gb(needed), gb(available))
+    bail!("this training takes about {} of memory, and {} are available: {advice}", gb(needed), gb(available))
 }
 
 fn gb(bytes: f64) -> String {
