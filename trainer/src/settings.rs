@@ -277,8 +277,7 @@ fn overlay(path: &Path, flags: &Settings, matches: &ArgMatches) -> anyhow::Resul
             table.insert(key, value);
         }
     }
-    // What is wrong with a value has no place any more, and its message names the key or the value.
-    table.try_into().map_err(|e: toml::de::Error| anyhow!("{}", e.message()))
+    table.try_into().map_err(|e: toml::de::Error| anyhow!("{}", e.to_string().trim_end().replace('\n', " ")))
 }
 
 /// The first flag with a number that TOML cannot hold.

@@ -334,12 +334,13 @@ fn settings_are_checked_before_the_first_step() {
         (&["--batch-size", "9223372036854775807"], &["GB of memory", "lower batch_size from 9223372036854775807"]),
         (&["--batch-size", "100000000"], &["GB of memory", "lower batch_size from 100000000"]),
         (&["--n-layers", "2000000000"], &["GB of memory", "n_layers"]),
-        (&["--out-dir", "stories.txt"], &["stories.txt cannot be written", "--out-dir"]),
     ] {
         let error = scene.fails(&[&train("new")[..], arguments].concat());
         assert!(parts.iter().all(|part| error.contains(part)), "{arguments:?}: {error}");
     }
     assert!(!scene.path("new/metrics.jsonl").exists(), "no step was done");
+    let error = scene.fails(&train("stories.txt"));
+    assert!(error.contains("folder stories.txt cannot be written: name another --out-dir"), "{error}");
 }
 
 #[test]
