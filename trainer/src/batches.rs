@@ -63,7 +63,7 @@ impl<'a> Batches<'a> {
     /// once there are no more sequences.
     pub fn fixed(&self, i: usize, batches: usize, n: usize) -> anyhow::Result<Option<Batch>> {
         let all = self.sequences();
-        let wanted = ((batches * n) as u64).min(all);
+        let wanted = (batches.saturating_mul(n) as u64).min(all);
         let numbers = (i * n) as u64..(((i + 1) * n) as u64).min(wanted);
         if numbers.is_empty() {
             return Ok(None);

@@ -1,29 +1,36 @@
 //! Checkpoints: a folder per step with everything that a run needs to go on bit for bit.
 //!
 //! ```text
-//! out_dir/checkpoints/index.json            which step is the last, and which the best
 //! out_dir/checkpoints/step-00000100/        tensors.safetensors (weights and moments), run.postcard, tokenizer.bin
+//! out_dir/checkpoints/damaged-step-…/       one that a resumed run passed over
 //! ```
 //!
-//! A folder is written under a temporary name, brought to the disk and renamed; then index.json is replaced, in one step
-//! for both entries. A process that is killed at any instant leaves the old checkpoints or the new one.
+//! A folder is written under a temporary name, brought to the disk and renamed: a process that is killed at any instant
+//! leaves the new checkpoint whole or not at all. The last step is the one with the highest number. The best one is the
+//! first that has the lowest loss of the last. run.postcard ends with checksums, so that no damaged file is taken for a
+//! whole one.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
+use crc32c::crc32c;
 use infer_core::format::TensorName;
 use infer_core::{Config, WeightType};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
-use crate::files::{UNFINISHED, remove, remove_unfinished, sync_folder, write_whole};
+use crate::files::{UNFINISHED, map, remove, remove_unfinished, sync_folder, write_whole};
 
-const TENSORS: &str = "tensors.safetensors";
-const RUN: &str = "run.postcard";
-const INDEX: &str = "index.json";
-/// Of [`Run`]; another one is refused.
-const FORMAT: u32 = 2;
+/// Weights and moments.
+pub const TENSORS: &str = "tensors.safetensors";
+/// The state of the run.
+pub const RUN: &str = "run.postcard";
+/// The tokenizer of a checkpoint, and of a model beside it.
+pub const TOKENIZER: &str = "tokenizer.bin";
+/// Of [`Run`], before there were checksums, and since.
+const UNCHECKED: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// State of a run besides its tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -56,6 +63,26 @@ pub struct Order {
     pub length: usize,
     /// Sequences of an epoch.
     pub epoch: u64,
+}
+
+impl Order {
+    /// What is different now, in words.
+    pub fn changes(&self, now: &Order) -> String {
+        let number = |n: usize| n as u64;
+        let values = [
+            ("seed", self.seed, now.seed),
+            ("batch_size", number(self.batch_size), number(now.batch_size)),
+            (
+                "gradient_accumulation_steps",
+                number(self.gradient_accumulation_steps),
+                number(now.gradient_accumulation_steps),
+            ),
+            ("max_seq_len", number(self.length), number(now.length)),
+            ("sequences in the training data", self.epoch, now.epoch),
+        ];
+        let changed = values.iter().filter(|(_, was, is)| was != is);
+        changed.map(|(name, was, is)| format!("{name}: {was}, now {is}")).collect::<Vec<_>>().join("; ")
+    }
 }
 
 impl Run {
@@ -91,6 +118,59 @@ pub struct Tensor {
     pub data: Vec<f32>,
 }
 
+/// CRC-32C of the large files of a checkpoint. A checkpoint of an older trainer has none.
+#[derive(Clone, Copy)]
+struct Checksums {
+    tensors: u32,
+    tokenizer: u32,
+}
+
+impl Checksums {
+    fn of(path: &Path) -> anyhow::Result<Checksums> {
+        let checksum = |name: &str| anyhow::Ok(crc32c(&map(&path.join(name))?));
+        Ok(Checksums { tensors: checksum(TENSORS)?, tokenizer: checksum(TOKENIZER)? })
+    }
+}
+
+/// run.postcard: the run, the checksums, and the checksum of what is before it, little endian.
+fn encode_run(run: &Run, checksums: Checksums) -> anyhow::Result<Vec<u8>> {
+    let mut bytes = postcard::to_stdvec(run)?;
+    bytes.extend(checksums.tensors.to_le_bytes());
+    bytes.extend(checksums.tokenizer.to_le_bytes());
+    bytes.extend(crc32c(&bytes).to_le_bytes());
+    Ok(bytes)
+}
+
+fn decode_run(bytes: &[u8]) -> anyhow::Result<(Run, Option<Checksums>)> {
+    let (format, _) = postcard::take_from_bytes::<u32>(bytes)?;
+    let (run, checksums) = match format {
+        UNCHECKED => (bytes, None),
+        FORMAT => {
+            let (rest, checksum) = take_u32(bytes)?;
+            ensure!(crc32c(rest) == checksum, "its checksum is wrong");
+            let (rest, tokenizer) = take_u32(rest)?;
+            let (run, tensors) = take_u32(rest)?;
+            (run, Some(Checksums { tensors, tokenizer }))
+        }
+        other => bail!("it has format {other}, and this trainer reads {UNCHECKED} and {FORMAT}"),
+    };
+    let (run, rest) = postcard::take_from_bytes::<Run>(run)?;
+    ensure!(rest.is_empty(), "{} bytes follow the run", rest.len());
+    Ok((Run { format: FORMAT, ..run }, checksums))
+}
+
+/// The bytes before the last four, and these as a number.
+fn take_u32(bytes: &[u8]) -> anyhow::Result<(&[u8], u32)> {
+    let (rest, last) = bytes.split_last_chunk().context("it is cut short")?;
+    Ok((rest, u32::from_le_bytes(*last)))
+}
+
+fn read_run(path: &Path) -> anyhow::Result<(Run, Option<Checksums>)> {
+    let path = path.join(RUN);
+    let bytes = std::fs::read(&path).with_context(|| format!("checkpoint file {}", path.display()))?;
+    decode_run(&bytes).with_context(|| damaged(&path))
+}
+
 /// A checkpoint in memory.
 pub struct Checkpoint {
     pub path: PathBuf,
@@ -102,15 +182,23 @@ pub struct Checkpoint {
 
 impl Checkpoint {
     /// Reads a folder that [`Checkpoints::save`] has written.
+    ///
+    /// # Errors
+    /// Names the file that is missing or damaged.
     pub fn read(path: &Path) -> anyhow::Result<Checkpoint> {
-        let file = |name: &str| {
-            let path = path.join(name);
-            std::fs::read(&path).with_context(|| format!("checkpoint file {}", path.display()))
-        };
-        let run: Run = postcard::from_bytes(&file(RUN)?).with_context(|| damaged(&path.join(RUN)))?;
-        ensure!(run.format == FORMAT, "{} has format {}, this trainer reads {FORMAT}", path.display(), run.format);
+        let (run, checksums) = read_run(path)?;
+        if checksums.is_none() {
+            eprintln!("note: {} has no checksums, as it is of an older trainer: damage may go unseen", path.display());
+        }
+        let tokenizer_path = path.join(TOKENIZER);
+        let tokenizer = std::fs::read(&tokenizer_path);
+        let tokenizer = tokenizer.with_context(|| format!("checkpoint file {}", tokenizer_path.display()))?;
         let tensors_path = path.join(TENSORS);
-        let bytes = file(TENSORS)?;
+        let bytes = map(&tensors_path).with_context(|| format!("checkpoint file {}", tensors_path.display()))?;
+        if let Some(checksums) = checksums {
+            ensure!(crc32c(&tokenizer) == checksums.tokenizer, "{}", damaged(&tokenizer_path));
+            ensure!(crc32c(&bytes) == checksums.tensors, "{}", damaged(&tensors_path));
+        }
         let tensors = SafeTensors::deserialize(&bytes).with_context(|| damaged(&tensors_path))?;
         let tensors = tensors.iter().map(|(name, view)| {
             ensure!(view.dtype() == Dtype::F32, "{}: {name} is {:?}, not F32", tensors_path.display(), view.dtype());
@@ -118,7 +206,7 @@ impl Checkpoint {
             Ok(Tensor { name: name.to_owned(), shape: view.shape().to_vec(), data })
         });
         let tensors = tensors.collect::<anyhow::Result<_>>()?;
-        Ok(Checkpoint { path: path.to_path_buf(), run, tensors, tokenizer: file("tokenizer.bin")? })
+        Ok(Checkpoint { path: path.to_path_buf(), run, tensors, tokenizer })
     }
 
     /// Whether a folder holds a checkpoint.
@@ -149,80 +237,128 @@ pub fn tensor_name(kind: &str, name: TensorName, layer: usize) -> String {
 }
 
 fn damaged(path: &Path) -> String {
-    format!("{} is damaged: resume from another checkpoint", path.display())
+    format!("{} is damaged: take another checkpoint", path.display())
 }
 
 /// The checkpoints of a run.
 pub struct Checkpoints {
     folder: PathBuf,
-    index: Index,
+    /// The oldest first.
+    steps: Vec<Step>,
     keep_all: bool,
 }
 
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct Index {
-    last: Option<String>,
-    best: Option<String>,
+struct Step {
+    iter: u64,
+    path: PathBuf,
+    /// Lowest validation loss up to this step; nothing if run.postcard cannot be read.
+    best_loss: Option<f64>,
+}
+
+impl Step {
+    /// A folder of this name, if it is one of a step.
+    fn find(path: PathBuf) -> Option<Step> {
+        let name = path.file_name()?.to_str()?;
+        let iter = name.strip_prefix("step-")?.parse().ok().filter(|&iter| step_name(iter) == name)?;
+        let best_loss = read_run(&path).ok().map(|(run, _)| run.best_loss);
+        Some(Step { iter, path, best_loss })
+    }
+}
+
+fn step_name(iter: u64) -> String {
+    format!("step-{iter:08}")
 }
 
 impl Checkpoints {
     /// Looks at the checkpoints in `out_dir`, without changing anything.
     pub fn open(out_dir: &Path) -> anyhow::Result<Checkpoints> {
         let folder = out_dir.join("checkpoints");
-        let path = folder.join(INDEX);
-        let index = match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| damaged(&path))?,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Index::default(),
-            Err(e) => return Err(e).with_context(|| path.display().to_string()),
+        let entries = match std::fs::read_dir(&folder) {
+            Ok(entries) => entries.collect::<Result<Vec<_>, _>>(),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(e) => Err(e),
         };
-        Ok(Checkpoints { folder, index, keep_all: true })
+        let entries = entries.with_context(|| folder.display().to_string())?;
+        let mut steps: Vec<Step> = entries.into_iter().filter_map(|entry| Step::find(entry.path())).collect();
+        steps.sort_by_key(|step| step.iter);
+        Ok(Checkpoints { folder, steps, keep_all: true })
     }
 
-    /// Makes the folder ready for [`save`](Checkpoints::save): removes what a killed process left unfinished, and steps
-    /// after the last, which are about to be computed again. `keep_all` keeps every step, else only best and last.
-    pub fn begin(&mut self, keep_all: bool) -> anyhow::Result<()> {
+    /// Makes the folder ready for a run that goes on from step `iter`: removes what a killed process left unfinished, and
+    /// gives later steps, which were passed over as damaged, another name. `keep_all` keeps every step, else only best and
+    /// last.
+    pub fn begin(&mut self, iter: u64, keep_all: bool) -> anyhow::Result<()> {
         self.keep_all = keep_all;
-        let attempt = || {
+        let mut attempt = || {
             std::fs::create_dir_all(&self.folder)?;
             remove_unfinished(&self.folder)?;
-            for (name, path) in self.steps()? {
-                if self.index.last.as_ref().is_none_or(|last| name > *last) {
-                    remove(&path)?;
-                }
+            for step in self.steps.extract_if(.., |step| step.iter > iter) {
+                std::fs::rename(&step.path, free_name(&self.folder, &format!("damaged-{}", step_name(step.iter))))?;
             }
-            self.remove_old()?;
-            Ok(())
+            self.remove_old()
         };
         attempt().map_err(|e: std::io::Error| e).with_context(|| self.folder.display().to_string())
     }
 
     /// Folder of the last checkpoint.
-    pub fn last(&self) -> Option<PathBuf> {
-        self.index.last.as_ref().map(|name| self.folder.join(name))
+    pub fn last(&self) -> Option<&Path> {
+        self.steps.last().map(|step| &*step.path)
     }
 
-    /// Folder of the checkpoint with the lowest validation loss.
-    pub fn best(&self) -> Option<PathBuf> {
-        self.index.best.as_ref().map(|name| self.folder.join(name))
+    /// The checkpoint with the lowest validation loss.
+    fn best(&self) -> Option<&Step> {
+        let lowest = self.steps.iter().rev().find_map(|step| step.best_loss).filter(|loss| loss.is_finite())?;
+        self.steps.iter().find(|step| step.best_loss == Some(lowest))
     }
 
-    /// Writes a checkpoint as the last one, and as the best one if it `is_best`; then removes the ones before.
-    pub fn save(&mut self, run: &Run, tensors: &[Tensor], tokenizer: &[u8], is_best: bool) -> anyhow::Result<()> {
-        let name = format!("step-{:08}", run.iter);
-        let path = self.folder.join(&name);
-        if self.index.last.as_ref() != Some(&name) {
-            let written = self.write(&path, run, tensors, tokenizer);
-            let last =
-                self.last().map_or("there is none before it".into(), |path| format!("{} is whole", path.display()));
-            written.with_context(|| format!("writing checkpoint {} ({last})", path.display()))?;
-        } else {
-            // Saved when it was interrupted; the evaluation has come since.
-            write_whole(&path.join(RUN), |out| Ok(out.write_all(&postcard::to_stdvec(run)?)?))?;
+    /// Reads the last checkpoint that is whole.
+    pub fn read_last(&self) -> anyhow::Result<Option<Checkpoint>> {
+        self.read_first(self.steps.iter().rev())
+    }
+
+    /// Reads the best checkpoint, or the last one that is whole.
+    pub fn read_best(&self) -> anyhow::Result<Option<Checkpoint>> {
+        self.read_first(self.best().into_iter().chain(self.steps.iter().rev()))
+    }
+
+    /// Reads the first that is whole, and says why it is not the one before.
+    fn read_first<'a>(&self, steps: impl Iterator<Item = &'a Step>) -> anyhow::Result<Option<Checkpoint>> {
+        let mut damage = None;
+        for step in steps {
+            match (Checkpoint::read(&step.path), damage.take()) {
+                (Ok(checkpoint), None) => return Ok(Some(checkpoint)),
+                (Ok(checkpoint), Some(e)) => {
+                    eprintln!("note: {e:#}: {} is whole, and taken in its place", step.path.display());
+                    return Ok(Some(checkpoint));
+                }
+                (Err(e), first) => damage = first.or(Some(e)),
+            }
         }
-        let best = if is_best { Some(name.clone()) } else { self.index.best.clone() };
-        let index = Index { last: Some(name), best };
-        write_whole(&self.folder.join(INDEX), |out| Ok(serde_json::to_writer(out, &index)?))?;
-        self.index = index;
+        match damage {
+            Some(e) => Err(e.context(format!("no checkpoint in {} is whole", self.folder.display()))),
+            None => Ok(None),
+        }
+    }
+
+    /// Writes a checkpoint as the last one, then removes the ones before.
+    pub fn save(&mut self, run: &Run, tensors: &[Tensor], tokenizer: &[u8]) -> anyhow::Result<()> {
+        let path = self.folder.join(step_name(run.iter));
+        let best_loss = Some(run.best_loss);
+        match self.steps.last_mut().filter(|step| step.iter == run.iter) {
+            Some(step) => {
+                // Saved when it was interrupted; the evaluation has come since.
+                step.best_loss = best_loss;
+                let checksums = read_run(&path)?.1.map_or_else(|| Checksums::of(&path), Ok)?;
+                write_whole(&path.join(RUN), |out| Ok(out.write_all(&encode_run(run, checksums)?)?))?;
+            }
+            None => {
+                let written = self.write(&path, run, tensors, tokenizer);
+                let last =
+                    self.last().map_or("there is none before it".into(), |path| format!("{} is whole", path.display()));
+                written.with_context(|| format!("writing checkpoint {} ({last})", path.display()))?;
+                self.steps.push(Step { iter: run.iter, path, best_loss });
+            }
+        }
         self.remove_old().with_context(|| format!("removing old checkpoints from {}", self.folder.display()))
     }
 
@@ -238,9 +374,9 @@ impl Checkpoints {
         });
         let views = views.collect::<anyhow::Result<Vec<_>>>()?;
         safetensors::serialize_to_file(views, None, &temporary.path().join(TENSORS))?;
-        std::fs::write(temporary.path().join(RUN), postcard::to_stdvec(run)?)?;
-        std::fs::write(temporary.path().join("tokenizer.bin"), tokenizer)?;
-        for name in [TENSORS, RUN, "tokenizer.bin"] {
+        std::fs::write(temporary.path().join(TOKENIZER), tokenizer)?;
+        std::fs::write(temporary.path().join(RUN), encode_run(run, Checksums::of(temporary.path())?)?)?;
+        for name in [TENSORS, RUN, TOKENIZER] {
             File::open(temporary.path().join(name))?.sync_all()?;
         }
         sync_folder(temporary.path())?;
@@ -249,27 +385,28 @@ impl Checkpoints {
         Ok(sync_folder(&self.folder)?)
     }
 
-    fn remove_old(&self) -> std::io::Result<()> {
-        for (name, path) in self.steps()? {
-            if !self.keep_all && Some(&name) != self.index.last.as_ref() && Some(&name) != self.index.best.as_ref() {
-                remove(&path)?;
-            }
+    /// What cannot be read stays: it may be all that is left of something.
+    fn remove_old(&mut self) -> std::io::Result<()> {
+        if self.keep_all {
+            return Ok(());
+        }
+        let kept = [self.best().map(|step| step.iter), self.steps.last().map(|step| step.iter)];
+        let old = |step: &mut Step| step.best_loss.is_some() && !kept.contains(&Some(step.iter));
+        for step in self.steps.extract_if(.., old) {
+            // A process that is killed here leaves nothing that looks like a step.
+            let doomed = free_name(&self.folder, &format!("{UNFINISHED}{}", step_name(step.iter)));
+            std::fs::rename(&step.path, &doomed)?;
+            remove(&doomed)?;
         }
         Ok(())
     }
+}
 
-    /// Names and paths of the folders of all steps.
-    fn steps(&self) -> std::io::Result<Vec<(String, PathBuf)>> {
-        let mut steps = Vec::new();
-        for entry in std::fs::read_dir(&self.folder)? {
-            let entry = entry?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if name.starts_with("step-") {
-                steps.push((name, entry.path()));
-            }
-        }
-        Ok(steps)
-    }
+/// A path in the folder that nothing has yet: with this name, or with a number behind it.
+fn free_name(folder: &Path, name: &str) -> PathBuf {
+    let numbered = (2u64..).map(|i| folder.join(format!("{name}-{i}")));
+    let mut paths = std::iter::once(folder.join(name)).chain(numbered);
+    paths.find(|path| !path.exists()).expect("some number is free")
 }
 
 #[cfg(test)]

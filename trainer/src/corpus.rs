@@ -13,11 +13,11 @@ use std::ops::AddAssign;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail, ensure};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
 
-use crate::json;
 use crate::separator::{Separator, line_ends};
+use crate::{bar, json};
 
 /// Where `trainer download` puts TinyStories.
 pub const DEFAULT: &str = "data/TinyStories_all_data";
@@ -80,8 +80,7 @@ pub fn list(paths: &[PathBuf]) -> String {
 
 /// A bar for this many bytes of corpus.
 pub fn progress(bytes: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:40} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left {msg}");
-    ProgressBar::new(bytes).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+    bar::new(bytes, "{bytes} of {total_bytes}, {bytes_per_sec}, {eta} left")
 }
 
 /// Receives each story, trimmed and not empty.

@@ -1,7 +1,8 @@
 //! Fetches TinyStories, and the published models with their tokenizers: whole, checked, and resumed where it stopped.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,11 +12,13 @@ use sha2::{Digest, Sha256};
 use ureq::Agent;
 
 use crate::corpus;
-use crate::files::{UNFINISHED, remove_unfinished};
+use crate::files::{UNFINISHED, folder_of, remove_unfinished};
+use crate::output::Usage;
 use crate::shards::hex;
 
-/// Broken connections in a row that bring nothing before it gives up, and the pause after the first.
+/// Broken connections in a row that bring less than this before it gives up, and the pause after the first.
 const ATTEMPTS: u32 = 5;
+const PROGRESS: u64 = 1 << 16;
 const PAUSE: Duration = Duration::from_millis(250);
 const HUGGING_FACE: &str = "https://huggingface.co";
 const GITHUB: &str = "https://raw.githubusercontent.com";
@@ -35,6 +38,9 @@ pub struct Args {
     /// SHA-256 to expect in place of the known one, when a mirror has another edition of a single file
     #[arg(long, value_name = "HEX")]
     pub sha256: Option<String>,
+    /// Seconds without a byte after which a connection counts as broken
+    #[arg(long, value_name = "SECONDS", default_value = "60")]
+    pub timeout: NonZeroU64,
 }
 
 /// What can be fetched by name.
@@ -58,27 +64,30 @@ pub enum Name {
     Tokenizer,
 }
 
-/// One file: where it is, where it goes, and its SHA-256 where that is known.
+/// One file: where it is, where it goes, its SHA-256 where that is known, and how large any edition of it could be.
 struct Item {
     base: &'static str,
     path: String,
     to: PathBuf,
     sha256: Option<&'static str>,
+    most_mb: u64,
 }
 
 impl Name {
     fn items(self) -> Vec<Item> {
-        let model = |path: &str, to: &str, sha256| Item {
+        let model = |path: &str, to: &str, most_mb, sha256| Item {
             base: HUGGING_FACE,
             path: format!("karpathy/tinyllamas/resolve/main/{path}"),
             to: to.into(),
             sha256,
+            most_mb,
         };
         let tokenizer = |to: &str| Item {
             base: GITHUB,
             path: "karpathy/llama2.c/master/tokenizer.bin".into(),
             to: to.into(),
             sha256: Some("50a52ef822ee9e83de5ce9d0be0a025a773d019437f58b5ff9dcafb063ece361"),
+            most_mb: 16,
         };
         match self {
             Name::Tinystories => vec![Item {
@@ -86,16 +95,19 @@ impl Name {
                 path: "datasets/roneneldan/TinyStories/resolve/main/TinyStories_all_data.tar.gz".into(),
                 to: "TinyStories_all_data.tar.gz".into(),
                 sha256: Some("26cf7605aca15bc4ea6fa637256400d9d01317b28ed296172b2d1dd160cd7699"),
+                most_mb: 4096,
             }],
             Name::Stories260K => vec![
                 model(
                     "stories260K/stories260K.bin",
                     "stories260K/stories260K.bin",
+                    16,
                     Some("b0a507e7ad0f626624f17112325e66691f9076d622e1d3274d103d00299f2696"),
                 ),
                 model(
                     "stories260K/tok512.bin",
                     "stories260K/tokenizer.bin",
+                    16,
                     Some("037cb335abb25d1fa9e8ecae30ed2a3a8ace9302862ebcdc05d51a6bbb10c312"),
                 ),
             ],
@@ -103,15 +115,17 @@ impl Name {
                 model(
                     "stories15M.bin",
                     "stories15M/stories15M.bin",
+                    128,
                     Some("cd590644d963867a2b6e5a1107f51fad663c41d79c149fbecbbb1f95fa81f49a"),
                 ),
                 tokenizer("stories15M/tokenizer.bin"),
             ],
-            Name::Stories42M => {
-                vec![model("stories42M.bin", "stories42M/stories42M.bin", None), tokenizer("stories42M/tokenizer.bin")]
-            }
+            Name::Stories42M => vec![
+                model("stories42M.bin", "stories42M/stories42M.bin", 512, None),
+                tokenizer("stories42M/tokenizer.bin"),
+            ],
             Name::Stories110M => vec![
-                model("stories110M.bin", "stories110M/stories110M.bin", None),
+                model("stories110M.bin", "stories110M/stories110M.bin", 1024, None),
                 tokenizer("stories110M/tokenizer.bin"),
             ],
             Name::Tokenizer => vec![tokenizer("tokenizer.bin")],
@@ -122,11 +136,15 @@ impl Name {
 /// Runs `trainer download`.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let items: Vec<Item> = args.names.iter().flat_map(|name| name.items()).collect();
-    ensure!(args.sha256.is_none() || items.len() == 1, "--sha256 is for a single file, and these are {}", items.len());
+    if args.sha256.is_some() && items.len() > 1 {
+        return Err(Usage(format!("--sha256 is for a single file, and these are {}", items.len())).into());
+    }
+    let timeout = Some(Duration::from_secs(args.timeout.get()));
     let agent: Agent = Agent::config_builder()
         .http_status_as_error(false)
-        .timeout_connect(Some(Duration::from_secs(30)))
-        .timeout_recv_response(Some(Duration::from_secs(60)))
+        .timeout_connect(timeout)
+        .timeout_recv_response(timeout)
+        .timeout_per_read(timeout)
         .build()
         .into();
     for item in items {
@@ -140,7 +158,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             continue;
         }
         if !file.exists() {
-            fetch(&agent, &url, &file, args.sha256.as_deref().or(item.sha256))?;
+            fetch(&agent, &url, &file, args.sha256.as_deref().or(item.sha256), item.most_mb << 20)?;
         }
         if let Some(folder) = &unpacked {
             unpack(&file, folder)?;
@@ -152,47 +170,79 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 /// Downloads into `file.part`, goes on with what is there, checks it and gives it its name.
-fn fetch(agent: &Agent, url: &str, file: &Path, sha256: Option<&str>) -> anyhow::Result<()> {
-    if let Some(folder) = file.parent() {
-        fs::create_dir_all(folder).with_context(|| format!("folder {}", folder.display()))?;
-    }
-    let mut part = file.as_os_str().to_owned();
-    part.push(".part");
-    let part = PathBuf::from(part);
-    let size = || part.metadata().map_or(0, |metadata| metadata.len());
-    let progress = corpus::progress(0).with_message(file.display().to_string());
-    let mut attempt = 1;
-    loop {
-        let before = size();
-        let broken = match transfer(agent, url, &part, before, &progress).with_context(|| {
-            format!("downloading {url} (what has come is kept in {}: run this again)", part.display())
-        })? {
-            Transfer::Whole => break,
-            Transfer::Broken(e) => e,
+fn fetch(agent: &Agent, url: &str, file: &Path, sha256: Option<&str>, most: u64) -> anyhow::Result<()> {
+    let mut part = Part::open(file)?;
+    if let Err(e) = fill(agent, url, &mut part, most, &file.display().to_string()) {
+        let kept = match part.len() {
+            0 => {
+                _ = fs::remove_file(&part.path);
+                "nothing has come".into()
+            }
+            bytes => format!("{bytes} bytes are kept in {}: run this again to go on", part.path.display()),
         };
-        attempt = if size() > before { 1 } else { attempt + 1 };
-        if attempt > ATTEMPTS {
-            let kept = format!("{} bytes are kept in {}: run this again to go on", size(), part.display());
-            return Err(broken.context(format!("downloading {url}, {ATTEMPTS} attempts ({kept})")));
-        }
-        std::thread::sleep(PAUSE * (1 << (attempt - 1)));
+        return Err(e.context(format!("downloading {url} ({kept})")));
     }
-    progress.finish_and_clear();
+    let bytes = part.len();
     match sha256.map(String::from).or_else(|| published_sha256(url)) {
         Some(expected) => {
-            let found = sha256_of(&part)?;
+            let found = sha256_of(&part.path)?;
             if !found.eq_ignore_ascii_case(&expected) {
-                let bytes = size();
-                fs::remove_file(&part).with_context(|| format!("removing {}", part.display()))?;
+                fs::remove_file(&part.path).with_context(|| format!("removing {}", part.path.display()))?;
                 bail!(
                     "{url} is not what it should be: the SHA-256 of its {bytes} bytes is {found}, not {expected}. It was \
                      deleted; download it again, or from another --base-url"
                 );
             }
         }
-        None => eprintln!("{}: {} bytes, no checksum is known", file.display(), size()),
+        None => eprintln!("{}: {bytes} bytes, no checksum is known", file.display()),
     }
-    fs::rename(&part, file).with_context(|| format!("renaming {} to {}", part.display(), file.display()))
+    fs::rename(&part.path, file).with_context(|| format!("renaming {} to {}", part.path.display(), file.display()))
+}
+
+/// What has come of a file, written by one process at a time.
+struct Part {
+    path: PathBuf,
+    file: File,
+}
+
+impl Part {
+    fn open(whole: &Path) -> anyhow::Result<Part> {
+        let folder = folder_of(whole);
+        fs::create_dir_all(folder).with_context(|| format!("folder {}", folder.display()))?;
+        let mut path = whole.as_os_str().to_owned();
+        path.push(".part");
+        let path = PathBuf::from(path);
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let file = file.with_context(|| path.display().to_string())?;
+        ensure!(
+            !matches!(file.try_lock(), Err(TryLockError::WouldBlock)),
+            "{}: another `trainer download` is at work on it",
+            path.display()
+        );
+        Ok(Part { path, file })
+    }
+
+    fn len(&self) -> u64 {
+        self.file.metadata().map_or(0, |metadata| metadata.len())
+    }
+}
+
+/// Connects until everything has come.
+fn fill(agent: &Agent, url: &str, part: &mut Part, most: u64, name: &str) -> anyhow::Result<()> {
+    let progress = corpus::progress(0).with_message(name.to_string());
+    let (mut attempt, mut furthest) = (1, part.len());
+    while let Transfer::Broken(e) = transfer(agent, url, part, most, &progress)? {
+        attempt += 1;
+        if part.len() >= furthest + PROGRESS {
+            (attempt, furthest) = (1, part.len());
+        }
+        if attempt > ATTEMPTS {
+            return Err(e.context(format!("{ATTEMPTS} attempts")));
+        }
+        std::thread::sleep(PAUSE * (1 << (attempt - 1)));
+    }
+    progress.finish_and_clear();
+    Ok(())
 }
 
 enum Transfer {
@@ -201,8 +251,9 @@ enum Transfer {
     Broken(anyhow::Error),
 }
 
-/// One request for what is missing from `have` bytes on. An error is final: trying again would not help.
-fn transfer(agent: &Agent, url: &str, part: &Path, have: u64, progress: &ProgressBar) -> anyhow::Result<Transfer> {
+/// One request for what is missing. An error is final: trying again would not help.
+fn transfer(agent: &Agent, url: &str, part: &mut Part, most: u64, progress: &ProgressBar) -> anyhow::Result<Transfer> {
+    let have = part.len();
     let mut request = agent.get(url);
     if have > 0 {
         request = request.header("Range", format!("bytes={have}-"));
@@ -217,21 +268,25 @@ fn transfer(agent: &Agent, url: &str, part: &Path, have: u64, progress: &Progres
     let range = header("content-range").and_then(|range| range.strip_prefix("bytes ")?.split_once('/'));
     let (start, total) = match (response.status().as_u16(), range) {
         (206, Some((range, total))) if range.split('-').next() == Some(&have.to_string()) => (have, total.parse().ok()),
+        // The whole file is written over what is there, so that less is lost if it breaks off again.
         (200, _) => (0, header("content-length").and_then(|length| length.parse().ok())),
         (416, Some((_, total))) if total.parse() == Ok(have) => return Ok(Transfer::Whole),
         (206 | 416, _) => {
-            fs::remove_file(part)?;
+            part.file.set_len(0)?;
             return Ok(Transfer::Broken(anyhow!("what is there from an earlier download is no part of the file")));
         }
         (status @ (408 | 429 | 500..), _) => return Ok(Transfer::Broken(anyhow!("the server answers {status}"))),
         (status, _) => bail!("the server answers {status}"),
     };
-    if let Some(total) = total {
-        progress.set_length(total);
+    let end: u64 = total.unwrap_or(most);
+    ensure!(end <= most, "the server offers {end} bytes, and this file has {most} at most: is it another one?");
+    if total.is_some() {
+        progress.set_length(end);
     }
     progress.set_position(start);
 
-    let mut file = OpenOptions::new().create(true).append(start > 0).write(true).truncate(start == 0).open(part)?;
+    let writing = || format!("writing {}", part.path.display());
+    part.file.seek(SeekFrom::Start(start)).with_context(writing)?;
     let mut body = response.into_body().into_reader();
     let mut at = start;
     let mut buffer = vec![0; 1 << 16];
@@ -241,14 +296,18 @@ fn transfer(agent: &Agent, url: &str, part: &Path, have: u64, progress: &Progres
             Ok(n) => n,
             Err(e) => return Ok(Transfer::Broken(e.into())),
         };
-        file.write_all(&buffer[..n]).with_context(|| format!("writing {} at byte {at}", part.display()))?;
+        if at + n as u64 > end {
+            part.file.set_len(0).with_context(writing)?;
+            bail!("the server sends more than {end} bytes: is it another file?");
+        }
+        part.file.write_all(&buffer[..n]).with_context(|| format!("{} at byte {at}", writing()))?;
         at += n as u64;
         progress.set_position(at);
     }
     if let Some(total) = total.filter(|&total| total != at) {
         return Ok(Transfer::Broken(anyhow!("the connection ended at byte {at} of {total}")));
     }
-    file.sync_all().with_context(|| format!("writing {}", part.display()))?;
+    part.file.set_len(at).and_then(|()| part.file.sync_all()).with_context(writing)?;
     Ok(Transfer::Whole)
 }
 
@@ -284,6 +343,8 @@ fn unpack(archive: &Path, folder: &Path) -> anyhow::Result<()> {
         #[cfg(unix)] // as any new folder, not only for its owner
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755));
         let temporary = builder.tempdir_in(parent)?;
+        #[cfg(unix)] // tells `remove_unfinished` that it is in use
+        let _lock = File::open(temporary.path()).inspect(|folder| _ = folder.lock());
         let file = File::open(archive)?;
         let progress = corpus::progress(file.metadata()?.len()).with_message("unpacking");
         tar::Archive::new(flate2::read::GzDecoder::new(progress.wrap_read(file))).unpack(temporary.path())?;

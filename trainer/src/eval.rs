@@ -1,13 +1,18 @@
 //! `trainer eval`: how well a checkpoint or a model file predicts the validation split, by infer-core.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::ensure;
-use infer_core::{BOS, classify, forward};
+use anyhow::{Context, ensure};
+use infer_core::{classify, forward};
 use rayon::prelude::*;
 
 use crate::batches::Batches;
-use crate::inference::{BATCH, Buffers, Runnable, engine};
+use crate::checkpoint::Checkpoint;
+use crate::corpus;
+use crate::files::folder_of;
+use crate::inference::{BATCH, Buffers, Runnable, engine, token_lengths};
+use crate::output::{Usage, say};
+use crate::settings::SETTINGS;
 use crate::shards::Shards;
 use crate::tokenizer::TokenizerFile;
 
@@ -16,14 +21,14 @@ use crate::tokenizer::TokenizerFile;
 pub struct Args {
     /// Checkpoint, out_dir of a run (for its best checkpoint), or model.bin
     model: PathBuf,
-    /// Folder of token shards
-    #[arg(long, default_value = "data")]
-    data: PathBuf,
+    /// Folder of token shards [default: those of the run, or data/tokN for a model file of N tokens]
+    #[arg(long, value_name = "FOLDER")]
+    data: Option<PathBuf>,
     /// Tokens per sequence [default: the model's context]
-    #[arg(long)]
+    #[arg(long, value_name = "N")]
     window: Option<usize>,
     /// Tokenizer of a model file [default: tokenizer.bin beside it]
-    #[arg(long)]
+    #[arg(long, value_name = "tokenizer.bin")]
     tokenizer: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
@@ -44,22 +49,30 @@ struct Report {
 
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let runnable = Runnable::open(&args.model, args.tokenizer.as_deref())?;
-    let own = TokenizerFile::from_bytes(&args.model, runnable.tokenizer_bytes().to_vec())?;
-    let shards = Shards::open(&args.data, Some(&own))?;
     let (model, tokenizer) = (runnable.model()?, runnable.tokenizer());
     let config = model.config();
+    let data = match &args.data {
+        Some(folder) => folder.clone(),
+        None => data_of_run(&args.model)?.unwrap_or_else(|| corpus::default_folder(config.vocab_size)),
+    };
+    let own = TokenizerFile::from_bytes(&args.model, runnable.tokenizer_bytes().to_vec())?;
+    let shards =
+        Shards::open(&data, Some(&own)).with_context(|| format!("data in {}, or another --data", data.display()))?;
     ensure!(
         shards.vocab_size() == config.vocab_size && own.means_the_same(shards.tokenizer()),
         "{} and the shards in {} have different vocabularies ({} and {} tokens): pretokenize with the model's",
         args.model.display(),
-        args.data.display(),
+        data.display(),
         config.vocab_size,
         shards.vocab_size()
     );
     let window = args.window.unwrap_or(config.seq_len);
-    ensure!((1..=config.seq_len).contains(&window), "window is {window}: it must be from 1 to {}", config.seq_len);
+    if !(1..=config.seq_len).contains(&window) {
+        return Err(Usage(format!("--window {window}: give 1 to {}, the model's context", config.seq_len)).into());
+    }
     let batches = Batches::new(vec![shards.valid()], window, 0, "--window")?;
     let n = batches.sequences() as usize;
+    let lengths = token_lengths(&tokenizer)?;
 
     let sums = (0..n).into_par_iter().map(|i| {
         let Some(batch) = batches.fixed(i, n, 1)? else { return Ok((0.0, 0)) };
@@ -71,7 +84,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             forward(&model, &mut state, &engine(), tokens, pos)?;
             for (row, &target) in targets.iter().enumerate() {
                 sum.0 += surprise(classify(&model, &mut state, &engine(), row)?, target);
-                sum.1 += if target == BOS { 0 } else { tokenizer.decode(0, target)?.len() };
+                sum.1 += lengths[target as usize];
             }
         }
         Ok(sum)
@@ -83,13 +96,28 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     if args.json {
         let perplexity = nats_per_token.exp();
         let report = Report { windows: n, window, tokens, bytes, nats_per_token, perplexity, nats_per_byte };
-        println!("{}", serde_json::to_string(&report)?);
+        say(&serde_json::to_string(&report)?)
     } else {
-        println!("predicted        {tokens} tokens, {bytes} bytes");
-        println!("nats per token   {nats_per_token:.7}");
-        println!("nats per byte    {nats_per_byte:.7}");
+        say(&format!("predicted        {tokens} tokens, {bytes} bytes"))?;
+        say(&format!("nats per token   {nats_per_token:.7}"))?;
+        say(&format!("nats per byte    {nats_per_byte:.7}"))
     }
-    Ok(())
+}
+
+/// The shards that a run was trained on: `path` is its out_dir, one of its checkpoints, or a model file in out_dir.
+fn data_of_run(path: &Path) -> anyhow::Result<Option<PathBuf>> {
+    let out_dir = match path {
+        file if file.is_file() => folder_of(file).to_path_buf(),
+        checkpoint if Checkpoint::is_at(checkpoint) => checkpoint.join("../.."),
+        out_dir => out_dir.to_path_buf(),
+    };
+    let settings = out_dir.join(SETTINGS);
+    if !settings.is_file() {
+        return Ok(None);
+    }
+    let in_file = || settings.display().to_string();
+    let table: toml::Table = std::fs::read_to_string(&settings)?.parse().with_context(in_file)?;
+    Ok(table.get("data").and_then(|data| data.as_str()).map(PathBuf::from))
 }
 
 /// -ln of the probability that softmax gives to `token`.

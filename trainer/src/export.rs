@@ -9,8 +9,10 @@ use infer_core::{Config, WeightType};
 use serde::{Deserialize, Serialize};
 use trainer::model::shapes;
 
-use crate::checkpoint::Checkpoint;
-use crate::files::write_whole;
+use crate::checkpoint::{Checkpoint, RUN, TENSORS, TOKENIZER};
+use crate::files::{folder_of, remove_unfinished, write_whole};
+use crate::inference::tokenizer_index;
+use crate::output::say;
 
 /// Version of a model file on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
@@ -29,14 +31,16 @@ pub enum FileVersion {
     V2,
 }
 
-/// `trainer export`
+/// Writes a checkpoint as a model file that infer-cli, infer-core and llama2.c read, with tokenizer.bin beside it
 #[derive(clap::Args)]
 pub struct Args {
-    /// Checkpoint, or the out_dir of a run for its best one
+    /// Folder of a checkpoint, or out_dir of a run for its best one
+    #[arg(value_name = "CHECKPOINT")]
     checkpoint: PathBuf,
-    /// The model file to write; tokenizer.bin goes beside it
+    /// The model file to write, in a folder without another model's tokenizer.bin
+    #[arg(value_name = "OUT.bin")]
     output: PathBuf,
-    /// File version: 0 and 1 are f32, 2 is int8
+    /// Version of the model file
     #[arg(long, value_enum, default_value = "0")]
     version: FileVersion,
 }
@@ -45,9 +49,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let mut checkpoint = crate::inference::find_checkpoint(&args.checkpoint)?
         .with_context(|| format!("{} is no checkpoint and holds none", args.checkpoint.display()))?;
     let weights = Weights::from_checkpoint(&mut checkpoint)?;
-    export(&args.output, &weights, args.version, &checkpoint.tokenizer)?;
-    println!("{} (step {}) to {}", checkpoint.path.display(), checkpoint.run.iter, args.output.display());
-    Ok(())
+    let target = Target { path: args.output.clone(), version: args.version, way: "give another OUT.bin" };
+    let inputs = [TENSORS, RUN].map(|name| checkpoint.path.join(name));
+    target.check(&weights.config, &[&inputs[0], &inputs[1]])?;
+    target.write(&weights, &checkpoint.tokenizer)?;
+    say(&format!("{} (step {}) to {}", checkpoint.path.display(), checkpoint.run.iter, args.output.display()))
 }
 
 /// Weights of a model on the host.
@@ -120,11 +126,72 @@ fn write_tensor(out: &mut Vec<u8>, values: &[f32], weights: WeightType) -> anyho
     Ok(())
 }
 
-/// Writes a model file with its tokenizer beside it.
-pub fn export(path: &Path, weights: &Weights, version: FileVersion, tokenizer: &[u8]) -> anyhow::Result<()> {
-    let bytes = weights.to_file(version)?;
-    write_whole(&path.with_file_name("tokenizer.bin"), |out| Ok(out.write_all(tokenizer)?))?;
-    write_whole(path, |out| Ok(out.write_all(&bytes)?))
+/// Where a model goes, and in which version.
+pub struct Target<'a> {
+    pub path: PathBuf,
+    pub version: FileVersion,
+    /// What to do if the model cannot go there.
+    pub way: &'a str,
+}
+
+impl Target<'_> {
+    /// Refuses a place that cannot be written, or holds an input, and a model that the version cannot hold.
+    pub fn check(&self, config: &Config, inputs: &[&Path]) -> anyhow::Result<()> {
+        let Target { path, way, .. } = self;
+        if self.version == FileVersion::V2 {
+            ensure!(
+                config.quantized().is_ok(),
+                "dim is {} and hidden_dim is {}: int8 takes multiples of 4 for both, best of 64; choose others, or file \
+                 version 0 or 1",
+                config.dim,
+                config.hidden_dim
+            );
+        }
+        let name = path.display();
+        let is_folder = path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/");
+        ensure!(!is_folder, "{name} is a folder, not the model file to write: {way}");
+        ensure!(
+            path.file_name().is_some_and(|name| name != TOKENIZER),
+            "{name:?} cannot be the model file, beside which {TOKENIZER} goes: {way}"
+        );
+        if let Ok(there) = path.canonicalize() {
+            let is_there = |input: &&Path| input.canonicalize().is_ok_and(|input| input == there);
+            ensure!(!inputs.iter().any(is_there), "{name} is read here, and would be overwritten: {way}");
+        }
+        let folder = folder_of(path);
+        let writable = std::fs::create_dir_all(folder).and_then(|()| tempfile::tempfile_in(folder));
+        writable.with_context(|| format!("{name} cannot be written: {way}"))?;
+        Ok(())
+    }
+
+    /// Refuses a tokenizer that is not whole, and one that would replace another: the models beside that one would tell
+    /// gibberish. Returns whether it is there already.
+    pub fn check_tokenizer(&self, config: &Config, tokenizer: &[u8]) -> anyhow::Result<bool> {
+        tokenizer_index(tokenizer, config.vocab_size).context("the tokenizer of this run")?;
+        let path = self.path.with_file_name(TOKENIZER);
+        match std::fs::read(&path) {
+            Ok(there) => ensure!(
+                there == tokenizer,
+                "{} is another vocabulary than that of {}, and may belong to a model beside it: {}",
+                path.display(),
+                self.path.display(),
+                self.way
+            ),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(e).with_context(|| format!("{}: {}", path.display(), self.way)),
+        }
+        Ok(true)
+    }
+
+    /// Writes the model file, with its tokenizer beside it.
+    pub fn write(&self, weights: &Weights, tokenizer: &[u8]) -> anyhow::Result<()> {
+        let bytes = weights.to_file(self.version)?;
+        if !self.check_tokenizer(&weights.config, tokenizer)? {
+            write_whole(&self.path.with_file_name(TOKENIZER), |out| Ok(out.write_all(tokenizer)?))?;
+        }
+        _ = remove_unfinished(folder_of(&self.path)); // what others have left there may not be ours to remove
+        write_whole(&self.path, |out| Ok(out.write_all(&bytes)?))
+    }
 }
 
 #[cfg(test)]

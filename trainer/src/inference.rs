@@ -143,8 +143,14 @@ fn encode(tokenizer: &Tokenizer<'_>, text: &str) -> anyhow::Result<Vec<u32>> {
     Ok(tokens)
 }
 
+/// Bytes of text that each token stands for. BOS stands for none.
+pub fn token_lengths(tokenizer: &Tokenizer<'_>) -> anyhow::Result<Vec<usize>> {
+    let length = |token| Ok(if token == BOS { 0 } else { tokenizer.decode(0, token)?.len() });
+    (0..tokenizer.vocab_size() as u32).map(length).collect()
+}
+
 /// The index that a [`Tokenizer`] needs beside its bytes.
-fn tokenizer_index(bytes: &[u8], vocab_size: usize) -> anyhow::Result<Vec<IndexEntry>> {
+pub fn tokenizer_index(bytes: &[u8], vocab_size: usize) -> anyhow::Result<Vec<IndexEntry>> {
     let mut index = vec![IndexEntry::EMPTY; vocab_size];
     infer_core::build_index(bytes, vocab_size, &mut index)?;
     Ok(index)
@@ -158,11 +164,9 @@ pub fn find_checkpoint(path: &Path) -> anyhow::Result<Option<Checkpoint>> {
     if !path.is_dir() {
         return Ok(None);
     }
-    let checkpoints = Checkpoints::open(path)?;
-    match checkpoints.best().or(checkpoints.last()) {
-        Some(path) => Checkpoint::read(&path).map(Some),
-        None => anyhow::bail!("{} holds neither a checkpoint nor a run's checkpoints", path.display()),
-    }
+    let best = Checkpoints::open(path)?.read_best()?;
+    ensure!(best.is_some(), "{} holds neither a checkpoint nor a run's checkpoints", path.display());
+    Ok(best)
 }
 
 /// A copy of the bytes that is aligned as models must be.

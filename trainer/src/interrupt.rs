@@ -1,25 +1,55 @@
-//! Ctrl-C: the first one asks the training to save and stop, the second one ends the process.
+//! Signals: the first one asks the training to save and stop, the second one ends the process.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::Context;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 
-/// Exit status of a process that Ctrl-C ends.
-pub const STATUS: i32 = 130;
-
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-
-/// From now on Ctrl-C is only noted.
-pub fn catch() -> anyhow::Result<()> {
-    let note = || {
-        if INTERRUPTED.swap(true, Ordering::Relaxed) {
-            std::process::exit(STATUS);
-        }
-    };
-    ctrlc::set_handler(note).context("catching Ctrl-C")
+/// Signals that came since this was made.
+#[derive(Default)]
+pub struct Interrupt {
+    signal: Arc<AtomicUsize>,
 }
 
-/// Whether Ctrl-C was pressed.
-pub fn happened() -> bool {
-    INTERRUPTED.load(Ordering::Relaxed)
+impl Interrupt {
+    /// From now on signals are only noted: Ctrl-C, the one that `kill` and service managers send, and the one of a terminal
+    /// that is closed.
+    pub fn catch() -> anyhow::Result<Interrupt> {
+        let interrupt = Interrupt::default();
+        let again = Arc::new(AtomicBool::new(false));
+        let mut signals = vec![SIGINT, SIGTERM];
+        #[cfg(target_os = "linux")]
+        if !is_ignored(signal_hook::consts::SIGHUP) {
+            signals.push(signal_hook::consts::SIGHUP);
+        }
+        for signal in signals {
+            flag::register_conditional_shutdown(signal, status(signal), again.clone())
+                .and_then(|_| flag::register(signal, again.clone()))
+                .and_then(|_| flag::register_usize(signal, interrupt.signal.clone(), signal as usize))
+                .context("catching signals")?;
+        }
+        Ok(interrupt)
+    }
+
+    /// The exit status of a process that has to stop, as shells have it.
+    pub fn status(&self) -> Option<i32> {
+        match self.signal.load(Ordering::Relaxed) {
+            0 => None,
+            signal => Some(status(signal as i32)),
+        }
+    }
+}
+
+fn status(signal: i32) -> i32 {
+    128 + signal
+}
+
+/// Whether the process was started to survive this signal, as `nohup` does it.
+#[cfg(target_os = "linux")]
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }

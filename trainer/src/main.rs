@@ -7,9 +7,26 @@
 //! ```
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+/// As in std, but without its panic when nobody reads any more, as behind `| head`: a training goes on.
+macro_rules! println {
+    ($($part:tt)*) => {{
+        use std::io::Write as _;
+        _ = writeln!(std::io::stdout(), $($part)*);
+    }};
+}
+/// As [`println`].
+macro_rules! eprintln {
+    ($($part:tt)*) => {{
+        use std::io::Write as _;
+        _ = writeln!(std::io::stderr(), $($part)*);
+    }};
+}
+
+mod bar;
 mod batches;
 mod checkpoint;
 mod corpus;
@@ -22,6 +39,8 @@ mod generated;
 mod inference;
 mod interrupt;
 mod json;
+mod memory;
+mod output;
 mod peak;
 mod plot;
 mod pretokenize;
@@ -33,12 +52,14 @@ mod settings;
 mod shards;
 mod shell;
 mod split;
+mod start;
 mod teacher;
 mod tensorboard;
 mod tokenizer;
 mod train;
 mod vocab;
 
+use output::Usage;
 use settings::Settings;
 
 /// Trains a small Llama-2 model and exports it as a llama2.c file
@@ -78,10 +99,21 @@ enum Command {
     },
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     infer_core::exit_when_a_map_is_cut();
     let matches = Cli::command().get_matches();
-    let cli = Cli::from_arg_matches(&matches)?;
+    match run(&matches) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) if output::is_broken_pipe(&e) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {}", output::one_line(&e));
+            ExitCode::from(if e.is::<Usage>() { 2 } else { 1 })
+        }
+    }
+}
+
+fn run(matches: &clap::ArgMatches) -> anyhow::Result<()> {
+    let cli = Cli::from_arg_matches(matches)?;
     if let Some(threads) = cli.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global()?;
     }
@@ -94,6 +126,6 @@ fn main() -> anyhow::Result<()> {
         Some(Command::Export(args)) => export::run(&args),
         Some(Command::Completions { shell }) => shell::completions(Cli::command(), shell),
         Some(Command::Man { folder }) => shell::man(Cli::command(), &folder),
-        None => train::run(&Settings::load(cli.config.as_deref(), cli.settings, &matches)?),
+        None => train::run(&Settings::load(cli.config.as_deref(), cli.settings, matches)?),
     }
 }

@@ -10,6 +10,7 @@
 pub mod composed;
 mod dropout;
 pub mod fused;
+mod memory;
 mod optimizer;
 
 use std::sync::{Arc, Mutex};
@@ -25,6 +26,7 @@ use infer_core::format::TensorName;
 use infer_core::{Config, WeightType};
 
 pub use fused::MatmulPrecision;
+pub use memory::training_bytes;
 pub use optimizer::{AdamW, clip_gradients};
 
 /// Accumulated gradients of a model's parameters; see [`Llama::zero_gradients`].

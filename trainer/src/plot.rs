@@ -14,11 +14,11 @@ pub fn loss_curve(path: &Path, metrics: &[Metric]) -> anyhow::Result<()> {
     let mut steps = Vec::new();
     let (mut train, mut valid) = (Vec::new(), Vec::new());
     for metric in metrics {
-        match *metric {
-            Metric::Step { iter, loss, .. } => steps.push((iter as f64, loss)),
-            Metric::Evaluation { iter, train_loss, val_loss, .. } => {
-                train.push((iter as f64, train_loss));
-                valid.push((iter as f64, val_loss));
+        match metric {
+            Metric::Step { iter, loss, .. } => steps.push((*iter as f64, *loss)),
+            Metric::Evaluation(at) => {
+                train.push((at.iter as f64, at.train_loss));
+                valid.push((at.iter as f64, at.val_loss));
             }
         }
     }

@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use anyhow::{Context, anyhow, bail, ensure};
+use crc32c::crc32c_append;
 use indicatif::ProgressBar;
 use infer_core::{MergeSlot, Tokenizer};
 use rayon::prelude::*;
@@ -231,7 +232,7 @@ fn write_shard(i: usize, job: &Job, meta: &Mutex<Meta>, out: &Path, progress: &P
     let tokenizer = job.tokenizer.tokenizer();
     let mut made = Made::default();
     write_whole(&shard_path(out, i), |file| {
-        let mut file = BufWriter::with_capacity(1 << 20, Checked { file, crc: crc32fast::Hasher::new() });
+        let mut file = BufWriter::with_capacity(1 << 20, Checked { file, crc: 0 });
         let (mut scratch, mut tokens) = (Vec::new(), Vec::new());
         let (mut n_tokens, mut bytes) = (0, 0);
         for piece in &part.pieces {
@@ -259,8 +260,8 @@ fn write_shard(i: usize, job: &Job, meta: &Mutex<Meta>, out: &Path, progress: &P
         let file = file.into_inner().map_err(|e| e.into_error())?;
         let mut meta = meta.lock().map_err(|_| anyhow!("another thread failed"))?;
         let n = meta.shards.len();
-        meta.crc32.resize(n, None);
-        meta.crc32[i] = Some(file.crc.finalize());
+        meta.crc32c.resize(n, None);
+        meta.crc32c[i] = Some(file.crc);
         meta.write(out)
     })?;
     Ok(made)
@@ -269,13 +270,13 @@ fn write_shard(i: usize, job: &Job, meta: &Mutex<Meta>, out: &Path, progress: &P
 /// Adds up the checksum of what is written.
 struct Checked<W> {
     file: W,
-    crc: crc32fast::Hasher,
+    crc: u32,
 }
 
 impl<W: Write> Write for Checked<W> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let n = self.file.write(bytes)?;
-        self.crc.update(&bytes[..n]);
+        self.crc = crc32c_append(self.crc, &bytes[..n]);
         Ok(n)
     }
 

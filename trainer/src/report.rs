@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar};
 use infer_core::Config;
 use serde::{Deserialize, Serialize};
 
 use crate::files::write_whole;
-use crate::plot;
 use crate::tensorboard::EventFile;
+use crate::{bar, plot};
 
 /// A line of metrics.jsonl.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,14 +20,32 @@ use crate::tensorboard::EventFile;
 pub enum Metric {
     /// Means since the line before.
     Step { iter: u64, loss: f64, lr: f64, ms: f64, tok_per_s: f64, mfu: f64 },
-    /// Loss of both splits on fixed sequences, in nats per token.
-    Evaluation { iter: u64, train_loss: f64, val_loss: f64, tokens: u64, seconds: f64 },
+    /// Of both splits on fixed sequences.
+    Evaluation(Evaluation),
+}
+
+/// Losses are in nats per token.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    pub iter: u64,
+    pub train_loss: f64,
+    pub val_loss: f64,
+    /// exp(val_loss): among as many tokens a model without preferences would choose. Older runs have not noted it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub val_perplexity: Option<f64>,
+    /// Independent of the vocabulary. Older runs have not noted it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub val_nats_per_byte: Option<f64>,
+    /// Trained on so far.
+    pub tokens: u64,
+    pub seconds: f64,
 }
 
 impl Metric {
     fn iter(&self) -> u64 {
-        match *self {
-            Metric::Step { iter, .. } | Metric::Evaluation { iter, .. } => iter,
+        match self {
+            Metric::Step { iter, .. } => *iter,
+            Metric::Evaluation(evaluation) => evaluation.iter,
         }
     }
 }
@@ -50,8 +68,8 @@ struct Files {
 impl Report {
     /// Reports to the screen alone.
     pub fn new(out_dir: &Path, config: &Config, iter: u64, max_iters: u64, peak_gflops: f64) -> anyhow::Result<Report> {
-        let bar = ProgressBar::new(max_iters).with_position(iter);
-        bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len}, {msg}, {eta} left")?);
+        let bar = bar::new(max_iters, "{pos}/{len}").with_position(iter);
+        bar.reset_eta();
         let (flops_per_token, peak_flops) = (flops_per_token(config), peak_gflops * 1e9);
         Ok(Report { bar, out_dir: out_dir.to_path_buf(), files: None, flops_per_token, peak_flops })
     }
@@ -93,24 +111,27 @@ impl Report {
     pub fn progress(&self, iter: u64, loss: f64, time: Duration, tokens: u64) {
         let tok_per_s = tokens as f64 / time.as_secs_f64();
         let mfu = 100.0 * tok_per_s * self.flops_per_token / self.peak_flops;
-        self.bar.set_message(format!("loss {loss:.3}, {tok_per_s:.0} tok/s, mfu {mfu:.1}%"));
         self.bar.set_position(iter);
+        let left = HumanDuration(self.bar.eta());
+        self.bar.set_message(format!("{left:#} left, loss {loss:.3}, {tok_per_s:.0} tok/s, mfu {mfu:.1}%"));
     }
 
     /// The result of an evaluation.
-    pub fn evaluation(
-        &mut self,
-        iter: u64,
-        train_loss: f64,
-        val_loss: f64,
-        tokens: u64,
-        seconds: f64,
-    ) -> anyhow::Result<()> {
+    pub fn evaluation(&mut self, result: Evaluation) -> anyhow::Result<()> {
+        let Evaluation { iter, train_loss, val_loss, tokens, .. } = result;
+        let (perplexity, per_byte) = (result.val_perplexity.unwrap_or(f64::NAN), result.val_nats_per_byte);
+        let per_byte = per_byte.unwrap_or(f64::NAN);
         self.say(&format!(
-            "iter {iter:6} | train loss {train_loss:.4} | val loss {val_loss:.4} | {tokens} tokens seen"
+            "iter {iter:6} | train loss {train_loss:.4} | val loss {val_loss:.4} | perplexity {perplexity:.2} | \
+             {per_byte:.4} nats/byte | {tokens} tokens seen"
         ));
-        let values = [("loss/train", train_loss), ("loss/val", val_loss)];
-        self.write(&Metric::Evaluation { iter, train_loss, val_loss, tokens, seconds }, &values)
+        let values = [
+            ("loss/train", train_loss),
+            ("loss/val", val_loss),
+            ("perplexity/val", perplexity),
+            ("nats_per_byte/val", per_byte),
+        ];
+        self.write(&Metric::Evaluation(result), &values)
     }
 
     fn write(&mut self, metric: &Metric, values: &[(&str, f64)]) -> anyhow::Result<()> {
@@ -121,9 +142,14 @@ impl Report {
         written.with_context(|| format!("writing the metrics in {}", self.out_dir.display()))
     }
 
+    /// Removes the bar.
+    pub fn clear(&self) {
+        self.bar.finish_and_clear();
+    }
+
     /// Removes the bar and draws the loss curve.
     pub fn finish(self) -> anyhow::Result<()> {
-        self.bar.finish_and_clear();
+        self.clear();
         plot::loss_curve(&self.out_dir.join("loss.svg"), &read_metrics(&self.out_dir.join("metrics.jsonl"))?)
     }
 }
@@ -151,6 +177,15 @@ mod tests {
 
     #[test]
     fn metrics_continue_from_the_step_that_a_run_resumes_from() {
+        let evaluation = |iter| Evaluation {
+            iter,
+            train_loss: 2.0,
+            val_loss: 2.1,
+            val_perplexity: Some(8.2),
+            val_nats_per_byte: Some(0.9),
+            tokens: 100 * iter,
+            seconds: 1.0,
+        };
         let folder = tempfile::tempdir().unwrap();
         let config = crate::settings::tests::parse(&[], None).unwrap().config();
         let report = |iter| {
@@ -161,14 +196,14 @@ mod tests {
         let mut first = report(0);
         for iter in [5, 10, 15] {
             first.steps(iter, 2.0, 1e-3, Duration::from_millis(10), 100).unwrap();
-            first.evaluation(iter, 2.0, 2.1, 100 * iter, 1.0).unwrap();
+            first.evaluation(evaluation(iter)).unwrap();
         }
         first.files.unwrap().metrics.write_all(b"{\"iter\":17,\"lo").unwrap(); // killed
         let iters =
             || read_metrics(&folder.path().join("metrics.jsonl")).unwrap().iter().map(Metric::iter).collect::<Vec<_>>();
         let mut second = report(10);
         assert_eq!(iters(), [5, 5, 10, 10]);
-        second.evaluation(20, 1.5, 1.6, 2000, 2.0).unwrap();
+        second.evaluation(evaluation(20)).unwrap();
         second.finish().unwrap();
         assert_eq!(iters(), [5, 5, 10, 10, 20]);
         let svg = std::fs::read_to_string(folder.path().join("loss.svg")).unwrap();

@@ -6,6 +6,7 @@ use infer_core::Sampler;
 
 use crate::batches::mix;
 use crate::inference::Runnable;
+use crate::output::{Usage, say};
 
 /// Tells stories with a checkpoint, the best checkpoint of a run, or a model file
 #[derive(clap::Args)]
@@ -38,8 +39,9 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let runnable = Runnable::open(&args.model, args.tokenizer.as_deref())?;
     for i in 0..args.stories {
-        let sampler = Sampler::new(args.temperature, args.top_p, mix(&[args.seed, i]).max(1))?;
-        println!("{}\n", runnable.story(&args.prompt, args.steps, sampler)?);
+        let sampler = Sampler::new(args.temperature, args.top_p, mix(&[args.seed, i]).max(1));
+        let sampler = sampler.map_err(|e| Usage(e.to_string()))?;
+        say(&format!("{}\n", runnable.story(&args.prompt, args.steps, sampler)?))?;
     }
     Ok(())
 }

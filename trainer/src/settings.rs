@@ -2,16 +2,20 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 use infer_core::{Config, WeightType};
 use serde::{Deserialize, Serialize};
 
 use crate::export::FileVersion;
+use crate::output::Usage;
 use crate::separator::Separator;
 use crate::vocab;
 use trainer::model::MatmulPrecision;
+
+/// Name of the file in out_dir with the settings of a run.
+pub const SETTINGS: &str = "settings.toml";
 
 /// Each field is a flag (`--max-iters`) and a key of the TOML file (`max_iters`). The defaults train a small model on two
 /// cores in under two minutes.
@@ -161,11 +165,14 @@ pub struct Settings {
 impl Settings {
     /// Lets the file override what is not on the command line, and checks the result.
     pub fn load(file: Option<&Path>, flags: Settings, matches: &ArgMatches) -> anyhow::Result<Settings> {
+        if let Some(flag) = too_large(matches) {
+            return Err(Usage(format!("{flag}: it must be below 2^63")).into());
+        }
         let settings = match file {
             Some(path) => overlay(path, &flags, matches).with_context(|| format!("settings {}", path.display()))?,
             None => flags,
         };
-        settings.check()?;
+        settings.check().map_err(|e| Usage(format!("{e:#}")))?;
         Ok(settings)
     }
 
@@ -173,7 +180,10 @@ impl Settings {
     pub fn config(&self) -> Config {
         Config {
             dim: self.dim,
-            hidden_dim: self.hidden_dim.unwrap_or_else(|| (8 * self.dim / 3).next_multiple_of(self.multiple_of.max(1))),
+            hidden_dim: self.hidden_dim.unwrap_or_else(|| {
+                let two_thirds = self.dim.saturating_mul(8) / 3;
+                two_thirds.checked_next_multiple_of(self.multiple_of).unwrap_or(usize::MAX)
+            }),
             n_layers: self.n_layers,
             n_heads: self.n_heads,
             n_kv_heads: self.n_kv_heads.unwrap_or(self.n_heads),
@@ -184,13 +194,17 @@ impl Settings {
         }
     }
 
+    /// Where the trained model goes.
+    pub fn export_path(&self) -> PathBuf {
+        self.export.clone().unwrap_or_else(|| self.out_dir.join("model.bin"))
+    }
+
     /// Tokens of one optimiser step.
     pub fn tokens_per_iter(&self) -> u64 {
         (self.batch_size * self.gradient_accumulation_steps * self.max_seq_len) as u64
     }
 
     fn check(&self) -> anyhow::Result<()> {
-        self.config().check()?;
         let at_least_1 = [
             ("multiple_of", self.multiple_of as u64),
             ("batch_size", self.batch_size as u64),
@@ -202,6 +216,7 @@ impl Settings {
         for (name, value) in at_least_1 {
             ensure!(value >= 1, "{name} is 0: it must be at least 1");
         }
+        self.check_shape()?;
         let ranges = [
             ("dropout", self.dropout, 0.0, 0.99),
             ("learning_rate", self.learning_rate, 0.0, 1.0),
@@ -217,6 +232,12 @@ impl Settings {
         for (name, value, from, to) in ranges {
             ensure!(value >= from && value <= to, "{name} is {value}: it must be from {from} to {to}");
         }
+        match self.device.as_str() {
+            "cpu" => {}
+            "cuda" if cfg!(feature = "cuda") => {}
+            "cuda" => bail!("device is cuda: this program was built without the feature `cuda`"),
+            other => bail!("device is {other:?}: it must be cpu or cuda"),
+        }
         ensure!(self.dtype == "float32", "dtype is {:?}: this trainer computes in float32", self.dtype);
         ensure!(self.teacher_stories == 0 || self.teacher.is_some(), "teacher_stories needs a teacher to tell them");
         match self.vocab_source.as_str() {
@@ -229,16 +250,50 @@ impl Settings {
         }
         Ok(())
     }
+
+    /// The rules of infer-core for a header, in words of the settings.
+    fn check_shape(&self) -> anyhow::Result<()> {
+        let config = self.config();
+        let Config { dim, n_heads, .. } = config;
+        match config.check() {
+            Err(infer_core::Error::Header { field, rule, .. }) => Err(match field {
+                "dim" => anyhow!("dim is {dim}: {rule}"),
+                "hidden_dim" => anyhow!("hidden_dim is {}: {rule}", config.hidden_dim),
+                "n_layers" => anyhow!("n_layers is {}: {rule}", self.n_layers),
+                "n_heads" => anyhow!("n_heads is {n_heads}: {}", rule.replacen("dim", &format!("dim {dim}"), 1)),
+                "n_kv_heads" => {
+                    let rule = rule.replacen("n_heads", &format!("n_heads {n_heads}"), 1);
+                    anyhow!("n_kv_heads is {}: {rule}", config.n_kv_heads)
+                }
+                "seq_len" => anyhow!("max_seq_len is {}: {rule}", self.max_seq_len),
+                other => anyhow!("{other} is {}: {rule}", self.config().vocab_size),
+            }),
+            result => Ok(result?),
+        }
+    }
 }
 
 fn overlay(path: &Path, flags: &Settings, matches: &ArgMatches) -> anyhow::Result<Settings> {
-    let mut table: toml::Table = std::fs::read_to_string(path)?.parse()?;
+    let text = std::fs::read_to_string(path)?;
+    let mut table: toml::Table = text.parse().map_err(|e: toml::de::Error| {
+        let line = text[..e.span().map_or(0, |span| span.start)].lines().count().max(1);
+        anyhow!("line {line}: {}", e.message())
+    })?;
     for (key, value) in toml::Table::try_from(flags)? {
         if matches.value_source(&key) == Some(ValueSource::CommandLine) || !table.contains_key(&key) {
             table.insert(key, value);
         }
     }
-    Ok(table.try_into()?)
+    table.try_into().map_err(|e: toml::de::Error| anyhow!("{}", e.to_string().trim_end().replace('\n', " ")))
+}
+
+/// The first flag with a number that TOML cannot hold.
+fn too_large(matches: &ArgMatches) -> Option<String> {
+    let is_too_large = |value: &str| value.parse::<u64>().is_ok_and(|n| i64::try_from(n).is_err());
+    matches.ids().find_map(|id| {
+        let mut values = matches.try_get_raw(id.as_str()).ok()??.filter_map(|value| value.to_str());
+        values.find(|value| is_too_large(value)).map(|value| format!("{id} is {value}"))
+    })
 }
 
 #[cfg(test)]
@@ -276,7 +331,16 @@ pub mod tests {
         for (flags, file, part) in [
             (&[][..], Some("max_itres = 7"), "max_itres"),
             (&[], Some("max_iters = \"many\""), "max_iters"),
-            (&[], Some("dim = 30\nn_heads = 4"), "head"),
+            (&[], Some("max_iters = 7\ndim = = 3"), "line 2"),
+            (&[], Some("dim = 30\nn_heads = 4"), "n_heads is 4: it must divide dim 30"),
+            (&["--n-heads", "64"], None, "n_heads is 64: dim 64 / n_heads must be even"),
+            (&["--n-kv-heads", "3"], None, "n_kv_heads is 3: it must divide n_heads 4"),
+            (&["--max-seq-len", "0"], None, "max_seq_len is 0: it must be at least 1"),
+            (&["--vocab-size", "4294967296"], None, "vocab_size is 4294967296: it must be"),
+            (&["--dim", "9223372036854775808"], None, "dim is 9223372036854775808: it must be below 2^63"),
+            (&["--multiple-of", "9223372036854775807"], None, "hidden_dim is 9223372036854775807: it must be"),
+            (&["--seed", "18446744073709551615"], None, "seed is 18446744073709551615: it must be below 2^63"),
+            (&["--device", "tpu"], None, "device is \"tpu\": it must be cpu or cuda"),
             (&["--dropout", "1"], None, "dropout is 1"),
             (&["--learning-rate", "nan"], None, "learning_rate is NaN"),
             (&["--batch-size", "0"], None, "batch_size is 0"),
@@ -286,6 +350,7 @@ pub mod tests {
         ] {
             let error = format!("{:#}", parse(flags, file).unwrap_err());
             assert!(error.contains(part), "{flags:?} {file:?}: {error}");
+            assert_eq!(error.lines().count(), 1, "{error}");
         }
     }
 

@@ -33,9 +33,9 @@ pub struct Meta {
     pub separator: Separator,
     /// Of each shard: the pieces of the corpus whose stories it holds.
     pub shards: Vec<Part>,
-    /// CRC-32 of each shard that is there. Folders of earlier versions have none.
+    /// CRC-32C of each shard that is there. Folders of earlier versions have none.
     #[serde(default)]
-    pub crc32: Vec<Option<u32>>,
+    pub crc32c: Vec<Option<u32>>,
 }
 
 /// What one shard is made from.
@@ -57,7 +57,7 @@ impl Meta {
     pub fn new(tokenizer: &TokenizerFile, separator: Separator, shards: Vec<Part>) -> Meta {
         let vocab_size = tokenizer.vocab_size();
         let (token_bytes, tokenizer_sha256) = (token_bytes(vocab_size), sha256(&tokenizer.bytes));
-        Meta { vocab_size, token_bytes, tokenizer_sha256, separator, crc32: vec![None; shards.len()], shards }
+        Meta { vocab_size, token_bytes, tokenizer_sha256, separator, crc32c: vec![None; shards.len()], shards }
     }
 
     /// Whether both make the same tokens.
@@ -81,7 +81,7 @@ impl Meta {
 
     /// Checksum of shard `i`, where there is one.
     pub fn checksum(&self, i: usize) -> Option<u32> {
-        self.crc32.get(i).copied().flatten()
+        self.crc32c.get(i).copied().flatten()
     }
 }
 
@@ -211,7 +211,7 @@ impl Shard {
 
     /// Compares the bytes with their checksum, where there is one. Takes about as long as reading them.
     pub fn check(&self, checksum: Option<u32>) -> anyhow::Result<()> {
-        let found = crc32fast::hash(&self.map);
+        let found = crc32c::crc32c(&self.map);
         ensure!(
             checksum.is_none_or(|checksum| checksum == found),
             "shard {} is damaged: its bytes do not have the checksum that was noted when it was made",

@@ -6,10 +6,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
-use indicatif::{ProgressBar, ProgressStyle};
 use infer_core::{BOS, MappedModel, Model, Sampler};
 use rayon::prelude::*;
 
+use crate::bar;
 use crate::batches::mix;
 use crate::files::{open_model, remove_unfinished, write_whole};
 use crate::inference::generate;
@@ -58,8 +58,7 @@ impl Teacher {
         if folder.exists() {
             remove_unfinished(&folder)?;
         }
-        let progress = ProgressBar::new(n as u64);
-        progress.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} stories of the teacher, {eta} left")?);
+        let progress = bar::new(n as u64, "{pos}/{len} stories of the teacher, {eta} left");
         let mut shards = Vec::new();
         for from in (0..n).step_by(STORIES_PER_SHARD) {
             let to = (from + STORIES_PER_SHARD).min(n);
@@ -73,7 +72,7 @@ impl Teacher {
                 });
                 let stories = stories.collect::<anyhow::Result<Vec<_>>>().with_context(|| name(&self.path))?;
                 let bytes = stories.concat();
-                write_whole(&checksum_path(&path), |out| Ok(write!(out, "{}", crc32fast::hash(&bytes))?))?;
+                write_whole(&checksum_path(&path), |out| Ok(write!(out, "{}", crc32c::crc32c(&bytes))?))?;
                 write_whole(&path, |out| Ok(out.write_all(&bytes)?))?;
             }
             progress.set_position(to as u64);
@@ -100,7 +99,7 @@ fn is_whole(path: &Path, token_bytes: usize, vocab_size: usize) -> bool {
 }
 
 fn checksum_path(path: &Path) -> PathBuf {
-    path.with_extension("crc32")
+    path.with_extension("crc32c")
 }
 
 fn name(path: &Path) -> String {

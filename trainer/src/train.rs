@@ -1,23 +1,27 @@
 //! The training loop.
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use dfdx::prelude::{Cache, Cpu};
-use infer_core::{Config, MappedModel, Sampler, WeightType};
+use indicatif::HumanDuration;
+use infer_core::{Sampler, Tokenizer};
 use trainer::model::{self, AdamW, Backend, Llama, Options, clip_gradients, shapes};
 
 use crate::batches::{Batch, Batches, mix};
 use crate::checkpoint::{Checkpoint, Checkpoints, Order, Run, Tensor, tensor_name};
 use crate::data::Data;
-use crate::export::{Weights, export};
-use crate::files::{open_model, write_whole};
-use crate::inference::Runnable;
-use crate::report::Report;
+use crate::export::{Target, Weights};
+use crate::files::{lock, write_whole};
+use crate::inference::{Runnable, token_lengths, tokenizer_index};
+use crate::interrupt::Interrupt;
+use crate::report::{Evaluation, Report};
 use crate::schedule::learning_rate;
-use crate::settings::Settings;
+use crate::settings::{SETTINGS, Settings};
+use crate::start::{Start, describe};
 use crate::tokenizer::TokenizerFile;
-use crate::{interrupt, peak};
+use crate::{memory, peak};
 
 /// Positions of the story that each evaluation tells.
 const SAMPLE_LEN: usize = 128;
@@ -32,18 +36,24 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
         }
         #[cfg(feature = "cuda")]
         "cuda" => run_on(settings, dfdx::prelude::Cuda::default()),
-        #[cfg(not(feature = "cuda"))]
-        "cuda" => bail!("device is cuda: this program was built without the feature `cuda`"),
-        other => bail!("device is {other:?}: it must be cpu or cuda"),
+        other => bail!("device is {other:?}: not in this program"),
     }
 }
 
 fn run_on<D: Backend>(settings: &Settings, device: D) -> anyhow::Result<()> {
+    let lock = (!settings.eval_only).then(|| lock(&settings.out_dir, "another trainer", "name another --out-dir"));
+    let _lock = lock.transpose()?;
     let start = Start::find(settings)?;
+    let config = start.config(settings)?;
+    memory::check(settings, &config)?;
+    if !settings.eval_only {
+        target(settings).check(&config, &inputs(settings))?;
+    }
     let given = settings.tokenizer.as_deref().map(TokenizerFile::open).transpose()?;
     let own = start.tokenizer(settings, given.as_ref())?;
     let data = Data::prepare(settings, given, own)?;
     let settings = &Settings { vocab_size: Some(data.tokenizer().vocab_size()), ..settings.clone() };
+    memory::check(settings, &start.config(settings)?)?; // with the vocabulary of the data
     let mut training = Training::new(settings, device, &data, start)?;
     if settings.eval_only {
         training.evaluate()?;
@@ -54,77 +64,24 @@ fn run_on<D: Backend>(settings: &Settings, device: D) -> anyhow::Result<()> {
     training.finish()
 }
 
-/// Where the weights come from.
-enum Start {
-    Scratch,
-    Resume(Box<Checkpoint>),
-    FineTune(MappedModel),
+/// Where the trained model goes.
+fn target(settings: &Settings) -> Target<'_> {
+    let way = match settings.export {
+        Some(_) => "name another --export",
+        None => "name the model with --export, or another --out-dir",
+    };
+    Target { path: settings.export_path(), version: settings.export_version, way }
 }
 
-impl Start {
-    fn find(settings: &Settings) -> anyhow::Result<Start> {
-        let last = Checkpoints::open(&settings.out_dir)?.last();
-        match (settings.init_from.as_str(), last) {
-            ("resume", Some(path)) => {
-                let checkpoint = Checkpoint::read(&path)?;
-                let has = checkpoint.run.config();
-                let vocab_size = settings.vocab_size.unwrap_or(has.vocab_size);
-                let wants = Config { vocab_size, ..settings.config() };
-                ensure!(
-                    has == wants,
-                    "the checkpoint {} has {}, but the settings ask for {}: resume with {}",
-                    path.display(),
-                    describe(&has),
-                    describe(&wants),
-                    settings.out_dir.join("settings.toml").display()
-                );
-                Ok(Start::Resume(Box::new(checkpoint)))
-            }
-            ("resume", None) => bail!("there is no checkpoint in {} to resume from", settings.out_dir.display()),
-            (_, Some(last)) if !settings.eval_only => bail!(
-                "{} holds a run already, up to {}: go on with --init-from resume, or name another --out-dir",
-                settings.out_dir.display(),
-                last.display()
-            ),
-            ("scratch", _) => Ok(Start::Scratch),
-            (path, _) => {
-                let file = open_model(path)
-                    .with_context(|| format!("init_from is {path:?}, neither scratch nor resume nor a model file"))?;
-                Ok(Start::FineTune(file))
-            }
-        }
-    }
-
-    /// The tokenizer of the weights to start from.
-    fn tokenizer(&self, s: &Settings, given: Option<&TokenizerFile>) -> anyhow::Result<Option<TokenizerFile>> {
-        match self {
-            Start::Scratch => Ok(None),
-            Start::Resume(last) => {
-                TokenizerFile::from_bytes(&last.path.join("tokenizer.bin"), last.tokenizer.clone()).map(Some)
-            }
-            Start::FineTune(file) => {
-                TokenizerFile::of_model(s.init_from.as_ref(), file.model()?.config().vocab_size, given).map(Some)
-            }
-        }
-    }
-
-    /// Shape of the model: a file to fine-tune has one already.
-    fn config(&self, settings: &Settings) -> anyhow::Result<Config> {
-        match self {
-            Start::Scratch | Start::Resume(_) => Ok(settings.config()),
-            // As in llama2.c, the model gets as many positions as it is trained on; rotary angles have no weights.
-            Start::FineTune(file) => {
-                Ok(Config { weights: WeightType::F32, seq_len: settings.max_seq_len, ..*file.model()?.config() })
-            }
-        }
-    }
-}
-
-fn describe(c: &Config) -> String {
-    format!(
-        "dim {}, hidden_dim {}, {} layers, {} heads, {} key/value heads, a vocabulary of {} and {} positions",
-        c.dim, c.hidden_dim, c.n_layers, c.n_heads, c.n_kv_heads, c.vocab_size, c.seq_len
-    )
+/// Files that a run reads.
+fn inputs(settings: &Settings) -> Vec<&Path> {
+    let Settings { data, valid, tokenizer, teacher, init_from, .. } = settings;
+    [data, valid, tokenizer, teacher]
+        .into_iter()
+        .flatten()
+        .map(PathBuf::as_path)
+        .chain([Path::new(init_from)])
+        .collect()
 }
 
 /// A run in progress.
@@ -139,6 +96,9 @@ struct Training<'a, D: Backend> {
     run: Run,
     checkpoints: Checkpoints,
     report: Report,
+    interrupt: Interrupt,
+    /// Bytes of text of each token.
+    token_lengths: Vec<usize>,
 }
 
 impl<'a, D: Backend> Training<'a, D> {
@@ -167,9 +127,9 @@ impl<'a, D: Backend> Training<'a, D> {
                 run.order = order;
                 if checkpoint.run.order != order {
                     eprintln!(
-                        "note: the checkpoint was made with {:?}, now it is {order:?}: the run goes on, but not as it \
-                         would have",
-                        checkpoint.run.order
+                        "note: the run goes on from {}, but not as it would have, since settings have changed: {}",
+                        checkpoint.path.display(),
+                        checkpoint.run.order.changes(&order)
                     );
                 }
                 restore(&mut checkpoint, &device, betas, s.weight_decay)?
@@ -178,6 +138,9 @@ impl<'a, D: Backend> Training<'a, D> {
         model.matmul_precision = s.matmul_precision;
         let teacher = data.teacher.as_ref().map(|teacher| Llama::from_model(&teacher.model()?, &device)).transpose()?;
         let checkpoints = Checkpoints::open(&s.out_dir)?;
+        let index = tokenizer_index(&data.tokenizer().bytes, config.vocab_size)?;
+        let token_lengths = token_lengths(&Tokenizer::with_index(&data.tokenizer().bytes, &index))?;
+        let interrupt = Interrupt::default();
         let (peak, how) = match s.peak_gflops {
             Some(peak) => (peak, "given"),
             None => (peak::measure(), "measured in f32"),
@@ -195,13 +158,27 @@ impl<'a, D: Backend> Training<'a, D> {
             valid.sequences(),
             s.tokens_per_iter(),
         ));
-        Ok(Training { settings, data, train, valid, model, optimizer, teacher, run, checkpoints, report })
+        Ok(Training {
+            settings,
+            data,
+            train,
+            valid,
+            model,
+            optimizer,
+            teacher,
+            run,
+            checkpoints,
+            report,
+            interrupt,
+            token_lengths,
+        })
     }
 
     /// Opens what the run writes, its settings among it, for whoever resumes it.
     fn begin(&mut self) -> anyhow::Result<()> {
-        interrupt::catch()?;
-        self.checkpoints.begin(self.settings.always_save_checkpoint)?;
+        target(self.settings).check_tokenizer(&self.model.config, &self.data.tokenizer().bytes)?;
+        self.interrupt = Interrupt::catch()?;
+        self.checkpoints.begin(self.run.iter, self.settings.always_save_checkpoint)?;
         self.report.open_files(self.run.iter)?;
         let c = self.model.config;
         let settings = Settings {
@@ -221,12 +198,16 @@ impl<'a, D: Backend> Training<'a, D> {
             ..self.settings.clone()
         };
         let text = toml::to_string(&settings)?;
-        write_whole(&self.settings.out_dir.join("settings.toml"), |out| Ok(out.write_all(text.as_bytes())?))
+        write_whole(&self.settings.out_dir.join(SETTINGS), |out| Ok(out.write_all(text.as_bytes())?))
     }
 
     fn train(&mut self) -> anyhow::Result<()> {
         let s = self.settings;
         let mut window = Window::default();
+        if self.run.iter > s.max_iters {
+            self.report
+                .say(&format!("nothing to train: the run is at step {}, max_iters is {}", self.run.iter, s.max_iters));
+        }
         while self.run.iter < s.max_iters {
             if self.run.iter.is_multiple_of(s.eval_interval) {
                 self.evaluate_and_save()?;
@@ -242,14 +223,15 @@ impl<'a, D: Backend> Training<'a, D> {
                 let lr = learning_rate(s, self.run.iter - 1);
                 self.report.steps(self.run.iter, loss, lr, time, s.tokens_per_iter())?;
             }
-            if interrupt::happened() {
-                self.save(false)?;
+            if let Some(status) = self.interrupt.status() {
+                self.save()?;
+                self.report.clear();
                 self.report.say(&format!(
                     "interrupted after step {}, which is saved: go on with --config {} --init-from resume",
                     self.run.iter,
-                    s.out_dir.join("settings.toml").display()
+                    s.out_dir.join(SETTINGS).display()
                 ));
-                std::process::exit(interrupt::STATUS);
+                std::process::exit(status);
             }
         }
         self.evaluate_and_save()
@@ -309,9 +291,8 @@ impl<'a, D: Backend> Training<'a, D> {
             self.warn_if_worse_than_guessing(loss);
             return Ok(());
         }
-        let is_best = loss < self.run.best_loss;
         self.run.best_loss = self.run.best_loss.min(loss);
-        self.save(is_best)
+        self.save()
     }
 
     /// Says so if a model to fine-tune is worse than one that gives every token the same probability.
@@ -330,32 +311,42 @@ impl<'a, D: Backend> Training<'a, D> {
     /// Loss of both splits and a story. Returns the loss of the validation split.
     fn evaluate(&mut self) -> anyhow::Result<f64> {
         self.run.evaluated = Some(self.run.iter);
-        let (train, valid) = (self.mean_loss(&self.train)?, self.mean_loss(&self.valid)?);
-        let tokens = self.run.sequences * self.settings.max_seq_len as u64;
-        self.report.evaluation(self.run.iter, train, valid, tokens, self.run.seconds)?;
+        let ((train_loss, _), (val_loss, tokens_per_byte)) =
+            (self.mean_loss(&self.train)?, self.mean_loss(&self.valid)?);
+        self.report.evaluation(Evaluation {
+            iter: self.run.iter,
+            train_loss,
+            val_loss,
+            val_perplexity: Some(val_loss.exp()),
+            val_nats_per_byte: Some(val_loss * tokens_per_byte),
+            tokens: self.run.sequences * self.settings.max_seq_len as u64,
+            seconds: self.run.seconds,
+        })?;
         let runnable = Runnable::new(&self.weights(), self.data.tokenizer().bytes.clone())?;
         let story = runnable.story("", SAMPLE_LEN, Sampler::new(1.0, 0.9, self.settings.seed.max(1))?)?;
         self.report.say(&format!("a story: {}", story.replace('\n', " ")));
-        Ok(valid)
+        Ok(val_loss)
     }
 
-    fn mean_loss(&self, batches: &Batches<'_>) -> anyhow::Result<f64> {
+    /// Loss in nats per token on fixed sequences, and their tokens per byte.
+    fn mean_loss(&self, batches: &Batches<'_>) -> anyhow::Result<(f64, f64)> {
         let s = self.settings;
-        let (mut sum, mut n) = (0.0, 0);
+        let (mut sum, mut n, mut bytes) = (0.0, 0, 0);
         for i in 0..s.eval_iters {
             let Some(batch) = batches.fixed(i, s.eval_iters, s.batch_size)? else { break };
             let batch = for_model(&batch, s.max_seq_len);
+            bytes += batch.targets.iter().map(|&token| self.token_lengths[token as usize]).sum::<usize>();
             sum += f64::from(self.model.loss(&batch)?) * batch.sequences as f64;
             n += batch.sequences;
         }
-        Ok(sum / n as f64)
+        Ok((sum / n as f64, (n * s.max_seq_len) as f64 / bytes as f64))
     }
 
     fn weights(&self) -> Weights {
         Weights { config: self.model.config, tensors: self.model.to_vecs() }
     }
 
-    fn save(&mut self, is_best: bool) -> anyhow::Result<()> {
+    fn save(&mut self) -> anyhow::Result<()> {
         let [moment1, moment2] = self.optimizer.moments(&self.model);
         let mut tensors = Vec::new();
         for (kind, values) in [("weight", self.model.to_vecs()), ("moment1", moment1), ("moment2", moment2)] {
@@ -363,27 +354,32 @@ impl<'a, D: Backend> Training<'a, D> {
                 tensors.push(Tensor { name: tensor_name(kind, name, layer), shape: vec![rows, cols], data });
             }
         }
-        self.checkpoints.save(&self.run, &tensors, &self.data.tokenizer().bytes, is_best)
+        self.checkpoints.save(&self.run, &tensors, &self.data.tokenizer().bytes)
     }
 
     /// Exports the best weights and says what they reach.
     fn finish(self) -> anyhow::Result<()> {
         let s = self.settings;
-        let best = self.checkpoints.best().or(self.checkpoints.last());
-        let weights = match best {
-            Some(path) => Weights::from_checkpoint(&mut Checkpoint::read(&path)?)?,
-            None => self.weights(),
+        let best = self.checkpoints.read_best()?;
+        let is_saved = best.is_some();
+        let weights = best.map_or_else(|| Ok(self.weights()), |mut best| Weights::from_checkpoint(&mut best))?;
+        let written = target(s).write(&weights, &self.data.tokenizer().bytes);
+        if is_saved {
+            written.with_context(|| format!("the weights are safe: trainer export {} OUT.bin", s.out_dir.display()))?;
+        } else {
+            written?;
+        }
+        let reached = if self.run.best_loss.is_finite() {
+            format!("best validation loss {:.4} nats per token", self.run.best_loss)
+        } else {
+            "as they were before the first step".into()
         };
-        let path = s.export.clone().unwrap_or_else(|| s.out_dir.join("model.bin"));
-        export(&path, &weights, s.export_version, &self.data.tokenizer().bytes)?;
         self.report.say(&format!(
-            "{}: {} parameters after {} tokens in {}; best validation loss {:.4} nats per token, entropy of single tokens \
-             {:.4}",
-            path.display(),
+            "{}: {} parameters after {} tokens in {}; {reached}, entropy of single tokens {:.4}",
+            s.export_path().display(),
             self.model.parameter_count(),
             self.run.sequences * s.max_seq_len as u64,
-            indicatif::HumanDuration(Duration::from_secs_f64(self.run.seconds)),
-            self.run.best_loss,
+            HumanDuration(Duration::from_secs_f64(self.run.seconds)),
             self.data.unigram_entropy()?,
         ));
         self.report.finish()

@@ -15,7 +15,7 @@ fn folder() -> tempfile::TempDir {
     let part = Part { pieces: Vec::new(), stories: Selection::All };
     let file = TokenizerFile::from_bytes("tokenizer.bin".as_ref(), tokenizer(300)).unwrap();
     let mut meta = Meta::new(&file, Separator::default(), vec![part.clone(), part]);
-    meta.crc32 = [&VALID[..], &TRAIN].map(|bytes| Some(crc32fast::hash(bytes))).to_vec();
+    meta.crc32c = [&VALID[..], &TRAIN].map(|bytes| Some(crc32c::crc32c(bytes))).to_vec();
     meta.write(folder.path()).unwrap();
     let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
     write("tokenizer.bin", &file.bytes);
@@ -72,7 +72,7 @@ fn damage_anywhere_is_found() {
     let path = folder.path().join("shard00000.bin");
     let whole: Vec<u8> = (0..10_000u16).flat_map(|i| (i % 300).to_le_bytes()).collect();
     let mut meta = read_meta(folder.path()).unwrap().unwrap();
-    meta.crc32[0] = Some(crc32fast::hash(&whole));
+    meta.crc32c[0] = Some(crc32c::crc32c(&whole));
     meta.write(folder.path()).unwrap();
     let refused = |bytes: &[u8]| {
         std::fs::write(&path, bytes).unwrap();
@@ -95,10 +95,10 @@ fn damage_anywhere_is_found() {
 fn folders_without_checksums_are_read() {
     let folder = folder();
     let mut meta = read_meta(folder.path()).unwrap().unwrap();
-    meta.crc32.clear();
+    meta.crc32c.clear();
     let text = serde_json::to_string(&meta).unwrap();
-    assert!(text.contains(",\"crc32\":[]"));
-    std::fs::write(meta_path(folder.path()), text.replace(",\"crc32\":[]", "")).unwrap();
+    assert!(text.contains(",\"crc32c\":[]"));
+    std::fs::write(meta_path(folder.path()), text.replace(",\"crc32c\":[]", "")).unwrap();
     assert_eq!(open(folder.path()).unwrap().valid().len(), 3);
 }
 

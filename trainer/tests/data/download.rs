@@ -20,6 +20,20 @@ struct Faults {
     /// Bytes after which each connection breaks.
     breaks_after: Option<usize>,
     ignores_ranges: bool,
+    /// It keeps the connection where it would break.
+    stalls: bool,
+    /// It sends the beginning for a range, and the length of the range or of the file.
+    lies_about_ranges: Option<Lie>,
+    /// It sends without end, and does not say how much.
+    endless: bool,
+    /// It promises this many bytes.
+    promises: Option<usize>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Lie {
+    RightLength,
+    TooLong,
 }
 
 /// Path and Range of each request.
@@ -38,8 +52,11 @@ impl Server {
         let asked = Arc::new(Mutex::new(Vec::new()));
         let (files, list): (HashMap<_, _>, _) = (files.into_iter().collect(), asked.clone());
         std::thread::spawn(move || {
+            let mut kept = Vec::new();
             for stream in listener.incoming() {
-                let _ = answer(stream.unwrap(), &files, faults, &list); // a client that goes away is its own affair
+                // A client that goes away is its own affair.
+                let answered = answer(stream.unwrap(), &files, faults, &list);
+                kept.extend(answered.ok().filter(|_| faults.stalls));
             }
         });
         Server { address, asked }
@@ -50,7 +67,12 @@ impl Server {
     }
 }
 
-fn answer(mut stream: TcpStream, files: &HashMap<&str, Vec<u8>>, faults: Faults, asked: &Asked) -> std::io::Result<()> {
+fn answer(
+    mut stream: TcpStream,
+    files: &HashMap<&str, Vec<u8>>,
+    faults: Faults,
+    asked: &Asked,
+) -> std::io::Result<TcpStream> {
     let mut lines = BufReader::new(stream.try_clone()?).lines();
     let request = lines.next().unwrap_or(Ok(String::new()))?;
     let headers: Vec<String> = lines.map_while(|line| line.ok().filter(|line| !line.is_empty())).collect();
@@ -58,8 +80,15 @@ fn answer(mut stream: TcpStream, files: &HashMap<&str, Vec<u8>>, faults: Faults,
     let range = headers.iter().find_map(|line| line.to_lowercase().strip_prefix("range: ").map(String::from));
     asked.lock().unwrap().push((path.clone(), range.clone()));
     let Some(file) = files.get(path.as_str()) else {
-        return stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")?;
+        return Ok(stream);
     };
+    if faults.endless {
+        stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")?;
+        loop {
+            stream.write_all(file)?;
+        }
+    }
     let total = file.len();
     let start = range.filter(|_| !faults.ignores_ranges);
     let start =
@@ -69,9 +98,15 @@ fn answer(mut stream: TcpStream, files: &HashMap<&str, Vec<u8>>, faults: Faults,
         Some(start) => (format!("206 Part\r\nContent-Range: bytes {start}-{}/{total}", total - 1), start),
         None => ("200 OK".into(), 0),
     };
-    let body = &file[from..];
-    write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len())?;
-    stream.write_all(&body[..faults.breaks_after.unwrap_or(body.len()).min(body.len())])
+    let body = match faults.lies_about_ranges {
+        None => &file[from..],
+        Some(Lie::RightLength) => &file[..total - from],
+        Some(Lie::TooLong) => file,
+    };
+    let length = faults.promises.unwrap_or(body.len());
+    write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n")?;
+    stream.write_all(&body[..faults.breaks_after.unwrap_or(body.len()).min(body.len())])?;
+    Ok(stream)
 }
 
 fn sha256(bytes: &[u8]) -> String {
@@ -123,6 +158,72 @@ fn what_a_killed_process_left_is_taken_up() {
 }
 
 #[test]
+fn a_stalled_connection_counts_as_broken() {
+    let file = noise(250_000);
+    let faults = Faults { breaks_after: Some(100_000), stalls: true, ..Faults::default() };
+    let server = Server::start([(TOKENIZER, file.clone())], faults);
+    let folder = scratch("download-stalled");
+    succeeds(&download("tokenizer", &server, &folder, &["--sha256", &sha256(&file), "--timeout", "1"]));
+    assert_eq!(fs::read(folder.join("tokenizer.bin")).unwrap(), file);
+    assert_eq!(server.ranges(), [None, Some("bytes=100000-".into()), Some("bytes=200000-".into())]);
+}
+
+#[test]
+fn a_server_that_never_gets_to_the_end() {
+    let file = noise(250_000);
+    let again = Some("bytes=100000-".to_string());
+    for (name, ignores_ranges, asked) in [("from-0", true, 5), ("from-there", false, 5)] {
+        let folder = scratch(&format!("download-no-end-{name}"));
+        fs::write(folder.join("tokenizer.bin.part"), &file[..100_000]).unwrap();
+        let breaks_after = Some(if ignores_ranges { 90_000 } else { 0 });
+        let faults = Faults { breaks_after, ignores_ranges, ..Faults::default() };
+        let server = Server::start([(TOKENIZER, file.clone())], faults);
+        let output = download("tokenizer", &server, &folder, &["--sha256", &sha256(&file)]);
+        assert_fails(&output, &["5 attempts", "100000 bytes are kept"]);
+        assert_eq!(server.ranges(), vec![again.clone(); asked]);
+        assert_eq!(fs::read(folder.join("tokenizer.bin.part")).unwrap(), file[..100_000], "{name}");
+    }
+}
+
+#[test]
+fn a_server_that_sends_something_else_for_a_range() {
+    let file = noise(250_000);
+    for (lie, words) in [(Lie::RightLength, "is not what it should be"), (Lie::TooLong, "sends more than 250000 bytes")]
+    {
+        let folder = scratch("download-lies");
+        fs::write(folder.join("tokenizer.bin.part"), &file[..100_000]).unwrap();
+        let faults = Faults { lies_about_ranges: Some(lie), ..Faults::default() };
+        let server = Server::start([(TOKENIZER, file.clone())], faults);
+        assert_fails(&download("tokenizer", &server, &folder, &["--sha256", &sha256(&file)]), &[words]);
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0, "nothing of it is kept");
+        assert_eq!(server.ranges().len(), 1);
+    }
+}
+
+#[test]
+fn a_file_larger_than_it_can_be() {
+    for faults in
+        [Faults { endless: true, ..Faults::default() }, Faults { promises: Some(1 << 40), ..Faults::default() }]
+    {
+        let server = Server::start([(TOKENIZER, noise(1 << 20))], faults);
+        let folder = scratch("download-large");
+        assert_fails(&download("tokenizer", &server, &folder, &[]), &["bytes", "is it another"]);
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn two_downloads_of_one_file() {
+    let folder = scratch("download-two");
+    let part = fs::File::create(folder.join("tokenizer.bin.part")).unwrap();
+    part.lock().unwrap(); // as the first one does
+    let server = Server::start([(TOKENIZER, noise(1000))], Faults::default());
+    let output = download("tokenizer", &server, &folder, &[]);
+    assert_fails(&output, &["tokenizer.bin.part", "another `trainer download`"]);
+    assert!(server.ranges().is_empty());
+}
+
+#[test]
 fn something_else_under_the_address() {
     let server = Server::start([(TOKENIZER, noise(1000))], Faults::default());
     let folder = scratch("download-checksum");
@@ -139,9 +240,9 @@ fn servers_that_fail() {
     let output = download("stories260K", &server, &folder, &[]);
     assert_fails(&output, &["/karpathy/tinyllamas/resolve/main/stories260K/stories260K.bin", "404"]);
     let output = download("tokenizer", &server, &folder, &[]);
-    assert_fails(&output, &["tokenizer.bin", "5 attempts", "0 bytes are kept", "run this again"]);
+    assert_fails(&output, &["tokenizer.bin", "5 attempts", "nothing has come"]);
     let output = trainer(&["download", "tokenizer", "--base-url", "nowhere", "--out", text(&folder)]).output().unwrap();
-    assert_fails(&output, &["nowhere/karpathy", "what has come is kept"]);
+    assert_fails(&output, &["nowhere/karpathy", "nothing has come"]);
 }
 
 /// A file may not grow beyond 64 blocks of 512 bytes, as on a disk with no more room.

@@ -27,6 +27,7 @@ fn run(args: &[&str]) -> String {
 fn assert_fails(output: &Output, words: &[&str]) {
     let message = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && !message.contains("panicked"), "{message}");
+    assert!(!message.contains("Caused by"), "several lines: {message}");
     for word in words {
         assert!(message.contains(word), "no {word:?} in: {message}");
     }

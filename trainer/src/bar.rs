@@ -1,0 +1,92 @@
+//! Progress bars of one line, never wider than the terminal, also after it has become narrower.
+
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use console::{Term, measure_text_width, truncate_str};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
+
+/// A bar of `len` units, with what `what` says of them and a message that is cut where the terminal ends.
+pub fn new(len: u64, what: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template(&format!("{{bar:20}} {what} {{wide_msg}}"));
+    let term = Term::buffered_stderr();
+    let target = if term.is_term() {
+        ProgressDrawTarget::term_like_with_hz(Box::new(OneLine { term, drawn: AtomicUsize::new(0) }), 10)
+    } else {
+        ProgressDrawTarget::hidden()
+    };
+    ProgressBar::with_draw_target(Some(len), target).with_style(style.expect("templates are constants of this program"))
+}
+
+/// A terminal for one line at a time. indicatif fills a line with spaces up to the right edge, and counts the rows that it
+/// takes when it writes them: a terminal that becomes narrower breaks such a line into rows that it never clears.
+#[derive(Debug)]
+struct OneLine {
+    term: Term,
+    /// Columns of the line that is there.
+    drawn: AtomicUsize,
+}
+
+impl TermLike for OneLine {
+    fn width(&self) -> u16 {
+        self.term.size().1
+    }
+
+    fn height(&self) -> u16 {
+        self.term.size().0
+    }
+
+    fn write_str(&self, text: &str) -> io::Result<()> {
+        let text = text.trim_end();
+        let text = truncate_str(text, self.width().into(), "");
+        self.drawn.fetch_add(measure_text_width(&text), Ordering::Relaxed);
+        self.term.write_str(&text)
+    }
+
+    fn write_line(&self, text: &str) -> io::Result<()> {
+        self.term.write_line(text)
+    }
+
+    /// Clears the rows that the line takes by now.
+    fn clear_line(&self) -> io::Result<()> {
+        let rows = rows(self.drawn.swap(0, Ordering::Relaxed), self.width().into());
+        self.term.clear_line()?;
+        self.term.clear_last_lines(rows.saturating_sub(1))
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.term.flush()
+    }
+
+    // There is one line.
+    fn move_cursor_up(&self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn move_cursor_down(&self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn move_cursor_right(&self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn move_cursor_left(&self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Rows that a line takes in a terminal that breaks long ones.
+fn rows(columns: usize, width: usize) -> usize {
+    columns.div_ceil(width.max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_takes_more_rows_in_a_narrower_terminal() {
+        assert_eq!([rows(0, 80), rows(80, 80), rows(80, 79), rows(80, 20), rows(80, 0)], [0, 1, 2, 4, 80]);
+    }
+}

@@ -1,0 +1,35 @@
+//! How much memory a training takes on a CPU, before it takes it.
+
+use infer_core::Config;
+
+/// Bytes of the weights, of what the optimiser keeps of them, and of the activations of `sequences` windows of `length`
+/// tokens. In f64, where no setting overflows.
+pub fn training_bytes(config: &Config, sequences: usize, length: usize) -> f64 {
+    let [dim, hidden_dim, n_layers, n_heads, kv_dim, vocab_size, sequences, length] = [
+        config.dim,
+        config.hidden_dim,
+        config.n_layers,
+        config.n_heads,
+        config.kv_dim(),
+        config.vocab_size,
+        sequences,
+        length,
+    ]
+    .map(|n| n as f64);
+    let positions = sequences * length;
+
+    let layer = 2.0 * dim + dim * (2.0 * dim + 2.0 * kv_dim + 3.0 * hidden_dim);
+    let tables = if config.shared_classifier { 1.0 } else { 2.0 };
+    let parameters = tables * vocab_size * dim + n_layers * layer + dim;
+    // Weights, gradients and both moments, the fused operation's copies of weights, transposed weights and gradients, and
+    // what a checkpoint copies while it is written.
+    const COPIES: f64 = 10.0;
+    // Sums of a layer's gradients, before they are added.
+    const PARTS: f64 = 16.0;
+
+    let qkv = dim + 2.0 * kv_dim;
+    let kept = qkv + dim + n_heads + dim + 2.0 * hidden_dim + dim;
+    let scratch = 5.0 * dim + qkv;
+    let logits = (vocab_size * positions).min((1u32 << 24) as f64 + 128.0 * vocab_size);
+    4.0 * (COPIES * parameters + PARTS * layer + positions * (n_layers * kept + scratch) + logits)
+}

@@ -1,0 +1,89 @@
+//! What a run starts from: nothing, a checkpoint, or a model file.
+
+use anyhow::{Context, bail, ensure};
+use infer_core::{Config, MappedModel, WeightType};
+
+use crate::checkpoint::{Checkpoint, Checkpoints};
+use crate::files::open_model;
+use crate::settings::{SETTINGS, Settings};
+use crate::tokenizer::TokenizerFile;
+
+/// Where the weights come from.
+pub enum Start {
+    Scratch,
+    Resume(Box<Checkpoint>),
+    FineTune(MappedModel),
+}
+
+impl Start {
+    /// Looks at init_from and out_dir.
+    ///
+    /// # Errors
+    /// What the settings ask for is not there, or would be overwritten.
+    pub fn find(settings: &Settings) -> anyhow::Result<Start> {
+        let checkpoints = Checkpoints::open(&settings.out_dir)?;
+        match (settings.init_from.as_str(), checkpoints.last()) {
+            ("resume", _) => {
+                let Some(checkpoint) = checkpoints.read_last()? else {
+                    bail!("there is no checkpoint in {} to resume from", settings.out_dir.display());
+                };
+                let has = checkpoint.run.config();
+                let vocab_size = settings.vocab_size.unwrap_or(has.vocab_size);
+                let wants = Config { vocab_size, ..settings.config() };
+                ensure!(
+                    has == wants,
+                    "the checkpoint {} has {}, but the settings ask for {}: resume with {}",
+                    checkpoint.path.display(),
+                    describe(&has),
+                    describe(&wants),
+                    settings.out_dir.join(SETTINGS).display()
+                );
+                Ok(Start::Resume(Box::new(checkpoint)))
+            }
+            (_, Some(last)) if !settings.eval_only => bail!(
+                "{} holds a run already, up to {}: go on with --init-from resume, or name another --out-dir",
+                settings.out_dir.display(),
+                last.display()
+            ),
+            ("scratch", _) => Ok(Start::Scratch),
+            (path, _) => {
+                let file = open_model(path)
+                    .with_context(|| format!("init_from is {path:?}, neither scratch nor resume nor a model file"))?;
+                Ok(Start::FineTune(file))
+            }
+        }
+    }
+
+    /// The tokenizer of the weights to start from.
+    pub fn tokenizer(&self, s: &Settings, given: Option<&TokenizerFile>) -> anyhow::Result<Option<TokenizerFile>> {
+        match self {
+            Start::Scratch => Ok(None),
+            Start::Resume(last) => {
+                TokenizerFile::from_bytes(&last.path.join("tokenizer.bin"), last.tokenizer.clone()).map(Some)
+            }
+            Start::FineTune(file) => {
+                TokenizerFile::of_model(s.init_from.as_ref(), file.model()?.config().vocab_size, given).map(Some)
+            }
+        }
+    }
+
+    /// Shape of the model: a file to fine-tune has one already.
+    pub fn config(&self, settings: &Settings) -> anyhow::Result<Config> {
+        match self {
+            Start::Scratch => Ok(settings.config()),
+            Start::Resume(checkpoint) => Ok(checkpoint.run.config()),
+            // As in llama2.c, the model gets as many positions as it is trained on; rotary angles have no weights.
+            Start::FineTune(file) => {
+                Ok(Config { weights: WeightType::F32, seq_len: settings.max_seq_len, ..*file.model()?.config() })
+            }
+        }
+    }
+}
+
+/// The shape of a model in words.
+pub fn describe(c: &Config) -> String {
+    format!(
+        "dim {}, hidden_dim {}, {} layers, {} heads, {} key/value heads, a vocabulary of {} and {} positions",
+        c.dim, c.hidden_dim, c.n_layers, c.n_heads, c.n_kv_heads, c.vocab_size, c.seq_len
+    )
+}
