@@ -163,7 +163,7 @@ impl Chat<'_> {
                 }
                 Entry::System(system) => self.change_system(system)?,
                 Entry::Save(file) => match save(Path::new(file), &self.turns.transcript()?) {
-                    Ok(()) => note(&format!("saved to {file}"))?,
+                    Ok(()) => note(format!("saved to {file}"))?,
                     Err(e) => self.refuse(&format!("{e:#}"))?,
                 },
                 Entry::Help => tell(HELP)?,
@@ -173,7 +173,7 @@ impl Chat<'_> {
                 ))?,
             }
         }
-        note(&format!("the chat ends: its {} positions (-n) are used", self.context))
+        note(format!("the chat ends: its {} positions (-n) are used", self.context))
     }
 
     fn change_system(&mut self, system: &str) -> anyhow::Result<()> {
@@ -183,7 +183,7 @@ impl Chat<'_> {
         }
         match (old.as_str(), system) {
             ("", "") => note("there is no system prompt"),
-            (old, "") => note(&format!("the system prompt is removed; it was: {old}")),
+            (old, "") => note(format!("the system prompt is removed; it was: {old}")),
             _ => note("the system prompt is changed, from the next message on"),
         }
     }
@@ -270,7 +270,7 @@ impl Chat<'_> {
             self.turns.take_back_unanswered()?;
             note("the answer is stopped")?;
         } else if cut && self.endless {
-            note(&format!(
+            note(format!(
                 "the answer is cut: with its message it fills the {} positions of the context",
                 self.context
             ))?;
@@ -293,7 +293,7 @@ impl Chat<'_> {
         }
         let (s, context, kept) = (if dropped == 1 { "" } else { "s" }, self.context, self.turns.kept());
         let system = if self.turns.system().is_empty() { "" } else { ", and the system prompt" };
-        note(&format!(
+        note(format!(
             "the context of {context} positions is full: {dropped} oldest turn{s} dropped, {kept} kept{system}"
         ))
     }
@@ -331,7 +331,7 @@ impl Rate {
         let Some(first) = self.first.filter(|_| self.more > 0) else { return Ok(()) };
         let rate = self.more as f64 / first.elapsed().as_secs_f64();
         let prompt = self.prompt as f64 / (first - self.start).as_secs_f64();
-        note(&format!("achieved tok/s: {rate:.1} (prompt: {prompt:.1})"))
+        note(format!("achieved tok/s: {rate:.1} (prompt: {prompt:.1})"))
     }
 }
 

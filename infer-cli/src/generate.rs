@@ -73,7 +73,7 @@ pub fn run(files: &ModelFiles, args: &GenerateArgs) -> anyhow::Result<()> {
     if !args.json {
         let mut out = TextOut::new(io::stdout().lock());
         let told = tell(&mut session, &tokenizer, &prompt, steps, &mut stops, &mut out)?;
-        return Ok(show_rate(&prompt, &told)?);
+        return show_rate(&prompt, &told);
     }
     let mut text = Vec::new();
     let told = tell(&mut session, &tokenizer, &prompt, steps, &mut stops, &mut TextOut::new(&mut text))?;
