@@ -93,7 +93,7 @@ pub struct GenerateArgs {
     pub sampling: FullSampling,
 
     /// Positions to run for, prompt included; 0 runs to the end of the model's context. In a chat: positions of the context
-    /// [default: 256; in a chat, the model's]
+    /// [default: 256; in a chat and for the embedded model, all of the model's]
     #[arg(short = 'n', long, value_name = "N", value_parser = steps, allow_hyphen_values = true)]
     pub steps: Option<usize>,
 

@@ -203,8 +203,10 @@ impl Chat<'_> {
     /// Why a message does not fit, if so.
     fn too_long(&self, text: &str) -> anyhow::Result<Option<String>> {
         let context = self.context;
-        let (n, room) = if self.endless {
-            (self.turns.len_alone(text)?, context)
+        // A system prompt may have changed since the first turn: it must fit beside the message too.
+        let alone = self.turns.len_alone(text)?;
+        let (n, room) = if self.endless || alone > context {
+            (alone, context)
         } else {
             (self.turns.len_next(text)?, self.turns.room())
         };
@@ -352,6 +354,6 @@ fn save(path: &Path, text: &str) -> anyhow::Result<()> {
     };
     let mut temporary = tempfile::NamedTempFile::new_in(folder).with_context(file)?;
     temporary.write_all(text.as_bytes()).with_context(file)?;
-    temporary.persist(path).with_context(file)?;
+    if path.exists() { temporary.persist(path) } else { temporary.persist_noclobber(path) }.with_context(file)?;
     Ok(())
 }

@@ -43,14 +43,15 @@ struct Told {
     prompt_time: Duration,
     time: Duration,
 }
-/// Positions to run for, unless `-n` says otherwise: as in llama2.c.
+
+/// Positions to run for with a model file, unless `-n` says otherwise: as in llama2.c. The embedded model tells whole stories.
 const STEPS: usize = 256;
 
 pub fn run(files: &ModelFiles, args: &GenerateArgs) -> anyhow::Result<()> {
     let tokenizer = files.tokenizer()?;
     let tokenizer = tokenizer.get();
     let config = *files.model()?.config();
-    let steps = budget(args.steps.unwrap_or(STEPS), &config);
+    let steps = budget(args.steps.unwrap_or(if files.is_embedded() { 0 } else { STEPS }), &config);
     let prompt = encode(&tokenizer, args.prompt.as_deref().unwrap_or(""))?;
     if prompt.len() > steps {
         let n = prompt.len();

@@ -77,13 +77,12 @@ fn run(args: &mut Args) -> anyhow::Result<()> {
     }
     let files = ModelFiles::open(args.model.as_deref(), args.generate.tokenizer.as_deref())?;
     args.generate.read_prompt()?;
-    match args.generate.mode {
+    let result = match args.generate.mode {
         Mode::Generate => generate::run(&files, &args.generate),
-        Mode::Chat => {
-            args.generate.check_chat()?;
-            chat::run(&files, &args.generate)
-        }
-    }
+        Mode::Chat => args.generate.check_chat().map_err(Into::into).and_then(|()| chat::run(&files, &args.generate)),
+    };
+    files.warn_if_changed()?;
+    result
 }
 
 /// Whether the reader of standard output has gone, as with `infer-cli model.bin | head -1`.

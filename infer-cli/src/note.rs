@@ -13,7 +13,7 @@ pub fn be_quiet() {
     QUIET.store(true, Relaxed);
 }
 
-/// Writes a line that nobody misses who wants the result alone.
+/// Writes a line to standard error, unless `--quiet` was given.
 pub fn note(line: impl Display) -> anyhow::Result<()> {
     if !QUIET.load(Relaxed) {
         writeln!(io::stderr(), "{line}")?;

@@ -30,7 +30,9 @@ struct Report {
 pub fn run(args: &PerplexityArgs) -> anyhow::Result<()> {
     let (model, text) = args.files();
     let files = ModelFiles::open(model, args.tokenizer.as_deref())?;
-    let report = measure(&files, text, args)?;
+    let report = measure(&files, text, args);
+    files.warn_if_changed()?;
+    let report = report?;
     let mut out = io::stdout().lock();
     if args.json {
         writeln!(out, "{}", serde_json::to_string(&report)?)?;

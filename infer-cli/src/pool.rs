@@ -19,7 +19,7 @@ pub const MAX_THREADS: usize = 1024;
 const PATIENCE: Duration = Duration::from_micros(500);
 /// How often a thread looks before it lets others run, some microseconds.
 const SPINS: u32 = 100;
-/// Low bits of [`Shared::round`]: the number of shares. The other bits count rounds, and would take decades to overflow.
+/// Low bits of [`Shared::round`]: the number of shares. The other bits count rounds, and would take years to overflow.
 const SHARE_BITS: u32 = 16;
 const _: () = assert!(MAX_THREADS < 1 << SHARE_BITS);
 

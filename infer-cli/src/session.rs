@@ -61,6 +61,23 @@ impl ModelFiles {
         &self.model.name
     }
 
+    /// Whether the model is the one in this program.
+    pub fn is_embedded(&self) -> bool {
+        self.model.is_embedded()
+    }
+
+    /// Warns if somebody wrote to the model while it was in use.
+    pub fn warn_if_changed(&self) -> io::Result<()> {
+        if self.model.was_changed() {
+            let name = &self.model.name;
+            writeln!(
+                io::stderr(),
+                "warning: {name} was changed while it was in use: the result may be of neither version"
+            )?;
+        }
+        Ok(())
+    }
+
     /// FNV-1a (64 bits) of the model file.
     pub fn checksum(&self) -> u64 {
         infer_core::hash_bytes(infer_core::HASH_START, &self.model)
@@ -114,7 +131,7 @@ impl<'t> OwnedTokenizer<'t> {
         // An entry takes 8 bytes at least: a vocabulary that cannot be in the file is not worth an allocation.
         let mut index = vec![IndexEntry::EMPTY; vocab_size.min(bytes.len() / 8)];
         if index.len() < vocab_size {
-            let token = index.len();
+            let token = infer_core::count_entries(bytes)?;
             return Err(infer_core::Error::TokenizerTruncated { token, vocab_size, have: bytes.len() });
         }
         infer_core::build_index(bytes, vocab_size, &mut index)?;

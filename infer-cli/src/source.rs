@@ -1,16 +1,18 @@
 //! Where a model comes from: from files, or from this program itself, which carries the project's default model.
 
+use std::fs::File;
 use std::io;
 use std::ops::Deref;
 use std::path::Path;
+use std::time::SystemTime;
 
 use anyhow::{Context, bail};
 use infer_core::{Aligned, Mmap, map_file};
 
 use crate::foreign;
 
-static MODEL: &Aligned<[u8]> = &Aligned(*include_bytes!("../../models/firmware/model.bin"));
-static TOKENIZER: &[u8] = include_bytes!("../../models/firmware/tokenizer.bin");
+static MODEL: &Aligned<[u8]> = &Aligned(*include_bytes!("../../models/model.bin"));
+static TOKENIZER: &[u8] = include_bytes!("../../models/tokenizer.bin");
 
 /// The bytes of a model or of a tokenizer.
 pub struct Source {
@@ -20,7 +22,12 @@ pub struct Source {
 }
 
 enum Bytes {
-    Mapped(Mmap),
+    /// The file stays open, to tell at the end whether somebody wrote to it since this time.
+    Mapped {
+        map: Mmap,
+        file: File,
+        modified: Option<SystemTime>,
+    },
     Read(Vec<u8>),
     Embedded(&'static [u8]),
 }
@@ -35,7 +42,9 @@ impl Source {
                 if let Some(problem) = foreign::not_a_model(&map, path) {
                     bail!("{name}: {problem}");
                 }
-                Ok(Source { bytes: Bytes::Mapped(map), name })
+                let file = File::open(path).with_context(|| name.clone())?;
+                let modified = modified(&file);
+                Ok(Source { bytes: Bytes::Mapped { map, file, modified }, name })
             }
             None => Ok(Source { name: "the embedded default model".into(), bytes: Bytes::Embedded(&MODEL.0) }),
         }
@@ -55,6 +64,16 @@ impl Source {
             None => Ok(Source { name: "the embedded tokenizer".into(), bytes: Bytes::Embedded(TOKENIZER) }),
         }
     }
+
+    /// Whether it is part of this program.
+    pub fn is_embedded(&self) -> bool {
+        matches!(self.bytes, Bytes::Embedded(_))
+    }
+
+    /// Whether somebody wrote to the mapped file since it was opened. Replacing it by another file changes nothing.
+    pub fn was_changed(&self) -> bool {
+        matches!(&self.bytes, Bytes::Mapped { file, modified: before, .. } if modified(file) != *before)
+    }
 }
 
 impl Deref for Source {
@@ -62,18 +81,22 @@ impl Deref for Source {
 
     fn deref(&self) -> &[u8] {
         match &self.bytes {
-            Bytes::Mapped(map) => map,
+            Bytes::Mapped { map, .. } => map,
             Bytes::Read(bytes) => bytes,
             Bytes::Embedded(bytes) => bytes,
         }
     }
 }
 
+fn modified(file: &File) -> Option<SystemTime> {
+    file.metadata().and_then(|about| about.modified()).ok()
+}
+
 /// Maps a model file.
 #[allow(unsafe_code)]
 pub fn map(path: &Path) -> io::Result<Mmap> {
     // SAFETY: README.md tells users not to change a model that is in use. Weights and headers are read as numbers, for which all
-    // bits are valid, and a file that is cut ends the program: see main().
+    // bits are valid. A file that is cut ends the program: with a message on Linux, see main(), elsewhere by SIGBUS.
     unsafe { map_file(path) }
 }
 

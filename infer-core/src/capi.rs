@@ -220,8 +220,6 @@ pub unsafe extern "C" fn infer_init(
 ) -> infer_error {
     call(|| {
         let place = out("context", context)?.cast::<Context>();
-        // SAFETY: the context is the caller's to write, and the mark lies at its beginning.
-        unsafe { place.cast::<usize>().write(0) };
         let area = Area::new("context", context, 1);
         let files = [
             Area::new("model", model.cast::<u8>(), model_bytes),
@@ -230,6 +228,8 @@ pub unsafe extern "C" fn infer_init(
         let settings = [Area::new("limits", limits, 1), Area::new("memory", memory, 1)];
         apart(&[area], &files)?;
         apart(&[area], &settings)?;
+        // SAFETY: the context is the caller's to write, the mark lies at its beginning, and nothing that is read overlaps it.
+        unsafe { place.cast::<usize>().write(0) };
         // SAFETY: the caller's promise.
         let (limits, memory) = unsafe { (one("limits", limits)?, one("memory", memory)?) };
         // SAFETY: the caller's promise.

@@ -91,7 +91,8 @@ mod bus_error {
 
     use libc::{SA_ONSTACK, SA_SIGINFO, SIG_DFL, SIGBUS, STDERR_FILENO, c_int, c_void, siginfo_t};
 
-    const MESSAGE: &[u8] = b"error: a file was cut while it was in use: to replace one, write another and rename it\n";
+    const MESSAGE: &[u8] =
+        b"error: a file that is in use was cut, or cannot be read: to replace one, write another and rename it\n";
     /// An address in a map, behind the end of its file.
     const BUS_ADRERR: c_int = 2;
 

@@ -110,7 +110,7 @@ impl<'m> Model<'m> {
         &self.header.config
     }
 
-    /// Where the weights lie: tells one model in memory from another.
+    /// Where the weights lie: tells one model in memory from another, but not two that lie there one after the other.
     pub(crate) fn address(&self) -> usize {
         self.rms_final.as_ptr().addr()
     }

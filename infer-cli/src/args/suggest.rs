@@ -20,7 +20,7 @@ pub fn command(word: &Path) -> Option<String> {
     let meant = modes.iter().chain(&commands).filter(|command| is_close(&name, command));
     let meant = meant.min_by_key(|command| strsim::damerau_levenshtein(&name, command))?;
     let mode = if modes.contains(meant) { "-m " } else { "" };
-    Some(format!("\"{name}\" is neither a file nor a command: did you mean infer-cli {mode}{meant}?"))
+    Some(format!("\"{}\" is neither a file nor a command: did you mean infer-cli {mode}{meant}?", word.display()))
 }
 
 /// A beginning of at least three letters, or at most one letter in three mistyped.

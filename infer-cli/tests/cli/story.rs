@@ -240,9 +240,26 @@ fn a_model_that_is_cut_while_it_runs_ends_the_story_with_an_error() {
         std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut start).unwrap();
         std::fs::File::options().write(true).open(&path).unwrap().set_len(0).unwrap();
         let output = child.wait_with_output().unwrap();
-        assert_fails(&output, 1, &["was cut while it was in use"]);
+        assert_fails(&output, 1, &["that is in use was cut"]);
         assert_eq!(output.stderr.iter().filter(|&&byte| byte == b'\n').count(), 1);
     }
+}
+
+#[test]
+fn a_model_that_is_changed_while_it_runs_is_a_warning() {
+    let (_, model) = random_model("changed", |_| {});
+    let mut command = cli();
+    command.args([&model, "-m", "chat", "-y", ""]);
+    let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut child = pipes.unwrap();
+    let mut question = [0; 6];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut question).unwrap(); // the model is open
+    let bytes = std::fs::read(&model).unwrap();
+    std::fs::File::options().write(true).open(&model).unwrap().write_all(&bytes[..100]).unwrap();
+    drop(child.stdin.take());
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("model.bin was changed while it was in use"), "{said}");
 }
 
 #[test]
