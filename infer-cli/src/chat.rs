@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
-use infer_core::{EOS, Limits, Runner, Tokenizer};
+use infer_core::{BOS, EOS, Limits, Runner, Tokenizer};
 
 use self::input::{Asked, Input, Quiet, normalize};
 use self::turns::Turns;
@@ -252,7 +252,8 @@ impl Chat<'_> {
         let (mut dropped, mut cut) = (0, false);
         while let Some(token) = self.next_token()? {
             rate.count();
-            if token == EOS {
+            // A model that was not taught to chat never writes EOS, but BOS before the next story. llama2.c goes on there.
+            if token == EOS || (self.endless && token == BOS) {
                 break;
             }
             self.out.push(self.tokenizer.decode(self.turns.last(), token)?)?;

@@ -2,9 +2,9 @@
 
 use super::*;
 
-/// A model that answers every message with the same letters, "acdef…" so many, and EOS. Layers add nothing, so that a token
-/// decides the next one. Without an end the letters begin again.
-pub fn fixed_answers(test: &str, seq_len: usize, letters: usize, end: bool) -> (PathBuf, String) {
+/// A model that answers every message with the same letters, "acdef…" so many, and the token `end`. Layers add nothing, so
+/// that a token decides the next one. Without an end the letters begin again.
+pub fn fixed_answers(test: &str, seq_len: usize, letters: usize, end: Option<usize>) -> (PathBuf, String) {
     use infer_core::format::TensorName::*;
     let dim = (letters + 1).next_multiple_of(8);
     let shape = infer_core::Config { shared_classifier: false, seq_len, ..config(dim, 5, 1, 4, 2) };
@@ -24,7 +24,7 @@ pub fn fixed_answers(test: &str, seq_len: usize, letters: usize, end: bool) -> (
     for (i, id) in ids.iter().enumerate() {
         model.tensor_mut(Wcls)[id * dim + i] = 9.0;
     }
-    let last = if end { 2 } else { ids[0] };
+    let last = end.unwrap_or(ids[0]);
     model.tensor_mut(Wcls)[last * dim + letters] = 9.0;
     let folder = scratch(test);
     let path = folder.join("model.bin");
@@ -60,16 +60,26 @@ fn turns_are_taken_until_the_input_ends() {
 
 #[test]
 fn answers_end_with_eos() {
-    let (_, model) = fixed_answers("chat_eos", 80, 1, true);
+    let (_, model) = fixed_answers("chat_eos", 80, 1, Some(2));
     let (out, errors) = chat(&model, &["-y", ""], "a\nb\n");
     assert_eq!(out, "User: Assistant: a\nUser: Assistant: a\nUser: \n");
     assert_eq!(errors.matches("achieved tok/s: ").count(), 2, "{errors}");
     assert!(!errors.contains("dropped"), "{errors}");
 }
 
+/// BOS begins another story. llama2.c, which a chat with -n follows, goes on with it.
+#[test]
+fn answers_end_before_another_story() {
+    let (_, model) = fixed_answers("chat_bos", 80, 1, Some(1));
+    let (out, errors) = chat(&model, &["-y", ""], "a\nb\n");
+    assert_eq!(answers(&out), ["a\n"; 2]);
+    assert!(!errors.contains("dropped"), "{errors}");
+    assert!(chat(&model, &["-y", "", "-n", "60"], "a\n").0.starts_with("User: Assistant: a\n<s>\na\n<s>\na"));
+}
+
 #[test]
 fn the_oldest_turns_leave_a_full_context() {
-    let (_, model) = fixed_answers("chat_full", 80, 1, true);
+    let (_, model) = fixed_answers("chat_full", 80, 1, Some(2));
     // A turn takes 20 positions: BOS, the message in its brackets, "a" and EOS. The fifth does not fit any more: it and the
     // one before are half of the context.
     let (out, errors) = chat(&model, &["-y", ""], "b\nb\nb\nb\nb\n");
@@ -97,7 +107,7 @@ fn what_is_kept_is_read_again() {
 
 #[test]
 fn an_answer_goes_on_when_old_turns_make_room() {
-    let (_, model) = fixed_answers("chat_answer_goes_on", 80, 24, true);
+    let (_, model) = fixed_answers("chat_answer_goes_on", 80, 24, Some(2));
     let (out, errors) = chat(&model, &["-y", ""], "b\nb\nb\n");
     assert_eq!(answers(&out), ["acdefghijklmnopqrstuvwxy\n"; 3]);
     assert_eq!(errors.matches("1 oldest turn dropped, 1 kept\n").count(), 2, "{errors}");
@@ -106,7 +116,7 @@ fn an_answer_goes_on_when_old_turns_make_room() {
 
 #[test]
 fn an_answer_that_fills_the_context_is_cut_and_the_chat_goes_on() {
-    let (_, model) = fixed_answers("chat_cut", 40, 24, false);
+    let (_, model) = fixed_answers("chat_cut", 40, 24, None);
     let (out, errors) = chat(&model, &["-y", ""], "b\nb\n");
     assert_eq!(answers(&out), ["acdefghijklmnopqrstuvwx\n"; 2], "18 positions of the message, 22 read, one not");
     assert_eq!(errors.matches("the answer is cut").count(), 2, "{errors}");
@@ -115,7 +125,7 @@ fn an_answer_that_fills_the_context_is_cut_and_the_chat_goes_on() {
 
 #[test]
 fn piped_input_with_n_ends_there() {
-    let (_, model) = fixed_answers("chat_n", 80, 24, false);
+    let (_, model) = fixed_answers("chat_n", 80, 24, None);
     let (out, errors) = chat(&model, &["-y", "", "-n", "30"], "b\nb\n");
     assert_eq!(out, "User: Assistant: acdefghijklmn\n");
     assert!(errors.ends_with("the chat ends: its 30 positions (-n) are used\n"), "{errors}");
@@ -126,7 +136,7 @@ fn piped_input_with_n_ends_there() {
 
 #[test]
 fn messages_that_never_fit_are_refused_and_the_chat_goes_on() {
-    let (_, model) = fixed_answers("chat_too_long", 80, 1, true);
+    let (_, model) = fixed_answers("chat_too_long", 80, 1, Some(2));
     let input = format!("b\n{}\nb\n", "b".repeat(64));
     let output = run_with_input(&[&model, "-m", "chat", "-y", "", "-t", "0"], input.as_bytes());
     assert_eq!(output.status.code(), Some(2));
@@ -183,7 +193,7 @@ fn reset_and_system_begin_anew_or_go_on() {
 
 #[test]
 fn a_system_prompt_can_change_within_a_conversation() {
-    let (_, model) = fixed_answers("chat_system", 80, 1, true);
+    let (_, model) = fixed_answers("chat_system", 80, 1, Some(2));
     let long = "b".repeat(80);
     let output = run_with_input(
         &[&model, "-m", "chat", "-y", "bbb", "-t", "0"],
@@ -216,7 +226,7 @@ fn unknown_commands_are_not_sent() {
 
 #[test]
 fn save_writes_the_conversation_and_replaces_nothing_else() {
-    let (folder, model) = fixed_answers("chat_save", 80, 1, true);
+    let (folder, model) = fixed_answers("chat_save", 80, 1, Some(2));
     let file = folder.join("my chat.txt");
     let save = format!("/save {}\n", file.display());
     // Dropped turns are written too.

@@ -42,7 +42,7 @@ fn end(mut chat: PtySession) {
 
 #[test]
 fn lines_are_edited_and_remembered() {
-    let (folder, model) = fixed_answers("terminal_editing", 200, 1, true);
+    let (folder, model) = fixed_answers("terminal_editing", 200, 1, Some(2));
     let mut chat = chat(&model);
     // Left, a letter, the end of the line, Backspace.
     send(&mut chat, "ad\x1b[Dbc\x05x\x7f\r");
@@ -59,7 +59,7 @@ fn lines_are_edited_and_remembered() {
 
 #[test]
 fn a_paste_of_many_lines_is_one_message() {
-    let (folder, model) = fixed_answers("terminal_paste", 20_000, 1, true);
+    let (folder, model) = fixed_answers("terminal_paste", 20_000, 1, Some(2));
     let mut chat = chat(&model);
     let lines: Vec<String> = (0..100).map(|i| format!("{i:2} {}", "é pasted line ".repeat(4))).collect();
     assert!(lines.concat().len() > 5000);
@@ -76,7 +76,7 @@ fn a_paste_of_many_lines_is_one_message() {
 
 #[test]
 fn what_is_typed_ahead_is_kept() {
-    let (_, model) = fixed_answers("terminal_ahead", 200, 1, true);
+    let (_, model) = fixed_answers("terminal_ahead", 200, 1, Some(2));
     let mut chat = chat(&model);
     send(&mut chat, "a\rb\rc\r");
     expect(&mut chat, &["Assistant: a", "Assistant: a", "Assistant: a", "User: "]);
@@ -85,7 +85,7 @@ fn what_is_typed_ahead_is_kept() {
 
 #[test]
 fn ctrl_c_stops_the_answer_and_not_the_chat() {
-    let (folder, model) = fixed_answers("terminal_ctrl_c", 100_000, 24, false);
+    let (folder, model) = fixed_answers("terminal_ctrl_c", 100_000, 24, None);
     let mut chat = chat(&model);
     for _ in 0..2 {
         send(&mut chat, "b\r");
@@ -106,7 +106,7 @@ fn ctrl_c_stops_the_answer_and_not_the_chat() {
 
 #[test]
 fn ctrl_c_ends_a_story() {
-    let (_, model) = fixed_answers("terminal_story", 100_000, 24, false);
+    let (_, model) = fixed_answers("terminal_story", 100_000, 24, None);
     let mut command = cli();
     command.args([&model, "-n", "0", "-t", "0"]);
     let mut story = rexpect::session::spawn_command(command, PATIENCE).unwrap();
