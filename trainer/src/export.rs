@@ -155,7 +155,7 @@ impl Target<'_> {
         let taken = [TOKENIZER, SETTINGS, METRICS, CURVE];
         ensure!(
             path.file_name().is_some_and(|name| taken.iter().all(|taken| name != *taken)),
-            "{name:?} cannot be the model file, since it is the name of another: {way}"
+            "{name:?} cannot be the model file: a run has another file of this name: {way}"
         );
         if let Ok(there) = path.canonicalize() {
             let is_there = |input: &&Path| input.canonicalize().is_ok_and(|input| input == there);

@@ -26,8 +26,8 @@ pub const SHARD_MB: NonZeroU64 = NonZeroU64::new(64).unwrap();
 /// Turns a corpus into token shards; goes on where it was stopped
 #[derive(clap::Args)]
 pub struct Args {
-    /// Files and folders with stories: .json, .jsonl, or plain text with a separator [default: what the shards in the
-    /// folder are made from, else data/TinyStories_all_data]
+    /// Files and folders with stories: .json, .jsonl, .ndjson, or plain text with a separator [default: what the shards in
+    /// the folder are made from, else data/TinyStories_all_data]
     #[arg(value_name = "PATH")]
     corpus: Vec<PathBuf>,
     /// Stories to validate on [default: files that are named so, the first of several .json files, or one story in

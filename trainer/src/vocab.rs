@@ -39,7 +39,7 @@ const FIRST_TEXT: usize = SPECIAL.len() + 256;
 /// Learns a vocabulary from a corpus; writes tokenizer.bin and tokenizer.json
 #[derive(clap::Args)]
 pub struct Args {
-    /// Files and folders with stories: .json, .jsonl, or plain text with a separator
+    /// Files and folders with stories: .json, .jsonl, .ndjson, or plain text with a separator
     #[arg(value_name = "PATH", default_value = corpus::DEFAULT)]
     pub corpus: Vec<PathBuf>,
     /// Number of tokens
