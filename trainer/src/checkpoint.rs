@@ -28,7 +28,7 @@ pub const TENSORS: &str = "tensors.safetensors";
 pub const RUN: &str = "run.postcard";
 /// The tokenizer of a checkpoint, and of a model beside it.
 pub const TOKENIZER: &str = "tokenizer.bin";
-/// Of [`Run`], before there were checksums, and since.
+/// Values of `Run::format` without and with checksums.
 const UNCHECKED: u32 = 2;
 const FORMAT: u32 = 3;
 
@@ -385,7 +385,7 @@ impl Checkpoints {
         Ok(sync_folder(&self.folder)?)
     }
 
-    /// What cannot be read stays: it may be all that is left of something.
+    /// A step that cannot be read stays: it may be all that is left of something.
     fn remove_old(&mut self) -> std::io::Result<()> {
         if self.keep_all {
             return Ok(());

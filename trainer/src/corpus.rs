@@ -1,6 +1,6 @@
 //! Stories, one by one, from files of any size: JSON and plain text.
 //!
-//! - `.json`, `.jsonl`: stories as strings or objects, in an array or one after the other (json.rs);
+//! - `.json`, `.jsonl`, `.ndjson`: stories as strings or objects, in an array or one after the other (json.rs);
 //! - anything else: plain text with a separator between stories.
 //!
 //! Nothing but the story at hand is kept in memory. Line ends are `\n`, whatever the file has; white space around a story
@@ -11,6 +11,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::ops::AddAssign;
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use anyhow::{Context, anyhow, bail, ensure};
 use indicatif::ProgressBar;
@@ -26,7 +27,7 @@ const MAX_STORY: usize = 16 << 20;
 const BLOCK: usize = 1 << 18;
 
 /// A file, or a range of a plain text: the stories that begin in it.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Piece {
     /// The file.
     pub path: PathBuf,
@@ -34,6 +35,21 @@ pub struct Piece {
     pub start: u64,
     /// Byte after the last.
     pub end: u64,
+    /// When the file was last changed, in nanoseconds since 1970. Folders of earlier versions do not say.
+    #[serde(default)]
+    pub modified: Option<u64>,
+}
+
+impl PartialEq for Piece {
+    fn eq(&self, other: &Piece) -> bool {
+        let place = |piece: &Piece| (piece.start, piece.end);
+        self.path == other.path && place(self) == place(other) && same_time(self.modified, other.modified)
+    }
+}
+
+/// Whether two times are equal, as far as both are known.
+fn same_time(one: Option<u64>, other: Option<u64>) -> bool {
+    one.is_none() || other.is_none() || one == other
 }
 
 /// What was read.
@@ -94,27 +110,39 @@ pub struct Named {
     pub name: PathBuf,
 }
 
-/// The files that the paths name, a folder standing for its `.json`, `.jsonl` and `.txt` files in order of their names,
-/// and for those in the folders in it that `enter` names.
+/// What paths name.
+#[derive(Default)]
+pub struct Found {
+    pub files: Vec<Named>,
+    /// Folders in those that were given, which are not read.
+    pub skipped: Vec<PathBuf>,
+}
+
+/// The files that the paths name, a folder standing for its `.json`, `.jsonl`, `.ndjson` and `.txt` files in order of
+/// their names, and for those in the folders in it that `enter` names.
 ///
 /// # Errors
 /// A path that is not there, and a folder without such files.
-pub fn files(paths: &[PathBuf], enter: fn(&Path) -> bool) -> anyhow::Result<Vec<Named>> {
-    let mut files = Vec::new();
+pub fn files(paths: &[PathBuf], enter: fn(&Path) -> bool) -> anyhow::Result<Found> {
+    let mut found = Found::default();
     for path in paths {
         let name = PathBuf::from(path.file_name().unwrap_or_default());
         if !path.metadata().with_context(|| format!("corpus {}", path.display()))?.is_dir() {
-            files.push(Named { piece: whole(path.clone())?, name });
+            found.files.push(Named { piece: whole(path.clone())?, name });
             continue;
         }
-        let before = files.len();
-        add_folder(path, &name, enter, &mut files)?;
-        ensure!(files.len() > before, "corpus {} has no .json, .jsonl or .txt file", path.display());
+        let before = found.files.len();
+        add_folder(path, &name, enter, &mut found)?;
+        ensure!(
+            found.files.len() > before,
+            "corpus {} has no .json, .jsonl or .txt file; folders in it are read if their names say train, valid or test",
+            path.display()
+        );
     }
-    Ok(files)
+    Ok(found)
 }
 
-fn add_folder(folder: &Path, name: &Path, enter: fn(&Path) -> bool, files: &mut Vec<Named>) -> anyhow::Result<()> {
+fn add_folder(folder: &Path, name: &Path, enter: fn(&Path) -> bool, found: &mut Found) -> anyhow::Result<()> {
     let in_folder = || format!("corpus {}", folder.display());
     let entries: Vec<std::fs::DirEntry> = folder.read_dir().and_then(Iterator::collect).with_context(in_folder)?;
     let mut paths: Vec<_> = entries.into_iter().map(|entry| entry.path()).collect();
@@ -123,10 +151,12 @@ fn add_folder(folder: &Path, name: &Path, enter: fn(&Path) -> bool, files: &mut 
         let name = name.join(path.file_name().unwrap_or_default());
         if path.is_dir() {
             if enter(&path) {
-                add_folder(&path, &name, enter, files)?;
+                add_folder(&path, &name, enter, found)?;
+            } else {
+                found.skipped.push(path);
             }
-        } else if matches!(extension(&path), "json" | "jsonl" | "txt") {
-            files.push(Named { piece: whole(path)?, name });
+        } else if is_named_as_stories(&path) {
+            found.files.push(Named { piece: whole(path)?, name });
         }
     }
     Ok(())
@@ -135,13 +165,21 @@ fn add_folder(folder: &Path, name: &Path, enter: fn(&Path) -> bool, files: &mut 
 fn whole(path: PathBuf) -> anyhow::Result<Piece> {
     let metadata = path.metadata().with_context(|| format!("corpus {}", path.display()))?;
     ensure!(metadata.is_file(), "corpus {} is not a regular file", path.display());
-    Ok(Piece { path, start: 0, end: metadata.len() })
+    let since_1970 = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    let modified = since_1970.map(|time| time.as_nanos() as u64);
+    Ok(Piece { path, start: 0, end: metadata.len(), modified })
 }
 
 impl Piece {
     /// Whether it can be cut anywhere: plain text can, JSON cannot.
     pub fn is_text(&self) -> bool {
-        !matches!(extension(&self.path), "json" | "jsonl")
+        !matches!(&extension(&self.path)[..], "json" | "jsonl" | "ndjson")
+    }
+
+    /// Whether the file has changed since the piece was planned.
+    pub fn has_changed(&self) -> anyhow::Result<bool> {
+        let now = whole(self.path.clone())?;
+        Ok(self.end > now.end || !same_time(self.modified, now.modified))
     }
 
     /// Bytes.
@@ -230,8 +268,14 @@ impl Piece {
     }
 }
 
-fn extension(path: &Path) -> &str {
-    path.extension().and_then(|extension| extension.to_str()).unwrap_or_default()
+/// Whether a file in a folder is taken for stories.
+pub fn is_named_as_stories(path: &Path) -> bool {
+    matches!(&extension(path)[..], "json" | "jsonl" | "ndjson" | "txt")
+}
+
+/// In lower case, as Windows does not tell them apart.
+fn extension(path: &Path) -> String {
+    path.extension().unwrap_or_default().to_string_lossy().to_lowercase()
 }
 
 struct Stories<'a> {
@@ -285,7 +329,7 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             let read = |start: usize, end: usize| {
                 let mut stories = Vec::new();
-                let piece = Piece { path: path.clone(), start: start as u64, end: end as u64 };
+                let piece = Piece { path: path.clone(), start: start as u64, end: end as u64, modified: None };
                 piece.read(&separator, &ProgressBar::hidden(), &mut |story| {
                     stories.push(story.to_string());
                     Ok(())

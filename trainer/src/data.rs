@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{bail, ensure};
+use anyhow::{Context, bail, ensure};
 
-use crate::files::write_whole;
+use crate::checkpoint::Checkpoint;
+use crate::files::{folder_of, write_whole};
 use crate::pretokenize::{self, Job};
 use crate::separator::SEPARATOR;
-use crate::settings::Settings;
+use crate::settings::{SETTINGS, Settings};
 use crate::shards::{Meta, Shard, Shards, read_meta, warn_if_lopsided};
 use crate::teacher::Teacher;
 use crate::tokenizer::TokenizerFile;
@@ -120,6 +121,8 @@ fn check_vocabulary(
 ) -> anyhow::Result<()> {
     let has = shards.vocab_size();
     if let Some(known) = known {
+        // Weights to start from and a teacher keep their vocabulary, whatever --tokenizer says.
+        let is_choice = settings.init_from == "scratch" && settings.teacher.is_none();
         ensure!(
             known.means_the_same(shards.tokenizer()),
             "the shards in {} have another vocabulary ({has} tokens) than {} ({} tokens): {}give stories with --data, or \
@@ -127,7 +130,7 @@ fn check_vocabulary(
             folder.display(),
             known.path.display(),
             known.vocab_size(),
-            if settings.tokenizer.is_some() { "leave out --tokenizer, " } else { "" },
+            if is_choice { "leave out --tokenizer, " } else { "" },
             known.path.display(),
         );
     }
@@ -145,6 +148,13 @@ fn check_vocabulary(
 fn find_shards(settings: &Settings, known: Option<&TokenizerFile>) -> anyhow::Result<(PathBuf, Shards)> {
     let folder = match &settings.data {
         Some(path) => path.clone(),
+        None if settings.init_from == "resume" => data_of_run(&settings.out_dir)?.with_context(|| {
+            format!(
+                "no {SETTINGS} in {} says what the run was trained on: give its data with --data, or its settings with \
+                 --config",
+                settings.out_dir.display()
+            )
+        })?,
         None => default_shards(settings.vocab_size.or(known.map(TokenizerFile::vocab_size)))?,
     };
     if Shards::are_in(&folder)? {
@@ -160,16 +170,36 @@ fn find_shards(settings: &Settings, known: Option<&TokenizerFile>) -> anyhow::Re
         return Ok((folder, shards));
     }
     let stories = match &settings.data {
-        Some(path) => {
-            ensure!(path.exists(), "there is no data at {}: give stories or token shards with --data", path.display());
-            path.clone()
+        None if settings.init_from != "resume" && Path::new(corpus::DEFAULT).exists() => corpus::DEFAULT.into(),
+        None if settings.init_from != "resume" => generate(settings)?,
+        _ => {
+            ensure!(
+                folder.exists(),
+                "there is no data at {}: give stories or token shards with --data",
+                folder.display()
+            );
+            folder
         }
-        None if Path::new(corpus::DEFAULT).exists() => corpus::DEFAULT.into(),
-        None => generate(settings)?,
     };
     let folder = tokenise(settings, &stories, known)?;
     let shards = Shards::open(&folder, None)?;
     Ok((folder, shards))
+}
+
+/// The shards that a run was trained on: `path` is its out_dir, one of its checkpoints, or a model file in out_dir.
+pub fn data_of_run(path: &Path) -> anyhow::Result<Option<PathBuf>> {
+    let out_dir = match path {
+        file if file.is_file() => folder_of(file).to_path_buf(),
+        checkpoint if Checkpoint::is_at(checkpoint) => checkpoint.join("../.."),
+        out_dir => out_dir.to_path_buf(),
+    };
+    let settings = out_dir.join(SETTINGS);
+    if !settings.is_file() {
+        return Ok(None);
+    }
+    let in_file = || settings.display().to_string();
+    let table: toml::Table = std::fs::read_to_string(&settings)?.parse().with_context(in_file)?;
+    Ok(table.get("data").and_then(|data| data.as_str()).map(PathBuf::from))
 }
 
 /// The folder in data/ with shards of a vocabulary of this size; of any size, if there is just one.
@@ -212,6 +242,17 @@ fn tokenise(settings: &Settings, stories: &Path, known: Option<&TokenizerFile>) 
         },
     };
     let job = Job { meta: meta(&tokenizer), tokenizer, replace: true };
+    if settings.init_from == "resume" && !settings.eval_only {
+        // A run that goes on keeps the shards that it was trained on.
+        ensure!(
+            read_meta(&folder)?.is_none_or(|there| there.makes_the_same(&job.meta)),
+            "{} has the shards of this run, which {} would replace: leave out --data to go on with them, or make others \
+             with `trainer pretokenize {1} --tokenizer {} --out FOLDER` and give that folder with --data",
+            folder.display(),
+            stories.display(),
+            folder.join("tokenizer.bin").display()
+        );
+    }
     pretokenize::make(&job, &folder)?;
     Ok(folder)
 }
@@ -234,7 +275,7 @@ fn trained_before(
 /// Trains a vocabulary of the size that is asked for, or about [`vocab::SIZE`].
 fn train_vocabulary(settings: &Settings, corpus: &[PathBuf], folder: &Path) -> anyhow::Result<TokenizerFile> {
     let separator = settings.separator.clone().unwrap_or_default();
-    let words = Words::count(corpus, &separator, vocab::MAX_MB)?;
+    let words = Words::count(corpus, settings.valid.as_slice(), &separator, vocab::MAX_MB)?;
     let vocabulary = Vocabulary::train(&words.counts, settings.vocab_size, vocab::COVERAGE)?;
     let why = match (settings.vocab_size, vocabulary.size()) {
         (None, n) if n < vocab::SIZE => ", which is all that this text gives",
@@ -248,7 +289,10 @@ fn train_vocabulary(settings: &Settings, corpus: &[PathBuf], folder: &Path) -> a
 
 /// Writes the generated corpus.
 fn generate(settings: &Settings) -> anyhow::Result<PathBuf> {
-    let path = settings.out_dir.join("generated.txt");
+    for (flag, is_given) in [("--valid", settings.valid.is_some()), ("--separator", settings.separator.is_some())] {
+        ensure!(!is_given, "{flag} is for stories of your own: give them with --data");
+    }
+    let path = settings.out_dir.join(format!("generated-{}.txt", settings.seed));
     println!("data: no stories in {}, so they are generated: {}", corpus::DEFAULT, path.display());
     if !path.exists() {
         let stories = generated::stories(settings.seed, GENERATED_STORIES);

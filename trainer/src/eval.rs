@@ -1,18 +1,16 @@
 //! `trainer eval`: how well a checkpoint or a model file predicts the validation split, by infer-core.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use infer_core::{classify, forward};
 use rayon::prelude::*;
 
 use crate::batches::Batches;
-use crate::checkpoint::Checkpoint;
 use crate::corpus;
-use crate::files::folder_of;
+use crate::data::data_of_run;
 use crate::inference::{BATCH, Buffers, Runnable, engine, token_lengths};
 use crate::output::{Usage, say};
-use crate::settings::SETTINGS;
 use crate::shards::Shards;
 use crate::tokenizer::TokenizerFile;
 
@@ -56,8 +54,12 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         None => data_of_run(&args.model)?.unwrap_or_else(|| corpus::default_folder(config.vocab_size)),
     };
     let own = TokenizerFile::from_bytes(&args.model, runnable.tokenizer_bytes().to_vec())?;
-    let shards =
-        Shards::open(&data, Some(&own)).with_context(|| format!("data in {}, or another --data", data.display()))?;
+    ensure!(
+        Shards::are_in(&data)?,
+        "{} is no folder of token shards: name one with --data, or make it with `trainer pretokenize`",
+        data.display()
+    );
+    let shards = Shards::open(&data, Some(&own))?;
     ensure!(
         shards.vocab_size() == config.vocab_size && own.means_the_same(shards.tokenizer()),
         "{} and the shards in {} have different vocabularies ({} and {} tokens): pretokenize with the model's",
@@ -93,31 +95,16 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     // In order, so that the sum does not depend on the threads.
     let (nats, bytes) = sums.iter().fold((0.0, 0), |(nats, bytes), sum| (nats + sum.0, bytes + sum.1));
     let (tokens, nats_per_token, nats_per_byte) = (n * window, nats / (n * window) as f64, nats / bytes as f64);
+    let perplexity = nats_per_token.exp();
     if args.json {
-        let perplexity = nats_per_token.exp();
         let report = Report { windows: n, window, tokens, bytes, nats_per_token, perplexity, nats_per_byte };
         say(&serde_json::to_string(&report)?)
     } else {
         say(&format!("predicted        {tokens} tokens, {bytes} bytes"))?;
         say(&format!("nats per token   {nats_per_token:.7}"))?;
+        say(&format!("perplexity       {perplexity:.4}"))?;
         say(&format!("nats per byte    {nats_per_byte:.7}"))
     }
-}
-
-/// The shards that a run was trained on: `path` is its out_dir, one of its checkpoints, or a model file in out_dir.
-fn data_of_run(path: &Path) -> anyhow::Result<Option<PathBuf>> {
-    let out_dir = match path {
-        file if file.is_file() => folder_of(file).to_path_buf(),
-        checkpoint if Checkpoint::is_at(checkpoint) => checkpoint.join("../.."),
-        out_dir => out_dir.to_path_buf(),
-    };
-    let settings = out_dir.join(SETTINGS);
-    if !settings.is_file() {
-        return Ok(None);
-    }
-    let in_file = || settings.display().to_string();
-    let table: toml::Table = std::fs::read_to_string(&settings)?.parse().with_context(in_file)?;
-    Ok(table.get("data").and_then(|data| data.as_str()).map(PathBuf::from))
 }
 
 /// -ln of the probability that softmax gives to `token`.

@@ -10,9 +10,11 @@ use serde::{Deserialize, Serialize};
 use trainer::model::shapes;
 
 use crate::checkpoint::{Checkpoint, RUN, TENSORS, TOKENIZER};
-use crate::files::{folder_of, remove_unfinished, write_whole};
+use crate::files::{folder_of, open_model, remove_unfinished, write_whole};
 use crate::inference::tokenizer_index;
 use crate::output::say;
+use crate::report::{CURVE, METRICS};
+use crate::settings::SETTINGS;
 
 /// Version of a model file on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
@@ -150,14 +152,18 @@ impl Target<'_> {
         let name = path.display();
         let is_folder = path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/");
         ensure!(!is_folder, "{name} is a folder, not the model file to write: {way}");
+        let taken = [TOKENIZER, SETTINGS, METRICS, CURVE];
         ensure!(
-            path.file_name().is_some_and(|name| name != TOKENIZER),
-            "{name:?} cannot be the model file, beside which {TOKENIZER} goes: {way}"
+            path.file_name().is_some_and(|name| taken.iter().all(|taken| name != *taken)),
+            "{name:?} cannot be the model file: a run has another file of this name: {way}"
         );
         if let Ok(there) = path.canonicalize() {
             let is_there = |input: &&Path| input.canonicalize().is_ok_and(|input| input == there);
             ensure!(!inputs.iter().any(is_there), "{name} is read here, and would be overwritten: {way}");
         }
+        // An empty file may be there to keep the name.
+        let is_free = |there: std::fs::Metadata| there.is_file() && (there.len() == 0 || open_model(path).is_ok());
+        ensure!(path.metadata().ok().is_none_or(is_free), "{name} is no model file, and would be overwritten: {way}");
         let folder = folder_of(path);
         let writable = std::fs::create_dir_all(folder).and_then(|()| tempfile::tempfile_in(folder));
         writable.with_context(|| format!("{name} cannot be written: {way}"))?;

@@ -59,7 +59,7 @@ mod tokenizer;
 mod train;
 mod vocab;
 
-use output::Usage;
+use output::{Unread, Usage};
 use settings::Settings;
 
 /// Trains a small Llama-2 model and exports it as a llama2.c file
@@ -104,7 +104,7 @@ fn main() -> ExitCode {
     let matches = Cli::command().get_matches();
     match run(&matches) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(e) if output::is_broken_pipe(&e) => ExitCode::SUCCESS,
+        Err(e) if e.is::<Unread>() => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("error: {}", output::one_line(&e));
             ExitCode::from(if e.is::<Usage>() { 2 } else { 1 })

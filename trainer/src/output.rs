@@ -15,17 +15,32 @@ impl fmt::Display for Usage {
 
 impl std::error::Error for Usage {}
 
+/// The reader of standard output has gone, as with `trainer sample out | head -1`.
+#[derive(Debug)]
+pub struct Unread;
+
+impl fmt::Display for Unread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("nobody reads standard output any more")
+    }
+}
+
+impl std::error::Error for Unread {}
+
 /// Prints a result.
 ///
 /// # Errors
-/// Nobody reads any more: what is left to print needs no computing.
+/// [`Unread`]: what is left to print needs no computing.
 pub fn say(line: &str) -> anyhow::Result<()> {
-    Ok(writeln!(io::stdout(), "{line}")?)
+    print(format!("{line}\n").as_bytes())
 }
 
-/// Whether the reader of standard output has gone, as with `trainer sample out | head -1`.
-pub fn is_broken_pipe(e: &anyhow::Error) -> bool {
-    e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+/// Prints bytes as they are.
+pub fn print(bytes: &[u8]) -> anyhow::Result<()> {
+    io::stdout().write_all(bytes).map_err(|e| match e.kind() {
+        io::ErrorKind::BrokenPipe => Unread.into(),
+        _ => e.into(),
+    })
 }
 
 /// An error and its causes on one line, whatever they say.

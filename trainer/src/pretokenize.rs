@@ -1,6 +1,6 @@
 //! From a corpus to token shards: each shard is planned before, made by one thread, and there whole or not at all.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufWriter, Write};
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use infer_core::{MergeSlot, Tokenizer};
 use rayon::prelude::*;
 
 use crate::corpus::{self, Counts, Piece};
-use crate::files::{remove, remove_unfinished, write_whole};
+use crate::files::{lock, remove, remove_unfinished, write_whole};
 use crate::separator::Separator;
 use crate::shards::{Meta, Shard, read_meta, sha256, shard_path, warn_if_lopsided};
 use crate::split;
@@ -26,8 +26,8 @@ pub const SHARD_MB: NonZeroU64 = NonZeroU64::new(64).unwrap();
 /// Turns a corpus into token shards; goes on where it was stopped
 #[derive(clap::Args)]
 pub struct Args {
-    /// Files and folders with stories: .json, .jsonl, or plain text with a separator [default: what the shards in the
-    /// folder are made from, else data/TinyStories_all_data]
+    /// Files and folders with stories: .json, .jsonl, .ndjson, or plain text with a separator [default: what the shards in
+    /// the folder are made from, else data/TinyStories_all_data]
     #[arg(value_name = "PATH")]
     corpus: Vec<PathBuf>,
     /// Stories to validate on [default: files that are named so, the first of several .json files, or one story in
@@ -89,15 +89,13 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 pub struct Job {
     pub meta: Meta,
     pub tokenizer: TokenizerFile,
-    /// Whether finished shards of something else may be deleted.
+    /// Whether shards of something else may be deleted.
     pub replace: bool,
 }
 
 /// Makes the shards that are missing or damaged in `out`.
 pub fn make(job: &Job, out: &Path) -> anyhow::Result<()> {
-    fs::create_dir_all(out).with_context(|| format!("folder {}", out.display()))?;
-    let lock = File::create(out.join(".lock")).with_context(|| format!("folder {}", out.display()))?;
-    lock.try_lock().map_err(|e| anyhow!("{}: another trainer is at work here ({e})", out.display()))?;
+    let _lock = lock(out, "another trainer", "name another folder")?;
     let meta = begin(job, out)?;
     let n = meta.shards.len();
     let missing: Vec<usize> = (0..n).into_par_iter().filter(|&i| !is_whole(&meta, i, out)).collect();
@@ -106,6 +104,15 @@ pub fn make(job: &Job, out: &Path) -> anyhow::Result<()> {
     }
     if missing.is_empty() {
         return Ok(());
+    }
+    // Shards of a text before and after a change would lose stories between them.
+    for piece in meta.shards.iter().flat_map(|part| &part.pieces) {
+        ensure!(
+            !piece.has_changed()?,
+            "{} has changed since the shards in {} were planned: delete the folder, or give another --out",
+            piece.path.display(),
+            out.display()
+        );
     }
     let start = Instant::now();
     let progress = corpus::progress(missing.iter().flat_map(|&i| &meta.shards[i].pieces).map(Piece::len).sum());
@@ -127,8 +134,8 @@ pub fn make(job: &Job, out: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes the description and the tokenizer into the folder, unless they are there: then the work goes on. What another
-/// try has left unfinished is deleted; what it finished only if the job may.
+/// Writes the description and the tokenizer into the folder, unless they are there: then the work goes on. Shards of
+/// something else are deleted only if the job may.
 fn begin(job: &Job, out: &Path) -> anyhow::Result<Meta> {
     remove_unfinished(out)?;
     let beside = out.join("tokenizer.bin");
@@ -155,19 +162,21 @@ fn begin(job: &Job, out: &Path) -> anyhow::Result<Meta> {
         Some(there) => {
             let differs = difference(&there, &job.meta);
             ensure!(
-                job.replace || !there.missing(out).is_empty(),
+                job.replace || shards_in(out)?.is_empty(),
                 "{} has shards made with {differs}: delete the folder, or give another --out",
                 out.display()
             );
             eprintln!("{}: what was there, made with {differs}, is replaced", out.display());
         }
         None => ensure!(
-            job.replace || !shard_path(out, 0).exists(),
+            job.replace || shards_in(out)?.is_empty(),
             "{} has shards but no meta.json: delete the folder, or give another --out",
             out.display()
         ),
     }
-    remove_shards(out)?;
+    for path in shards_in(out)? {
+        remove(&path).with_context(|| path.display().to_string())?;
+    }
     if other.is_some() && trained.exists() {
         remove(&trained)?;
     }
@@ -187,16 +196,15 @@ fn difference(there: &Meta, wanted: &Meta) -> String {
     }
 }
 
-/// Deletes the shards of a folder and their description.
-fn remove_shards(out: &Path) -> anyhow::Result<()> {
-    for entry in fs::read_dir(out)? {
-        let path = entry?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name == "meta.json" || (name.starts_with("shard") && name.ends_with(".bin")) {
-            remove(&path).with_context(|| path.display().to_string())?;
-        }
-    }
-    Ok(())
+/// The files in a folder that are named as [`shard_path`] does it.
+fn shards_in(out: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let is_shard = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let number = name.strip_prefix("shard").and_then(|rest| rest.strip_suffix(".bin"));
+        number.is_some_and(|number| number.len() >= 5 && number.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let paths = fs::read_dir(out)?.map(|entry| Ok(entry?.path())).collect::<anyhow::Result<Vec<_>>>()?;
+    Ok(paths.into_iter().filter(is_shard).collect())
 }
 
 /// Whether a shard is there as it was written.

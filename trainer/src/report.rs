@@ -14,6 +14,11 @@ use crate::files::write_whole;
 use crate::tensorboard::EventFile;
 use crate::{bar, plot};
 
+/// Every line of the log as JSON, in out_dir.
+pub const METRICS: &str = "metrics.jsonl";
+/// The loss curve, in out_dir.
+pub const CURVE: &str = "loss.svg";
+
 /// A line of metrics.jsonl.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -76,7 +81,7 @@ impl Report {
 
     /// Goes on with the metrics of the run up to step `iter`, and forgets what came after.
     pub fn open_files(&mut self, iter: u64) -> anyhow::Result<()> {
-        let path = self.out_dir.join("metrics.jsonl");
+        let path = self.out_dir.join(METRICS);
         let kept = read_metrics(&path)?.into_iter().filter(|metric| iter > 0 && metric.iter() <= iter);
         let lines =
             kept.map(|metric| Ok(serde_json::to_string(&metric)? + "\n")).collect::<anyhow::Result<String>>()?;
@@ -150,7 +155,7 @@ impl Report {
     /// Removes the bar and draws the loss curve.
     pub fn finish(self) -> anyhow::Result<()> {
         self.clear();
-        plot::loss_curve(&self.out_dir.join("loss.svg"), &read_metrics(&self.out_dir.join("metrics.jsonl"))?)
+        plot::loss_curve(&self.out_dir.join(CURVE), &read_metrics(&self.out_dir.join(METRICS))?)
     }
 }
 
@@ -199,14 +204,13 @@ mod tests {
             first.evaluation(evaluation(iter)).unwrap();
         }
         first.files.unwrap().metrics.write_all(b"{\"iter\":17,\"lo").unwrap(); // killed
-        let iters =
-            || read_metrics(&folder.path().join("metrics.jsonl")).unwrap().iter().map(Metric::iter).collect::<Vec<_>>();
+        let iters = || read_metrics(&folder.path().join(METRICS)).unwrap().iter().map(Metric::iter).collect::<Vec<_>>();
         let mut second = report(10);
         assert_eq!(iters(), [5, 5, 10, 10]);
         second.evaluation(evaluation(20)).unwrap();
         second.finish().unwrap();
         assert_eq!(iters(), [5, 5, 10, 10, 20]);
-        let svg = std::fs::read_to_string(folder.path().join("loss.svg")).unwrap();
+        let svg = std::fs::read_to_string(folder.path().join(CURVE)).unwrap();
         assert!(svg.contains("validation") && svg.contains("polyline"));
         report(0);
         assert_eq!(iters(), [0; 0]);

@@ -1,7 +1,7 @@
 //! Token shards: flat files of u16 (u32 for vocabularies above 65,536), little endian, BOS before each story.
 //!
-//! A folder holds `meta.json`, the `tokenizer.bin` that gave the ids, and `shard00000.bin`, `shard00001.bin`, …, of
-//! which the first is the validation split. meta.json is written first and names every shard that there is to be; each
+//! A folder holds `meta.json`, the `tokenizer.bin` that gave the ids, and `shard00000.bin`, `shard00001.bin`, …. The
+//! first shard is the validation split. meta.json is written first and names every shard that there is to be; each
 //! shard's checksum comes into it before the shard gets its name.
 //!
 //! Folders of llama2.c's tinystories.py are read too: `data00.bin`, the validation split, `data01.bin`, … of u16.
@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::corpus::Piece;
+use crate::corpus::{self, Piece};
 use crate::files::{self, write_whole};
 use crate::separator::Separator;
 use crate::split::Selection;
@@ -105,8 +105,8 @@ impl Shards {
         Ok(dir.is_dir() && (read_meta(dir)?.is_some() || !llama2c_shards(dir)?.is_empty()))
     }
 
-    /// Maps every shard of a folder that `trainer pretokenize` or llama2.c has finished. `tokenizer` is that of llama2.c's
-    /// shards, where it is given.
+    /// Maps every shard of a folder that `trainer pretokenize` or llama2.c has finished. `tokenizer` is for
+    /// shards of llama2.c without one of their own.
     ///
     /// # Errors
     /// A missing or damaged file, and a tokenizer.bin other than the one that gave the ids.
@@ -160,9 +160,10 @@ impl Shards {
             "{} has one shard of llama2.c, the validation split: there is none to train on",
             dir.display()
         );
-        let tokenizer = match tokenizer {
-            Some(given) => given.clone(),
-            None => beside_llama2c(dir)?,
+        let tokenizer = match (own_of_llama2c(dir)?, tokenizer) {
+            (Some(own), _) => own,
+            (None, Some(given)) => given.clone(),
+            (None, None) => beside_llama2c(dir)?,
         };
         let open = |path: PathBuf| {
             let shard = Shard::open_file(path, 2, tokenizer.vocab_size())?;
@@ -256,8 +257,8 @@ impl Shard {
 pub fn warn_if_lopsided(valid: u64, train: u64) {
     if valid > train {
         eprintln!(
-            "warning: the validation split has {valid} tokens, more than the {train} to train on: are they swapped? Give \
-             stories to validate on with --valid"
+            "warning: the validation split has {valid} tokens, more than the {train} to train on: are they swapped? \
+             --valid names the stories to validate on when shards are made"
         );
     }
 }
@@ -271,7 +272,7 @@ fn llama2c_shards(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
         let number = name.strip_prefix("data").and_then(|rest| rest.strip_suffix(".bin"));
         number.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
     };
-    if names.iter().any(|name| [".json", ".jsonl", ".txt"].iter().any(|end| name.ends_with(end))) {
+    if names.iter().any(|name| corpus::is_named_as_stories(name.as_ref())) {
         return Ok(Vec::new());
     }
     let mut shards: Vec<PathBuf> = names.iter().filter(is_shard).map(|name| dir.join(name)).collect();
@@ -279,20 +280,36 @@ fn llama2c_shards(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(shards)
 }
 
-/// The tokenizer of llama2.c's shards in `data/tok4096`: tokenizer.bin in the folder, `data/tok4096.bin`, where its
-/// tokenizer.py writes it, or tokenizer.bin beside the folder.
+/// The tokenizer that gave the ids of llama2.c's shards in `data/tok4096`: tokenizer.bin in the folder, or
+/// `data/tok4096.bin`, where its tokenizer.py writes it.
+fn own_of_llama2c(dir: &Path) -> anyhow::Result<Option<TokenizerFile>> {
+    let dir = dir.canonicalize().with_context(|| dir.display().to_string())?;
+    let mut places = [dir.join("tokenizer.bin"), dir.with_extension("bin")].into_iter();
+    places.find(|path| path.exists()).map(|path| TokenizerFile::open(&path)).transpose()
+}
+
+/// tokenizer.bin beside the folder of llama2.c's shards, which may be Llama 2's: a folder `tok4096` wants 4,096 tokens.
 fn beside_llama2c(dir: &Path) -> anyhow::Result<TokenizerFile> {
     let dir = dir.canonicalize().with_context(|| dir.display().to_string())?;
-    let places = [dir.join("tokenizer.bin"), dir.with_extension("bin"), dir.with_file_name("tokenizer.bin")];
-    match places.iter().find(|path| path.exists()) {
-        Some(path) => TokenizerFile::open(path),
-        None => bail!(
-            "there is no tokenizer.bin for the shards of llama2.c in {}: give theirs with --tokenizer; llama2.c's \
-             tokenizer.py makes it from {}",
-            dir.display(),
-            dir.with_extension("model").display()
-        ),
-    }
+    let path = dir.with_file_name("tokenizer.bin");
+    ensure!(
+        path.exists(),
+        "there is no tokenizer.bin for the shards of llama2.c in {}: give theirs with --tokenizer; llama2.c's \
+         tokenizer.py makes it from {}",
+        dir.display(),
+        dir.with_extension("model").display()
+    );
+    let tokenizer = TokenizerFile::open(&path)?;
+    let name = dir.file_name().unwrap_or_default().to_string_lossy();
+    let n: Option<usize> = name.strip_prefix("tok").and_then(|n| n.parse().ok());
+    ensure!(
+        n.is_none_or(|n| n == tokenizer.vocab_size()),
+        "{} has {} tokens, but the folder {} is named after another vocabulary: give the shards' own with --tokenizer",
+        path.display(),
+        tokenizer.vocab_size(),
+        dir.display()
+    );
+    Ok(tokenizer)
 }
 
 /// Path of shard `i`.

@@ -1,18 +1,19 @@
 //! What a shell and `man` need to know of the command line.
 
-use std::io::{self, Write};
 use std::path::Path;
 
 use anyhow::Context;
 use clap::Command;
 use clap_complete::Shell;
 
+use crate::output::print;
+
 /// Prints a completion script.
 pub fn completions(mut command: Command, shell: Shell) -> anyhow::Result<()> {
     let name = command.get_name().to_owned();
     let mut script = Vec::new(); // which takes every write: generate() panics at an error
     clap_complete::generate(shell, &mut command, name, &mut script);
-    Ok(io::stdout().write_all(&script)?)
+    print(&script)
 }
 
 /// Writes a page for the program and one for each of its commands.

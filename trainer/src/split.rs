@@ -38,6 +38,8 @@ pub struct Files {
     pub train: Vec<Piece>,
     valid: Vec<Piece>,
     test: Vec<Piece>,
+    /// Folders that are not read.
+    skipped: Vec<PathBuf>,
 }
 
 /// What the name of a file says that it is for.
@@ -63,13 +65,14 @@ fn role(name: &Path) -> Option<Role> {
 
 impl Files {
     /// The files that the paths name. A file's own name counts for more than that of its folder; names above the paths
-    /// that are given say nothing.
+    /// that are given say nothing. `valid` names the files to validate on, unless it is empty.
     ///
     /// # Errors
     /// As [`corpus::files`], and names that leave nothing to train on.
-    pub fn find(paths: &[PathBuf]) -> anyhow::Result<Files> {
-        let mut files = Files::default();
-        for file in corpus::files(paths, |folder| role(folder).is_some())? {
+    pub fn find(paths: &[PathBuf], valid: &[PathBuf]) -> anyhow::Result<Files> {
+        let found = corpus::files(paths, |folder| role(folder).is_some())?;
+        let mut files = Files { skipped: found.skipped, ..Files::default() };
+        for file in found.files {
             match file.name.ancestors().find_map(role) {
                 None | Some(Role::Train) => files.train.push(file.piece),
                 Some(Role::Valid) => files.valid.push(file.piece),
@@ -85,6 +88,16 @@ impl Files {
             // A name on its own says nothing: someone trains on a file that is called test.txt.
             files.train.append(&mut files.valid);
             files.train.append(&mut files.test);
+        }
+        if !valid.is_empty() {
+            let given: Vec<Piece> = corpus::files(valid, |_| false)?.files.into_iter().map(|file| file.piece).collect();
+            let others = without(&files.train, &given)?;
+            if !others.is_empty() {
+                files.train = others;
+            }
+            files.test.extend(without(&files.valid, &given)?);
+            files.test = without(&files.test, &given)?;
+            files.valid = given;
         }
         Ok(files)
     }
@@ -103,17 +116,15 @@ pub struct Plan {
 /// # Errors
 /// A corpus that cannot be read, has no story, or the same one again and again.
 pub fn plan(corpus: &[PathBuf], valid: &[PathBuf], separator: &Separator, most: u64) -> anyhow::Result<Plan> {
-    let mut files = Files::find(corpus)?;
+    let mut files = Files::find(corpus, valid)?;
     let mut stories = Selection::All;
     let all = |pieces| Part { pieces, stories: Selection::All };
-    let (valid, how) = if !valid.is_empty() {
-        let given: Vec<Piece> = corpus::files(valid, |_| false)?.into_iter().map(|file| file.piece).collect();
-        leave_out(&mut files.train, &given)?;
-        files.test.append(&mut files.valid);
-        let how = format!("validation on {}", names(&given));
-        (Some(all(given)), how)
-    } else if !files.valid.is_empty() {
-        let how = format!("validation on {}, by name", names(&files.valid));
+    if !files.valid.is_empty() && without(&files.train, &files.valid)?.is_empty() {
+        eprintln!("warning: the run validates on the text that it trains on");
+    }
+    let (valid, how) = if !files.valid.is_empty() {
+        let by_name = if valid.is_empty() { ", by name" } else { "" };
+        let how = format!("validation on {}{by_name}", names(&files.valid));
         (Some(all(std::mem::take(&mut files.valid))), how)
     } else if files.train.len() > 1 && !files.train.iter().any(Piece::is_text) {
         let first = files.train.remove(0);
@@ -123,7 +134,7 @@ pub fn plan(corpus: &[PathBuf], valid: &[PathBuf], separator: &Separator, most: 
         (None, String::new())
     };
     let scouted = scout(&files.train, separator)?;
-    let trained_on = names(&files.train);
+    let (trained_on, n_files) = (names(&files.train), files.train.len());
     let pieces: Vec<Piece> = files.train.into_iter().flat_map(|piece| divide(piece, most)).collect();
     let (valid, how) = match valid {
         Some(valid) => (valid, how),
@@ -131,7 +142,11 @@ pub fn plan(corpus: &[PathBuf], valid: &[PathBuf], separator: &Separator, most: 
             stories = Selection::FirstNineTenths;
             let how = format!(
                 "validation on the last tenth of {}, since there are too few stories to hold some out ({scouted})",
-                if pieces.len() == 1 { "the text" } else { "each file" }
+                match pieces.len() {
+                    1 => "the text",
+                    n if n == n_files => "each file",
+                    _ => "each part of the text",
+                }
             );
             (Part { pieces: pieces.clone(), stories: Selection::LastTenth }, how)
         }
@@ -141,28 +156,26 @@ pub fn plan(corpus: &[PathBuf], valid: &[PathBuf], separator: &Separator, most: 
             (Part { pieces: pieces.clone(), stories: Selection::Validation }, how)
         }
     };
-    let unused = if files.test.is_empty() { String::new() } else { format!("; not used: {}", names(&files.test)) };
+    let mut unused = if files.test.is_empty() { String::new() } else { format!("; not used: {}", names(&files.test)) };
+    if !files.skipped.is_empty() {
+        unused += &format!("; folders that are not read: {}", corpus::list(&files.skipped));
+    }
     let mut shards = vec![valid];
     shards.extend(group(pieces, most).into_iter().map(|pieces| Part { pieces, stories }));
     Ok(Plan { shards, chosen: format!("training on {trained_on}, {how}{unused}") })
 }
 
-/// Takes the files of the validation split out of a folder to train on. A corpus that is nothing else is kept.
-fn leave_out(train: &mut Vec<Piece>, valid: &[Piece]) -> anyhow::Result<()> {
+/// The pieces whose files are not among those of `left_out`.
+fn without(pieces: &[Piece], left_out: &[Piece]) -> anyhow::Result<Vec<Piece>> {
     let place = |piece: &Piece| piece.path.canonicalize().with_context(|| format!("corpus {}", piece.path.display()));
-    let valid = valid.iter().map(place).collect::<anyhow::Result<Vec<_>>>()?;
+    let left_out = left_out.iter().map(place).collect::<anyhow::Result<Vec<_>>>()?;
     let mut others = Vec::new();
-    for piece in train.iter() {
-        if !valid.contains(&place(piece)?) {
+    for piece in pieces {
+        if !left_out.contains(&place(piece)?) {
             others.push(piece.clone());
         }
     }
-    if others.is_empty() {
-        eprintln!("warning: the run validates on the text that it trains on");
-    } else {
-        *train = others;
-    }
-    Ok(())
+    Ok(others)
 }
 
 /// Up to three names, or how many there are.
@@ -229,7 +242,7 @@ fn group(pieces: Vec<Piece>, most: u64) -> Vec<Vec<Piece>> {
 fn divide(piece: Piece, most: u64) -> Vec<Piece> {
     let n = if piece.is_text() { piece.len().div_ceil(most).max(1) } else { 1 };
     let at = |i| piece.start + (u128::from(piece.len()) * u128::from(i) / u128::from(n)) as u64;
-    (0..n).map(|i| Piece { path: piece.path.clone(), start: at(i), end: at(i + 1) }).collect()
+    (0..n).map(|i| Piece { start: at(i), end: at(i + 1), ..piece.clone() }).collect()
 }
 
 impl Selection {

@@ -2,8 +2,9 @@
 
 use anyhow::{Context, bail, ensure};
 use infer_core::{Config, MappedModel, WeightType};
+use trainer::model::{AdamW, Backend, Llama, shapes};
 
-use crate::checkpoint::{Checkpoint, Checkpoints};
+use crate::checkpoint::{Checkpoint, Checkpoints, tensor_name};
 use crate::files::open_model;
 use crate::settings::{SETTINGS, Settings};
 use crate::tokenizer::TokenizerFile;
@@ -29,7 +30,9 @@ impl Start {
                 };
                 let has = checkpoint.run.config();
                 let vocab_size = settings.vocab_size.unwrap_or(has.vocab_size);
-                let wants = Config { vocab_size, ..settings.config() };
+                // No setting says whether the classifier is shared: a model to fine-tune brings its own.
+                let shared_classifier = has.shared_classifier;
+                let wants = Config { vocab_size, shared_classifier, ..settings.config() };
                 ensure!(
                     has == wants,
                     "the checkpoint {} has {}, but the settings ask for {}: resume with {}",
@@ -41,9 +44,10 @@ impl Start {
                 Ok(Start::Resume(Box::new(checkpoint)))
             }
             (_, Some(last)) if !settings.eval_only => bail!(
-                "{} holds a run already, up to {}: go on with --init-from resume, or name another --out-dir",
+                "{} holds a run already, up to {}: go on with --config {} --init-from resume, or name another --out-dir",
                 settings.out_dir.display(),
-                last.display()
+                last.display(),
+                settings.out_dir.join(SETTINGS).display()
             ),
             ("scratch", _) => Ok(Start::Scratch),
             (path, _) => {
@@ -77,6 +81,37 @@ impl Start {
                 Ok(Config { weights: WeightType::F32, seq_len: settings.max_seq_len, ..*file.model()?.config() })
             }
         }
+    }
+
+    /// The model with its optimiser, and with the moments of a checkpoint.
+    pub fn into_model<D: Backend>(
+        self,
+        config: Config,
+        device: &D,
+        s: &Settings,
+    ) -> anyhow::Result<(Llama<D>, AdamW<D>)> {
+        let (model, moments) = match self {
+            Start::Scratch => (Llama::init(config, device, s.seed)?, None),
+            Start::FineTune(file) => {
+                let weights = Llama::from_model(&file.model()?, device)?.to_vecs();
+                (Llama::from_slices(config, device, &weights)?, None)
+            }
+            Start::Resume(mut checkpoint) => {
+                let mut take = |kind| {
+                    let tensors = shapes(&config).into_iter().map(|(name, layer, rows, cols)| {
+                        checkpoint.take(&tensor_name(kind, name, layer), &[rows, cols])
+                    });
+                    tensors.collect::<anyhow::Result<Vec<_>>>()
+                };
+                let (weights, moments) = (take("weight")?, [take("moment1")?, take("moment2")?]);
+                (Llama::from_slices(config, device, &weights)?, Some((moments, checkpoint.run.iter)))
+            }
+        };
+        let mut optimizer = AdamW::new(&model, [s.beta1, s.beta2], s.weight_decay)?;
+        if let Some(([moment1, moment2], iter)) = moments {
+            optimizer.set_moments(&model, [&moment1, &moment2], iter as u32)?;
+        }
+        Ok((model, optimizer))
     }
 }
 

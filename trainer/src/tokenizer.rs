@@ -35,9 +35,10 @@ impl TokenizerFile {
     /// number of tokens, as in a folder of several models; then the given one.
     pub fn of_model(model: &Path, vocab_size: usize, given: Option<&TokenizerFile>) -> anyhow::Result<TokenizerFile> {
         let beside = model.with_file_name("tokenizer.bin");
-        let beside = if beside.exists() { Some(TokenizerFile::open(&beside)?) } else { None };
-        let found = match beside {
-            Some(file) if file.vocab_size() == vocab_size => Some(file),
+        let beside = beside.exists().then(|| TokenizerFile::open(&beside));
+        let found = match (beside, given) {
+            (Some(Ok(file)), _) if file.vocab_size() == vocab_size => Some(file),
+            (Some(Err(e)), None) => return Err(e),
             _ => given.cloned(),
         };
         match found {

@@ -10,7 +10,7 @@ use infer_core::{Sampler, Tokenizer};
 use trainer::model::{self, AdamW, Backend, Llama, Options, clip_gradients, shapes};
 
 use crate::batches::{Batch, Batches, mix};
-use crate::checkpoint::{Checkpoint, Checkpoints, Order, Run, Tensor, tensor_name};
+use crate::checkpoint::{Checkpoints, Order, Run, Tensor, tensor_name};
 use crate::data::Data;
 use crate::export::{Target, Weights};
 use crate::files::{lock, write_whole};
@@ -41,8 +41,11 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
 }
 
 fn run_on<D: Backend>(settings: &Settings, device: D) -> anyhow::Result<()> {
-    let lock = (!settings.eval_only).then(|| lock(&settings.out_dir, "another trainer", "name another --out-dir"));
-    let _lock = lock.transpose()?;
+    let _lock = if settings.eval_only {
+        None
+    } else {
+        Some(lock(&settings.out_dir, "another trainer", "name another --out-dir")?)
+    };
     let start = Start::find(settings)?;
     let config = start.config(settings)?;
     memory::check(settings, &config)?;
@@ -56,7 +59,8 @@ fn run_on<D: Backend>(settings: &Settings, device: D) -> anyhow::Result<()> {
     memory::check(settings, &start.config(settings)?)?; // with the vocabulary of the data
     let mut training = Training::new(settings, device, &data, start)?;
     if settings.eval_only {
-        training.evaluate()?;
+        let loss = training.evaluate()?;
+        training.warn_if_worse_than_guessing(loss);
         return Ok(());
     }
     training.begin()?;
@@ -115,26 +119,18 @@ impl<'a, D: Backend> Training<'a, D> {
             epoch: train.sequences(),
         };
         let mut run = Run::new(&config, order);
-        let betas = [s.beta1, s.beta2];
-        let (mut model, optimizer) = match start {
-            Start::Scratch => with_optimizer(Llama::init(config, &device, s.seed)?, betas, s.weight_decay)?,
-            Start::FineTune(file) => {
-                let weights = Llama::from_model(&file.model()?, &device)?.to_vecs();
-                with_optimizer(Llama::from_slices(config, &device, &weights)?, betas, s.weight_decay)?
+        if let Start::Resume(checkpoint) = &start {
+            run = checkpoint.run.clone();
+            run.order = order;
+            if checkpoint.run.order != order {
+                eprintln!(
+                    "note: the run goes on from {}, but not as it would have, since settings have changed: {}",
+                    checkpoint.path.display(),
+                    checkpoint.run.order.changes(&order)
+                );
             }
-            Start::Resume(mut checkpoint) => {
-                run = checkpoint.run.clone();
-                run.order = order;
-                if checkpoint.run.order != order {
-                    eprintln!(
-                        "note: the run goes on from {}, but not as it would have, since settings have changed: {}",
-                        checkpoint.path.display(),
-                        checkpoint.run.order.changes(&order)
-                    );
-                }
-                restore(&mut checkpoint, &device, betas, s.weight_decay)?
-            }
-        };
+        }
+        let (mut model, optimizer) = start.into_model(config, &device, s)?;
         model.matmul_precision = s.matmul_precision;
         let teacher = data.teacher.as_ref().map(|teacher| Llama::from_model(&teacher.model()?, &device)).transpose()?;
         let checkpoints = Checkpoints::open(&s.out_dir)?;
@@ -174,7 +170,7 @@ impl<'a, D: Backend> Training<'a, D> {
         })
     }
 
-    /// Opens what the run writes, its settings among it, for whoever resumes it.
+    /// Opens the run's files and writes settings.toml, from which a run resumes.
     fn begin(&mut self) -> anyhow::Result<()> {
         target(self.settings).check_tokenizer(&self.model.config, &self.data.tokenizer().bytes)?;
         self.interrupt = Interrupt::catch()?;
@@ -298,7 +294,8 @@ impl<'a, D: Backend> Training<'a, D> {
     /// Says so if a model to fine-tune is worse than one that gives every token the same probability.
     fn warn_if_worse_than_guessing(&self, loss: f64) {
         let guessing = (self.model.config.vocab_size as f64).ln();
-        if self.settings.init_from != "scratch" && loss > guessing {
+        let is_tuned = !["scratch", "resume"].contains(&self.settings.init_from.as_str());
+        if is_tuned && loss > guessing {
             self.report.say(&format!(
                 "warning: the first validation loss is {loss:.2}, and guessing gives {guessing:.2}: {} does not know these \
                  tokens. Is {} its tokenizer?",
@@ -384,32 +381,6 @@ impl<'a, D: Backend> Training<'a, D> {
         ));
         self.report.finish()
     }
-}
-
-fn with_optimizer<D: Backend>(model: Llama<D>, betas: [f64; 2], decay: f64) -> anyhow::Result<(Llama<D>, AdamW<D>)> {
-    let optimizer = AdamW::new(&model, betas, decay)?;
-    Ok((model, optimizer))
-}
-
-/// Model and optimiser of a checkpoint.
-fn restore<D: Backend>(
-    checkpoint: &mut Checkpoint,
-    device: &D,
-    betas: [f64; 2],
-    decay: f64,
-) -> anyhow::Result<(Llama<D>, AdamW<D>)> {
-    let config = checkpoint.run.config();
-    let mut take = |kind| {
-        let tensors = shapes(&config).into_iter();
-        let tensors =
-            tensors.map(|(name, layer, rows, cols)| checkpoint.take(&tensor_name(kind, name, layer), &[rows, cols]));
-        tensors.collect::<anyhow::Result<Vec<_>>>()
-    };
-    let (weights, moment1, moment2) = (take("weight")?, take("moment1")?, take("moment2")?);
-    let model = Llama::from_slices(config, device, &weights)?;
-    let (model, mut optimizer) = with_optimizer(model, betas, decay)?;
-    optimizer.set_moments(&model, [&moment1, &moment2], checkpoint.run.iter as u32)?;
-    Ok((model, optimizer))
 }
 
 fn for_model(batch: &Batch, length: usize) -> model::Batch<'_> {

@@ -39,7 +39,7 @@ const FIRST_TEXT: usize = SPECIAL.len() + 256;
 /// Learns a vocabulary from a corpus; writes tokenizer.bin and tokenizer.json
 #[derive(clap::Args)]
 pub struct Args {
-    /// Files and folders with stories: .json, .jsonl, or plain text with a separator
+    /// Files and folders with stories: .json, .jsonl, .ndjson, or plain text with a separator
     #[arg(value_name = "PATH", default_value = corpus::DEFAULT)]
     pub corpus: Vec<PathBuf>,
     /// Number of tokens
@@ -65,7 +65,7 @@ pub const SIZE: usize = 512;
 /// Runs `trainer train-vocab`.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let out = args.out.clone().unwrap_or_else(|| corpus::default_folder(args.vocab_size));
-    let words = Words::count(&args.corpus, &args.separator, args.max_mb)?;
+    let words = Words::count(&args.corpus, &[], &args.separator, args.max_mb)?;
     let vocabulary = Vocabulary::train(&words.counts, Some(args.vocab_size), args.character_coverage)
         .map_err(|e| anyhow!("{e:#} (see --character-coverage too)"))?;
     if let Some(meta) = read_meta(&out)? {
@@ -75,6 +75,12 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             out.display()
         );
     }
+    let (there, ours) = (out.join("tokenizer.bin"), out.join("tokenizer.json"));
+    ensure!(
+        ours.exists() || !there.exists() || std::fs::read(&there)? == vocabulary.tokenizer_bin(),
+        "{} is not from train-vocab, and may belong to a model beside it: give another --out",
+        there.display()
+    );
     vocabulary.write(&out)?;
     eprintln!("{}: {}, from {}", out.display(), vocabulary.describe(), words.read);
     Ok(())
@@ -88,9 +94,9 @@ pub struct Words {
 }
 
 impl Words {
-    /// Reads the files to train on, up to `max_mb` MB.
-    pub fn count(corpus: &[PathBuf], separator: &Separator, max_mb: u64) -> anyhow::Result<Words> {
-        let pieces = first_bytes(Files::find(corpus)?.train, max_mb.saturating_mul(1 << 20));
+    /// Reads the files to train on, which are those that are not in `valid`, up to `max_mb` MB.
+    pub fn count(corpus: &[PathBuf], valid: &[PathBuf], separator: &Separator, max_mb: u64) -> anyhow::Result<Words> {
+        let pieces = first_bytes(Files::find(corpus, valid)?.train, max_mb.saturating_mul(1 << 20));
         let progress = corpus::progress(pieces.iter().map(Piece::len).sum());
         let mut counts: HashMap<String, u64> = HashMap::new();
         let mut read = Counts::default();

@@ -152,6 +152,7 @@ fn a_run_leaves_a_model_that_tells_stories() {
     }
     assert_eq!(scene.checkpoints("out").len(), 10);
     let metrics = fs::read_to_string(scene.path("out/metrics.jsonl")).unwrap();
+    assert!(scene.succeeds(&["eval", "out"]).contains("perplexity  "));
     for part in ["perplexity", "nats/byte"] {
         assert!(log.contains(part), "{part}: {log}");
     }
@@ -266,6 +267,56 @@ fn a_resumed_run_needs_its_shards_only() {
 }
 
 #[test]
+fn a_resumed_run_keeps_its_shards() {
+    let scene = Scene::new();
+    scene.train("out", &["--max-iters", "5"]);
+    let shard = || fs::read(scene.path("out/tokens/shard00001.bin")).unwrap();
+    let before = shard();
+    // Without --data the run's own are taken, not those that a new run would find.
+    let resume = ["--config", "tiny.toml", "--out-dir", "out", "--init-from", "resume", "--max-iters", "6"];
+    let log = scene.succeeds(&resume);
+    assert!(log.contains("data: the token shards in out/tokens"), "{log}");
+    fs::write(scene.path("other.txt"), "The hen went to the park.\n<|endoftext|>\nThe end.\n".repeat(200)).unwrap();
+    let error = scene.fails(&[&resume[..], &["--data", "other.txt"]].concat());
+    assert!(error.contains("out/tokens has the shards of this run") && error.contains("leave out --data"), "{error}");
+    fs::remove_file(scene.path("out/settings.toml")).unwrap();
+    let error = scene.fails(&resume);
+    assert!(error.contains("no settings.toml in out") && error.contains("--data"), "{error}");
+    assert!(shard() == before && !scene.path("out/generated-1337.txt").exists());
+    scene.succeeds(&[&resume[..], &["--data", "stories.txt"]].concat());
+}
+
+/// Most models of llama2.c share the classifier with the embedding; those that do not can be tuned and resumed too.
+#[test]
+fn an_unshared_classifier_is_resumed() {
+    let scene = Scene::new();
+    scene.train("out", &["--max-iters", "1"]);
+    let mut bytes = fs::read(scene.path("out/model.bin")).unwrap();
+    let embedding = bytes[28..28 + 320 * 16 * 4].to_vec();
+    bytes[20..24].copy_from_slice(&(-320i32).to_le_bytes());
+    bytes.extend(embedding);
+    fs::create_dir(scene.path("unshared")).unwrap();
+    fs::write(scene.path("unshared/model.bin"), bytes).unwrap();
+    fs::copy(scene.path("out/tokenizer.bin"), scene.path("unshared/tokenizer.bin")).unwrap();
+    scene.train("tuned", &["--init-from", "unshared/model.bin", "--max-iters", "1"]);
+    scene.succeeds(&["--config", "tuned/settings.toml", "--init-from", "resume", "--max-iters", "2"]);
+}
+
+/// A text that was edited at equal length has other tokens.
+#[test]
+fn an_edited_text_is_tokenised_anew() {
+    let scene = Scene::new();
+    scene.train("base", &["--max-iters", "0"]);
+    let options = ["--max-iters", "0", "--tokenizer", "base/tokenizer.bin"];
+    scene.train("out", &options);
+    let before = fs::read(scene.path("out/tokens/shard00001.bin")).unwrap();
+    let edited = fs::read_to_string(scene.path("stories.txt")).unwrap().replace("cat", "owl");
+    fs::write(scene.path("stories.txt"), edited).unwrap();
+    scene.train("out", &options);
+    assert!(fs::read(scene.path("out/tokens/shard00001.bin")).unwrap() != before);
+}
+
+#[test]
 fn completions_and_manual_pages_know_every_command() {
     let scene = Scene::new();
     scene.succeeds(&["man", "man1"]);
@@ -283,7 +334,7 @@ fn mistakes_are_explained() {
     scene.train("out", &["--max-iters", "5"]);
     for (arguments, parts) in [
         (&["--init-from", "resume", "--dim", "32"][..], &["dim 16", "dim 32", "settings.toml"][..]),
-        (&["--max-iters", "6"], &["out holds a run already", "--init-from resume"]),
+        (&["--max-iters", "6"], &["out holds a run already", "--config out/settings.toml --init-from resume"]),
         (&["--init-from", "nothing.bin"], &["out holds a run already"]),
     ] {
         let error = scene.fails(&[&train("out")[..], arguments].concat());
@@ -316,7 +367,10 @@ fn mistakes_are_explained() {
             "--vocab-size is 400, but the tokenizer out/tokens/tokenizer.bin has 320",
         ),
         (&["--config", "nowhere.toml"], "nowhere.toml"),
+        (&["--out-dir", "new", "--separator", "x"], "--separator is for stories of your own"),
+        (&["--out-dir", "new", "--valid", "stories.txt"], "--valid is for stories of your own"),
         (&["sample", "nowhere"], "nowhere"),
+        (&["eval", "out", "--data", "stories.txt"], "stories.txt is no folder of token shards"),
         (&["sample", "."], "neither a checkpoint"),
         (&["export", "nowhere", "model.bin"], "nowhere"),
     ] {
@@ -384,6 +438,16 @@ fn shards_of_llama2c_train() {
     assert!(weights("theirs") == weights("out"));
     let eval = |data: &str| scene.succeeds(&["eval", "out", "--data", data]);
     assert_eq!(eval("data/tok320"), eval("out/tokens"));
+
+    // A given vocabulary of the same size cannot replace the one that lies with them and gave their ids.
+    let other = fs::read_to_string(scene.path("stories.txt")).unwrap().replace(['e', 'a'], "o").replace('t', "u");
+    fs::write(scene.path("other.txt"), other).unwrap();
+    scene.succeeds(&["--config", "tiny.toml", "--max-iters", "1", "--data", "other.txt", "--out-dir", "other"]);
+    let given = [&tiny[..], &["--out-dir", "given", "--tokenizer", "other/tokenizer.bin"]].concat();
+    let error = scene.fails(&given);
+    assert!(error.contains("another vocabulary") && error.contains("leave out --tokenizer"), "{error}");
+    let error = scene.fails(&["eval", "other/model.bin", "--data", "data/tok320"]);
+    assert!(error.contains("have different vocabularies"), "{error}");
 }
 
 /// Ids mean something with the vocabulary that gave them only: weights, teacher, shards and --tokenizer must agree.
@@ -434,11 +498,15 @@ fn tokens_of_another_vocabulary_are_refused() {
     assert!(!runs("--teacher alone/model.bin --data base/tokens --tokenizer base/tokenizer.bin").contains("warning"));
     // A wrong one of the same size cannot be told by its looks.
     fs::copy(scene.path("other/tokenizer.bin"), scene.path("alone/tokenizer.bin")).unwrap();
-    let log = runs("--init-from alone/model.bin --data stories.txt");
-    assert!(log.contains("warning: the first validation loss is"), "{log}");
+    for more in ["", " --eval-only"] {
+        let log = runs(&format!("--init-from alone/model.bin --data stories.txt{more}"));
+        assert!(log.contains("warning: the first validation loss is"), "{log}");
+    }
+    // A damaged one beside the model does not stand in the way of one that is given.
+    fs::write(scene.path("alone/tokenizer.bin"), "damaged").unwrap();
+    assert!(!runs(told).contains("warning"));
 }
 
-/// Weights that are no numbers stand for a training that diverged.
 #[test]
 fn settings_are_checked_before_the_first_step() {
     let scene = Scene::new();
@@ -460,6 +528,10 @@ fn settings_are_checked_before_the_first_step() {
         (&["--export", "stories.txt/model.bin"], &["stories.txt/model.bin cannot be written", "--export"]),
         (&["--export", "new/tokenizer.bin"], &["tokenizer.bin", "--export"]),
         (&["--export", "stories.txt"], &["stories.txt is read here", "--export"]),
+        (&["--export", "out/tokens/shard00000.bin"], &["shard00000.bin is no model file", "--export"]),
+        (&["--export", "tiny.toml"], &["tiny.toml is no model file", "--export"]),
+        (&["--export", "new/settings.toml"], &["settings.toml", "another file of this name"]),
+        (&["--export", "new/metrics.jsonl"], &["metrics.jsonl", "another file of this name"]),
         (&["--init-from", "out/model.bin", "--export", "out/model.bin"], &["out/model.bin is read here", "--export"]),
         (&["--export-version", "2", "--hidden-dim", "42"], &["hidden_dim is 42", "multiples of 4"]),
         (&["--batch-size", "9223372036854775807"], &["GB of memory", "lower batch_size from 9223372036854775807"]),

@@ -125,7 +125,13 @@ fn shards_of_llama2c_are_read() {
         assert_eq!((shards.vocab_size(), shards.valid().len(), shards.train().len()), (300, 3, 2), "{place}");
         std::fs::remove_file(path).unwrap();
     }
+    // Beside the folder may be Llama 2's; with the shards is their own, whatever else is given.
     let given = TokenizerFile::from_bytes("given".as_ref(), tokenizer(400)).unwrap();
+    std::fs::write(data.path().join("tokenizer.bin"), tokenizer(301)).unwrap();
+    fails("is named after another vocabulary: give the shards' own with --tokenizer");
+    std::fs::write(data.path().join("tok300.bin"), tokenizer(300)).unwrap();
+    assert_eq!(Shards::open(&folder, Some(&given)).unwrap().vocab_size(), 300);
+    std::fs::remove_file(data.path().join("tok300.bin")).unwrap();
     assert_eq!(Shards::open(&folder, Some(&given)).unwrap().vocab_size(), 400);
     std::fs::write(folder.join("data01.bin"), [4, 0, 4, 0]).unwrap();
     let message = Shards::open(&folder, Some(&given)).err().unwrap().to_string();

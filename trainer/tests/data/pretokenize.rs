@@ -224,6 +224,52 @@ fn shards_of_something_else() {
     assert_fails(&pretokenize(&corpus, &folder, &[]), &["meta.json", "does not describe token shards"]);
 }
 
+/// Shards of a text that has changed are not mixed with new ones, and files of others are not deleted.
+#[test]
+fn a_text_that_changed_is_refused() {
+    let stories = stories(400);
+    let folder = with_vocabulary("changed", &stories);
+    let corpus = folder.join("vocabulary.txt");
+    let foreign = ["shard-notes.bin", "shards.bin"].map(|name| folder.join(name));
+    foreign.iter().for_each(|path| fs::write(path, "somebody's").unwrap());
+    assert!(pretokenize(&corpus, &folder, &[]).status.success());
+    let made = fs::read(folder.join("shard00000.bin")).unwrap();
+    fs::remove_file(folder.join("shard00001.bin")).unwrap();
+    let edited = fs::read_to_string(&corpus).unwrap().replace("Lily", "Lila");
+    for changed in [edited.clone(), edited + "<|endoftext|>More."] {
+        fs::write(&corpus, changed).unwrap();
+        let again = trainer(&["pretokenize", "--out", text(&folder)]).output().unwrap();
+        assert_fails(&again, &["vocabulary.txt has changed since", "--out"]);
+        // What is finished stays, also when the rest is missing.
+        assert_fails(&pretokenize(&corpus, &folder, &[]), &["has shards made with another corpus", "--out"]);
+    }
+    assert!(fs::read(folder.join("shard00000.bin")).unwrap() == made);
+    fs::remove_file(folder.join("shard00000.bin")).unwrap();
+    assert!(pretokenize(&corpus, &folder, &[]).status.success());
+    assert!(foreign.iter().all(|path| path.exists()));
+}
+
+/// A file in the corpus that --valid names is for validation only; the rest is said once.
+#[test]
+fn a_validation_file_in_the_corpus() {
+    let stories = stories(60);
+    let folder = with_vocabulary("valid-inside", &stories);
+    let corpus = folder.join("sp");
+    fs::create_dir_all(corpus.join("more")).unwrap();
+    fs::write(corpus.join("a.TXT"), stories[..30].join("<|endoftext|>")).unwrap();
+    fs::write(corpus.join("b.NDJSON"), serde_json::to_string(&stories[30..40]).unwrap()).unwrap();
+    fs::write(corpus.join("val.JSON"), serde_json::to_string(&stories[40..]).unwrap()).unwrap();
+    let tokenizer = folder.join("tokenizer.bin");
+    let valid = corpus.join("val.JSON");
+    let out = folder.join("out");
+    let output = pretokenize(&corpus, &out, &["--tokenizer", text(&tokenizer), "--valid", text(&valid)]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !said.contains("not used"), "{said}");
+    assert!(said.contains("sp/val.JSON; folders that are not read: ") && said.contains("sp/more\n"), "{said}");
+    assert_eq!(read(&shards(&out)[0]), expected(&folder, &stories[40..]));
+    assert_eq!(read(&shards(&out)[1]), expected(&folder, &stories[..40]));
+}
+
 /// Line ends are the same whatever their kind, in the text, in JSON and in the separator.
 #[test]
 fn line_ends_of_every_kind_give_the_same_tokens() {

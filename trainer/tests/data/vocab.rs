@@ -112,6 +112,25 @@ fn rare_characters_are_spelled_in_bytes() {
     assert_eq!(ids[ids.len() - 3..], spelled("é\n"));
 }
 
+/// The tokenizer.bin of a model is not replaced; one that train-vocab has made is.
+#[test]
+fn a_models_tokenizer_is_not_replaced() {
+    let folder = scratch("vocab-of-a-model");
+    let corpus = folder.join("stories.txt");
+    fs::write(&corpus, stories(200).join("<|endoftext|>")).unwrap();
+    let train = |size: &str| {
+        let args = ["train-vocab", text(&corpus), "--vocab-size", size, "--out", text(&folder)];
+        trainer(&args).output().unwrap()
+    };
+    let path = folder.join("tokenizer.bin");
+    fs::write(&path, "a model's").unwrap();
+    assert_fails(&train("300"), &["vocab-of-a-model/tokenizer.bin is not from train-vocab", "--out"]);
+    assert_eq!(fs::read(&path).unwrap(), b"a model's");
+    fs::remove_file(&path).unwrap();
+    assert!(train("300").status.success());
+    assert!(train("310").status.success());
+}
+
 #[test]
 fn sizes_that_do_not_fit() {
     let folder = scratch("vocab-sizes");
