@@ -16,6 +16,7 @@ use self::turns::Turns;
 use crate::args::GenerateArgs;
 use crate::note::note;
 use crate::session::{BATCH, Buffers, ModelFiles, Session, Usage, budget, start_pool};
+use crate::source::folder_of;
 use crate::text::TextOut;
 
 const HELP: &str = "\
@@ -349,11 +350,7 @@ fn save(path: &Path, text: &str) -> anyhow::Result<()> {
         }
         _ => {}
     }
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let mut temporary = tempfile::NamedTempFile::new_in(folder).with_context(file)?;
+    let mut temporary = tempfile::NamedTempFile::new_in(folder_of(path)).with_context(file)?;
     temporary.write_all(text.as_bytes()).with_context(file)?;
     if path.exists() { temporary.persist(path) } else { temporary.persist_noclobber(path) }.with_context(file)?;
     Ok(())

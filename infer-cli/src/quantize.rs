@@ -12,7 +12,7 @@ use tempfile::NamedTempFile;
 
 use crate::note::{note, progress};
 use crate::session::{OwnedTokenizer, TOKENIZER, Usage};
-use crate::source::{Source, read};
+use crate::source::{Source, folder_of, read};
 
 pub fn run(input: &Path, output: &Path, tokenizer: Option<&Path>) -> anyhow::Result<()> {
     let in_file = || format!("model {}", input.display());
@@ -78,15 +78,11 @@ fn check_output(input: &Path, output: &Path) -> anyhow::Result<()> {
 /// A new file in the folder of this one. Under the final name there is then the whole file or nothing: it is renamed at
 /// the end.
 fn temporary_beside(path: &Path) -> io::Result<NamedTempFile> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
     let mut builder = tempfile::Builder::new();
     builder.prefix(".quantize-");
     #[cfg(unix)] // as any new file, not only for its owner
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
-    builder.tempfile_in(folder)
+    builder.tempfile_in(folder_of(path))
 }
 
 /// The tokenizer that goes with the output: what is to be written beside it, if anything.

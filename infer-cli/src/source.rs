@@ -108,3 +108,11 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     }
     std::fs::read(path)
 }
+
+/// The folder that a file is in.
+pub fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}

@@ -29,7 +29,7 @@ const fn q8(group_size: usize) -> WeightType {
 
 /// Shapes, and positions to run.
 const SHAPES: [(Config, usize); 9] = [
-    (shape([64, 192, 2], [8, 4], 96, q8(64)), 20), // that of the default model
+    (shape([64, 192, 2], [8, 4], 96, q8(64)), 20), // that of the firmware's model
     (shape([96, 160, 1], [6, 2], 37, q8(32)), 20), // three queries share a key; rows left over
     (shape([48, 176, 1], [2, 2], 30, q8(16)), 12), // more groups than lanes
     (shape([12, 20, 1], [1, 1], 11, q8(4)), 12),   // no kernel but the scalar ones
