@@ -28,8 +28,8 @@ firmware() {
     too_small
 }
 
-# layouts BOARD: stories and kernels compute the same bits as firmware is built for speed and for size, and with the kernels
-# moved by two bytes.
+# layouts BOARD: stories and kernels compute the same bits as firmware is built for speed and for
+# size, and with the kernels moved by two bytes.
 layouts() {
     local level displaced model out
     for level in 3 s z; do
@@ -54,7 +54,8 @@ check_displaced() {
     grep -q '[26ae]$' <<<"$at" || { echo "$1: no kernel is displaced" >&2; return 1; }
 }
 
-# readme_builds BOARD: what firmware-example/README.md says to build for a board of one's own, word for word.
+# readme_builds BOARD: what firmware-example/README.md says to build for a board of one's own, word
+# for word.
 readme_builds() {
     local commands command
     commands=$(grep -oE '^ +BOARD=mine cargo build .*' firmware-example/README.md)
@@ -84,7 +85,8 @@ link() {
         cargo test -p infer-cli --test firmware
 }
 
-# run_image MACHINE IMAGE OPTIONS...: the image tells its story, then another one, and the logits are the host's.
+# run_image MACHINE IMAGE OPTIONS...: the image tells its story, then another one, and the logits
+# are the host's.
 run_image() {
     local output
     output=$(printf 'One day\n\n' | run_qemu "$@") ||
@@ -121,8 +123,8 @@ target_of() {
     esac
 }
 
-# build_image BOARD BINARIES...: builds images of firmware-example and prints the folder where they lie, with cargo's messages
-# beside them. BARE_TARGET names another target than the board's.
+# build_image BOARD BINARIES...: builds images of firmware-example and prints the folder where they
+# lie, with cargo's messages beside them. BARE_TARGET names another target than the board's.
 build_image() {
     local board=$1 target out
     shift

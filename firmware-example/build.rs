@@ -1,8 +1,8 @@
-//! Writes what an image carries: the board's code and memory map, model, tokenizer, a checksum, and the hash of the
-//! logits that the host computes.
+//! Writes what an image carries: the board's code and memory map, model, tokenizer, a checksum, and
+//! the hash of the logits that the host computes.
 //!
-//! Settings are environment variables: BOARD (a folder of `boards/`), MODEL and TOKENIZER (files, or MODEL=random-f32 or
-//! random-int8 for weights made here), and DISPLACED=1 (see `displaced.x`).
+//! Settings are environment variables: BOARD (a folder of `boards/`), MODEL and TOKENIZER (files,
+//! or MODEL=random-f32 or random-int8 for weights made here), and DISPLACED=1 (see `displaced.x`).
 
 mod memory;
 #[path = "src/random.rs"]

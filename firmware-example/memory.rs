@@ -1,14 +1,15 @@
 //! Says in words what the linker would say of a section that does not fit.
 
-/// What goes into a memory, how much of it at least, and the name that `memory.x` gives the memory for it.
+/// What goes into a memory, how much of it at least, and the name that `memory.x` gives the memory
+/// for it.
 pub struct Part {
     pub what: &'static str,
     pub memory: &'static str,
     pub bytes: usize,
 }
 
-/// Whether the memories of a board, as its `memory.x` describes them, have room for all parts. The code and other statics come
-/// on top. Lengths that are no plain number are left to the linker.
+/// Whether the memories of a board, as its `memory.x` describes them, have room for all parts. The
+/// code and other statics come on top. Lengths that are no plain number are left to the linker.
 pub fn check(map: &str, parts: &[Part]) -> Result<(), String> {
     let memory_of = |part: &Part| alias(map, part.memory).unwrap_or(part.memory);
     for part in parts {

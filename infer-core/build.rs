@@ -1,4 +1,5 @@
-//! Tells the code which Cortex-M extensions the target has: stable Rust does not show them as target features.
+//! Tells the code which Cortex-M extensions the target has: stable Rust does not show them as
+//! target features.
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(thumb_fpu, thumb_dsp)");

@@ -9,7 +9,8 @@ const BAUDDIV: *mut u32 = (UART + 16) as *mut u32; // clock cycles per bit, at l
 
 /// The serial line.
 pub fn init() {
-    // SAFETY: the addresses are device registers of the board, aligned and outside all memory that Rust knows.
+    // SAFETY: the addresses are device registers of the board, aligned and outside all memory that
+    // Rust knows.
     unsafe {
         BAUDDIV.write_volatile(CLOCK_HZ / 115_200);
         CTRL.write_volatile(3);

@@ -1,4 +1,5 @@
-// Arm's MPS2+ board with a Cortex-M4F (AN386), as QEMU models it: a CMSDK APB UART, transmitting only.
+// Arm's MPS2+ board with a Cortex-M4F (AN386), as QEMU models it: a CMSDK APB UART, transmitting
+// only.
 #include "board.h"
 
 #include <stdint.h>
@@ -20,7 +21,8 @@ void board_write(char byte) {
   UART_DATA = (uint8_t)byte;
 }
 
-// 3. Ends the emulation by a semihosting call (SYS_EXIT). Without a debugger that call faults: on a board, loop instead.
+// 3. Ends the emulation by a semihosting call (SYS_EXIT). Without a debugger that call faults: on a
+//    board, loop instead.
 _Noreturn void board_exit(bool success) {
   register uint32_t operation __asm__("r0") = 0x18;
   register uint32_t reason __asm__("r1") = success ? 0x20026 : 0x20024; // ApplicationExit, InternalError

@@ -1,7 +1,7 @@
 // Tells a story on a desktop: story MODEL.bin TOKENIZER.bin [PROMPT [STEPS [f32|i8]]]
 //
-// The text goes to standard output, a hash of logits to standard error. Exit codes: 0 done, 1 a file cannot be used, 2 the
-// command line is wrong.
+// The text goes to standard output, a hash of logits to standard error. Exit codes: 0 done, 1 a
+// file cannot be used, 2 the command line is wrong.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,8 +38,8 @@ static file read_file(const char *path) {
   return result;
 }
 
-// Opens a model for `max_seq` positions, 0 for all that it was trained for, with keys and values of type `kv`, an
-// infer_kv. `memory` then says what is to be freed.
+// Opens a model for `max_seq` positions, 0 for all that it was trained for, with keys and values of
+// type `kv`, an infer_kv. `memory` then says what is to be freed.
 static infer_error open_model(infer_context *context, file model, file tokenizer, size_t max_seq, uint32_t kv,
                               infer_memory *memory) {
   infer_config config;

@@ -11,8 +11,8 @@
 // From files.S.
 extern const char model_start[], model_end[], tokenizer_start[], tokenizer_end[];
 
-// The library's memory, sized by the compiler: too little RAM is an error of the linker. An attribute
-// (section(".fast")) places a part in a memory of its own.
+// The library's memory, sized by the compiler: too little RAM is an error of the linker. An
+// attribute (section(".fast")) places a part in a memory of its own.
 #define WORDS(bytes) (((bytes) + 3) / 4 + ((bytes) == 0)) // C has no empty arrays
 static uint32_t hot_f32[WORDS(MODEL_HOT_F32_BYTES)];
 static uint32_t hot_i8[WORDS(MODEL_HOT_I8_BYTES)];

@@ -1,4 +1,5 @@
-//! Counts cycles of the core with SysTick, which every Cortex-M has. An interrupt counts how often its 24 bits wrap.
+//! Counts cycles of the core with SysTick, which every Cortex-M has. An interrupt counts how often
+//! its 24 bits wrap.
 #![allow(unsafe_code)]
 
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -42,14 +43,16 @@ impl Clock {
     }
 }
 
-/// Whether this is a chip. QEMU, whose clocks count the time of its host or instructions, has no cycle counter in the debug
-/// unit DWT, which Cortex-M4 and larger chips have. Another core without one (Armv6-M) counts as emulated.
+/// Whether this is a chip. QEMU, whose clocks count the time of its host or instructions, has no
+/// cycle counter in the debug unit DWT, which Cortex-M4 and larger chips have. Another core without
+/// one (Armv6-M) counts as emulated.
 pub fn is_real() -> bool {
     const DEMCR: *mut u32 = 0xe000_edfc as *mut u32; // bit 24: DWT on
     const DWT_CTRL: *mut u32 = 0xe000_1000 as *mut u32; // bit 0: counts
     const DWT_CYCCNT: *const u32 = 0xe000_1004 as *const u32;
     const DWT_LAR: *mut u32 = 0xe000_1fb0 as *mut u32; // some Cortex-M7 are locked
-    // SAFETY: registers of the core, which nothing else here touches. Where there are none they read as 0.
+    // SAFETY: registers of the core, which nothing else here touches. Where there are none they
+    // read as 0.
     unsafe {
         DEMCR.write_volatile(DEMCR.read_volatile() | 1 << 24);
         DWT_LAR.write_volatile(0xc5ac_ce55);

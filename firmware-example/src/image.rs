@@ -1,4 +1,5 @@
-//! What the image carries, and the memory that running it takes, sized by the compiler from the model's header.
+//! What the image carries, and the memory that running it takes, sized by the compiler from the
+//! model's header.
 #![allow(unsafe_code)]
 
 use core::arch::asm;
@@ -49,8 +50,8 @@ static INDEX: [IndexEntry; VOCAB_SIZE] = {
     index
 };
 
-/// The model file in flash. The compiler knows its bytes: the box keeps it from drawing conclusions, since flash may
-/// be damaged.
+/// The model file in flash. The compiler knows its bytes: the box keeps it from drawing
+/// conclusions, since flash may be damaged.
 pub fn model() -> &'static [u8] {
     black_box(&MODEL.0)
 }
@@ -113,12 +114,14 @@ pub fn memory() -> Option<Memory<'static>> {
     }
 }
 
-/// True once. Cores of Armv6-M cannot swap an atomic, so no interrupt comes between its load and its store instead; there is
-/// one core. (Handlers run privileged, as the images do: others cannot mask interrupts.)
+/// True once. Cores of Armv6-M cannot swap an atomic, so no interrupt comes between its load and
+/// its store instead; there is one core. (Handlers run privileged, as the images do: others cannot
+/// mask interrupts.)
 fn is_first() -> bool {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     let masked: u32;
-    // SAFETY: masks interrupts, and afterwards restores what was; memory stays as it is in between, but for the flag.
+    // SAFETY: masks interrupts, and afterwards restores what was; memory stays as it is in between,
+    // but for the flag.
     unsafe { asm!("mrs {}, PRIMASK", "cpsid i", out(reg) masked, options(nostack, preserves_flags)) }
     let taken = TAKEN.load(Ordering::Relaxed);
     TAKEN.store(true, Ordering::Relaxed);

@@ -17,12 +17,14 @@ use core::num::NonZeroUsize;
 use cortex_m_rt::{ExceptionFrame, exception};
 use infer_core::{Engine, Runner};
 
-/// The fastest kernels of the board's core, and its watchdog fed between the parts of large matrices.
+/// The fastest kernels of the board's core, and its watchdog fed between the parts of large
+/// matrices.
 pub fn engine() -> Engine<'static> {
     Engine { kernels: board::kernels(), runner: &OneCore }
 }
 
-/// Multiplications without feeding the watchdog, but for attention (rounded up to blocks of eight rows).
+/// Multiplications without feeding the watchdog, but for attention (rounded up to blocks of eight
+/// rows).
 const MAX_WORK: usize = 1 << 18;
 
 struct OneCore;

@@ -1,5 +1,5 @@
-//! Tells a story over the serial line, compares the logits with the host's, then continues the lines that are typed.
-//! An empty line ends it.
+//! Tells a story over the serial line, compares the logits with the host's, then continues the
+//! lines that are typed. An empty line ends it.
 #![no_std]
 #![no_main]
 

@@ -16,8 +16,9 @@ pub const SHAPE: Config = Config {
     weights: WeightType::F32,
 };
 
-/// Writes a model of random weights, of a size that keeps activations near 1, so that the logits differ and every layer
-/// matters. Each number that is stored as f32 goes through `change`. Returns the size of the file.
+/// Writes a model of random weights, of a size that keeps activations near 1, so that the logits
+/// differ and every layer matters. Each number that is stored as f32 goes through `change`. Returns
+/// the size of the file.
 pub fn write_model(
     header: &Header,
     file: &mut [u8],

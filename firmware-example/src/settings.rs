@@ -2,8 +2,9 @@
 
 use infer_core::KvType;
 
-/// EDIT 3. Positions of the KV cache: the longest story in tokens, prompt included. RAM grows by
-/// 2 · n_layers · kv_dim · bytes of `KV` for each. More than the model was trained for is cut to that.
+/// EDIT 3. Positions of the KV cache: the longest story in tokens, prompt included. RAM grows by 2
+/// · n_layers · kv_dim · bytes of `KV` for each. More than the model was trained for is cut to
+/// that.
 pub const MAX_SEQ: usize = 256;
 /// EDIT 4. Type of the KV cache.
 pub const KV: KvType = KvType::I8;

@@ -1,7 +1,7 @@
 //! One story: prompt in, text out, and a hash of all logits on the way.
 //!
-//! The build script runs this file on the host and the images run it on the chip, with the same model. Equal hashes mean
-//! equal bits of every logit.
+//! The build script runs this file on the host and the images run it on the chip, with the same
+//! model. Equal hashes mean equal bits of every logit.
 
 use infer_core::{
     BOS, Engine, Error, HASH_START, HotBuffers, KvBuffers, Limits, MergeSlot, Model, Plan, ProbIndex, Sampler, State,
@@ -16,7 +16,8 @@ pub const fn limits(seq_len: usize) -> Limits {
     Limits { max_seq, batch: 1, threads: 1, kv: settings::KV }
 }
 
-/// The memory of a run, of at least the sizes in the plan and of `Tokenizer::max_tokens` of the prompt.
+/// The memory of a run, of at least the sizes in the plan and of `Tokenizer::max_tokens` of the
+/// prompt.
 pub struct Memory<'a> {
     pub state: Buffers<'a>,
     pub candidates: &'a mut [ProbIndex],
@@ -73,7 +74,8 @@ pub struct Summary {
 pub trait Listener {
     /// The text of the token that follows position `pos`.
     fn text(&mut self, pos: usize, token: u32, text: &[u8]);
-    /// Time for other things, after each layer: watchdogs, tasks, the serial line. False ends the story.
+    /// Time for other things, after each layer: watchdogs, tasks, the serial line. False ends the
+    /// story.
     fn between_layers(&mut self) -> bool;
 }
 
@@ -124,7 +126,8 @@ pub fn tell(
     Ok(summary)
 }
 
-/// The hash of all logits of `tokens` greedy tokens from BOS on; `lap` is called before and after each, with its position.
+/// The hash of all logits of `tokens` greedy tokens from BOS on; `lap` is called before and after
+/// each, with its position.
 pub fn greedy(
     model: &[u8],
     plan: &Plan,

@@ -58,7 +58,8 @@ pub struct Sampling {
     #[arg(short = 'p', long, value_name = "P", default_value = "0.9", value_parser = topp, allow_hyphen_values = true)]
     pub top_p: f32,
 
-    /// Seed of the random numbers, a whole number of 32 bits, read as llama2.c reads it; 0 or absent takes the clock
+    /// Seed of the random numbers, a whole number of 32 bits, read as llama2.c reads it; 0 or
+    /// absent takes the clock
     #[arg(short, long, value_name = "SEED", default_value = "0", value_parser = seed, allow_hyphen_values = true)]
     #[arg(hide_default_value = true)]
     pub seed: u64,
@@ -92,8 +93,9 @@ pub struct GenerateArgs {
     #[command(flatten)]
     pub sampling: FullSampling,
 
-    /// Positions to run for, prompt included; 0 runs to the end of the model's context. In a chat: positions of the context
-    /// [default: 256; in a chat and for the embedded model, all of the model's]
+    /// Positions to run for, prompt included; 0 runs to the end of the model's context. In a chat:
+    /// positions of the context [default: 256; in a chat and for the embedded model, all of the
+    /// model's]
     #[arg(short = 'n', long, value_name = "N", value_parser = steps, allow_hyphen_values = true)]
     pub steps: Option<usize>,
 
@@ -109,7 +111,8 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "TEXT", value_parser = stop, allow_hyphen_values = true)]
     pub stop: Vec<String>,
 
-    /// Tokenizer file [default: tokenizer.bin beside the model or in this folder, or the embedded one]
+    /// Tokenizer file [default: tokenizer.bin beside the model or in this folder, or the embedded
+    /// one]
     #[arg(short = 'z', long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
 
@@ -169,8 +172,8 @@ pub enum Command {
         /// Model file, version 0, 1 or 2 of llama2.c [default: the embedded model]
         #[arg(value_name = "MODEL.bin")]
         model: Option<PathBuf>,
-        /// Plan the memory for these limits, such as max_seq=256,kv=int8,prompt=128 [default: the model's seq_len, f32,
-        /// prompts of 128 bytes]
+        /// Plan the memory for these limits, such as max_seq=256,kv=int8,prompt=128 [default: the
+        /// model's seq_len, f32, prompts of 128 bytes]
         #[arg(long, value_name = "LIMITS", default_value = "", hide_default_value = true, value_parser = plan)]
         plan: PlanLimits,
         /// Print the plan alone, as a C header for infer_core.h
@@ -299,7 +302,8 @@ pub struct SerialArgs {
 
 #[derive(clap::Args, Debug)]
 pub struct BenchArgs {
-    /// Model file [default: the embedded model, unless --shape or --weights asks for random weights]
+    /// Model file [default: the embedded model, unless --shape or --weights asks for random
+    /// weights]
     #[arg(value_name = "MODEL.bin", conflicts_with_all = ["shape", "weights"])]
     pub model: Option<PathBuf>,
     /// Random weights of this shape [default: 15M]

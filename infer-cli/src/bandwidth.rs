@@ -13,7 +13,8 @@ const PASSES: usize = 5;
 /// A small buffer is read again and again for about this long, so that a pass can be timed.
 const SHORTEST: Duration = Duration::from_millis(2);
 
-/// Bytes per second at which all threads together read these bytes: the best pass of the best of several loops.
+/// Bytes per second at which all threads together read these bytes: the best pass of the best of
+/// several loops.
 pub fn measure(bytes: &[u8], pool: &Pool) -> f64 {
     let loops: [fn(&[u8]) -> u64; 3] = [read::<1>, read::<4>, read::<8>];
     loops.iter().map(|read| best_pass(bytes, pool, *read)).fold(0.0, f64::max)

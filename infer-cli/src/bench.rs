@@ -128,7 +128,8 @@ fn read_prompt(
     Ok((start.elapsed().as_secs_f64(), hash_logits(HASH_START, logits)))
 }
 
-/// Seconds to generate `n` tokens from BOS, always the most likely one, and `hash` continued over all their logits.
+/// Seconds to generate `n` tokens from BOS, always the most likely one, and `hash` continued over
+/// all their logits.
 fn generate(
     model: &Model<'_>,
     state: &mut State<'_>,

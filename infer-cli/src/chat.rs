@@ -204,7 +204,8 @@ impl Chat<'_> {
     /// Why a message does not fit, if so.
     fn too_long(&self, text: &str) -> anyhow::Result<Option<String>> {
         let context = self.context;
-        // A system prompt may have changed since the first turn: it must fit beside the message too.
+        // A system prompt may have changed since the first turn: it must fit beside the message
+        // too.
         let alone = self.turns.len_alone(text)?;
         let (n, room) = if self.endless || alone > context {
             (alone, context)
@@ -253,7 +254,8 @@ impl Chat<'_> {
         let (mut dropped, mut cut) = (0, false);
         while let Some(token) = self.next_token()? {
             rate.count();
-            // A model that was not taught to chat never writes EOS, but BOS before the next story. llama2.c goes on there.
+            // A model that was not taught to chat never writes EOS, but BOS before the next story.
+            // llama2.c goes on there.
             if token == EOS || (self.endless && token == BOS) {
                 break;
             }

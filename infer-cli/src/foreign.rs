@@ -1,11 +1,13 @@
-//! Recognises files of other programs, and model and tokenizer mixed up, so that the error says what was given.
+//! Recognises files of other programs, and model and tokenizer mixed up, so that the error says
+//! what was given.
 
 use std::path::Path;
 
 use infer_core::format::{Header, MAGIC};
 use infer_core::{Model, count_entries};
 
-/// What this file is if it is no model; `None` for a model, also for one that is cut or damaged, and for the unknown.
+/// What this file is if it is no model; `None` for a model, also for one that is cut or damaged,
+/// and for the unknown.
 pub fn not_a_model(bytes: &[u8], path: &Path) -> Option<String> {
     if bytes.starts_with(&MAGIC.to_le_bytes()) {
         return None;
@@ -37,7 +39,8 @@ pub fn not_a_tokenizer(bytes: &[u8], path: &Path) -> Option<String> {
     ))
 }
 
-/// Whether the file is whole entries to its end. The length of the longest, in front, tells it from a file of zeros.
+/// Whether the file is whole entries to its end. The length of the longest, in front, tells it from
+/// a file of zeros.
 fn is_tokenizer(bytes: &[u8]) -> bool {
     bytes.first_chunk().is_some_and(|longest| *longest != [0; 4]) && count_entries(bytes).is_ok_and(|n| n > 0)
 }

@@ -44,7 +44,8 @@ struct Told {
     time: Duration,
 }
 
-/// Positions to run for with a model file, unless `-n` says otherwise: as in llama2.c. The embedded model tells whole stories.
+/// Positions to run for with a model file, unless `-n` says otherwise: as in llama2.c. The embedded
+/// model tells whole stories.
 const STEPS: usize = 256;
 
 pub fn run(files: &ModelFiles, args: &GenerateArgs) -> anyhow::Result<()> {

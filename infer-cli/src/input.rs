@@ -11,7 +11,8 @@ use crate::session::Usage;
 /// Bytes that a prompt may have; no context holds as many.
 const LONGEST_PROMPT: u64 = 1 << 24;
 
-/// A prompt from a file or a pipe, or from standard input for `-`. The end of its last line is no part of it.
+/// A prompt from a file or a pipe, or from standard input for `-`. The end of its last line is no
+/// part of it.
 pub fn read_prompt(path: &Path) -> anyhow::Result<String> {
     let (name, file) = open(path, "prompt")?;
     let mut text = read(&name, file.take(LONGEST_PROMPT + 1))?;
@@ -72,7 +73,8 @@ fn read_exactly(name: &str, mut input: impl Read) -> anyhow::Result<String> {
     })
 }
 
-/// Models know the line end `\n` alone, and no byte order mark: with others a text reads as a stranger one.
+/// Models know the line end `\n` alone, and no byte order mark: with others a text reads as a
+/// stranger one.
 fn plain(text: &str) -> String {
     text.strip_prefix('\u{feff}').unwrap_or(text).replace("\r\n", "\n").replace('\r', "\n")
 }

@@ -246,7 +246,8 @@ fn print_memory(out: &mut impl Write, memory: &Memory) -> io::Result<()> {
     Ok(())
 }
 
-/// The plan as constants of the preprocessor: the limits, and the bytes of each part of an infer_memory.
+/// The plan as constants of the preprocessor: the limits, and the bytes of each part of an
+/// infer_memory.
 fn print_c(out: &mut impl Write, plan: &Plan, prompt: u32, model: &str) -> io::Result<()> {
     let kv = if plan.limits.kv == KvType::I8 { "I8" } else { "F32" };
     let scales = 4 * plan.kv_scales as u64;

@@ -1,8 +1,10 @@
-//! Threads for a forward pass: workers that spin while there is work every few microseconds, and sleep when there is none.
+//! Threads for a forward pass: workers that spin while there is work every few microseconds, and
+//! sleep when there is none.
 //!
-//! A token of a small model takes microseconds and needs dozens of rounds of tasks, so waking a thread for each
-//! (some 10 µs) would cost more than the work. And a thread may have no core to run on: so each thread that has done its own
-//! share of a round takes over the shares that nobody has begun, and nobody spins for long.
+//! A token of a small model takes microseconds and needs dozens of rounds of tasks, so waking a
+//! thread for each (some 10 µs) would cost more than the work. And a thread may have no core to run
+//! on: so each thread that has done its own share of a round takes over the shares that nobody has
+//! begun, and nobody spins for long.
 #![allow(unsafe_code)]
 
 use std::num::NonZeroUsize;
@@ -19,7 +21,8 @@ pub const MAX_THREADS: usize = 1024;
 const PATIENCE: Duration = Duration::from_micros(500);
 /// How often a thread looks before it lets others run, some microseconds.
 const SPINS: u32 = 100;
-/// Low bits of [`Shared::round`]: the number of shares. The other bits count rounds, and would take years to overflow.
+/// Low bits of [`Shared::round`]: the number of shares. The other bits count rounds, and would take
+/// years to overflow.
 const SHARE_BITS: u32 = 16;
 const _: () = assert!(MAX_THREADS < 1 << SHARE_BITS);
 
@@ -92,7 +95,8 @@ impl Pool {
         Pool { shared: Arc::new(shared), busy: Mutex::new(()), workers: Vec::new() }
     }
 
-    /// Starts a round with this job, or the end of the workers with a null one, and wakes the workers that have a share.
+    /// Starts a round with this job, or the end of the workers with a null one, and wakes the
+    /// workers that have a share.
     fn signal(&self, job: *mut Job<'static>, shares: usize) -> u64 {
         self.shared.done.0.store(0, Ordering::Relaxed);
         self.shared.job.store(job, Ordering::Relaxed);
@@ -109,8 +113,8 @@ impl Pool {
     }
 }
 
-// SAFETY: share t of a round is the indices t, t + shares, …, so each index is in one share. `Shared::begin` gives each share
-// to one thread, and `run` returns when all shares are done.
+// SAFETY: share t of a round is the indices t, t + shares, …, so each index is in one share.
+// `Shared::begin` gives each share to one thread, and `run` returns when all shares are done.
 unsafe impl Runner for Pool {
     fn threads(&self) -> NonZeroUsize {
         NonZeroUsize::new(self.shared.threads.len()).unwrap_or(NonZeroUsize::MIN)
@@ -140,11 +144,13 @@ impl Shared {
         let shares = shares_of(round);
         for share in (thread..shares).chain(0..thread) {
             if self.begin(share, round) {
-                // SAFETY: the share is this thread's and not done, so the caller waits for it in `run` and keeps its job
-                // alive. It is this round's job: the next one is stored after this share is done.
+                // SAFETY: the share is this thread's and not done, so the caller waits for it in
+                // `run` and keeps its job alive. It is this round's job: the next one is stored
+                // after this share is done.
                 let job = unsafe { &*job };
                 (share..job.n).step_by(shares).for_each(job.task);
-                // SeqCst: either this thread sees the caller asleep, or the caller sees the count before it sleeps.
+                // SeqCst: either this thread sees the caller asleep, or the caller sees the count
+                // before it sleeps.
                 let done = self.done.0.fetch_add(1, Ordering::SeqCst) + 1;
                 if done == shares && self.caller_asleep.load(Ordering::SeqCst) {
                     drop(self.caller.0.lock());
@@ -216,8 +222,8 @@ fn work(shared: &Shared, thread: usize) {
     std::mem::forget(abort);
 }
 
-/// Waiting: spins some microseconds, then lets other threads run, and says when it is time to sleep. The thread that is
-/// waited for may need this one's core.
+/// Waiting: spins some microseconds, then lets other threads run, and says when it is time to
+/// sleep. The thread that is waited for may need this one's core.
 struct Patience {
     spins: u32,
     since: Option<Instant>,
@@ -259,7 +265,8 @@ impl Drop for Pool {
     }
 }
 
-/// Physical cores that this process may use: a second thread on a core adds nothing to kernels that are bound by memory.
+/// Physical cores that this process may use: a second thread on a core adds nothing to kernels that
+/// are bound by memory.
 pub fn default_threads() -> NonZeroUsize {
     let logical = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let physical = NonZeroUsize::new(num_cpus::get_physical()).unwrap_or(logical);

@@ -75,8 +75,8 @@ fn check_output(input: &Path, output: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A new file in the folder of this one. Under the final name there is then the whole file or nothing: it is renamed at
-/// the end.
+/// A new file in the folder of this one. Under the final name there is then the whole file or
+/// nothing: it is renamed at the end.
 fn temporary_beside(path: &Path) -> io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(".quantize-");
@@ -92,8 +92,9 @@ struct Companion {
 }
 
 impl Companion {
-    /// Takes the given tokenizer, or the one beside the input, and checks that it is whole. A tokenizer.bin of another
-    /// vocabulary beside the output is never replaced, nor left for the model to be read with.
+    /// Takes the given tokenizer, or the one beside the input, and checks that it is whole. A
+    /// tokenizer.bin of another vocabulary beside the output is never replaced, nor left for the
+    /// model to be read with.
     fn find(input: &Path, output: &Path, given: Option<&Path>, vocab_size: usize) -> anyhow::Result<Companion> {
         let path = output.with_file_name(TOKENIZER);
         let beside = input.with_file_name(TOKENIZER);
@@ -153,8 +154,8 @@ pub fn remove_unfinished() {
     }
 }
 
-/// The weights of one layer of a tensor, read from the file as f32 one by one: groups may cross rows, and scales need
-/// not be aligned.
+/// The weights of one layer of a tensor, read from the file as f32 one by one: groups may cross
+/// rows, and scales need not be aligned.
 struct Weights<'a> {
     bytes: &'a [u8],
     tensor: Tensor,

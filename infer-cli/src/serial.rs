@@ -1,8 +1,8 @@
 //! The host end of a serial line: lets firmware tell a story.
 //!
-//! Whatever goes wrong on the way (a damaged or lost frame, a reset, silence, a lost connection), the remedy is the same:
-//! get an answer again, and ask for the same story with the same seed. It comes token for token as before, so what has
-//! been shown is compared instead of shown again.
+//! Whatever goes wrong on the way (a damaged or lost frame, a reset, silence, a lost connection),
+//! the remedy is the same: get an answer again, and ask for the same story with the same seed. It
+//! comes token for token as before, so what has been shown is compared instead of shown again.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -36,7 +36,8 @@ const NONE: u8 = 0;
 const COMING: u8 = 1;
 const UNWANTED: u8 = 2;
 
-/// Ctrl-C: has the story end that is coming in. False when there is none, or its end was asked for already.
+/// Ctrl-C: has the story end that is coming in. False when there is none, or its end was asked for
+/// already.
 pub fn stop() -> bool {
     STORY.compare_exchange(COMING, UNWANTED, Relaxed, Relaxed).is_ok()
 }
@@ -166,7 +167,8 @@ impl<'a> Link<'a> {
         self.line.flush()
     }
 
-    /// The next message, damaged ones passed over; `None` when none comes in time, however much else comes.
+    /// The next message, damaged ones passed over; `None` when none comes in time, however much
+    /// else comes.
     fn receive(&mut self, deadline: Instant) -> io::Result<Option<Message<Reply<'_>>>> {
         if Instant::now() >= deadline {
             return Ok(None);
@@ -193,8 +195,8 @@ impl<'a> Link<'a> {
         }
     }
 
-    /// Asks who is there until there is an answer, silence for too long, or talk that is none for far too long; opens the
-    /// port again when the line fails. Ends whatever the firmware is doing.
+    /// Asks who is there until there is an answer, silence for too long, or talk that is none for
+    /// far too long; opens the port again when the line fails. Ends whatever the firmware is doing.
     fn hello(&mut self) -> anyhow::Result<Firmware> {
         let port = self.port;
         let start = Instant::now();
@@ -289,8 +291,9 @@ impl<'a> Link<'a> {
         }
     }
 
-    /// One attempt: `tokens` were shown by earlier ones. Whatever the firmware does, it ends: what counts as an answer takes
-    /// the story forward, and a story has no more tokens than were asked for.
+    /// One attempt: `tokens` were shown by earlier ones. Whatever the firmware does, it ends: what
+    /// counts as an answer takes the story forward, and a story has no more tokens than were asked
+    /// for.
     fn tell(
         &mut self,
         request: Request<'_>,

@@ -39,7 +39,8 @@ pub struct ModelFiles {
 }
 
 impl ModelFiles {
-    /// Opens a model, by default the embedded one, and its tokenizer: the given one, or [`find_tokenizer`].
+    /// Opens a model, by default the embedded one, and its tokenizer: the given one, or
+    /// [`find_tokenizer`].
     pub fn open(model: Option<&Path>, tokenizer: Option<&Path>) -> anyhow::Result<ModelFiles> {
         let path = model;
         let model = Source::model(path)?;
@@ -128,7 +129,8 @@ pub struct OwnedTokenizer<'t> {
 
 impl<'t> OwnedTokenizer<'t> {
     pub fn new(bytes: &'t [u8], vocab_size: usize) -> Result<OwnedTokenizer<'t>, infer_core::Error> {
-        // An entry takes 8 bytes at least: a vocabulary that cannot be in the file is not worth an allocation.
+        // An entry takes 8 bytes at least: a vocabulary that cannot be in the file is not worth an
+        // allocation.
         let mut index = vec![IndexEntry::EMPTY; vocab_size.min(bytes.len() / 8)];
         if index.len() < vocab_size {
             let token = infer_core::count_entries(bytes)?;
@@ -243,8 +245,9 @@ impl<'a> Session<'a> {
         self.read_from(self.pos(), tokens, || false)
     }
 
-    /// Reads tokens from position `pos` on, in batches; what was read from there on before is forgotten. Ends early once
-    /// `stopped`, which it asks after each layer: [`pos`](Session::pos) tells how far it came.
+    /// Reads tokens from position `pos` on, in batches; what was read from there on before is
+    /// forgotten. Ends early once `stopped`, which it asks after each layer: [`pos`](Session::pos)
+    /// tells how far it came.
     pub fn read_from(&mut self, pos: usize, tokens: &[u32], stopped: impl Fn() -> bool) -> anyhow::Result<()> {
         self.tokens.truncate(pos);
         let batch = self.state.plan().limits.batch;
@@ -276,11 +279,13 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Multiplications that are worth a thread of their own: some 50 µs, in which threads meet dozens of times.
+/// Multiplications that are worth a thread of their own: some 50 µs, in which threads meet dozens
+/// of times.
 const WORK_PER_THREAD: usize = 1 << 20;
 
-/// Starts the threads that the command line asks for. By default they are the physical cores, but fewer for a small model,
-/// which is slower with a second thread. `batch` is the number of tokens that are mostly read at a time.
+/// Starts the threads that the command line asks for. By default they are the physical cores, but
+/// fewer for a small model, which is slower with a second thread. `batch` is the number of tokens
+/// that are mostly read at a time.
 pub fn start_pool(threads: Option<NonZeroUsize>, config: &Config, batch: usize) -> anyhow::Result<Pool> {
     let threads = threads.unwrap_or_else(|| {
         let enough = batch.saturating_mul(multiplications(config)) / WORK_PER_THREAD;

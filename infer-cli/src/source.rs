@@ -1,4 +1,5 @@
-//! Where a model comes from: from files, or from this program itself, which carries the project's default model.
+//! Where a model comes from: from files, or from this program itself, which carries the project's
+//! default model.
 
 use std::fs::File;
 use std::io;
@@ -70,7 +71,8 @@ impl Source {
         matches!(self.bytes, Bytes::Embedded(_))
     }
 
-    /// Whether somebody wrote to the mapped file since it was opened. Replacing it by another file changes nothing.
+    /// Whether somebody wrote to the mapped file since it was opened. Replacing it by another file
+    /// changes nothing.
     pub fn was_changed(&self) -> bool {
         matches!(&self.bytes, Bytes::Mapped { file, modified: before, .. } if modified(file) != *before)
     }
@@ -95,8 +97,9 @@ fn modified(file: &File) -> Option<SystemTime> {
 /// Maps a model file.
 #[allow(unsafe_code)]
 pub fn map(path: &Path) -> io::Result<Mmap> {
-    // SAFETY: README.md tells users not to change a model that is in use. Weights and headers are read as numbers, for which all
-    // bits are valid. A file that is cut ends the program: with a message on Linux, see main(), elsewhere by SIGBUS.
+    // SAFETY: README.md tells users not to change a model that is in use. Weights and headers are
+    // read as numbers, for which all bits are valid. A file that is cut ends the program: with a
+    // message on Linux, see main(), elsewhere by SIGBUS.
     unsafe { map_file(path) }
 }
 

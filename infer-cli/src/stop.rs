@@ -12,7 +12,8 @@ impl<'a> Stops<'a> {
         Stops { texts, held: Vec::new() }
     }
 
-    /// Takes the bytes of a token. Returns those that certainly come before a stop text, and whether one is complete.
+    /// Takes the bytes of a token. Returns those that certainly come before a stop text, and
+    /// whether one is complete.
     pub fn push(&mut self, bytes: &[u8]) -> (Vec<u8>, bool) {
         for &byte in bytes {
             self.held.push(byte);
@@ -41,7 +42,8 @@ impl<'a> Stops<'a> {
 mod tests {
     use super::*;
 
-    /// What comes out of each of the tokens and at the end, up to the stop text, which is shown as a bar.
+    /// What comes out of each of the tokens and at the end, up to the stop text, which is shown as
+    /// a bar.
     fn shown(texts: &[&str], tokens: &[&str]) -> Vec<String> {
         let texts: Vec<String> = texts.iter().map(|text| text.to_string()).collect();
         let mut stops = Stops::new(&texts);

@@ -2,8 +2,8 @@
 
 use std::io::{self, Write};
 
-/// Writes whole UTF-8 characters as soon as they are complete. A model must not drive the terminal: control characters
-/// other than white space are dropped, and bytes that are no text become U+FFFD.
+/// Writes whole UTF-8 characters as soon as they are complete. A model must not drive the terminal:
+/// control characters other than white space are dropped, and bytes that are no text become U+FFFD.
 pub struct TextOut<W: Write> {
     out: W,
     pending: Vec<u8>,
@@ -51,8 +51,8 @@ fn is_printable(c: char) -> bool {
     !c.is_control() || matches!(c, '\t' | '\n' | '\r' | '\x0b' | '\x0c')
 }
 
-/// Whether more bytes could make this the start of a character. `utf8_chunks` reports the longest prefix of a character
-/// that is valid so far, or a single wrong byte.
+/// Whether more bytes could make this the start of a character. `utf8_chunks` reports the longest
+/// prefix of a character that is valid so far, or a single wrong byte.
 fn is_incomplete(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_err_and(|e| e.error_len().is_none())
 }

@@ -1,7 +1,7 @@
 //! infer-cli and the firmware image `link` in QEMU, over a line that damages what it carries.
 //!
-//! `ci.sh firmware` builds the image and runs this with FIRMWARE (the image), FIRMWARE_MODEL (the model in it, its
-//! tokenizer beside it) and FIRMWARE_MACHINE (QEMU's name of the board).
+//! `ci.sh firmware` builds the image and runs this with FIRMWARE (the image), FIRMWARE_MODEL (the
+//! model in it, its tokenizer beside it) and FIRMWARE_MACHINE (QEMU's name of the board).
 #![cfg(unix)]
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -97,7 +97,8 @@ fn line(board: &Board, to_board: Damage, from_board: Damage) -> String {
     port
 }
 
-/// infer-cli with the prompt and settings of every test; it checks tokens and logits against its own.
+/// infer-cli with the prompt and settings of every test; it checks tokens and logits against its
+/// own.
 fn infer_cli(port: &str, image: &Image, steps: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_infer-cli"));
     command.args(["serial", port, "-i", "Once upon a time", "-s", "3", "-n", steps, "--timeout", "30", "--check"]);
@@ -165,7 +166,8 @@ fn garbage_both_ways() {
 fn cut_frames_both_ways() {
     let Some(image) = image() else { return };
     let board = Board::start("cut", &image, &image.elf, SOCKET);
-    // In the first request for a story, the first frame longer than a greeting, and in a token of the second.
+    // In the first request for a story, the first frame longer than a greeting, and in a token of
+    // the second.
     let (mut at, mut cut) = (0, 0);
     let to_board: Damage = Box::new(move |_, byte| {
         at = if byte == 0 { 0 } else { at + 1 };
@@ -222,7 +224,8 @@ fn number_before(text: &str, word: &str) -> u64 {
     before.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no number before {word:?} in: {text}"))
 }
 
-/// Its counter has 24 bits: where an instruction takes a microsecond, it wraps during the checksum of the model.
+/// Its counter has 24 bits: where an instruction takes a microsecond, it wraps during the checksum
+/// of the model.
 #[test]
 fn cycles_are_counted_beyond_the_counter() {
     let Some(image) = image() else { return };

@@ -64,17 +64,20 @@ typedef enum infer_code {
   INFER_ERROR_MODEL_MISMATCH,
   // No such token: values are the token, the size of the vocabulary.
   INFER_ERROR_TOKEN,
-  // Tokens do not fit at a position: values are position, number of tokens, positions filled, max_seq.
+  // Tokens do not fit at a position: values are position, number of tokens, positions filled,
+  // max_seq.
   INFER_ERROR_POSITION,
   // No token, or more than a pass takes: values are tokens given, tokens at most.
   INFER_ERROR_BATCH,
-  // A call out of order: step before begin, classify before the last step, sample without a new classify.
+  // A call out of order: step before begin, classify before the last step, sample without a new
+  // classify.
   INFER_ERROR_NOT_READY,
   // A logit is NaN or infinite, so the weights are damaged: `values[0]` is its token.
   INFER_ERROR_NOT_FINITE,
   // A setting is out of range: subject, number, rule.
   INFER_ERROR_SETTING,
-  // The tokenizer file is cut short: values are the token, the size of the vocabulary, bytes there.
+  // The tokenizer file is cut short: values are the token, the size of the vocabulary, bytes
+  // there.
   INFER_ERROR_TOKENIZER_TRUNCATED,
   // The tokenizer file is damaged: `values[0]` is the token, rule.
   INFER_ERROR_TOKENIZER_ENTRY,
@@ -90,18 +93,20 @@ typedef enum infer_code {
   INFER_ERROR_TEXT,
   // Every logit is minus infinity: no token is left to pick.
   INFER_ERROR_ALL_MASKED,
-  // The thread or task does not round to the nearest number (FPSCR.RMode on a Cortex-M, fesetround on a desktop).
+  // The thread or task does not round to the nearest number (FPSCR.RMode on a Cortex-M,
+  // fesetround on a desktop).
   INFER_ERROR_ROUNDING,
 } infer_code;
 
 // Implementations of the inner loops. They differ in speed only: all give the same bits.
 typedef enum infer_kernels {
-  // The best for the machine that the archive was built for, or runs on where it can find out. The default.
+  // The best for the machine that the archive was built for, or runs on where it can find out.
+  // The default.
   INFER_KERNELS_NATIVE = 0,
   // The portable ones.
   INFER_KERNELS_SCALAR = 1,
-  // For a Cortex-M with FPU and the DSP extension, an optional part of the M33 and M55. On thumbv7em they are the native
-  // ones.
+  // For a Cortex-M with FPU and the DSP extension, an optional part of the M33 and M55. On
+  // thumbv7em they are the native ones.
   INFER_KERNELS_CORTEX_M_DSP = 2,
   // For a Cortex-M with Helium, its vector extension: M55 and M85.
   INFER_KERNELS_HELIUM = 3,
@@ -177,7 +182,8 @@ typedef struct infer_config {
 
 // What a context is to be large enough for.
 typedef struct infer_limits {
-  // Positions of a sequence, prompt included: 1 to the model's seq_len. The KV cache grows with it.
+  // Positions of a sequence, prompt included: 1 to the model's seq_len. The KV cache grows with
+  // it.
   size_t max_seq;
   // Tokens per infer_forward: 1 on a chip, 32 or so where prompts are to be read fast.
   size_t batch;
@@ -201,10 +207,10 @@ typedef struct infer_memory {
   struct infer_buffer part[INFER_PARTS];
 } infer_memory;
 
-// A model, its memory and the progress of one sequence. Belongs to the caller, and is to be all zeros before
-// infer_init: a static one is, a local one with `= {0}`. It points to the memory that infer_init was given and owns
-// nothing, so it needs no release. Do not copy it; calls with a copy are refused. Two contexts are independent; one
-// context is for one thread at a time.
+// A model, its memory and the progress of one sequence. Belongs to the caller, and is to be all
+// zeros before infer_init: a static one is, a local one with `= {0}`. It points to the memory that
+// infer_init was given and owns nothing, so it needs no release. Do not copy it; calls with a copy
+// are refused. Two contexts are independent; one context is for one thread at a time.
 typedef struct infer_context {
   uint64_t align;
   size_t words[INFER_CONTEXT_WORDS];
@@ -217,45 +223,53 @@ extern "C" {
 // Version of the archive, as text; static.
 const char *infer_version(void);
 
-// Reads the header of a model file of llama2.c, version 0, 1 or 2. The first 256 bytes of the file are enough.
+// Reads the header of a model file of llama2.c, version 0, 1 or 2. The first 256 bytes of the file
+// are enough.
 //
-// Errors: INFER_ERROR_TRUNCATED, INFER_ERROR_UNKNOWN_VERSION, INFER_ERROR_HEADER, INFER_ERROR_GROUP_SIZE.
+// Errors: INFER_ERROR_TRUNCATED, INFER_ERROR_UNKNOWN_VERSION, INFER_ERROR_HEADER,
+// INFER_ERROR_GROUP_SIZE.
 //
 // # Safety
-// `model` points to `model_bytes` readable bytes, and `config` to an infer_config, whose content does not matter.
+// `model` points to `model_bytes` readable bytes, and `config` to an infer_config, whose content
+// does not matter.
 struct infer_error infer_read_config(const void *model,
                                      size_t model_bytes,
                                      struct infer_config *config);
 
-// Says how much memory a model takes within `limits`: sets `bytes` of every part of `memory` to the exact number, which
-// may be 0, and `data` to NULL. The first 256 bytes of the model file are enough.
+// Says how much memory a model takes within `limits`: sets `bytes` of every part of `memory` to
+// the exact number, which may be 0, and `data` to NULL. The first 256 bytes of the model file are
+// enough.
 //
-// Errors: as infer_read_config; INFER_ERROR_SETTING for a limit out of range, INFER_ERROR_TOO_LARGE,
-// INFER_ERROR_UNSUPPORTED.
+// Errors: as infer_read_config; INFER_ERROR_SETTING for a limit out of range,
+// INFER_ERROR_TOO_LARGE, INFER_ERROR_UNSUPPORTED.
 //
 // # Safety
-// `model` points to `model_bytes` readable bytes, `limits` to an infer_limits, and `memory` to an infer_memory, whose
-// content does not matter.
+// `model` points to `model_bytes` readable bytes, `limits` to an infer_limits, and `memory` to an
+// infer_memory, whose content does not matter.
 struct infer_error infer_plan(const void *model,
                               size_t model_bytes,
                               const struct infer_limits *limits,
                               struct infer_memory *memory);
 
-// Makes a context from a model file, its tokenizer file and memory for all parts. Temperature 0 is set: infer_sample
-// takes the most likely token until infer_set_sampler says otherwise. A context may be initialised again at any time.
+// Makes a context from a model file, its tokenizer file and memory for all parts. Temperature 0 is
+// set: infer_sample takes the most likely token until infer_set_sampler says otherwise. A context
+// may be initialised again at any time.
 //
-// Ownership: everything stays the caller's. The files and the memory behind `memory` must stay where they are as long as
-// the context is used: the files unchanged, the memory untouched by anybody else. `limits` and `memory` themselves are
-// only read. Files are used in place, from flash or from a mapped file; the model starts at a multiple of INFER_ALIGN
-// bytes, better 16. The memory of each part starts at a multiple of INFER_ALIGN bytes, too; it is cleared; more than
+// Ownership: everything stays the caller's. The files and the memory behind `memory` must stay
+// where they are as long as the context is used: the files unchanged, the memory untouched by
+// anybody else. `limits` and `memory` themselves are only read. Files are used in place, from
+// flash or from a mapped file; the model starts at a multiple of INFER_ALIGN bytes, better 16. The
+// memory of each part starts at a multiple of INFER_ALIGN bytes, too; it is cleared; more than
 // infer_plan asks for is accepted.
 //
-// Errors: as infer_plan; INFER_ERROR_MEMORY_TOO_SMALL, INFER_ERROR_OVERLAP, INFER_ERROR_TOKENIZER_TRUNCATED,
-// INFER_ERROR_TOKENIZER_ENTRY, INFER_ERROR_ROUNDING. The context then counts as not initialised.
+// Errors: as infer_plan; INFER_ERROR_MEMORY_TOO_SMALL, INFER_ERROR_OVERLAP,
+// INFER_ERROR_TOKENIZER_TRUNCATED, INFER_ERROR_TOKENIZER_ENTRY, INFER_ERROR_ROUNDING. The context
+// then counts as not initialised.
 //
 // # Safety
-// `context` points to an infer_context of zeros, or one initialised before; `model` and `tokenizer` point to so many
-// readable bytes; every part of `memory` points to so many bytes that nothing else uses.
+// `context` points to an infer_context of zeros, or one initialised before; `model` and
+// `tokenizer` point to so many readable bytes; every part of `memory` points to so many bytes that
+// nothing else uses.
 struct infer_error infer_init(struct infer_context *context,
                               const void *model,
                               size_t model_bytes,
@@ -264,9 +278,9 @@ struct infer_error infer_init(struct infer_context *context,
                               const struct infer_limits *limits,
                               const struct infer_memory *memory);
 
-// Sets how infer_sample picks: temperature 0 takes the most likely token, 1 samples the model's distribution; `topp`
-// keeps the most likely tokens up to that probability mass (0 and 1 turn it off); `seed` starts the random numbers. The
-// same seed gives the same tokens on every machine.
+// Sets how infer_sample picks: temperature 0 takes the most likely token, 1 samples the model's
+// distribution; `topp` keeps the most likely tokens up to that probability mass (0 and 1 turn it
+// off); `seed` starts the random numbers. The same seed gives the same tokens on every machine.
 //
 // Errors: INFER_ERROR_SETTING for a temperature below 0, a topp outside 0 to 1, a NaN, or seed 0.
 //
@@ -277,39 +291,39 @@ struct infer_error infer_set_sampler(struct infer_context *context,
                                      float topp,
                                      uint64_t seed);
 
-// Limits beside `topp`: `top_k` keeps that many of the most likely tokens, `min_p` those that are at least `min_p` times as
-// likely as the most likely one. 0 turns either off; infer_set_sampler turns both off.
+// Limits beside `topp`: `top_k` keeps that many of the most likely tokens, `min_p` those that are
+// at least `min_p` times as likely as the most likely one. 0 turns either off; infer_set_sampler
+// turns both off.
 //
 // Errors: INFER_ERROR_SETTING for a min_p outside 0 to 1, or a NaN.
 //
 // # Safety
 // `context` is NULL or points to an infer_context.
-struct infer_error infer_set_limits(struct infer_context *context,
-                                    size_t top_k,
-                                    float min_p);
+struct infer_error infer_set_limits(struct infer_context *context, size_t top_k, float min_p);
 
-// Chooses kernels: an infer_kernels. Without this call they are INFER_KERNELS_NATIVE. A program that calls it links all
-// kernels of its target: 29 KB more on a Cortex-M4 at opt-level 3.
+// Chooses kernels: an infer_kernels. Without this call they are INFER_KERNELS_NATIVE. A program
+// that calls it links all kernels of its target: 29 KB more on a Cortex-M4 at opt-level 3.
 //
-// Errors: INFER_ERROR_SETTING for another number, INFER_ERROR_UNSUPPORTED for kernels of another target than that of the
-// archive.
+// Errors: INFER_ERROR_SETTING for another number, INFER_ERROR_UNSUPPORTED for kernels of another
+// target than that of the archive.
 //
 // # Safety
-// `context` is NULL or points to an infer_context. With INFER_KERNELS_CORTEX_M_DSP the core has the DSP extension. With
-// INFER_KERNELS_HELIUM it has Helium, and the program has switched it on together with the FPU (CPACR, CP10 and CP11).
-// Neither the target nor this call can tell; a core without them faults.
-struct infer_error infer_set_kernels(struct infer_context *context,
-                                     uint32_t kernels);
+// `context` is NULL or points to an infer_context. With INFER_KERNELS_CORTEX_M_DSP the core has
+// the DSP extension. With INFER_KERNELS_HELIUM it has Helium, and the program has switched it on
+// together with the FPU (CPACR, CP10 and CP11). Neither the target nor this call can tell; a core
+// without them faults.
+struct infer_error infer_set_kernels(struct infer_context *context, uint32_t kernels);
 
-// Turns a text into tokens, with INFER_BOS in front if `bos`. Writes at most `capacity` of them to `tokens` and their
-// number to `n_tokens`; text_bytes + 2 are always enough. `text` is UTF-8 and need not end with a zero.
+// Turns a text into tokens, with INFER_BOS in front if `bos`. Writes at most `capacity` of them to
+// `tokens` and their number to `n_tokens`; text_bytes + 2 are always enough. `text` is UTF-8 and
+// need not end with a zero.
 //
-// Errors: INFER_ERROR_TEXT, INFER_ERROR_BUFFER_TOO_SMALL for `tokens`, or for a text longer than prompt_bytes; null
-// pointers.
+// Errors: INFER_ERROR_TEXT, INFER_ERROR_BUFFER_TOO_SMALL for `tokens`, or for a text longer than
+// prompt_bytes; null pointers.
 //
 // # Safety
-// `context` is NULL or points to an infer_context; `text` points to `text_bytes` readable bytes, `tokens` to `capacity`
-// writable tokens, `n_tokens` to a size_t.
+// `context` is NULL or points to an infer_context; `text` points to `text_bytes` readable bytes,
+// `tokens` to `capacity` writable tokens, `n_tokens` to a size_t.
 struct infer_error infer_encode(struct infer_context *context,
                                 const char *text,
                                 size_t text_bytes,
@@ -318,8 +332,9 @@ struct infer_error infer_encode(struct infer_context *context,
                                 size_t capacity,
                                 size_t *n_tokens);
 
-// Feeds `n_tokens` tokens at positions `pos`, `pos` + 1, … through all layers; then infer_classify gives logits. `pos`
-// is at most infer_filled; a smaller one forgets the positions from there on, 0 starts a new sequence.
+// Feeds `n_tokens` tokens at positions `pos`, `pos` + 1, … through all layers; then infer_classify
+// gives logits. `pos` is at most infer_filled; a smaller one forgets the positions from there on,
+// 0 starts a new sequence.
 //
 // Errors: INFER_ERROR_BATCH, INFER_ERROR_POSITION, INFER_ERROR_TOKEN.
 //
@@ -330,8 +345,8 @@ struct infer_error infer_forward(struct infer_context *context,
                                  size_t n_tokens,
                                  size_t pos);
 
-// infer_forward in parts: begins a pass. Call infer_step until there is no more, with time for a watchdog or other tasks
-// in between.
+// infer_forward in parts: begins a pass. Call infer_step until there is no more, with time for a
+// watchdog or other tasks in between.
 //
 // Errors: as infer_forward.
 //
@@ -350,24 +365,22 @@ struct infer_error infer_begin(struct infer_context *context,
 // `context` is NULL or points to an infer_context, `more` to a bool.
 struct infer_error infer_step(struct infer_context *context, bool *more);
 
-// Computes the logits of one token of the last pass, `row` counted from its first: 0 when it had one. If `logits` is not
-// NULL, it is set to the vocab_size logits. They lie in the part INFER_HOT_F32, may be changed, and hold until the next
-// call with this context.
+// Computes the logits of one token of the last pass, `row` counted from its first: 0 when it had
+// one. If `logits` is not NULL, it is set to the vocab_size logits. They lie in the part
+// INFER_HOT_F32, may be changed, and hold until the next call with this context.
 //
-// Errors: INFER_ERROR_NOT_READY before the last infer_step or for a row that the pass did not have;
-// INFER_ERROR_NOT_FINITE when damaged weights gave a NaN or an infinity.
+// Errors: INFER_ERROR_NOT_READY before the last infer_step or for a row that the pass did not
+// have; INFER_ERROR_NOT_FINITE when damaged weights gave a NaN or an infinity.
 //
 // # Safety
 // `context` is NULL or points to an infer_context; `logits` is NULL or points to a pointer.
-struct infer_error infer_classify(struct infer_context *context,
-                                  size_t row,
-                                  float **logits);
+struct infer_error infer_classify(struct infer_context *context, size_t row, float **logits);
 
-// Makes `n` tokens that came up recently less likely, in the logits of the last infer_classify: positive ones are divided by
-// `penalty`, negative ones multiplied, each once. 1 changes nothing.
+// Makes `n` tokens that came up recently less likely, in the logits of the last infer_classify:
+// positive ones are divided by `penalty`, negative ones multiplied, each once. 1 changes nothing.
 //
-// Errors: INFER_ERROR_NOT_READY without a new infer_classify, INFER_ERROR_SETTING for a penalty that is not a finite number
-// above 0, INFER_ERROR_TOKEN.
+// Errors: INFER_ERROR_NOT_READY without a new infer_classify, INFER_ERROR_SETTING for a penalty
+// that is not a finite number above 0, INFER_ERROR_TOKEN.
 //
 // # Safety
 // `context` is NULL or points to an infer_context; `recent` points to `n` tokens.
@@ -376,19 +389,20 @@ struct infer_error infer_penalize(struct infer_context *context,
                                   size_t n,
                                   float penalty);
 
-// Picks a token from the logits of the last infer_classify, once; they are overwritten. A logit that was set to minus
-// infinity is a mask: its token is never picked.
+// Picks a token from the logits of the last infer_classify, once; they are overwritten. A logit
+// that was set to minus infinity is a mask: its token is never picked.
 //
-// Errors: INFER_ERROR_NOT_READY without a new infer_classify, INFER_ERROR_NOT_FINITE, INFER_ERROR_ALL_MASKED.
+// Errors: INFER_ERROR_NOT_READY without a new infer_classify, INFER_ERROR_NOT_FINITE,
+// INFER_ERROR_ALL_MASKED.
 //
 // # Safety
 // `context` is NULL or points to an infer_context, `token` to a uint32_t.
-struct infer_error infer_sample(struct infer_context *context,
-                                uint32_t *token);
+struct infer_error infer_sample(struct infer_context *context, uint32_t *token);
 
-// Gives the bytes of `token` when it follows `previous`: right after INFER_BOS one leading space is dropped. The bytes of
-// one token need not be whole UTF-8 characters, and a model may give control characters. They lie in the tokenizer file
-// or in the archive, and hold as long as the file.
+// Gives the bytes of `token` when it follows `previous`: right after INFER_BOS one leading space
+// is dropped. The bytes of one token need not be whole UTF-8 characters, and a model may give
+// control characters. They lie in the tokenizer file or in the archive, and hold as long as the
+// file.
 //
 // Errors: INFER_ERROR_TOKEN.
 //
@@ -399,32 +413,30 @@ struct infer_error infer_decode(struct infer_context *context,
                                 uint32_t token,
                                 struct infer_text *piece);
 
-// Positions of the sequence so far: the next token goes here. 0 for a context that is not initialised.
+// Positions of the sequence so far: the next token goes here. 0 for a context that is not
+// initialised.
 //
 // # Safety
 // `context` is NULL or points to an infer_context.
 size_t infer_filled(struct infer_context *context);
 
-// Continues a hash (FNV-1a, 64 bits) over `n` logits; it starts with INFER_HASH_START. Equal hashes on a desktop and on
-// a chip mean equal bits. A null pointer leaves the hash as it is.
+// Continues a hash (FNV-1a, 64 bits) over `n` logits; it starts with INFER_HASH_START. Equal
+// hashes on a desktop and on a chip mean equal bits. A null pointer leaves the hash as it is.
 //
 // # Safety
 // `logits` is NULL or points to `n` floats.
-uint64_t infer_hash_logits(uint64_t hash,
-                           const float *logits,
-                           size_t n);
+uint64_t infer_hash_logits(uint64_t hash, const float *logits, size_t n);
 
-// Writes what an error says, in words and with its numbers, as zero-terminated text; cut where `capacity` ends. No
-// message is longer than 255 bytes.
+// Writes what an error says, in words and with its numbers, as zero-terminated text; cut where
+// `capacity` ends. No message is longer than 255 bytes.
 //
-// Returns the bytes of the whole text, without the zero: it was cut if that is `capacity` or more. 0 if a pointer is
-// null, or the text would overwrite the error.
+// Returns the bytes of the whole text, without the zero: it was cut if that is `capacity` or more.
+// 0 if a pointer is null, or the text would overwrite the error.
 //
 // # Safety
-// `error` points to an infer_error as a function of this library returned it; `text` to `capacity` writable bytes.
-size_t infer_error_write(const struct infer_error *error,
-                         char *text,
-                         size_t capacity);
+// `error` points to an infer_error as a function of this library returned it; `text` to `capacity`
+// writable bytes.
+size_t infer_error_write(const struct infer_error *error, char *text, size_t capacity);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -1,9 +1,12 @@
 //! Keys and values of past positions: where they lie, and how they get there.
 //!
-//! Both are stored per layer and key/value head, in blocks of eight positions where that lets attention read in order:
-//! - f32: keys (block, head_size, 8), so that scores vectorise over positions; values (max_seq, head_size).
-//! - int8: keys (block, head_size / 4, 8, 4) and values (block, head_size, 8): four neighbours are the factors of one
-//!   integer product. Keys and values have a scale per position and layer, shared by all heads.
+//! Both are stored per layer and key/value head, in blocks of eight positions where that lets
+//! attention read in order:
+//! - f32: keys (block, head_size, 8), so that scores vectorise over positions; values (max_seq,
+//!   head_size).
+//! - int8: keys (block, head_size / 4, 8, 4) and values (block, head_size, 8): four neighbours are
+//!   the factors of one integer product. Keys and values have a scale per position and layer,
+//!   shared by all heads.
 
 use crate::config::{KvType, Plan, block_len};
 use crate::error::Error;

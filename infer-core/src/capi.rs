@@ -1,9 +1,9 @@
 //! The C interface: the library as an archive and a header, `include/infer_core.h`.
 //!
-//! The names here are the names in C, and the documentation of each item is what cbindgen puts into the header, so it is
-//! written for C. No call allocates, prints or panics. Pointers are checked for null and alignment, buffers for size and
-//! overlap, and the order of calls by a mark in the context; what cannot be checked is named under "Safety" and in
-//! `docs/FIRMWARE.md`.
+//! The names here are the names in C, and the documentation of each item is what cbindgen puts into
+//! the header, so it is written for C. No call allocates, prints or panics. Pointers are checked
+//! for null and alignment, buffers for size and overlap, and the order of calls by a mark in the
+//! context; what cannot be checked is named under "Safety" and in `docs/FIRMWARE.md`.
 #![allow(unsafe_code, non_camel_case_types)]
 
 mod error;
@@ -40,10 +40,10 @@ pub const INFER_CONTEXT_WORDS: usize = 224;
 
 const _: () = assert!(INFER_BOS == BOS && INFER_EOS == EOS && INFER_HASH_START == HASH_START);
 
-/// A model, its memory and the progress of one sequence. Belongs to the caller, and is to be all zeros before
-/// infer_init: a static one is, a local one with `= {0}`. It points to the memory that infer_init was given and owns
-/// nothing, so it needs no release. Do not copy it; calls with a copy are refused. Two contexts are independent; one
-/// context is for one thread at a time.
+/// A model, its memory and the progress of one sequence. Belongs to the caller, and is to be all
+/// zeros before infer_init: a static one is, a local one with `= {0}`. It points to the memory that
+/// infer_init was given and owns nothing, so it needs no release. Do not copy it; calls with a copy
+/// are refused. Two contexts are independent; one context is for one thread at a time.
 #[repr(C)]
 pub struct infer_context {
     align: u64,
@@ -83,12 +83,13 @@ pub enum infer_kv {
 /// Implementations of the inner loops. They differ in speed only: all give the same bits.
 #[repr(C)]
 pub enum infer_kernels {
-    /// The best for the machine that the archive was built for, or runs on where it can find out. The default.
+    /// The best for the machine that the archive was built for, or runs on where it can find out.
+    /// The default.
     INFER_KERNELS_NATIVE = 0,
     /// The portable ones.
     INFER_KERNELS_SCALAR = 1,
-    /// For a Cortex-M with FPU and the DSP extension, an optional part of the M33 and M55. On thumbv7em they are the native
-    /// ones.
+    /// For a Cortex-M with FPU and the DSP extension, an optional part of the M33 and M55. On
+    /// thumbv7em they are the native ones.
     INFER_KERNELS_CORTEX_M_DSP = 2,
     /// For a Cortex-M with Helium, its vector extension: M55 and M85.
     INFER_KERNELS_HELIUM = 3,
@@ -97,7 +98,8 @@ pub enum infer_kernels {
 /// What a context is to be large enough for.
 #[repr(C)]
 pub struct infer_limits {
-    /// Positions of a sequence, prompt included: 1 to the model's seq_len. The KV cache grows with it.
+    /// Positions of a sequence, prompt included: 1 to the model's seq_len. The KV cache grows with
+    /// it.
     pub max_seq: usize,
     /// Tokens per infer_forward: 1 on a chip, 32 or so where prompts are to be read fast.
     pub batch: usize,
@@ -134,12 +136,15 @@ pub extern "C" fn infer_version() -> *const c_char {
     concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
 }
 
-/// Reads the header of a model file of llama2.c, version 0, 1 or 2. The first 256 bytes of the file are enough.
+/// Reads the header of a model file of llama2.c, version 0, 1 or 2. The first 256 bytes of the file
+/// are enough.
 ///
-/// Errors: INFER_ERROR_TRUNCATED, INFER_ERROR_UNKNOWN_VERSION, INFER_ERROR_HEADER, INFER_ERROR_GROUP_SIZE.
+/// Errors: INFER_ERROR_TRUNCATED, INFER_ERROR_UNKNOWN_VERSION, INFER_ERROR_HEADER,
+/// INFER_ERROR_GROUP_SIZE.
 ///
 /// # Safety
-/// `model` points to `model_bytes` readable bytes, and `config` to an infer_config, whose content does not matter.
+/// `model` points to `model_bytes` readable bytes, and `config` to an infer_config, whose content
+/// does not matter.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn infer_read_config(
     model: *const c_void,
@@ -163,15 +168,16 @@ pub unsafe extern "C" fn infer_read_config(
     })
 }
 
-/// Says how much memory a model takes within `limits`: sets `bytes` of every part of `memory` to the exact number, which
-/// may be 0, and `data` to NULL. The first 256 bytes of the model file are enough.
+/// Says how much memory a model takes within `limits`: sets `bytes` of every part of `memory` to
+/// the exact number, which may be 0, and `data` to NULL. The first 256 bytes of the model file are
+/// enough.
 ///
-/// Errors: as infer_read_config; INFER_ERROR_SETTING for a limit out of range, INFER_ERROR_TOO_LARGE,
-/// INFER_ERROR_UNSUPPORTED.
+/// Errors: as infer_read_config; INFER_ERROR_SETTING for a limit out of range,
+/// INFER_ERROR_TOO_LARGE, INFER_ERROR_UNSUPPORTED.
 ///
 /// # Safety
-/// `model` points to `model_bytes` readable bytes, `limits` to an infer_limits, and `memory` to an infer_memory, whose
-/// content does not matter.
+/// `model` points to `model_bytes` readable bytes, `limits` to an infer_limits, and `memory` to an
+/// infer_memory, whose content does not matter.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn infer_plan(
     model: *const c_void,
@@ -193,21 +199,25 @@ pub unsafe extern "C" fn infer_plan(
     })
 }
 
-/// Makes a context from a model file, its tokenizer file and memory for all parts. Temperature 0 is set: infer_sample
-/// takes the most likely token until infer_set_sampler says otherwise. A context may be initialised again at any time.
+/// Makes a context from a model file, its tokenizer file and memory for all parts. Temperature 0 is
+/// set: infer_sample takes the most likely token until infer_set_sampler says otherwise. A context
+/// may be initialised again at any time.
 ///
-/// Ownership: everything stays the caller's. The files and the memory behind `memory` must stay where they are as long as
-/// the context is used: the files unchanged, the memory untouched by anybody else. `limits` and `memory` themselves are
-/// only read. Files are used in place, from flash or from a mapped file; the model starts at a multiple of INFER_ALIGN
-/// bytes, better 16. The memory of each part starts at a multiple of INFER_ALIGN bytes, too; it is cleared; more than
+/// Ownership: everything stays the caller's. The files and the memory behind `memory` must stay
+/// where they are as long as the context is used: the files unchanged, the memory untouched by
+/// anybody else. `limits` and `memory` themselves are only read. Files are used in place, from
+/// flash or from a mapped file; the model starts at a multiple of INFER_ALIGN bytes, better 16. The
+/// memory of each part starts at a multiple of INFER_ALIGN bytes, too; it is cleared; more than
 /// infer_plan asks for is accepted.
 ///
-/// Errors: as infer_plan; INFER_ERROR_MEMORY_TOO_SMALL, INFER_ERROR_OVERLAP, INFER_ERROR_TOKENIZER_TRUNCATED,
-/// INFER_ERROR_TOKENIZER_ENTRY, INFER_ERROR_ROUNDING. The context then counts as not initialised.
+/// Errors: as infer_plan; INFER_ERROR_MEMORY_TOO_SMALL, INFER_ERROR_OVERLAP,
+/// INFER_ERROR_TOKENIZER_TRUNCATED, INFER_ERROR_TOKENIZER_ENTRY, INFER_ERROR_ROUNDING. The context
+/// then counts as not initialised.
 ///
 /// # Safety
-/// `context` points to an infer_context of zeros, or one initialised before; `model` and `tokenizer` point to so many
-/// readable bytes; every part of `memory` points to so many bytes that nothing else uses.
+/// `context` points to an infer_context of zeros, or one initialised before; `model` and
+/// `tokenizer` point to so many readable bytes; every part of `memory` points to so many bytes that
+/// nothing else uses.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn infer_init(
     context: *mut infer_context,
@@ -228,7 +238,8 @@ pub unsafe extern "C" fn infer_init(
         let settings = [Area::new("limits", limits, 1), Area::new("memory", memory, 1)];
         apart(&[area], &files)?;
         apart(&[area], &settings)?;
-        // SAFETY: the context is the caller's to write, the mark lies at its beginning, and nothing that is read overlaps it.
+        // SAFETY: the context is the caller's to write, the mark lies at its beginning, and nothing
+        // that is read overlaps it.
         unsafe { place.cast::<usize>().write(0) };
         // SAFETY: the caller's promise.
         let (limits, memory) = unsafe { (one("limits", limits)?, one("memory", memory)?) };
@@ -262,9 +273,9 @@ pub unsafe extern "C" fn infer_init(
     })
 }
 
-/// Sets how infer_sample picks: temperature 0 takes the most likely token, 1 samples the model's distribution; `topp`
-/// keeps the most likely tokens up to that probability mass (0 and 1 turn it off); `seed` starts the random numbers. The
-/// same seed gives the same tokens on every machine.
+/// Sets how infer_sample picks: temperature 0 takes the most likely token, 1 samples the model's
+/// distribution; `topp` keeps the most likely tokens up to that probability mass (0 and 1 turn it
+/// off); `seed` starts the random numbers. The same seed gives the same tokens on every machine.
 ///
 /// Errors: INFER_ERROR_SETTING for a temperature below 0, a topp outside 0 to 1, a NaN, or seed 0.
 ///
@@ -285,8 +296,9 @@ pub unsafe extern "C" fn infer_set_sampler(
     })
 }
 
-/// Limits beside `topp`: `top_k` keeps that many of the most likely tokens, `min_p` those that are at least `min_p` times as
-/// likely as the most likely one. 0 turns either off; infer_set_sampler turns both off.
+/// Limits beside `topp`: `top_k` keeps that many of the most likely tokens, `min_p` those that are
+/// at least `min_p` times as likely as the most likely one. 0 turns either off; infer_set_sampler
+/// turns both off.
 ///
 /// Errors: INFER_ERROR_SETTING for a min_p outside 0 to 1, or a NaN.
 ///
@@ -301,16 +313,17 @@ pub unsafe extern "C" fn infer_set_limits(context: *mut infer_context, top_k: us
     })
 }
 
-/// Chooses kernels: an infer_kernels. Without this call they are INFER_KERNELS_NATIVE. A program that calls it links all
-/// kernels of its target: 29 KB more on a Cortex-M4 at opt-level 3.
+/// Chooses kernels: an infer_kernels. Without this call they are INFER_KERNELS_NATIVE. A program
+/// that calls it links all kernels of its target: 29 KB more on a Cortex-M4 at opt-level 3.
 ///
-/// Errors: INFER_ERROR_SETTING for another number, INFER_ERROR_UNSUPPORTED for kernels of another target than that of the
-/// archive.
+/// Errors: INFER_ERROR_SETTING for another number, INFER_ERROR_UNSUPPORTED for kernels of another
+/// target than that of the archive.
 ///
 /// # Safety
-/// `context` is NULL or points to an infer_context. With INFER_KERNELS_CORTEX_M_DSP the core has the DSP extension. With
-/// INFER_KERNELS_HELIUM it has Helium, and the program has switched it on together with the FPU (CPACR, CP10 and CP11).
-/// Neither the target nor this call can tell; a core without them faults.
+/// `context` is NULL or points to an infer_context. With INFER_KERNELS_CORTEX_M_DSP the core has
+/// the DSP extension. With INFER_KERNELS_HELIUM it has Helium, and the program has switched it on
+/// together with the FPU (CPACR, CP10 and CP11). Neither the target nor this call can tell; a core
+/// without them faults.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn infer_set_kernels(context: *mut infer_context, kernels: u32) -> infer_error {
     call(|| {
@@ -336,15 +349,16 @@ pub unsafe extern "C" fn infer_set_kernels(context: *mut infer_context, kernels:
     })
 }
 
-/// Turns a text into tokens, with INFER_BOS in front if `bos`. Writes at most `capacity` of them to `tokens` and their
-/// number to `n_tokens`; text_bytes + 2 are always enough. `text` is UTF-8 and need not end with a zero.
+/// Turns a text into tokens, with INFER_BOS in front if `bos`. Writes at most `capacity` of them to
+/// `tokens` and their number to `n_tokens`; text_bytes + 2 are always enough. `text` is UTF-8 and
+/// need not end with a zero.
 ///
-/// Errors: INFER_ERROR_TEXT, INFER_ERROR_BUFFER_TOO_SMALL for `tokens`, or for a text longer than prompt_bytes; null
-/// pointers.
+/// Errors: INFER_ERROR_TEXT, INFER_ERROR_BUFFER_TOO_SMALL for `tokens`, or for a text longer than
+/// prompt_bytes; null pointers.
 ///
 /// # Safety
-/// `context` is NULL or points to an infer_context; `text` points to `text_bytes` readable bytes, `tokens` to `capacity`
-/// writable tokens, `n_tokens` to a size_t.
+/// `context` is NULL or points to an infer_context; `text` points to `text_bytes` readable bytes,
+/// `tokens` to `capacity` writable tokens, `n_tokens` to a size_t.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn infer_encode(
     context: *mut infer_context,
@@ -373,8 +387,9 @@ pub unsafe extern "C" fn infer_encode(
     })
 }
 
-/// Feeds `n_tokens` tokens at positions `pos`, `pos` + 1, … through all layers; then infer_classify gives logits. `pos`
-/// is at most infer_filled; a smaller one forgets the positions from there on, 0 starts a new sequence.
+/// Feeds `n_tokens` tokens at positions `pos`, `pos` + 1, … through all layers; then infer_classify
+/// gives logits. `pos` is at most infer_filled; a smaller one forgets the positions from there on,
+/// 0 starts a new sequence.
 ///
 /// Errors: INFER_ERROR_BATCH, INFER_ERROR_POSITION, INFER_ERROR_TOKEN.
 ///
@@ -398,8 +413,8 @@ pub unsafe extern "C" fn infer_forward(
     })
 }
 
-/// infer_forward in parts: begins a pass. Call infer_step until there is no more, with time for a watchdog or other tasks
-/// in between.
+/// infer_forward in parts: begins a pass. Call infer_step until there is no more, with time for a
+/// watchdog or other tasks in between.
 ///
 /// Errors: as infer_forward.
 ///
@@ -443,12 +458,12 @@ pub unsafe extern "C" fn infer_step(context: *mut infer_context, more: *mut bool
     })
 }
 
-/// Computes the logits of one token of the last pass, `row` counted from its first: 0 when it had one. If `logits` is not
-/// NULL, it is set to the vocab_size logits. They lie in the part INFER_HOT_F32, may be changed, and hold until the next
-/// call with this context.
+/// Computes the logits of one token of the last pass, `row` counted from its first: 0 when it had
+/// one. If `logits` is not NULL, it is set to the vocab_size logits. They lie in the part
+/// INFER_HOT_F32, may be changed, and hold until the next call with this context.
 ///
-/// Errors: INFER_ERROR_NOT_READY before the last infer_step or for a row that the pass did not have;
-/// INFER_ERROR_NOT_FINITE when damaged weights gave a NaN or an infinity.
+/// Errors: INFER_ERROR_NOT_READY before the last infer_step or for a row that the pass did not
+/// have; INFER_ERROR_NOT_FINITE when damaged weights gave a NaN or an infinity.
 ///
 /// # Safety
 /// `context` is NULL or points to an infer_context; `logits` is NULL or points to a pointer.
@@ -470,11 +485,11 @@ pub unsafe extern "C" fn infer_classify(context: *mut infer_context, row: usize,
     })
 }
 
-/// Makes `n` tokens that came up recently less likely, in the logits of the last infer_classify: positive ones are divided by
-/// `penalty`, negative ones multiplied, each once. 1 changes nothing.
+/// Makes `n` tokens that came up recently less likely, in the logits of the last infer_classify:
+/// positive ones are divided by `penalty`, negative ones multiplied, each once. 1 changes nothing.
 ///
-/// Errors: INFER_ERROR_NOT_READY without a new infer_classify, INFER_ERROR_SETTING for a penalty that is not a finite number
-/// above 0, INFER_ERROR_TOKEN.
+/// Errors: INFER_ERROR_NOT_READY without a new infer_classify, INFER_ERROR_SETTING for a penalty
+/// that is not a finite number above 0, INFER_ERROR_TOKEN.
 ///
 /// # Safety
 /// `context` is NULL or points to an infer_context; `recent` points to `n` tokens.
@@ -498,10 +513,11 @@ pub unsafe extern "C" fn infer_penalize(
     })
 }
 
-/// Picks a token from the logits of the last infer_classify, once; they are overwritten. A logit that was set to minus
-/// infinity is a mask: its token is never picked.
+/// Picks a token from the logits of the last infer_classify, once; they are overwritten. A logit
+/// that was set to minus infinity is a mask: its token is never picked.
 ///
-/// Errors: INFER_ERROR_NOT_READY without a new infer_classify, INFER_ERROR_NOT_FINITE, INFER_ERROR_ALL_MASKED.
+/// Errors: INFER_ERROR_NOT_READY without a new infer_classify, INFER_ERROR_NOT_FINITE,
+/// INFER_ERROR_ALL_MASKED.
 ///
 /// # Safety
 /// `context` is NULL or points to an infer_context, `token` to a uint32_t.
@@ -522,9 +538,10 @@ pub unsafe extern "C" fn infer_sample(context: *mut infer_context, token: *mut u
     })
 }
 
-/// Gives the bytes of `token` when it follows `previous`: right after INFER_BOS one leading space is dropped. The bytes of
-/// one token need not be whole UTF-8 characters, and a model may give control characters. They lie in the tokenizer file
-/// or in the archive, and hold as long as the file.
+/// Gives the bytes of `token` when it follows `previous`: right after INFER_BOS one leading space
+/// is dropped. The bytes of one token need not be whole UTF-8 characters, and a model may give
+/// control characters. They lie in the tokenizer file or in the archive, and hold as long as the
+/// file.
 ///
 /// Errors: INFER_ERROR_TOKEN.
 ///
@@ -549,7 +566,8 @@ pub unsafe extern "C" fn infer_decode(
     })
 }
 
-/// Positions of the sequence so far: the next token goes here. 0 for a context that is not initialised.
+/// Positions of the sequence so far: the next token goes here. 0 for a context that is not
+/// initialised.
 ///
 /// # Safety
 /// `context` is NULL or points to an infer_context.
@@ -559,8 +577,8 @@ pub unsafe extern "C" fn infer_filled(context: *mut infer_context) -> usize {
     unsafe { initialised(context) }.map_or(0, |context| context.state.filled())
 }
 
-/// Continues a hash (FNV-1a, 64 bits) over `n` logits; it starts with INFER_HASH_START. Equal hashes on a desktop and on
-/// a chip mean equal bits. A null pointer leaves the hash as it is.
+/// Continues a hash (FNV-1a, 64 bits) over `n` logits; it starts with INFER_HASH_START. Equal
+/// hashes on a desktop and on a chip mean equal bits. A null pointer leaves the hash as it is.
 ///
 /// # Safety
 /// `logits` is NULL or points to `n` floats.
@@ -588,7 +606,8 @@ fn plan(config: &Config, limits: &infer_limits) -> Result<Plan, Error> {
 /// `context` is NULL or points to an infer_context that nothing else uses for the lifetime.
 unsafe fn initialised<'a>(context: *mut infer_context) -> Result<&'a mut Context, infer_error> {
     let place = out("context", context)?;
-    // SAFETY: the caller's promise; null and alignment are checked, and the mark lies at the beginning.
+    // SAFETY: the caller's promise; null and alignment are checked, and the mark lies at the
+    // beginning.
     if unsafe { place.cast::<usize>().read() } != mark(place) {
         return Err(infer_error::new(INFER_ERROR_NOT_INITIALISED, "context", "", [0; 4]));
     }

@@ -1,7 +1,7 @@
 //! Hyperparameters of a model, and the memory that running it takes.
 //!
-//! Everything here is `const`, so that firmware sizes its statics from `include_bytes!` at compile time. Const code has
-//! no `?` and no `for`, hence the plain style.
+//! Everything here is `const`, so that firmware sizes its statics from `include_bytes!` at compile
+//! time. Const code has no `?` and no `for`, hence the plain style.
 
 use crate::error::Error;
 use crate::format;
@@ -22,8 +22,8 @@ pub enum WeightType {
     },
 }
 
-/// Hyperparameters, in llama2.c's names. Obtained from a header, or filled in by an exporter and then
-/// [`check`](Config::check)ed.
+/// Hyperparameters, in llama2.c's names. Obtained from a header, or filled in by an exporter and
+/// then [`check`](Config::check)ed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Config {
@@ -178,7 +178,8 @@ impl Config {
         Ok(())
     }
 
-    /// The same model in int8, with the largest power of two up to 64 that divides dim and hidden_dim as group size.
+    /// The same model in int8, with the largest power of two up to 64 that divides dim and
+    /// hidden_dim as group size.
     ///
     /// # Errors
     /// As [`check`](Config::check): [`Error::GroupSize`] when that is below 4.
@@ -197,8 +198,9 @@ impl Config {
     /// Plans the buffers for running this model.
     ///
     /// # Errors
-    /// A rule of [`check`](Config::check) is broken, `max_seq` is 0 or above `seq_len`, `batch` or `threads` is 0, the
-    /// KV type is not supported, or a size exceeds the address space ([`Error::TooLarge`]).
+    /// A rule of [`check`](Config::check) is broken, `max_seq` is 0 or above `seq_len`, `batch` or
+    /// `threads` is 0, the KV type is not supported, or a size exceeds the address space
+    /// ([`Error::TooLarge`]).
     pub const fn plan(&self, limits: Limits) -> Result<Plan, Error> {
         if let Err(e) = self.check() {
             return Err(e);
@@ -299,10 +301,12 @@ impl Plan {
 const MAX_HEAD_SIZE_I8: usize = i32::MAX as usize / (127 * 127);
 /// Bytes of a quantised activation: kernels may widen it.
 pub(crate) const XQ_BYTES: usize = 2;
-/// Alignment of quantised activations. The caller's buffer may lie anywhere, so the plan has room to move up.
+/// Alignment of quantised activations. The caller's buffer may lie anywhere, so the plan has room
+/// to move up.
 pub(crate) const XQ_ALIGN: usize = 4;
 
-/// Elements per token of a batch: one place for [`Config::plan`] and [`State::new`](crate::State::new).
+/// Elements per token of a batch: one place for [`Config::plan`] and
+/// [`State::new`](crate::State::new).
 pub(crate) struct HotSizes {
     /// x, xb and q each, as all that follow in f32 unless it says otherwise.
     pub dim: usize,
@@ -310,7 +314,8 @@ pub(crate) struct HotSizes {
     pub hidden: usize,
     /// cos and sin of the position's angles.
     pub rope: usize,
-    /// Quantised activations, of [`XQ_BYTES`] i8 each: inputs of int8 matrices, and queries for an int8 KV cache.
+    /// Quantised activations, of [`XQ_BYTES`] i8 each: inputs of int8 matrices, and queries for an
+    /// int8 KV cache.
     pub quantized: usize,
     /// Their scales.
     pub scales: usize,

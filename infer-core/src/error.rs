@@ -1,9 +1,10 @@
-//! What can be wrong with a file, a buffer or an argument. Every value carries the numbers a person needs to act.
+//! What can be wrong with a file, a buffer or an argument. Every value carries the numbers a person
+//! needs to act.
 
 use core::fmt;
 
-/// Why an operation of this crate was refused. Small, `Copy`, and never followed by a changed result: an operation
-/// that returns an error has written nothing that a later call would trust.
+/// Why an operation of this crate was refused. Small, `Copy`, and never followed by a changed
+/// result: an operation that returns an error has written nothing that a later call would trust.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[non_exhaustive]
@@ -15,7 +16,8 @@ pub enum Error {
         /// Bytes that are there.
         have: u64,
     },
-    /// The model's first byte must lie at a multiple of four: wrap `include_bytes!` in [`crate::Aligned`].
+    /// The model's first byte must lie at a multiple of four: wrap `include_bytes!` in
+    /// [`crate::Aligned`].
     Misaligned,
     /// The file has the magic number of versions 1 and 2, and another version.
     UnknownVersion {
@@ -31,7 +33,8 @@ pub enum Error {
         /// The rule that it breaks.
         rule: &'static str,
     },
-    /// A v2 group size that cannot be used: groups must be multiples of 4 up to 1024 that divide dim and hidden_dim.
+    /// A v2 group size that cannot be used: groups must be multiples of 4 up to 1024 that divide
+    /// dim and hidden_dim.
     GroupSize {
         /// Weights that share one scale.
         group_size: i64,
@@ -60,7 +63,8 @@ pub enum Error {
     ModelMismatch,
     /// The sequence was begun with another model, or with the same one at another place in memory.
     OtherModel,
-    /// The thread or task does not round to the nearest number, as results require that are the same everywhere.
+    /// The thread or task does not round to the nearest number, as results require that are the
+    /// same everywhere.
     Rounding,
     /// A token id that the vocabulary does not have.
     Token {
@@ -69,7 +73,8 @@ pub enum Error {
         /// Size of the vocabulary.
         vocab_size: usize,
     },
-    /// The tokens do not fit behind the position: `pos <= filled` and `pos + n_tokens <= max_seq` must hold.
+    /// The tokens do not fit behind the position: `pos <= filled` and `pos + n_tokens <= max_seq`
+    /// must hold.
     Position {
         /// Position asked for.
         pos: usize,
@@ -87,7 +92,8 @@ pub enum Error {
         /// Tokens that the state takes at once.
         batch: usize,
     },
-    /// `step` or `classify` was called before `begin`, or for a row that the last call did not compute.
+    /// `step` or `classify` was called before `begin`, or for a row that the last call did not
+    /// compute.
     NotReady,
     /// A logit is NaN or infinite: the weights are damaged.
     NotFinite {
@@ -105,7 +111,8 @@ pub enum Error {
         /// The range.
         rule: &'static str,
     },
-    /// The tokenizer file ends inside the entry of this token, or the entry's length runs past the end.
+    /// The tokenizer file ends inside the entry of this token, or the entry's length runs past the
+    /// end.
     TokenizerTruncated {
         /// The token.
         token: usize,

@@ -1,7 +1,7 @@
 //! The model files of llama2.c: header and tensor table. `docs/FORMAT.md` is the specification.
 //!
-//! A file version ends here: readers and exporters both walk the table that [`Header::layout`] returns, in file order,
-//! and nothing else knows where a tensor lies.
+//! A file version ends here: readers and exporters both walk the table that [`Header::layout`]
+//! returns, in file order, and nothing else knows where a tensor lies.
 
 use crate::config::{Config, WeightType, product, sum};
 use crate::error::Error;
@@ -110,7 +110,8 @@ impl Tensor {
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
     tensors: [Option<Tensor>; MAX_TENSORS],
-    /// Bytes from the start of the file to the end of the last tensor. A file may be longer (padding in flash).
+    /// Bytes from the start of the file to the end of the last tensor. A file may be longer
+    /// (padding in flash).
     pub file_bytes: u64,
 }
 
@@ -141,8 +142,8 @@ impl Header {
         }
     }
 
-    /// The same, without the rule of group sizes: for programs that rewrite a file whose groups cross rows, as llama2.c
-    /// exports it when hidden_dim is no multiple of the group size.
+    /// The same, without the rule of group sizes: for programs that rewrite a file whose groups
+    /// cross rows, as llama2.c exports it when hidden_dim is no multiple of the group size.
     ///
     /// # Errors
     /// [`Error::Truncated`], [`Error::UnknownVersion`] or [`Error::Header`].
@@ -211,8 +212,8 @@ impl Header {
         self.layout_with(true)
     }
 
-    /// The table of a file of so many bytes. It differs from [`layout`](Header::layout) for a file of version 0 that has
-    /// exactly the length without the rotary tables, which no reader needs.
+    /// The table of a file of so many bytes. It differs from [`layout`](Header::layout) for a file
+    /// of version 0 that has exactly the length without the rotary tables, which no reader needs.
     ///
     /// # Errors
     /// As [`layout`](Header::layout).
@@ -385,8 +386,8 @@ const fn parse_fields(
     }
 }
 
-/// Quantises one group of weights: `s = max|w| / 127`, `q = round-half-even(w / s)`; q = s = 0 for a group of zeros.
-/// Returns s. A group with a NaN or an infinity has no scale: `None`.
+/// Quantises one group of weights: `s = max|w| / 127`, `q = round-half-even(w / s)`; q = s = 0 for
+/// a group of zeros. Returns s. A group with a NaN or an infinity has no scale: `None`.
 pub fn quantize_group(w: &[f32], q: &mut [i8]) -> Option<f32> {
     let max = w.iter().fold(0f32, |max, w| if w.abs() > max { w.abs() } else { max });
     let s = max / 127.0;

@@ -1,7 +1,8 @@
 //! The forward pass: embed, then one [`step`] per layer, then [`classify`].
 //!
-//! There is one pass for every weight type, batch size, instruction set and number of threads. Tokens are rows of a
-//! batch: one when generating, several when reading a prompt, so that the weights are read once for all of them.
+//! There is one pass for every weight type, batch size, instruction set and number of threads.
+//! Tokens are rows of a batch: one when generating, several when reading a prompt, so that the
+//! weights are read once for all of them.
 
 use crate::cache::{Cache, Head};
 use crate::config::{Config, KvType, Limits, XQ_BYTES, block_len};
@@ -44,10 +45,11 @@ impl Engine<'static> {
     }
 }
 
-/// Feeds `tokens` at positions `pos`, `pos + 1`, … through all layers. Then [`classify`] gives logits.
+/// Feeds `tokens` at positions `pos`, `pos + 1`, … through all layers. Then [`classify`] gives
+/// logits.
 ///
-/// `pos` may be at most [`State::filled`]; a smaller one forgets the positions from there on, 0 starts a new sequence. A
-/// sequence belongs to one model, at one place in memory.
+/// `pos` may be at most [`State::filled`]; a smaller one forgets the positions from there on, 0
+/// starts a new sequence. A sequence belongs to one model, at one place in memory.
 ///
 /// # Errors
 /// As [`begin`] and [`step`].
@@ -63,12 +65,12 @@ pub fn forward(
     Ok(())
 }
 
-/// Starts a pass over `tokens`: looks up their embeddings. [`step`] does the rest, layer by layer, with time for a
-/// watchdog or other tasks in between.
+/// Starts a pass over `tokens`: looks up their embeddings. [`step`] does the rest, layer by layer,
+/// with time for a watchdog or other tasks in between.
 ///
 /// # Errors
-/// [`Error::ModelMismatch`], [`Error::OtherModel`] when another model began the sequence, [`Error::Batch`],
-/// [`Error::Position`] or [`Error::Token`]; the state is then as before.
+/// [`Error::ModelMismatch`], [`Error::OtherModel`] when another model began the sequence,
+/// [`Error::Batch`], [`Error::Position`] or [`Error::Token`]; the state is then as before.
 pub fn begin(model: &Model<'_>, state: &mut State<'_>, tokens: &[u32], pos: usize) -> Result<(), Error> {
     check_config(model, state)?;
     let Config { dim, vocab_size, .. } = *model.config();
@@ -106,7 +108,8 @@ pub fn begin(model: &Model<'_>, state: &mut State<'_>, tokens: &[u32], pos: usiz
 /// Computes one layer. Returns whether another one is to be done.
 ///
 /// # Errors
-/// [`Error::NotReady`] without [`begin`] or after the last layer, [`Error::ModelMismatch`], [`Error::OtherModel`].
+/// [`Error::NotReady`] without [`begin`] or after the last layer, [`Error::ModelMismatch`],
+/// [`Error::OtherModel`].
 pub fn step(model: &Model<'_>, state: &mut State<'_>, engine: &Engine<'_>) -> Result<bool, Error> {
     check_config(model, state)?;
     let config = model.config();
@@ -126,11 +129,13 @@ pub fn step(model: &Model<'_>, state: &mut State<'_>, engine: &Engine<'_>) -> Re
     Ok(more)
 }
 
-/// Logits (vocab_size) of token `row` of the last pass. May be called for any of its rows, in any order.
+/// Logits (vocab_size) of token `row` of the last pass. May be called for any of its rows, in any
+/// order.
 ///
 /// # Errors
-/// [`Error::NotReady`] before the last [`step`] or when the pass had no such row, [`Error::ModelMismatch`],
-/// [`Error::OtherModel`], and [`Error::NotFinite`] when damaged weights gave a NaN or an infinity.
+/// [`Error::NotReady`] before the last [`step`] or when the pass had no such row,
+/// [`Error::ModelMismatch`], [`Error::OtherModel`], and [`Error::NotFinite`] when damaged weights
+/// gave a NaN or an infinity.
 pub fn classify<'a>(
     model: &Model<'_>,
     state: &'a mut State<'_>,
@@ -198,8 +203,9 @@ fn attention(config: &Config, layer: &Layer<'_>, state: &mut State<'_>, engine: 
     add(x, q);
 }
 
-/// Attention of all heads and rows. One piece of work is a row of the batch with the query heads that share a key/value
-/// head; pieces lie one after the other in q and in out, both (rows, n_kv_heads, kv_mul · head_size).
+/// Attention of all heads and rows. One piece of work is a row of the batch with the query heads
+/// that share a key/value head; pieces lie one after the other in q and in out, both (rows,
+/// n_kv_heads, kv_mul · head_size).
 fn attend_heads(
     config: &Config,
     engine: &Engine<'_>,
@@ -273,8 +279,8 @@ fn feed_forward(config: &Config, layer: &Layer<'_>, state: &mut State<'_>, engin
     add(x, xb);
 }
 
-/// `out[b] = w · x[b]` for one or several matrices with the same input, as one round of tasks over all their rows.
-/// `scratch` receives the quantised input when the weights are int8.
+/// `out[b] = w · x[b]` for one or several matrices with the same input, as one round of tasks over
+/// all their rows. `scratch` receives the quantised input when the weights are int8.
 fn matmul<const N: usize>(
     engine: &Engine<'_>,
     x: &[f32],

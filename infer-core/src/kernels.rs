@@ -1,7 +1,7 @@
 //! The inner loops, one file per instruction set, picked once at run time.
 //!
-//! The scalar kernels define the result: every other kernel must give the same bits (the determinism contract in the
-//! crate's documentation). An ISA file holds kernels and nothing else.
+//! The scalar kernels define the result: every other kernel must give the same bits (the
+//! determinism contract in the crate's documentation). An ISA file holds kernels and nothing else.
 
 use crate::math::LANES;
 use crate::matrix::Q8Matrix;
@@ -33,16 +33,18 @@ pub struct Kernels {
     pub(crate) swiglu: Swiglu,
 }
 
-/// `out[b][r] = dot(w[r], x[b])` for weights `w` (rows, cols), inputs `x` (batch, cols) and outputs (batch, rows).
+/// `out[b][r] = dot(w[r], x[b])` for weights `w` (rows, cols), inputs `x` (batch, cols) and outputs
+/// (batch, rows).
 pub(crate) type MatmulF32 = fn(w: &[f32], cols: usize, x: &[f32], out: &mut Panel<'_>);
 
-/// The same with int8 weights and activations: `x` is (batch, cols) as this table's [`Quantize`] writes it, `xs` its scales
-/// (batch, cols / group_size). A group contributes `(f32(Σ w·x) · ws) · xs`, the sum being exact in i32, to the lane of its
-/// index mod 8.
+/// The same with int8 weights and activations: `x` is (batch, cols) as this table's [`Quantize`]
+/// writes it, `xs` its scales (batch, cols / group_size). A group contributes
+/// `(f32(Σ w·x) · ws) · xs`, the sum being exact in i32, to the lane of its index mod 8.
 pub(crate) type MatmulQ8 = fn(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>);
 
-/// Quantises `x` in groups: m = max|x|, s = m/127, q = round-half-even(x · (127/m)); q = s = 0 where m is below 2^-100.
-/// `q` is aligned to 4 and has two bytes per value, for kernels that widen; others leave the second half alone.
+/// Quantises `x` in groups: m = max|x|, s = m/127, q = round-half-even(x · (127/m)); q = s = 0
+/// where m is below 2^-100. `q` is aligned to 4 and has two bytes per value, for kernels that
+/// widen; others leave the second half alone.
 pub(crate) type Quantize = fn(x: &[f32], group_size: usize, q: &mut [i8], s: &mut [f32]);
 
 /// Attention of one token over `positions`, for the query heads that share one key/value head.
@@ -53,7 +55,8 @@ pub(crate) type Attend = fn(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32])
 pub(crate) struct Heads<'a> {
     /// (kv_mul, head_size)
     pub q: &'a [f32],
-    /// (positions / 8 or more, head_size) of eight positions each, so that scores vectorise over positions.
+    /// (positions / 8 or more, head_size) of eight positions each, so that scores vectorise over
+    /// positions.
     pub keys: &'a [[f32; LANES]],
     /// (positions or more, head_size)
     pub values: &'a [f32],
@@ -64,9 +67,10 @@ pub(crate) struct Heads<'a> {
     pub scale: f32,
 }
 
-/// [`Attend`] with an int8 KV cache. Scores are exact integer products of quantised queries and keys. The weights, times the
-/// scales of the values, become 16-bit integers `round(w · (s · (32767 / m)))` with the largest scale m; their products with the
-/// values are exact too, over 256 positions at a time, whose sums are then added as f32.
+/// [`Attend`] with an int8 KV cache. Scores are exact integer products of quantised queries and
+/// keys. The weights, times the scales of the values, become 16-bit integers
+/// `round(w · (s · (32767 / m)))` with the largest scale m; their products with the values are
+/// exact too, over 256 positions at a time, whose sums are then added as f32.
 pub(crate) type AttendQ8 = fn(heads: &HeadsQ8<'_>, att: &mut [f32], out: &mut [f32]);
 
 /// What [`AttendQ8`] reads.
@@ -126,8 +130,9 @@ impl Kernels {
         Kernels::scalar()
     }
 
-    /// The kernels of a Cortex-M with FPU and the DSP extension, for targets that do not tell whether the core has it: an
-    /// optional part of the M33 and M55. On thumbv7em it is there, and [`native`](Kernels::native) takes them.
+    /// The kernels of a Cortex-M with FPU and the DSP extension, for targets that do not tell
+    /// whether the core has it: an optional part of the M33 and M55. On thumbv7em it is there, and
+    /// [`native`](Kernels::native) takes them.
     ///
     /// # Safety
     /// The core has the DSP extension.
@@ -137,11 +142,12 @@ impl Kernels {
         cortex_m::DSP
     }
 
-    /// The kernels of a Cortex-M with Helium, its vector extension: M55 and M85. The target does not tell whether a core
-    /// has it.
+    /// The kernels of a Cortex-M with Helium, its vector extension: M55 and M85. The target does
+    /// not tell whether a core has it.
     ///
     /// # Safety
-    /// The core has Helium, and it is switched on (CPACR, as cortex-m-rt does for targets with FPU).
+    /// The core has Helium, and it is switched on (CPACR, as cortex-m-rt does for targets with
+    /// FPU).
     #[cfg(thumb_fpu)]
     #[allow(unsafe_code)]
     pub const unsafe fn helium() -> Kernels {
@@ -154,7 +160,8 @@ impl Kernels {
         Kernels::all().last().unwrap_or(Kernels::scalar())
     }
 
-    /// Every set of kernels that this machine can run, the best one last. They differ in speed only.
+    /// Every set of kernels that this machine can run, the best one last. They differ in speed
+    /// only.
     #[cfg(feature = "std")]
     pub fn all() -> impl Iterator<Item = Kernels> {
         #[cfg(target_arch = "x86_64")]

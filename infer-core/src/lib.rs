@@ -1,7 +1,7 @@
 //! Llama-2 inference over a borrowed slice of weights: `no_std`, no allocation, no panic.
 //!
-//! A model file of llama2.c goes in, text comes out, and everything in between is memory that the caller lends. The
-//! modules follow the data:
+//! A model file of llama2.c goes in, text comes out, and everything in between is memory that the
+//! caller lends. The modules follow the data:
 //!
 //! ```text
 //! &[u8]           ─ Model::from_bytes ─> Model     checked once, borrowed for ever        format, matrix, model
@@ -11,8 +11,8 @@
 //! logits          ─ Sampler::sample ───> token ─ Tokenizer::decode ─> bytes               sampler
 //! ```
 //!
-//! Buffer sizes come from a [`Plan`], which is `const`: firmware sizes its statics from the model's header at compile
-//! time, and a model that does not fit is a compile error.
+//! Buffer sizes come from a [`Plan`], which is `const`: firmware sizes its statics from the model's
+//! header at compile time, and a model that does not fit is a compile error.
 //!
 //! ```
 //! use infer_core::{Config, KvType, Limits, WeightType};
@@ -31,18 +31,20 @@
 //! ```
 //!
 //! # Determinism
-//! The same model, tokens and KV type give bit-identical logits on every instruction set, batch size and number of
-//! threads: sums run in eight lanes in a fixed order ([`math`]), products and sums are rounded one by one, and the
-//! transcendental functions have one implementation. A hash of the logits on a desktop is the golden value for a chip.
+//! The same model, tokens and KV type give bit-identical logits on every instruction set, batch
+//! size and number of threads: sums run in eight lanes in a fixed order ([`math`]), products and
+//! sums are rounded one by one, and the transcendental functions have one implementation. A hash of
+//! the logits on a desktop is the golden value for a chip.
 //!
 //! # What it takes for granted
-//! Additions round to nearest ([`State::new`] looks), floating point registers belong to the calling task, unaligned words may
-//! be read (CCR.UNALIGN_TRP is 0 on a Cortex-M), and the stack has 8 KB. `docs/FIRMWARE.md` in the repository says what that
-//! means for FreeRTOS, Zephyr, RTIC and embassy.
+//! Additions round to nearest ([`State::new`] looks), floating point registers belong to the
+//! calling task, unaligned words may be read (CCR.UNALIGN_TRP is 0 on a Cortex-M), and the stack
+//! has 8 KB. `docs/FIRMWARE.md` in the repository says what that means for FreeRTOS, Zephyr, RTIC
+//! and embassy.
 //!
 //! # What it does not do
-//! It neither reads files (except [`MappedModel`] under `std`) nor prints; it has no threads of its own (bring a
-//! [`Runner`]); it runs no architecture but Llama-2.
+//! It neither reads files (except [`MappedModel`] under `std`) nor prints; it has no threads of its
+//! own (bring a [`Runner`]); it runs no architecture but Llama-2.
 #![no_std]
 
 #[cfg(target_endian = "big")]

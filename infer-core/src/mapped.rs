@@ -12,7 +12,8 @@ use crate::model::Model;
 
 /// A memory-mapped model file.
 ///
-/// Replace a model that is in use by writing a new file and renaming it: whoever has mapped the old one keeps it.
+/// Replace a model that is in use by writing a new file and renaming it: whoever has mapped the old
+/// one keeps it.
 #[derive(Debug)]
 pub struct MappedModel {
     map: Mmap,
@@ -63,9 +64,10 @@ impl MappedModel {
 /// The file cannot be opened or mapped.
 ///
 /// # Safety
-/// As long as the map is used, no process changes the file's bytes, which safe code takes for constant, or cuts it: reading
-/// a page that is gone kills the process with SIGBUS (see [`exit_when_a_map_is_cut`]). No program can enforce that: a
-/// program promises it on behalf of its user, who should be told.
+/// As long as the map is used, no process changes the file's bytes, which safe code takes for
+/// constant, or cuts it: reading a page that is gone kills the process with SIGBUS (see
+/// [`exit_when_a_map_is_cut`]). No program can enforce that: a program promises it on behalf of its
+/// user, who should be told.
 pub unsafe fn map_file(path: &Path) -> io::Result<Mmap> {
     // Asked before it is opened, which waits for a writer if the file is a pipe.
     if !std::fs::metadata(path)?.is_file() {
@@ -76,9 +78,10 @@ pub unsafe fn map_file(path: &Path) -> io::Result<Mmap> {
     unsafe { Mmap::map(&file) }
 }
 
-/// Makes this process end with exit status 1 and one line on standard error when it reads a part of a mapped file that is
-/// gone, instead of being killed by SIGBUS without a word. For the start of a program; it replaces the process's handler of
-/// that signal. Does nothing but on Linux: elsewhere SIGBUS may also mean a stack overflow.
+/// Makes this process end with exit status 1 and one line on standard error when it reads a part of
+/// a mapped file that is gone, instead of being killed by SIGBUS without a word. For the start of a
+/// program; it replaces the process's handler of that signal. Does nothing but on Linux: elsewhere
+/// SIGBUS may also mean a stack overflow.
 pub fn exit_when_a_map_is_cut() {
     #[cfg(target_os = "linux")]
     bus_error::handle();
@@ -97,8 +100,9 @@ mod bus_error {
     const BUS_ADRERR: c_int = 2;
 
     pub fn handle() {
-        // SAFETY: all zeros are a sigaction, without flags and with an empty mask. The handler has the signature that SA_SIGINFO
-        // asks for, and calls only functions that are safe in a signal handler.
+        // SAFETY: all zeros are a sigaction, without flags and with an empty mask. The handler has
+        // the signature that SA_SIGINFO asks for, and calls only functions that are safe in a
+        // signal handler.
         unsafe {
             let mut action = MaybeUninit::<libc::sigaction>::zeroed().assume_init();
             action.sa_sigaction = on_bus_error as extern "C" fn(_, _, _) as usize;
@@ -108,7 +112,8 @@ mod bus_error {
     }
 
     extern "C" fn on_bus_error(_: c_int, info: *mut siginfo_t, _: *mut c_void) {
-        // SAFETY: the system passes a valid siginfo_t; write, _exit and signal are safe in a signal handler.
+        // SAFETY: the system passes a valid siginfo_t; write, _exit and signal are safe in a signal
+        // handler.
         unsafe {
             if (*info).si_code == BUS_ADRERR {
                 libc::write(STDERR_FILENO, MESSAGE.as_ptr().cast(), MESSAGE.len());

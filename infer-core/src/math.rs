@@ -1,15 +1,17 @@
 //! Vector maths with a fixed order of operations.
 //!
-//! Sums run in eight lanes by index mod 8, which are then added as `t_i = l_i + l_{i+4}`, `(t0 + t2) + (t1 + t3)`:
-//! the order in which one AVX register, two NEON or SSE registers, or a plain loop can do it alike. Multiplications and
-//! additions are rounded one by one; nothing here may be contracted to a fused multiply-add.
+//! Sums run in eight lanes by index mod 8, which are then added as `t_i = l_i + l_{i+4}`,
+//! `(t0 + t2) + (t1 + t3)`: the order in which one AVX register, two NEON or SSE registers, or a
+//! plain loop can do it alike. Multiplications and additions are rounded one by one; nothing here
+//! may be contracted to a fused multiply-add.
 
 use crate::error::Error;
 
 /// Lanes of a sum.
 pub const LANES: usize = 8;
 
-/// Adding 1.5·2^23 rounds to an integer (half to even), which then stands in the low bits of the sum.
+/// Adding 1.5·2^23 rounds to an integer (half to even), which then stands in the low bits of the
+/// sum.
 pub(crate) const ROUND: f32 = 12_582_912.0;
 
 /// Adds up the lanes of a sum in the order of the contract.
@@ -73,21 +75,21 @@ pub(crate) fn largest_magnitude(x: &[f32]) -> f32 {
     f32::from_bits(max >> 1)
 }
 
-/// Whether additions round to the nearest number, halves to even, as every result of this crate takes for granted. A thread
-/// or task can be set to another mode, and compilers do not know of it.
+/// Whether additions round to the nearest number, halves to even, as every result of this crate
+/// takes for granted. A thread or task can be set to another mode, and compilers do not know of it.
 pub(crate) fn rounds_to_nearest() -> bool {
     let [one, ulp] = core::hint::black_box([1.0, f32::EPSILON]); // so that the sums are computed here and now
     let half = ulp * 0.5;
-    // Towards infinity, or with halves away from zero, the first sum is not 1. Towards zero and minus infinity the
-    // second one stays below 1 + 2 ulp.
+    // Towards infinity, or with halves away from zero, the first sum is not 1. Towards zero and
+    // minus infinity the second one stays below 1 + 2 ulp.
     one + half == 1.0 && (one + ulp) + half == 1.0 + 2.0 * f32::EPSILON
 }
 
 /// Start value of [`hash_logits`].
 pub const HASH_START: u64 = 0xcbf2_9ce4_8422_2325;
 
-/// FNV-1a (64 bits) over the little-endian bits of logits, continued from `hash`: one number that tells whether two
-/// machines computed the same.
+/// FNV-1a (64 bits) over the little-endian bits of logits, continued from `hash`: one number that
+/// tells whether two machines computed the same.
 pub fn hash_logits(hash: u64, logits: &[f32]) -> u64 {
     logits.iter().fold(hash, |hash, x| hash_bytes(hash, &x.to_le_bytes()))
 }
@@ -132,8 +134,8 @@ pub(crate) fn rms_scale(sum: f32, n: usize) -> f32 {
     if mean < f32::INFINITY { 1.0 / sqrt(mean + 1e-5) } else { f32::NAN }
 }
 
-/// Square root, correctly rounded everywhere. libm's is inline assembly on x86-64, which stalls between AVX instructions, and
-/// 160 instructions on a Cortex-M.
+/// Square root, correctly rounded everywhere. libm's is inline assembly on x86-64, which stalls
+/// between AVX instructions, and 160 instructions on a Cortex-M.
 #[inline(always)]
 pub fn sqrt(x: f32) -> f32 {
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
@@ -162,8 +164,9 @@ pub fn sqrt(x: f32) -> f32 {
     libm::sqrtf(x)
 }
 
-/// The numerator of softmax, for a score `x` <= 0 in units of ln 2 above the largest: 2^x, and 0 where that is below 2^-60, so
-/// that no subnormal number arises, which some vector units flush. NaN stays NaN.
+/// The numerator of softmax, for a score `x` <= 0 in units of ln 2 above the largest: 2^x, and 0
+/// where that is below 2^-60, so that no subnormal number arises, which some vector units flush.
+/// NaN stays NaN.
 #[inline(always)]
 pub(crate) fn exp2_score(x: f32) -> f32 {
     let y = exp2(x);
@@ -181,8 +184,9 @@ pub fn swiglu(hb: &mut [f32], hb2: &[f32]) {
     }
 }
 
-/// e^x with a relative error below (2 + |x|)·1e-7 (that of exp2, and of rounding its argument; tested against f64), and never a subnormal result: 0 below -87.33,
-/// infinity above 88.37. NaN stays NaN.
+/// e^x with a relative error below (2 + |x|)·1e-7 (that of exp2, and of rounding its argument;
+/// tested against f64), and never a subnormal result: 0 below -87.33, infinity above 88.37. NaN
+/// stays NaN.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     let y = exp2(x * core::f32::consts::LOG2_E);
@@ -193,25 +197,25 @@ pub fn exp(x: f32) -> f32 {
 
 /// 2^x for -126 <= x < 127.5 with a relative error below 2e-7 (tested against f64).
 ///
-/// Without branches, tables or fused operations, so that it vectorises and gives the same bits everywhere. With
-/// n = round(x) and f = x - n, which is exact, 2^x = 2^n · (1 + f·g(f)); g is the minimax polynomial of degree 4 for the relative
-/// error on |f| <= 1/2 (9.1e-8 before rounding).
+/// Without branches, tables or fused operations, so that it vectorises and gives the same bits
+/// everywhere. With n = round(x) and f = x - n, which is exact, 2^x = 2^n · (1 + f·g(f)); g is the
+/// minimax polynomial of degree 4 for the relative error on |f| <= 1/2 (9.1e-8 before rounding).
 #[inline(always)]
 pub fn exp2(x: f32) -> f32 {
     let shifted = x + ROUND;
     let f = x - (shifted - ROUND);
     let [g0, g1, g2, g3, g4] = EXP2_G;
     let y = ((((g4 * f + g3) * f + g2) * f + g1) * f + g0) * f + 1.0;
-    // n stands in the low bits of the sum, and goes to the exponent of 1. (Adding it to that of y would turn a NaN into some
-    // number.)
+    // n stands in the low bits of the sum, and goes to the exponent of 1. (Adding it to that of y
+    // would turn a NaN into some number.)
     y * f32::from_bits((shifted.to_bits() << 23).wrapping_add(1f32.to_bits()))
 }
 
 #[allow(clippy::approx_constant)] // near ln 2, but not ln 2
 pub(crate) const EXP2_G: [f32; 5] = [0.693_147, 0.240_222_42, 0.055_507_336, 0.009_671_513, 0.001_326_472_7];
 
-/// Rotary embedding (Su et al., 2021) of heads of `cos_sin.len()` values: each pair (v0, v1) is turned by its angle.
-/// `cos_sin` holds cos and sin of the angles in turn.
+/// Rotary embedding (Su et al., 2021) of heads of `cos_sin.len()` values: each pair (v0, v1) is
+/// turned by its angle. `cos_sin` holds cos and sin of the angles in turn.
 pub fn rope(heads: &mut [f32], cos_sin: &[f32]) {
     if cos_sin.is_empty() {
         return;
@@ -224,11 +228,11 @@ pub fn rope(heads: &mut [f32], cos_sin: &[f32]) {
     }
 }
 
-/// Sine and cosine of an angle >= 0: both within 2e-7 up to 10,000 radians, and within 1e-5 up to 100,000 (tested against
-/// f64). libm's take f64, which a chip has to emulate.
+/// Sine and cosine of an angle >= 0: both within 2e-7 up to 10,000 radians, and within 1e-5 up to
+/// 100,000 (tested against f64). libm's take f64, which a chip has to emulate.
 ///
-/// The angle is taken modulo pi/2, whose three parts have so few bits that their multiples are exact; then the minimax
-/// polynomials of Cephes (Moshier, 1989) for |r| <= pi/4.
+/// The angle is taken modulo pi/2, whose three parts have so few bits that their multiples are
+/// exact; then the minimax polynomials of Cephes (Moshier, 1989) for |r| <= pi/4.
 pub fn sin_cos(x: f32) -> (f32, f32) {
     const HALF_PI: [f32; 3] = [1.570_312_5, 4.837_513e-4, 7.549_79e-8];
     let shifted = x * core::f32::consts::FRAC_2_PI + ROUND;

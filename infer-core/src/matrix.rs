@@ -105,8 +105,9 @@ impl<'m> Matrix<'m> {
 
 /// The rows of a (n, width) matrix; none if the width is 0.
 ///
-/// `zip` asks `chunks_exact` for its length, a division by a width that the compiler does not always see to be positive:
-/// built for size, that leaves a panic. Here is no division. (Not for short rows in an inner loop: it is slower there.)
+/// `zip` asks `chunks_exact` for its length, a division by a width that the compiler does not
+/// always see to be positive: built for size, that leaves a panic. Here is no division. (Not for
+/// short rows in an inner loop: it is slower there.)
 pub(crate) fn rows_of<T>(mut matrix: &[T], width: usize) -> impl Iterator<Item = &[T]> {
     core::iter::from_fn(move || {
         let (row, rest) = matrix.split_at_checked(width)?;

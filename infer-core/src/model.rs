@@ -16,8 +16,8 @@ use crate::matrix::{Matrix, f32_slice};
 #[derive(Clone, Copy, Debug)]
 pub struct Aligned<T: ?Sized>(pub T);
 
-/// A model borrowed from the bytes of its file: nothing is copied, and after [`Model::from_bytes`] its weights cannot
-/// fail.
+/// A model borrowed from the bytes of its file: nothing is copied, and after [`Model::from_bytes`]
+/// its weights cannot fail.
 #[derive(Clone, Copy, Debug)]
 pub struct Model<'m> {
     header: Header,
@@ -62,8 +62,8 @@ impl<'m> Model<'m> {
     /// Checks the file and borrows its tensors. Bytes after the last tensor are ignored.
     ///
     /// # Errors
-    /// Any of the errors of [`Header::parse`]; [`Error::Misaligned`] unless the slice starts at a multiple of 4;
-    /// [`Error::Truncated`]; [`Error::TooLarge`].
+    /// Any of the errors of [`Header::parse`]; [`Error::Misaligned`] unless the slice starts at a
+    /// multiple of 4; [`Error::Truncated`]; [`Error::TooLarge`].
     pub fn from_bytes(bytes: &'m [u8]) -> Result<Model<'m>, Error> {
         let header = Header::parse(bytes)?;
         let have = bytes.len() as u64;
@@ -110,7 +110,8 @@ impl<'m> Model<'m> {
         &self.header.config
     }
 
-    /// Where the weights lie: tells one model in memory from another, but not two that lie there one after the other.
+    /// Where the weights lie: tells one model in memory from another, but not two that lie there
+    /// one after the other.
     pub(crate) fn address(&self) -> usize {
         self.rms_final.as_ptr().addr()
     }
@@ -146,8 +147,8 @@ impl<'m> Model<'m> {
     }
 }
 
-/// One tensor per layer at equal distances. Layers are cut out when they are used, so a model takes the same few words
-/// whether it has one layer or a hundred.
+/// One tensor per layer at equal distances. Layers are cut out when they are used, so a model takes
+/// the same few words whether it has one layer or a hundred.
 #[derive(Clone, Copy, Debug)]
 struct Stack<'m> {
     bytes: &'m [u8],

@@ -1,7 +1,8 @@
 //! Disjoint mutable views of one output buffer, for tasks that run on several threads.
 //!
-//! A batch of outputs is a (batch, rows) matrix, and a task computes some columns of it: pieces that no slice can
-//! describe. Kernels aside, this is the only place of the crate with raw pointers.
+//! A batch of outputs is a (batch, rows) matrix, and a task computes some columns of it: pieces
+//! that no slice can describe. Kernels aside, this is the only place of the crate with raw
+//! pointers.
 #![allow(unsafe_code)]
 
 use core::marker::PhantomData;
@@ -16,8 +17,8 @@ pub(crate) struct SharedOut<'a> {
     borrow: PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: the pointer comes from a `&mut [f32]`, which may be sent; f32 has no thread affinity. Handing out overlapping
-// parts is excluded by the contract of `columns`.
+// SAFETY: the pointer comes from a `&mut [f32]`, which may be sent; f32 has no thread affinity.
+// Handing out overlapping parts is excluded by the contract of `columns`.
 unsafe impl Send for SharedOut<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for SharedOut<'_> {}
@@ -36,7 +37,8 @@ impl<'a> SharedOut<'a> {
     pub unsafe fn columns(&self, columns: Range<usize>) -> Panel<'a> {
         let end = columns.end.min(self.width);
         let start = columns.start.min(end);
-        // SAFETY: start <= width, so the pointer stays within the buffer (or one past its end when batch is 0 or 1).
+        // SAFETY: start <= width, so the pointer stays within the buffer (or one past its end when
+        // batch is 0 or 1).
         let ptr = if self.batch == 0 { self.ptr } else { unsafe { self.ptr.add(start) } };
         Panel { ptr, batch: self.batch, stride: self.width, width: end - start, borrow: PhantomData }
     }
@@ -58,8 +60,9 @@ impl Panel<'_> {
         if b >= self.batch {
             return &mut [];
         }
-        // SAFETY: b < batch and start + width <= stride, so the row lies within the batch·stride elements that were
-        // borrowed; no other panel covers these columns (SharedOut::columns) and `&mut self` excludes a second row.
+        // SAFETY: b < batch and start + width <= stride, so the row lies within the batch·stride
+        // elements that were borrowed; no other panel covers these columns (SharedOut::columns) and
+        // `&mut self` excludes a second row.
         unsafe { core::slice::from_raw_parts_mut(self.ptr.add(b * self.stride), self.width) }
     }
 }

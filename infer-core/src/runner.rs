@@ -6,14 +6,15 @@ use core::num::NonZeroUsize;
 /// Runs independent tasks. Results do not depend on how many threads share the work.
 ///
 /// # Safety
-/// `run` must call `task` exactly once for each index in `0..n`, never twice with one index, and must return only after
-/// all calls have finished: tasks write to slices that are disjoint by index and borrowed from the caller.
+/// `run` must call `task` exactly once for each index in `0..n`, never twice with one index, and
+/// must return only after all calls have finished: tasks write to slices that are disjoint by index
+/// and borrowed from the caller.
 pub unsafe trait Runner: Sync {
     /// Into how many tasks work should be cut.
     fn threads(&self) -> NonZeroUsize;
 
-    /// Multiplications that are worth a task of their own: less costs more to hand to another thread than to do. The
-    /// default is some microseconds.
+    /// Multiplications that are worth a task of their own: less costs more to hand to another
+    /// thread than to do. The default is some microseconds.
     fn min_work(&self) -> usize {
         1 << 15
     }

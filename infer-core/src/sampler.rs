@@ -1,7 +1,8 @@
 //! From logits to a token, so that a seed tells the story that it tells in llama2.c.
 //!
-//! Exponentials are added one after the other in f32, in the order of the tokens, as llama2.c adds them. In the lanes of
-//! [`math`](crate::math) the sum of 32,000 would be more exact, but differ by up to 6e-5, and the nucleus would end elsewhere.
+//! Exponentials are added one after the other in f32, in the order of the tokens, as llama2.c adds
+//! them. In the lanes of [`math`](crate::math) the sum of 32,000 would be more exact, but differ by
+//! up to 6e-5, and the nucleus would end elsewhere.
 
 use crate::error::Error;
 use crate::math::{exp, max};
@@ -27,12 +28,13 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// `temperature` 0 takes the most likely token; 1 samples the model's distribution. `topp` (nucleus sampling, Holtzman
-    /// et al., 2020) keeps the most likely tokens up to that probability mass; 0 and 1 turn it off.
+    /// `temperature` 0 takes the most likely token; 1 samples the model's distribution. `topp`
+    /// (nucleus sampling, Holtzman et al., 2020) keeps the most likely tokens up to that
+    /// probability mass; 0 and 1 turn it off.
     ///
     /// # Errors
-    /// [`Error::Setting`] for a temperature that is negative or not finite, a `topp` outside 0..=1, or seed 0, which the
-    /// generator would repeat for ever.
+    /// [`Error::Setting`] for a temperature that is negative or not finite, a `topp` outside 0..=1,
+    /// or seed 0, which the generator would repeat for ever.
     pub fn new(temperature: f32, topp: f32, seed: u64) -> Result<Sampler, Error> {
         if !(temperature.is_finite() && temperature >= 0.0) {
             let rule = "it must be a number from 0 (always the most likely token) upwards";
@@ -48,9 +50,10 @@ impl Sampler {
         Ok(Sampler { temperature, topp, top_k: 0, min_p: 0.0, rng: seed })
     }
 
-    /// Limits beside `topp`: `top_k` keeps that many of the most likely tokens (Fan et al., 2018), `min_p` those that are at
-    /// least `min_p` times as likely as the most likely one (Nguyen et al., 2024). 0 turns either off, and both are off in
-    /// a new sampler. All limits are measured on the whole distribution; a token must be within each of them.
+    /// Limits beside `topp`: `top_k` keeps that many of the most likely tokens (Fan et al., 2018),
+    /// `min_p` those that are at least `min_p` times as likely as the most likely one (Nguyen et
+    /// al., 2024). 0 turns either off, and both are off in a new sampler. All limits are measured
+    /// on the whole distribution; a token must be within each of them.
     ///
     /// # Errors
     /// [`Error::Setting`] for a `min_p` outside 0..=1; the limits are then as before.
@@ -72,12 +75,12 @@ impl Sampler {
         self.topp > 0.0 && self.topp < 1.0
     }
 
-    /// Picks a token. A logit of minus infinity is a mask: that token is never picked. The logits are overwritten unless the
-    /// temperature is 0.
+    /// Picks a token. A logit of minus infinity is a mask: that token is never picked. The logits
+    /// are overwritten unless the temperature is 0.
     ///
     /// # Errors
-    /// [`Error::BufferTooSmall`] for scratch shorter than the logits where it is needed, [`Error::NotFinite`] for a NaN or
-    /// plus infinity, [`Error::AllMasked`] when no token is left.
+    /// [`Error::BufferTooSmall`] for scratch shorter than the logits where it is needed,
+    /// [`Error::NotFinite`] for a NaN or plus infinity, [`Error::AllMasked`] when no token is left.
     pub fn sample(&mut self, logits: &mut [f32], scratch: &mut [ProbIndex]) -> Result<u32, Error> {
         check_logits(logits)?;
         let largest = max(logits);
@@ -104,8 +107,8 @@ impl Sampler {
         })
     }
 
-    /// Draws as many random numbers as [`sample`](Sampler::sample) and picks nothing: for a position whose token is
-    /// already known, where the order of random numbers must be kept.
+    /// Draws as many random numbers as [`sample`](Sampler::sample) and picks nothing: for a
+    /// position whose token is already known, where the order of random numbers must be kept.
     pub fn skip(&mut self) {
         if self.temperature > 0.0 {
             self.coin();
@@ -121,18 +124,21 @@ impl Sampler {
         (high >> 8) as f32 / 16_777_216.0
     }
 
-    /// Samples among the most likely tokens: as many as all limits allow, up to the one whose mass exceeds `topp`.
+    /// Samples among the most likely tokens: as many as all limits allow, up to the one whose mass
+    /// exceeds `topp`.
     fn sample_limited(&self, weights: &[f32], sum: f32, coin: f32, scratch: &mut [ProbIndex]) -> u32 {
         let (topp, cutoff) = if self.has_nucleus() {
-            // Smaller probabilities cannot be part of the nucleus: they would have to be, all together, above 1 - topp.
+            // Smaller probabilities cannot be part of the nucleus: they would have to be, all
+            // together, above 1 - topp.
             (self.topp, (1.0 - self.topp) / (weights.len() as f32 - 1.0))
         } else {
             (f32::INFINITY, 0.0)
         };
         let top_k = if self.top_k == 0 { usize::MAX } else { self.top_k };
         let n = collect(weights, sum, cutoff, self.min_p, scratch);
-        // Candidates leave a heap in order of probability, and only as many as are needed: sorting all of them would
-        // take longer than a small model. Those that have left lie behind the heap, the first at the end.
+        // Candidates leave a heap in order of probability, and only as many as are needed: sorting
+        // all of them would take longer than a small model. Those that have left lie behind the
+        // heap, the first at the end.
         let Some(candidates) = scratch.get_mut(..n) else { return first(weights, LARGEST_WEIGHT) };
         heapify(candidates);
         let mut mass = 0.0;
@@ -157,13 +163,14 @@ impl Sampler {
     }
 }
 
-/// Makes tokens that came up recently less likely (Keskar et al., 2019): a positive logit of such a token is divided by
-/// `penalty`, a negative one multiplied. A token counts once, however often it came up; `penalty` 1 changes nothing. The
-/// time grows with the square of `recent`: a few hundred tokens are usual.
+/// Makes tokens that came up recently less likely (Keskar et al., 2019): a positive logit of such a
+/// token is divided by `penalty`, a negative one multiplied. A token counts once, however often it
+/// came up; `penalty` 1 changes nothing. The time grows with the square of `recent`: a few hundred
+/// tokens are usual.
 ///
 /// # Errors
-/// [`Error::Setting`] for a penalty that is not a finite number above 0, [`Error::Token`] for a token without a logit; the
-/// logits are then as before.
+/// [`Error::Setting`] for a penalty that is not a finite number above 0, [`Error::Token`] for a
+/// token without a logit; the logits are then as before.
 pub fn penalize(logits: &mut [f32], recent: &[u32], penalty: f32) -> Result<(), Error> {
     if !(penalty.is_finite() && penalty > 0.0) {
         let rule = "it must be a number above 0 (1 turns it off)";
@@ -208,12 +215,12 @@ fn first(x: &[f32], value: f32) -> u32 {
 /// What [`exponentials`] makes of the largest logit.
 const LARGEST_WEIGHT: f32 = 1.0;
 
-/// The numerators of softmax, in place of the logits, and their sum: `exp(x / temperature - max)`. `max` is the largest of the
-/// quotients. A mask, and what is below e^-87, gets 0.
+/// The numerators of softmax, in place of the logits, and their sum: `exp(x / temperature - max)`.
+/// `max` is the largest of the quotients. A mask, and what is below e^-87, gets 0.
 fn exponentials(x: &mut [f32], temperature: f32, max: f32) -> f32 {
     let mut sum = 0.0;
-    // In chunks, so that a processor computes the next exponentials while it waits for the additions, each of which needs
-    // the one before.
+    // In chunks, so that a processor computes the next exponentials while it waits for the
+    // additions, each of which needs the one before.
     for chunk in x.chunks_mut(CHUNK) {
         for x in chunk.iter_mut() {
             *x = exp(*x / temperature - max);
@@ -225,7 +232,8 @@ fn exponentials(x: &mut [f32], temperature: f32, max: f32) -> f32 {
     sum
 }
 
-/// The first index whose cumulated probability exceeds the coin; the last possible one if rounding leaves none.
+/// The first index whose cumulated probability exceeds the coin; the last possible one if rounding
+/// leaves none.
 fn sample_all(weights: &[f32], sum: f32, coin: f32) -> u32 {
     let mut cdf = 0.0;
     for (i, weight) in weights.iter().enumerate() {
@@ -237,10 +245,11 @@ fn sample_all(weights: &[f32], sum: f32, coin: f32) -> u32 {
     weights.iter().rposition(|weight| *weight > 0.0).unwrap_or(0) as u32
 }
 
-/// Puts the tokens with probabilities of at least `cutoff` and weights of at least `min_weight` into `scratch`, and counts
-/// them. Tokens that weigh nothing never count.
+/// Puts the tokens with probabilities of at least `cutoff` and weights of at least `min_weight`
+/// into `scratch`, and counts them. Tokens that weigh nothing never count.
 fn collect(weights: &[f32], sum: f32, cutoff: f32, min_weight: f32, scratch: &mut [ProbIndex]) -> usize {
-    // Compared without a division first, a little lower than rounding could matter: most chunks have no candidate.
+    // Compared without a division first, a little lower than rounding could matter: most chunks
+    // have no candidate.
     let floor = (cutoff * sum * 0.999_999).max(min_weight).max(f32::MIN_POSITIVE);
     let mut n = 0;
     for (c, chunk) in weights.chunks(CHUNK).enumerate() {

@@ -21,7 +21,8 @@ pub enum KvBuffers<'s> {
     F32(&'s mut [f32]),
     /// [`Plan::kv_values`] and [`Plan::kv_scales`] elements.
     I8 {
-        /// Quantised keys and values, at any address: on a chip, unaligned words must be allowed, as they are after a reset.
+        /// Quantised keys and values, at any address: on a chip, unaligned words must be allowed,
+        /// as they are after a reset.
         values: &'s mut [i8],
         /// Their scales.
         scales: &'s mut [f32],
@@ -30,7 +31,8 @@ pub enum KvBuffers<'s> {
 
 /// Activations, KV cache and progress of one sequence.
 ///
-/// It belongs to one thread or task at a time, whose floating point registers nobody else changes: see `docs/FIRMWARE.md`.
+/// It belongs to one thread or task at a time, whose floating point registers nobody else changes:
+/// see `docs/FIRMWARE.md`.
 #[derive(Debug)]
 pub struct State<'s> {
     pub(crate) plan: Plan,
@@ -65,13 +67,14 @@ pub(crate) struct Progress {
 }
 
 impl<'s> State<'s> {
-    /// Cuts the caller's buffers into the parts that `plan` counts. Their contents need not be initialised to anything
-    /// in particular; larger buffers are accepted.
+    /// Cuts the caller's buffers into the parts that `plan` counts. Their contents need not be
+    /// initialised to anything in particular; larger buffers are accepted.
     ///
     /// # Errors
-    /// [`Error::BufferTooSmall`], [`Error::Unsupported`] when `kv` is not of the planned type, [`Error::ModelMismatch`] for
-    /// a plan that is not what [`Config::plan`] gives, and [`Error::Rounding`] when the calling thread or task does not
-    /// round to nearest: its results would differ from those of all others.
+    /// [`Error::BufferTooSmall`], [`Error::Unsupported`] when `kv` is not of the planned type,
+    /// [`Error::ModelMismatch`] for a plan that is not what [`Config::plan`] gives, and
+    /// [`Error::Rounding`] when the calling thread or task does not round to nearest: its results
+    /// would differ from those of all others.
     pub fn new(plan: &Plan, hot: HotBuffers<'s>, kv: KvBuffers<'s>) -> Result<State<'s>, Error> {
         let need = |buffer, need: usize, have: usize| {
             if have < need { Err(Error::BufferTooSmall { buffer, need, have }) } else { Ok(()) }
@@ -126,7 +129,8 @@ impl<'s> State<'s> {
         &self.plan
     }
 
-    /// Positions of the sequence so far: the next token goes here. To start a new sequence, begin again at 0.
+    /// Positions of the sequence so far: the next token goes here. To start a new sequence, begin
+    /// again at 0.
     pub fn filled(&self) -> usize {
         self.filled
     }

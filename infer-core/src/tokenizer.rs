@@ -1,7 +1,8 @@
 //! tokenizer.bin: from text to tokens (byte-pair encoding) and back.
 //!
-//! The file has neither index nor count, so the caller lends an index: the place of every entry, and a hash table of the
-//! pieces that text can become. It can be built at compile time and lie in flash.
+//! The file has neither index nor count, so the caller lends an index: the place of every entry,
+//! and a hash table of the pieces that text can become. It can be built at compile time and lie in
+//! flash.
 
 use crate::error::Error;
 use crate::format::read_i32;
@@ -14,7 +15,8 @@ pub const EOS: u32 = 2;
 pub const UNK: u32 = 0;
 /// Token of the byte 0, in vocabularies that have byte tokens.
 const FIRST_BYTE: u32 = 3;
-/// Length of the field before the first entry (max_token_length, not used: entries carry their own length).
+/// Length of the field before the first entry (max_token_length, not used: entries carry their own
+/// length).
 const FILE_HEADER: usize = 4;
 /// Score and length before each piece.
 const ENTRY_HEADER: usize = 8;
@@ -40,7 +42,8 @@ impl IndexEntry {
     pub const EMPTY: IndexEntry = IndexEntry { offset: 0, head: NONE, next: NONE };
 }
 
-/// Scratch of encoding: one unit of text (a character, or a byte of an unknown one) that merges with its neighbours.
+/// Scratch of encoding: one unit of text (a character, or a byte of an unknown one) that merges
+/// with its neighbours.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct MergeSlot {
@@ -73,8 +76,8 @@ pub struct Tokenizer<'t> {
 /// Checks the file and fills the index: at least `vocab_size` elements. Usable at compile time.
 ///
 /// # Errors
-/// [`Error::BufferTooSmall`], [`Error::TokenizerTruncated`], [`Error::TokenizerEntry`], and [`Error::TooLarge`] for a file
-/// of 4 GB or more.
+/// [`Error::BufferTooSmall`], [`Error::TokenizerTruncated`], [`Error::TokenizerEntry`], and
+/// [`Error::TooLarge`] for a file of 4 GB or more.
 pub const fn build_index(bytes: &[u8], vocab_size: usize, index: &mut [IndexEntry]) -> Result<(), Error> {
     let have = index.len();
     let Some((index, _)) = index.split_at_mut_checked(vocab_size) else {
@@ -109,7 +112,8 @@ pub const fn build_index(bytes: &[u8], vocab_size: usize, index: &mut [IndexEntr
 /// Number of entries of a file that holds nothing else: the size of its vocabulary.
 ///
 /// # Errors
-/// [`Error::TokenizerTruncated`] or [`Error::TokenizerEntry`] for the first entry that is not whole.
+/// [`Error::TokenizerTruncated`] or [`Error::TokenizerEntry`] for the first entry that is not
+/// whole.
 pub fn count_entries(bytes: &[u8]) -> Result<usize, Error> {
     let (mut offset, mut count) = (FILE_HEADER, 0);
     while offset != bytes.len() {
@@ -120,8 +124,8 @@ pub fn count_entries(bytes: &[u8]) -> Result<usize, Error> {
 }
 
 impl<'t> Tokenizer<'t> {
-    /// Checks the file and builds its index in the caller's slice of at least `vocab_size` elements. Bytes after the last
-    /// entry are ignored.
+    /// Checks the file and builds its index in the caller's slice of at least `vocab_size`
+    /// elements. Bytes after the last entry are ignored.
     ///
     /// # Errors
     /// As [`build_index`].
@@ -130,8 +134,8 @@ impl<'t> Tokenizer<'t> {
         Ok(Tokenizer::with_index(bytes, index.get(..vocab_size).unwrap_or(&[])))
     }
 
-    /// Uses an index that [`build_index`] made from the same bytes, one element per token. An index of other bytes gives
-    /// wrong tokens, but no panic.
+    /// Uses an index that [`build_index`] made from the same bytes, one element per token. An index
+    /// of other bytes gives wrong tokens, but no panic.
     pub fn with_index(bytes: &'t [u8], index: &'t [IndexEntry]) -> Tokenizer<'t> {
         let byte_tokens = first_text_token(bytes, index) > FIRST_BYTE;
         let pieces = || index.iter().map(|entry| piece_at(bytes, entry.offset as usize));
@@ -155,14 +159,15 @@ impl<'t> Tokenizer<'t> {
         self.file_bytes
     }
 
-    /// The piece of a token as it stands in the file: text, `<0x0A>` for a byte token, a name for a control token.
+    /// The piece of a token as it stands in the file: text, `<0x0A>` for a byte token, a name for a
+    /// control token.
     pub fn piece(&self, token: u32) -> Option<&'t [u8]> {
         let entry = self.index.get(token as usize)?;
         Some(piece_at(self.bytes, entry.offset as usize))
     }
 
-    /// Raw bytes of `token` when it follows `prev`: right after BOS one leading space is dropped. The bytes of one token
-    /// need not be whole characters.
+    /// Raw bytes of `token` when it follows `prev`: right after BOS one leading space is dropped.
+    /// The bytes of one token need not be whole characters.
     ///
     /// # Errors
     /// [`Error::Token`].
@@ -180,16 +185,17 @@ impl<'t> Tokenizer<'t> {
         }
     }
 
-    /// Most tokens, and most scratch, that a text of `bytes` bytes can take: one per byte, BOS and the space in front.
+    /// Most tokens, and most scratch, that a text of `bytes` bytes can take: one per byte, BOS and
+    /// the space in front.
     pub const fn max_tokens(bytes: usize) -> usize {
         bytes.saturating_add(2)
     }
 
-    /// Encodes `text`, with BOS in front if `bos`, and returns the number of tokens written to `tokens`. A space is put
-    /// in front of a text that is not empty.
+    /// Encodes `text`, with BOS in front if `bos`, and returns the number of tokens written to
+    /// `tokens`. A space is put in front of a text that is not empty.
     ///
-    /// [`Tokenizer::max_tokens`] elements of scratch and tokens are always enough. Where no piece has a space after
-    /// another character, which is the rule, scratch for the longest word is.
+    /// [`Tokenizer::max_tokens`] elements of scratch and tokens are always enough. Where no piece
+    /// has a space after another character, which is the rule, scratch for the longest word is.
     ///
     /// # Errors
     /// [`Error::BufferTooSmall`].
@@ -225,8 +231,9 @@ impl<'t> Tokenizer<'t> {
         Ok(out.len)
     }
 
-    /// Merges the pair with the best score, the leftmost of equals, until no pair is a piece; then moves the word's
-    /// tokens to the output. O(n log n): a tournament over the slots names the best pair.
+    /// Merges the pair with the best score, the leftmost of equals, until no pair is a piece; then
+    /// moves the word's tokens to the output. O(n log n): a tournament over the slots names the
+    /// best pair.
     fn merge(&self, word: &mut Word<'_>, out: &mut Output<'_>) -> Result<(), Error> {
         let n = core::mem::take(&mut word.len);
         let Some(slots) = word.slots.get_mut(..n) else { return Ok(()) };
@@ -317,7 +324,8 @@ impl<'t> Tokenizer<'t> {
         }
     }
 
-    /// One match: the better of the winners of nodes 2·node and 2·node + 1. Nodes from n on are the slots themselves.
+    /// One match: the better of the winners of nodes 2·node and 2·node + 1. Nodes from n on are the
+    /// slots themselves.
     fn play(&self, slots: &mut [MergeSlot], node: usize) {
         let n = slots.len();
         let contender = |node: usize| {

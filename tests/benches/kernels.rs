@@ -10,7 +10,8 @@ use infer_core::{Config, Engine, Kernels, Serial, WeightType, classify, forward}
 use tests::Run;
 use tests::random::{RandomModel, config};
 
-/// A classifier that is much larger than the one layer below it: little else than the product of a matrix and a vector.
+/// A classifier that is much larger than the one layer below it: little else than the product of a
+/// matrix and a vector.
 fn matmul(c: &mut Criterion) {
     let f32_ = Config { vocab_size: 8192, ..config(256, 256, 1, 4, 4) };
     let int8 = Config { weights: WeightType::Q8 { group_size: 64 }, ..f32_ };
@@ -33,7 +34,8 @@ fn matmul(c: &mut Criterion) {
     }
 }
 
-/// A token at the end of a long context, where attention takes most of the time; and a batch of 32 tokens there.
+/// A token at the end of a long context, where attention takes most of the time; and a batch of 32
+/// tokens there.
 fn layers(c: &mut Criterion) {
     let config = Config { seq_len: 512, ..config(64, 172, 5, 8, 4) };
     let file = RandomModel::new(config, 1).to_file(Version::V1);

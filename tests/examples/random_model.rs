@@ -1,4 +1,5 @@
-//! Writes a small random model in f32 and in int8, and a tokenizer of printable pieces: random_model DIRECTORY
+//! Writes a small random model in f32 and in int8, and a tokenizer of printable pieces:
+//! random_model DIRECTORY
 
 use std::path::PathBuf;
 
@@ -17,8 +18,8 @@ fn main() -> std::io::Result<()> {
     std::fs::write(directory.join("tokenizer.bin"), tokenizer(f32_config.vocab_size))
 }
 
-/// The control tokens, letters, letters after a space, and pairs of letters. No byte tokens: whatever the model says can be
-/// printed.
+/// The control tokens, letters, letters after a space, and pairs of letters. No byte tokens:
+/// whatever the model says can be printed.
 fn tokenizer(vocab_size: usize) -> Vec<u8> {
     let letters = || (b'a'..=b'z').map(char::from);
     let control = ["<unk>", "\n<s>\n", "\n</s>\n", " "].map(String::from);

@@ -20,6 +20,7 @@ pub fn with<T>(bits: u32, f: impl FnOnce() -> T) -> T {
 
 #[allow(unsafe_code)]
 fn set(mxcsr: u32) {
-    // SAFETY: reads four bytes. Exceptions stay masked, and no other code of the tests relies on how it rounds.
+    // SAFETY: reads four bytes. Exceptions stay masked, and no other code of the tests relies on
+    // how it rounds.
     unsafe { asm!("ldmxcsr [{}]", in(reg) &mxcsr, options(readonly, nostack, preserves_flags)) }
 }

@@ -1,5 +1,5 @@
-//! Llama 2 in float64, one token at a time, written from docs/FORMAT.md and the papers without a line of infer-core:
-//! slow and obvious, to compare with.
+//! Llama 2 in float64, one token at a time, written from docs/FORMAT.md and the papers without a
+//! line of infer-core: slow and obvious, to compare with.
 
 /// Hyperparameters and weights of a version 0 file.
 pub struct Oracle {

@@ -27,7 +27,8 @@ pub fn odd_shapes() -> Vec<Config> {
     ]
 }
 
-/// Shapes for int8: group sizes from 4 to 1024, with fewer groups in a row than a vector has lanes, and more.
+/// Shapes for int8: group sizes from 4 to 1024, with fewer groups in a row than a vector has lanes,
+/// and more.
 pub fn int8_shapes() -> Vec<Config> {
     let q8 = |group_size: usize, config: Config| Config { weights: WeightType::Q8 { group_size }, ..config };
     let unshared = |config: Config| Config { shared_classifier: false, ..config };
@@ -135,7 +136,8 @@ impl File {
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {
         #[allow(unsafe_code)]
-        // SAFETY: Aligned<[u8; 16]> is 16 bytes without padding, so the blocks are one run of at least `len` bytes.
+        // SAFETY: Aligned<[u8; 16]> is 16 bytes without padding, so the blocks are one run of at
+        // least `len` bytes.
         unsafe {
             std::slice::from_raw_parts(self.blocks.as_ptr().cast(), self.len)
         }

@@ -1,4 +1,5 @@
-//! Real models, tokenizers and golden outputs, which lie in `shared/` beside the checkout and are not part of it.
+//! Real models, tokenizers and golden outputs, which lie in `shared/` beside the checkout and are
+//! not part of it.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -6,8 +7,8 @@ use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
 
-/// The file `shared/{path}`, or `None`, with a printed line, when there is no such folder: a test then skips. On CI the
-/// folder must be there.
+/// The file `shared/{path}`, or `None`, with a printed line, when there is no such folder: a test
+/// then skips. On CI the folder must be there.
 ///
 /// # Panics
 /// When it is absent and the environment says `CI=true`.
@@ -21,8 +22,9 @@ pub fn file(path: &str) -> Option<PathBuf> {
     None
 }
 
-/// Says that the running test cannot do its work here. The line goes to standard error past the capture of the test
-/// harness, and into the file that `SKIPPED_TESTS` names, which `./ci.sh test` counts at its end.
+/// Says that the running test cannot do its work here. The line goes to standard error past the
+/// capture of the test harness, and into the file that `SKIPPED_TESTS` names, which `./ci.sh test`
+/// counts at its end.
 ///
 /// # Panics
 /// When that file cannot be written.

@@ -1,6 +1,8 @@
-//! How far results may be from the oracle, and why. Everything that is not in this table must agree exactly.
+//! How far results may be from the oracle, and why. Everything that is not in this table must agree
+//! exactly.
 
-/// A bound on the difference to the oracle: absolute, or relative to the largest magnitude of the vector.
+/// A bound on the difference to the oracle: absolute, or relative to the largest magnitude of the
+/// vector.
 #[derive(Clone, Copy, Debug)]
 pub struct Tolerance {
     /// Absolute bound.
@@ -12,19 +14,22 @@ pub struct Tolerance {
 /// Logits of stories260K: the project's promise to its users (1e-4).
 pub const STORIES260K_LOGITS: Tolerance = Tolerance { absolute: 1e-4, relative: 0.0 };
 
-/// Logits of random f32 models of up to 5 layers and 256 dimensions. Each of about 8 products per layer in a row adds
-/// rounding errors of 2^-24 = 6e-8 that grow with the square root of their length (16) in lanes of one eighth of it, and
-/// softmax and norms pass them on at most twice: some 1e-6 are expected, and 1.2e-6 was seen.
+/// Logits of random f32 models of up to 5 layers and 256 dimensions. Each of about 8 products per
+/// layer in a row adds rounding errors of 2^-24 = 6e-8 that grow with the square root of their
+/// length (16) in lanes of one eighth of it, and softmax and norms pass them on at most twice: some
+/// 1e-6 are expected, and 1.2e-6 was seen.
 pub const RANDOM_F32_LOGITS: Tolerance = Tolerance { absolute: 0.0, relative: 5e-6 };
 
 /// Logits up to 16 of trained models of 5 layers: f32 steps at 16 are 1e-6, and 3e-6 was seen.
 pub const TRAINED_LOGITS: Tolerance = Tolerance { absolute: 1e-5, relative: 0.0 };
 
-/// Logits up to 16 with weights in int8 groups of 4 (2^-8 each) and int8 activations: a fiftieth of that.
+/// Logits up to 16 with weights in int8 groups of 4 (2^-8 each) and int8 activations: a fiftieth of
+/// that.
 pub const INT8_LOGITS: Tolerance = Tolerance { absolute: 0.3, relative: 0.0 };
 
-/// Logits of random f32 models of up to 2 layers with an int8 KV cache: cached keys, values and queries are off by up to
-/// 1/254 = 0.4% of the largest of their row, in each layer and in sums that average little in heads of 4. 1.2% was seen.
+/// Logits of random f32 models of up to 2 layers with an int8 KV cache: cached keys, values and
+/// queries are off by up to 1/254 = 0.4% of the largest of their row, in each layer and in sums
+/// that average little in heads of 4. 1.2% was seen.
 pub const INT8_KV_LOGITS: Tolerance = Tolerance { absolute: 0.0, relative: 0.02 };
 
 /// Checks a vector against the oracle's.

@@ -87,8 +87,8 @@ fn every_header_field_is_checked() {
                 bytes[start + 4 * field..][..4].copy_from_slice(&value.to_le_bytes());
                 let e = match Model::from_bytes(File::new(&bytes).bytes()) {
                     Err(e) => e,
-                    // Smaller models, which fit into the file: 7 in a field without divisors, and in version 0 a
-                    // vocabulary of -1, one token with a classifier of its own.
+                    // Smaller models, which fit into the file: 7 in a field without divisors, and
+                    // in version 0 a vocabulary of -1, one token with a classifier of its own.
                     Ok(_) if value == 7 && [1, 5, 6].contains(&field) => continue,
                     Ok(_) if value == -1 && field == 5 && start == 0 => continue,
                     // Version 1 holds nothing of the size of seq_len; the plan takes care of it.
@@ -280,7 +280,8 @@ fn plans_and_buffers() {
 fn plans_and_buffers_of_an_int8_kv_cache() {
     let limits = Limits { max_seq: 37, batch: 2, threads: 2, kv: KvType::I8 };
     let plan = config(16, 5, 2, 4, 2).plan(limits).unwrap();
-    // Keys and values of 2 layers, 40 positions in whole blocks and 8 dimensions; a scale for each position of a layer.
+    // Keys and values of 2 layers, 40 positions in whole blocks and 8 dimensions; a scale for each
+    // position of a layer.
     assert_eq!((plan.kv_values, plan.kv_scales), (2 * 2 * 40 * 8, 2 * 2 * 40));
     // Queries of two tokens with 2 bytes per value, and 3 bytes to align them.
     assert_eq!(plan.hot_i8, 2 * 16 * 2 + 3);

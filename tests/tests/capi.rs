@@ -1,4 +1,5 @@
-//! The C interface, called as C calls it: it tells what the Rust interface tells, and refuses what C can get wrong.
+//! The C interface, called as C calls it: it tells what the Rust interface tells, and refuses what
+//! C can get wrong.
 #![allow(unsafe_code)] // every call here is one that C could make
 
 use std::ffi::{CStr, c_void};
@@ -74,8 +75,8 @@ impl C {
     ) -> infer_error {
         let context = self.context();
         let tokenizer = &self.tokenizer;
-        // SAFETY: the pointers and sizes are those of the files, which live as long as the context; what is wrong with the others is
-        // for infer_init to find out.
+        // SAFETY: the pointers and sizes are those of the files, which live as long as the context;
+        // what is wrong with the others is for infer_init to find out.
         unsafe { infer_init(context, model.cast(), bytes, tokenizer.as_ptr().cast(), tokenizer.len(), limits, memory) }
     }
 
@@ -332,7 +333,8 @@ fn calls_out_of_order_are_refused() {
     let mut c = C::open();
     let context = c.context();
     let (mut token, mut more) = (0, false);
-    // SAFETY: the pointers are to what they should be; the copy and the odd address are for the library to find out.
+    // SAFETY: the pointers are to what they should be; the copy and the odd address are for the
+    // library to find out.
     unsafe {
         assert_eq!(infer_step(context, &mut more).code, INFER_ERROR_NOT_READY as u32);
         assert_eq!(infer_classify(context, 0, null_mut()).code, INFER_ERROR_NOT_READY as u32);

@@ -144,8 +144,8 @@ fn batches_and_threads_give_the_same_bits() {
         for batch in [2, 3, 32, 40] {
             assert_eq!(bits(&Run::new(file.bytes(), batch).logits(&tokens).unwrap()), one_by_one, "batch {batch}");
         }
-        // Also more threads than the state has scratch for, and more than a matrix has rows; and as many as there is work
-        // for, as firmware cuts it to feed a watchdog.
+        // Also more threads than the state has scratch for, and more than a matrix has rows; and as
+        // many as there is work for, as firmware cuts it to feed a watchdog.
         for (threads, planned) in [(2, 2), (3, 8), (5, 1), (40, 40), (usize::MAX, 1)] {
             let runner = Scrambled(NonZeroUsize::new(threads).unwrap());
             let mut run = Run::with_runner(file.bytes(), 3, planned, &runner);
@@ -172,8 +172,8 @@ fn kernels_give_the_same_bits() {
     }
 }
 
-/// Shapes for an int8 KV cache, with the positions to run them for. Integer products are summed over 256 positions at a
-/// time: there are fewer, more than one such block, and more than two.
+/// Shapes for an int8 KV cache, with the positions to run them for. Integer products are summed
+/// over 256 positions at a time: there are fewer, more than one such block, and more than two.
 fn int8_kv_shapes() -> Vec<(Config, usize)> {
     let q8 = |group_size: usize, config: Config| Config { weights: WeightType::Q8 { group_size }, ..config };
     vec![
@@ -220,8 +220,8 @@ fn int8_kv_gives_the_same_bits_in_every_way() {
     }
 }
 
-/// Without queries all weights are equal, and with two tokens many values have one sign: integer sums near their limit, and
-/// beyond what f32 holds exactly.
+/// Without queries all weights are equal, and with two tokens many values have one sign: integer
+/// sums near their limit, and beyond what f32 holds exactly.
 #[test]
 fn large_sums_of_an_int8_kv_cache() {
     let config = Config { seq_len: 700, ..config(48, 31, 1, 2, 1) };
@@ -315,7 +315,8 @@ fn int8_is_close_to_the_weights_it_was_made_from() {
     }
 }
 
-/// Vector units of some chips count subnormal numbers as 0, and so does a process that links code built with `-ffast-math`.
+/// Vector units of some chips count subnormal numbers as 0, and so does a process that links code
+/// built with `-ffast-math`.
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn flushed_subnormals_give_the_same_bits() {

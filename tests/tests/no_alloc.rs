@@ -13,12 +13,14 @@ use tests::random::{RandomModel, config};
 struct Counting;
 
 thread_local! {
-    /// Of this thread, since the test harness allocates in another one. Constant, so that it allocates nothing itself.
+    /// Of this thread, since the test harness allocates in another one. Constant, so that it
+    /// allocates nothing itself.
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
 }
 
 #[allow(unsafe_code)]
-// SAFETY: everything is passed on to the system's allocator; counting touches no memory of the caller and does not allocate.
+// SAFETY: everything is passed on to the system's allocator; counting touches no memory of the
+// caller and does not allocate.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.set(ALLOCATIONS.get() + 1);

@@ -52,7 +52,8 @@ fn llama2_ids_agree_with_sentencepiece() {
     }
 }
 
-/// These vocabularies were made with a normaliser that collapses and trims spaces, which tokenizer.bin does not record.
+/// These vocabularies were made with a normaliser that collapses and trims spaces, which
+/// tokenizer.bin does not record.
 fn is_normal(text: &str) -> bool {
     !text.starts_with(' ') && !text.ends_with(' ') && !text.contains("  ") && !text.contains('\u{2581}')
 }
@@ -64,7 +65,8 @@ fn other_vocabularies_agree_with_sentencepiece() {
         let index = index(&bytes);
         let tokenizer = Tokenizer::with_index(&bytes, &index);
         let encodings: Vec<Encoding> = shared::json_lines(&format!("golden/encodings/{golden}.jsonl")).unwrap();
-        // SentencePiece normalises compatibility characters for these vocabularies too: keep to what it leaves alone.
+        // SentencePiece normalises compatibility characters for these vocabularies too: keep to
+        // what it leaves alone.
         let plain =
             |text: &str| is_normal(text) && text.chars().all(|c| c.is_ascii() && (c == '\n' || !c.is_control()));
         let compared: Vec<_> = encodings.iter().filter(|e| plain(&e.text)).collect();
@@ -97,7 +99,8 @@ fn stories_agree_with_sentencepiece() {
     assert_eq!(ids[..golden.first_ids.len()], golden.first_ids);
 }
 
-/// A vocabulary as a list, and the algorithm of llama2.c: merge the best pair of all, again and again.
+/// A vocabulary as a list, and the algorithm of llama2.c: merge the best pair of all, again and
+/// again.
 struct Naive {
     pieces: Vec<(f32, String)>,
     byte_tokens: bool,
@@ -163,7 +166,8 @@ fn random_text(rng: &mut fastrand::Rng, letters: &[char], most: usize) -> String
 fn random_vocabularies_agree_with_the_quadratic_algorithm() {
     let mut rng = fastrand::Rng::with_seed(5);
     for round in 0..400 {
-        // With and without byte tokens, and with and without pieces that forbid splitting at spaces.
+        // With and without byte tokens, and with and without pieces that forbid splitting at
+        // spaces.
         let (byte_tokens, spaces_inside) = (round % 2 == 0, round % 4 < 2);
         let mut pieces: Vec<(f32, String)> =
             ["<unk>", "\n<s>\n", "\n</s>\n"].iter().map(|piece| (0.0, piece.to_string())).collect();

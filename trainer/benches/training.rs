@@ -1,9 +1,10 @@
 //! Tokens per second of whole training steps: forward, backward, clipping, AdamW.
 //!
-//! `cargo bench -p trainer --bench training -- [260K|1.4M|15M]... [--composed|--highest]`. Each shape runs a few seconds,
-//! with random tokens; `--highest` is the trainer's `--matmul-precision highest`. GFLOP/s count 6 · parameters · tokens,
-//! as is usual; attention comes on top of that. The limit beside them is what all threads reach together in a large
-//! matrix product in f32.
+//! `cargo bench -p trainer --bench training -- [260K|1.4M|15M]... [--composed|--highest]`. Each
+//! shape runs a few seconds, with random tokens; `--highest` is the trainer's
+//! `--matmul-precision highest`. GFLOP/s count 6 · parameters · tokens, as is usual; attention
+//! comes on top of that. The limit beside them is what all threads reach together in a large matrix
+//! product in f32.
 
 use std::time::{Duration, Instant};
 

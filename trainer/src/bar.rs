@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use console::{Term, measure_text_width, truncate_str};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 
-/// A bar of `len` units, with what `what` says of them and a message that is cut where the terminal ends.
+/// A bar of `len` units, with what `what` says of them and a message that is cut where the terminal
+/// ends.
 pub fn new(len: u64, what: &str) -> ProgressBar {
     let style = ProgressStyle::with_template(&format!("{{bar:20}} {what} {{wide_msg}}"));
     let term = Term::buffered_stderr();
@@ -18,8 +19,9 @@ pub fn new(len: u64, what: &str) -> ProgressBar {
     ProgressBar::with_draw_target(Some(len), target).with_style(style.expect("templates are constants of this program"))
 }
 
-/// A terminal for one line at a time. indicatif fills a line with spaces up to the right edge, and counts the rows that it
-/// takes when it writes them: a terminal that becomes narrower breaks such a line into rows that it never clears.
+/// A terminal for one line at a time. indicatif fills a line with spaces up to the right edge, and
+/// counts the rows that it takes when it writes them: a terminal that becomes narrower breaks such
+/// a line into rows that it never clears.
 #[derive(Debug)]
 struct OneLine {
     term: Term,

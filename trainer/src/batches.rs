@@ -1,19 +1,21 @@
-//! The order in which a model sees its data: a pure function of the seed and the number of the sequence, so that a run
-//! that resumes goes on with exactly the sequences that it has not seen.
+//! The order in which a model sees its data: a pure function of the seed and the number of the
+//! sequence, so that a run that resumes goes on with exactly the sequences that it has not seen.
 
 use anyhow::ensure;
 
 use crate::shards::Shard;
 
-/// Inputs and targets of one pass, both (batch_size, max_seq_len): targets are the inputs one position on.
+/// Inputs and targets of one pass, both (batch_size, max_seq_len): targets are the inputs one
+/// position on.
 pub struct Batch {
     pub x: Vec<u32>,
     pub y: Vec<u32>,
 }
 
-/// Sequences of `len` tokens, aligned to multiples of `len` in their shard, which overlap by the one token that is target
-/// of the first and input of the second. An epoch goes through the shards in random order, and through the sequences of
-/// each in random order: the pages in use are those of one shard.
+/// Sequences of `len` tokens, aligned to multiples of `len` in their shard, which overlap by the
+/// one token that is target of the first and input of the second. An epoch goes through the shards
+/// in random order, and through the sequences of each in random order: the pages in use are those
+/// of one shard.
 pub struct Batches<'a> {
     shards: Vec<&'a Shard>,
     len: usize,
@@ -59,8 +61,8 @@ impl<'a> Batches<'a> {
         Ok(batch)
     }
 
-    /// Batch `i` of `batches` with `n` sequences each, spread evenly over the data, the same ones at each call. `None`
-    /// once there are no more sequences.
+    /// Batch `i` of `batches` with `n` sequences each, spread evenly over the data, the same ones
+    /// at each call. `None` once there are no more sequences.
     pub fn fixed(&self, i: usize, batches: usize, n: usize) -> anyhow::Result<Option<Batch>> {
         let all = self.sequences();
         let wanted = (batches.saturating_mul(n) as u64).min(all);
@@ -175,7 +177,8 @@ mod tests {
         }
         assert!(epochs[0] != epochs[1] && epochs[1] != epochs[2]);
         assert_ne!(starts(&other.training(0, 12).unwrap(), 10), epochs[0]);
-        // Sequence by sequence, from the middle and backwards: the order depends on the number alone.
+        // Sequence by sequence, from the middle and backwards: the order depends on the number
+        // alone.
         let mut again = new(1);
         for number in (0..36).rev() {
             let one = starts(&again.training(number as u64, 1).unwrap(), 10);

@@ -5,10 +5,10 @@
 //! out_dir/checkpoints/damaged-step-…/       one that a resumed run passed over
 //! ```
 //!
-//! A folder is written under a temporary name, brought to the disk and renamed: a process that is killed at any instant
-//! leaves the new checkpoint whole or not at all. The last step is the one with the highest number. The best one is the
-//! first that has the lowest loss of the last. run.postcard ends with checksums, so that no damaged file is taken for a
-//! whole one.
+//! A folder is written under a temporary name, brought to the disk and renamed: a process that is
+//! killed at any instant leaves the new checkpoint whole or not at all. The last step is the one
+//! with the highest number. The best one is the first that has the lowest loss of the last.
+//! run.postcard ends with checksums, so that no damaged file is taken for a whole one.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -53,7 +53,8 @@ pub struct Run {
     pub order: Order,
 }
 
-/// What the order of the data depends on: if a run resumes with another one, it is not the run that it was.
+/// What the order of the data depends on: if a run resumes with another one, it is not the run that
+/// it was.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Order {
     pub seed: u64,
@@ -284,9 +285,9 @@ impl Checkpoints {
         Ok(Checkpoints { folder, steps, keep_all: true })
     }
 
-    /// Makes the folder ready for a run that goes on from step `iter`: removes what a killed process left unfinished, and
-    /// gives later steps, which were passed over as damaged, another name. `keep_all` keeps every step, else only best and
-    /// last.
+    /// Makes the folder ready for a run that goes on from step `iter`: removes what a killed
+    /// process left unfinished, and gives later steps, which were passed over as damaged, another
+    /// name. `keep_all` keeps every step, else only best and last.
     pub fn begin(&mut self, iter: u64, keep_all: bool) -> anyhow::Result<()> {
         self.keep_all = keep_all;
         let mut attempt = || {

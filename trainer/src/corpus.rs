@@ -1,10 +1,11 @@
 //! Stories, one by one, from files of any size: JSON and plain text.
 //!
-//! - `.json`, `.jsonl`, `.ndjson`: stories as strings or objects, in an array or one after the other (json.rs);
+//! - `.json`, `.jsonl`, `.ndjson`: stories as strings or objects, in an array or one after the
+//!   other (json.rs);
 //! - anything else: plain text with a separator between stories.
 //!
-//! Nothing but the story at hand is kept in memory. Line ends are `\n`, whatever the file has; white space around a story
-//! is dropped, and so are empty stories.
+//! Nothing but the story at hand is kept in memory. Line ends are `\n`, whatever the file has;
+//! white space around a story is dropped, and so are empty stories.
 
 use std::fmt;
 use std::fs::File;
@@ -35,7 +36,8 @@ pub struct Piece {
     pub start: u64,
     /// Byte after the last.
     pub end: u64,
-    /// When the file was last changed, in nanoseconds since 1970. Folders of earlier versions do not say.
+    /// When the file was last changed, in nanoseconds since 1970. Folders of earlier versions do
+    /// not say.
     #[serde(default)]
     pub modified: Option<u64>,
 }
@@ -118,8 +120,8 @@ pub struct Found {
     pub skipped: Vec<PathBuf>,
 }
 
-/// The files that the paths name, a folder standing for its `.json`, `.jsonl`, `.ndjson` and `.txt` files in order of
-/// their names, and for those in the folders in it that `enter` names.
+/// The files that the paths name, a folder standing for its `.json`, `.jsonl`, `.ndjson` and `.txt`
+/// files in order of their names, and for those in the folders in it that `enter` names.
 ///
 /// # Errors
 /// A path that is not there, and a folder without such files.
@@ -190,7 +192,8 @@ impl Piece {
     /// Hands every story to `each`; `progress` advances by the bytes read.
     ///
     /// # Errors
-    /// What `each` returns, and a file that cannot be read, is no JSON or no UTF-8, with its name and the place.
+    /// What `each` returns, and a file that cannot be read, is no JSON or no UTF-8, with its name
+    /// and the place.
     pub fn read(&self, separator: &Separator, progress: &ProgressBar, each: Each<'_>) -> anyhow::Result<Counts> {
         let mut stories = Stories { each, counts: Counts::default(), failed: None };
         let file = File::open(&self.path).with_context(|| format!("corpus {}", self.path.display()))?;
@@ -212,8 +215,9 @@ impl Piece {
         }
     }
 
-    /// A story begins at the start of the file and where a separator ends; it lasts up to the next separator. Each
-    /// belongs to the piece in which it begins, so that pieces that share no byte share no story.
+    /// A story begins at the start of the file and where a separator ends; it lasts up to the next
+    /// separator. Each belongs to the piece in which it begins, so that pieces that share no byte
+    /// share no story.
     fn read_text(
         &self,
         mut file: File,
@@ -312,7 +316,8 @@ impl Stories<'_> {
 mod tests {
     use super::*;
 
-    /// Wherever a text is cut, its pieces together have every story once, separators that overlap included.
+    /// Wherever a text is cut, its pieces together have every story once, separators that overlap
+    /// included.
     #[test]
     fn pieces_share_no_story_and_lose_none() {
         let folder = tempfile::tempdir().unwrap();

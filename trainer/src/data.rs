@@ -1,4 +1,5 @@
-//! The data of a run: token shards that are there, or made from the stories that are there, or from generated ones.
+//! The data of a run: token shards that are there, or made from the stories that are there, or from
+//! generated ones.
 
 use std::path::{Path, PathBuf};
 
@@ -29,10 +30,12 @@ pub struct Data {
 }
 
 impl Data {
-    /// Finds or makes the shards. `given` is the tokenizer that the settings name, `own` that of the weights to start from.
+    /// Finds or makes the shards. `given` is the tokenizer that the settings name, `own` that of
+    /// the weights to start from.
     ///
     /// # Errors
-    /// Besides what cannot be read: shards, weights, teacher and settings that are of different vocabularies.
+    /// Besides what cannot be read: shards, weights, teacher and settings that are of different
+    /// vocabularies.
     pub fn prepare(
         settings: &Settings,
         given: Option<TokenizerFile>,
@@ -72,7 +75,8 @@ impl Data {
         vec![self.shards.valid()]
     }
 
-    /// Entropy of single tokens of the validation split, in nats: the loss of the best model that looks at no context.
+    /// Entropy of single tokens of the validation split, in nats: the loss of the best model that
+    /// looks at no context.
     pub fn unigram_entropy(&self) -> anyhow::Result<f64> {
         let mut tokens = vec![0; self.shards.valid().len()];
         self.shards.valid().read(0, &mut tokens)?;
@@ -186,7 +190,8 @@ fn find_shards(settings: &Settings, known: Option<&TokenizerFile>) -> anyhow::Re
     Ok((folder, shards))
 }
 
-/// The shards that a run was trained on: `path` is its out_dir, one of its checkpoints, or a model file in out_dir.
+/// The shards that a run was trained on: `path` is its out_dir, one of its checkpoints, or a model
+/// file in out_dir.
 pub fn data_of_run(path: &Path) -> anyhow::Result<Option<PathBuf>> {
     let out_dir = match path {
         file if file.is_file() => folder_of(file).to_path_buf(),

@@ -1,4 +1,5 @@
-//! Fetches TinyStories, and the published models with their tokenizers: whole, checked, and resumed where it stopped.
+//! Fetches TinyStories, and the published models with their tokenizers: whole, checked, and resumed
+//! where it stopped.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -16,7 +17,8 @@ use crate::files::{UNFINISHED, folder_of, remove_unfinished};
 use crate::output::Usage;
 use crate::shards::hex;
 
-/// Broken connections in a row that bring less than this before it gives up, and the pause after the first.
+/// Broken connections in a row that bring less than this before it gives up, and the pause after
+/// the first.
 const ATTEMPTS: u32 = 5;
 const PROGRESS: u64 = 1 << 16;
 const PAUSE: Duration = Duration::from_millis(250);
@@ -32,10 +34,12 @@ pub struct Args {
     /// Folder to put it in
     #[arg(long, value_name = "FOLDER", default_value = "data")]
     pub out: PathBuf,
-    /// Address of a mirror, in place of https://huggingface.co and https://raw.githubusercontent.com
+    /// Address of a mirror, in place of https://huggingface.co and
+    /// https://raw.githubusercontent.com
     #[arg(long, value_name = "URL")]
     pub base_url: Option<String>,
-    /// SHA-256 to expect in place of the known one, when a mirror has another edition of a single file
+    /// SHA-256 to expect in place of the known one, when a mirror has another edition of a single
+    /// file
     #[arg(long, value_name = "HEX")]
     pub sha256: Option<String>,
     /// Seconds without a byte after which a connection counts as broken
@@ -64,7 +68,8 @@ pub enum Name {
     Tokenizer,
 }
 
-/// One file: where it is, where it goes, its SHA-256 where that is known, and how large any edition of it could be.
+/// One file: where it is, where it goes, its SHA-256 where that is known, and how large any edition
+/// of it could be.
 struct Item {
     base: &'static str,
     path: String,
@@ -268,7 +273,8 @@ fn transfer(agent: &Agent, url: &str, part: &mut Part, most: u64, progress: &Pro
     let range = header("content-range").and_then(|range| range.strip_prefix("bytes ")?.split_once('/'));
     let (start, total) = match (response.status().as_u16(), range) {
         (206, Some((range, total))) if range.split('-').next() == Some(&have.to_string()) => (have, total.parse().ok()),
-        // The whole file is written over what is there, so that less is lost if it breaks off again.
+        // The whole file is written over what is there, so that less is lost if it breaks off
+        // again.
         (200, _) => (0, header("content-length").and_then(|length| length.parse().ok())),
         (416, Some((_, total))) if total.parse() == Ok(have) => return Ok(Transfer::Whole),
         (206 | 416, _) => {

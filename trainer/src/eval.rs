@@ -1,4 +1,5 @@
-//! `trainer eval`: how well a checkpoint or a model file predicts the validation split, by infer-core.
+//! `trainer eval`: how well a checkpoint or a model file predicts the validation split, by
+//! infer-core.
 
 use std::path::PathBuf;
 
@@ -19,7 +20,8 @@ use crate::tokenizer::TokenizerFile;
 pub struct Args {
     /// Checkpoint, out_dir of a run (for its best checkpoint), or model.bin
     model: PathBuf,
-    /// Folder of token shards [default: those of the run, or data/tokN for a model file of N tokens]
+    /// Folder of token shards [default: those of the run, or data/tokN for a model file of N
+    /// tokens]
     #[arg(long, value_name = "FOLDER")]
     data: Option<PathBuf>,
     /// Tokens per sequence [default: the model's context]

@@ -33,7 +33,8 @@ pub enum FileVersion {
     V2,
 }
 
-/// Writes a checkpoint as a model file that infer-cli, infer-core and llama2.c read, with tokenizer.bin beside it
+/// Writes a checkpoint as a model file that infer-cli, infer-core and llama2.c read, with
+/// tokenizer.bin beside it
 #[derive(clap::Args)]
 pub struct Args {
     /// Folder of a checkpoint, or out_dir of a run for its best one
@@ -137,7 +138,8 @@ pub struct Target<'a> {
 }
 
 impl Target<'_> {
-    /// Refuses a place that cannot be written, or holds an input, and a model that the version cannot hold.
+    /// Refuses a place that cannot be written, or holds an input, and a model that the version
+    /// cannot hold.
     pub fn check(&self, config: &Config, inputs: &[&Path]) -> anyhow::Result<()> {
         let Target { path, way, .. } = self;
         if self.version == FileVersion::V2 {
@@ -170,8 +172,8 @@ impl Target<'_> {
         Ok(())
     }
 
-    /// Refuses a tokenizer that is not whole, and one that would replace another: the models beside that one would tell
-    /// gibberish. Returns whether it is there already.
+    /// Refuses a tokenizer that is not whole, and one that would replace another: the models beside
+    /// that one would tell gibberish. Returns whether it is there already.
     pub fn check_tokenizer(&self, config: &Config, tokenizer: &[u8]) -> anyhow::Result<bool> {
         tokenizer_index(tokenizer, config.vocab_size).context("the tokenizer of this run")?;
         let path = self.path.with_file_name(TOKENIZER);

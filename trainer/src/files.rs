@@ -1,4 +1,5 @@
-//! Files that are there whole or not at all, whatever happens while they are written, and folders with one writer.
+//! Files that are there whole or not at all, whatever happens while they are written, and folders
+//! with one writer.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, BufWriter, Write};
@@ -7,7 +8,8 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use infer_core::{MappedModel, Mmap, OpenError, map_file};
 
-/// Writes a file under a temporary name beside it, makes sure that it is on the disk, and renames it.
+/// Writes a file under a temporary name beside it, makes sure that it is on the disk, and renames
+/// it.
 pub fn write_whole(path: &Path, write: impl FnOnce(&mut dyn Write) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let attempt = || -> anyhow::Result<()> {
         let folder = folder_of(path);
@@ -32,8 +34,8 @@ pub fn write_whole(path: &Path, write: impl FnOnce(&mut dyn Write) -> anyhow::Re
 /// Maps token shards.
 #[allow(unsafe_code)]
 pub fn map(path: &Path) -> io::Result<Mmap> {
-    // SAFETY: docs/TRAINING.md tells users not to change files that a run reads. They are read as numbers, for which all bits are
-    // valid, and a file that is cut ends the program: see main().
+    // SAFETY: docs/TRAINING.md tells users not to change files that a run reads. They are read as
+    // numbers, for which all bits are valid, and a file that is cut ends the program: see main().
     unsafe { map_file(path) }
 }
 
@@ -47,7 +49,8 @@ pub fn open_model(path: impl AsRef<Path>) -> Result<MappedModel, OpenError> {
 /// Start of the names of files and folders that are being written.
 pub const UNFINISHED: &str = ".unfinished-";
 
-/// Removes what a killed process left unfinished in a folder. A file that another process is writing is locked, and stays.
+/// Removes what a killed process left unfinished in a folder. A file that another process is
+/// writing is locked, and stays.
 pub fn remove_unfinished(folder: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
@@ -63,8 +66,9 @@ fn is_locked(path: &Path) -> bool {
     File::open(path).is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
 }
 
-/// Makes a folder, and this process its only writer for as long as it keeps what is returned. The system gives the folder
-/// free when the process ends, killed or not. `other` says what holds it, and `way` what to do then.
+/// Makes a folder, and this process its only writer for as long as it keeps what is returned. The
+/// system gives the folder free when the process ends, killed or not. `other` says what holds it,
+/// and `way` what to do then.
 pub fn lock(folder: &Path, other: &str, way: &str) -> anyhow::Result<File> {
     let open = || {
         std::fs::create_dir_all(folder)?;

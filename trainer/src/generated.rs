@@ -1,5 +1,5 @@
-//! A corpus of simple stories from templates, for a first training run without any data: names, places and things agree
-//! through a story, so that there is something to learn beyond the words.
+//! A corpus of simple stories from templates, for a first training run without any data: names,
+//! places and things agree through a story, so that there is something to learn beyond the words.
 
 use fastrand::Rng;
 
@@ -66,8 +66,9 @@ const FEELINGS: [&str; 5] = ["sad", "scared", "worried", "upset", "lost"];
 const WEATHERS: [&str; 5] = ["sunny", "warm", "windy", "bright", "quiet"];
 const FOODS: [&str; 6] = ["cookies", "apples", "berries", "cake", "soup", "bread"];
 
-/// Sentences of each part of a story, of which one is picked. `{h}` and `{f}` are the hero and the friend, `{he}`, `{his}`,
-/// `{him}` and `{fe}`, `{fis}`, `{fim}` their pronouns; a name for another word is one of the lists above.
+/// Sentences of each part of a story, of which one is picked. `{h}` and `{f}` are the hero and the
+/// friend, `{he}`, `{his}`, `{him}` and `{fe}`, `{fis}`, `{fim}` their pronouns; a name for another
+/// word is one of the lists above.
 const PARTS: [&[&str]; 9] = [
     &[
         "Once upon a time, there was a {kind} {what} named {h}.",
@@ -154,7 +155,8 @@ fn story(rng: &mut Rng) -> String {
     PARTS.map(|sentences| fill(pick(rng, sentences), &words)).join(" ")
 }
 
-/// Puts words in place of their `{name}`s; a capital first letter of the name goes over to the word.
+/// Puts words in place of their `{name}`s; a capital first letter of the name goes over to the
+/// word.
 fn fill(template: &str, words: &[(&str, &str)]) -> String {
     let mut text = String::new();
     for (i, part) in template.split(['{', '}']).enumerate() {

@@ -28,8 +28,8 @@ enum Bytes {
 }
 
 impl Runnable {
-    /// Opens a model file, a checkpoint, or the best checkpoint of a run's out_dir. The tokenizer is that of the
-    /// checkpoint, the given one, or tokenizer.bin beside the model file.
+    /// Opens a model file, a checkpoint, or the best checkpoint of a run's out_dir. The tokenizer
+    /// is that of the checkpoint, the given one, or tokenizer.bin beside the model file.
     pub fn open(path: &Path, tokenizer: Option<&Path>) -> anyhow::Result<Runnable> {
         if let Some(mut checkpoint) = find_checkpoint(path)? {
             let weights = Weights::from_checkpoint(&mut checkpoint)?;
@@ -156,7 +156,8 @@ pub fn tokenizer_index(bytes: &[u8], vocab_size: usize) -> anyhow::Result<Vec<In
     Ok(index)
 }
 
-/// The checkpoint at this path: a step's folder, or the best one of a run's out_dir. `None` for anything else.
+/// The checkpoint at this path: a step's folder, or the best one of a run's out_dir. `None` for
+/// anything else.
 pub fn find_checkpoint(path: &Path) -> anyhow::Result<Option<Checkpoint>> {
     if Checkpoint::is_at(path) {
         return Checkpoint::read(path).map(Some);

@@ -14,8 +14,8 @@ pub struct Interrupt {
 }
 
 impl Interrupt {
-    /// From now on signals are only noted: Ctrl-C, the one that `kill` and service managers send, and on Linux the one of a
-    /// terminal that is closed.
+    /// From now on signals are only noted: Ctrl-C, the one that `kill` and service managers send,
+    /// and on Linux the one of a terminal that is closed.
     pub fn catch() -> anyhow::Result<Interrupt> {
         let interrupt = Interrupt::default();
         let again = Arc::new(AtomicBool::new(false));

@@ -1,5 +1,5 @@
-//! Stories in JSON: an array, or one value after the other. A story is a string, or an object with a field `story` (or
-//! `text`, where there is no `story`); `null` stands for no story.
+//! Stories in JSON: an array, or one value after the other. A story is a string, or an object with
+//! a field `story` (or `text`, where there is no `story`); `null` stands for no story.
 
 use std::fmt;
 use std::io::{self, BufRead};

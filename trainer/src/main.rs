@@ -11,7 +11,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-/// As in std, but without its panic when nobody reads any more, as behind `| head`: a training goes on.
+/// As in std, but without its panic when nobody reads any more, as behind `| head`: a training goes
+/// on.
 macro_rules! println {
     ($($part:tt)*) => {{
         use std::io::Write as _;

@@ -1,11 +1,13 @@
-//! The model that is trained: Llama-2 with tied or own classifier, in dfdx tensors, generic over the device.
+//! The model that is trained: Llama-2 with tied or own classifier, in dfdx tensors, generic over
+//! the device.
 //!
 //! ```text
 //! Batch ── loss_and_gradients ──> loss, Gradients ── clip ──> AdamW::step ──> Llama
 //! ```
 //!
-//! On a CPU everything from tokens to loss is one operation on dfdx's tape ([`fused`]); on CUDA the model is composed of
-//! dfdx's operations ([`composed`]), which is also the oracle of the fused one in tests.
+//! On a CPU everything from tokens to loss is one operation on dfdx's tape ([`fused`]); on CUDA the
+//! model is composed of dfdx's operations ([`composed`]), which is also the oracle of the fused one
+//! in tests.
 
 pub mod composed;
 mod dropout;
@@ -75,7 +77,8 @@ pub trait Backend: Device<f32> {
         optimizer::combine(self, gradient, factor, parameter.clone(), 0.0)
     }
 
-    /// AdamW's update of a parameter, given its moments and gradient. `scratch` is kept from one to the next.
+    /// AdamW's update of a parameter, given its moments and gradient. `scratch` is kept from one to
+    /// the next.
     fn adam(
         adam: &AdamConfig,
         step: u32,
@@ -183,7 +186,8 @@ pub struct Llama<D: Backend> {
     pub device: D,
     /// In the order of [`shapes`].
     pub parameters: Vec<Parameter<D>>,
-    /// Of the loss and its gradients; highest, unless it is set. Logits are always of highest precision.
+    /// Of the loss and its gradients; highest, unless it is set. Logits are always of highest
+    /// precision.
     pub matmul_precision: MatmulPrecision,
     workspace: Arc<Mutex<D::Workspace>>,
 }
@@ -204,10 +208,11 @@ pub struct Batch<'a> {
 /// What changes the loss beside the batch. The default is the plain cross entropy.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options<'a> {
-    /// Probability of dropping an activation, as in llama2.c: after the embedding, in the attention weights and before
-    /// both residual additions. 0 drops nothing.
+    /// Probability of dropping an activation, as in llama2.c: after the embedding, in the attention
+    /// weights and before both residual additions. 0 drops nothing.
     pub dropout: f32,
-    /// Which activations are dropped; a new one for each micro-batch, or the same are dropped again.
+    /// Which activations are dropped; a new one for each micro-batch, or the same are dropped
+    /// again.
     pub seed: u64,
     /// Distil from this teacher.
     pub teacher: Option<Teacher<'a>>,
@@ -215,12 +220,13 @@ pub struct Options<'a> {
 
 /// A teacher's opinion on every position of a batch.
 ///
-/// loss = (1 - weight) · cross entropy with the targets + weight · temperature² · KL(teacher ‖ student), the KL divergence
-/// between both softmax distributions at `temperature`, averaged over the positions that count (Hinton et al. 2015,
-/// arXiv:1503.02531).
+/// loss = (1 - weight) · cross entropy with the targets + weight · temperature² · KL(teacher ‖
+/// student), the KL divergence between both softmax distributions at `temperature`, averaged over
+/// the positions that count (Hinton et al. 2015, arXiv:1503.02531).
 #[derive(Clone, Copy, Debug)]
 pub struct Teacher<'a> {
-    /// The teacher's logits, `(sequences * length, vocab_size)`. Rows of ignored positions are not read.
+    /// The teacher's logits, `(sequences * length, vocab_size)`. Rows of ignored positions are not
+    /// read.
     pub logits: &'a [f32],
     /// 0 (text only) to 1 (teacher only).
     pub weight: f32,
@@ -228,8 +234,8 @@ pub struct Teacher<'a> {
     pub temperature: f32,
 }
 
-/// Name, layer, rows and columns of every parameter, in the order of [`Llama::parameters`]: that of llama2.c's first
-/// format, layer by layer within a stack.
+/// Name, layer, rows and columns of every parameter, in the order of [`Llama::parameters`]: that of
+/// llama2.c's first format, layer by layer within a stack.
 pub fn shapes(config: &Config) -> Vec<(TensorName, usize, usize, usize)> {
     let (dim, hidden_dim, kv_dim) = (config.dim, config.hidden_dim, config.kv_dim());
     let mut shapes = vec![(TensorName::TokEmb, 0, config.vocab_size, dim)];
@@ -254,7 +260,8 @@ pub fn shapes(config: &Config) -> Vec<(TensorName, usize, usize, usize)> {
 }
 
 impl<D: Backend> Llama<D> {
-    /// A model with llama2.c's initialisation: normal with deviation 0.02, `w3` and `wo` 0.02 / √(2 · n_layers), norms 1.
+    /// A model with llama2.c's initialisation: normal with deviation 0.02, `w3` and `wo` 0.02 / √(2
+    /// · n_layers), norms 1.
     ///
     /// # Errors
     /// The configuration breaks a rule of [`Config::check`], or the device has no memory.
@@ -347,12 +354,15 @@ impl<D: Backend> Llama<D> {
         Ok(gradients)
     }
 
-    /// Adds `scale` times the gradients of the batch's loss to `gradients`; the loss itself is returned unscaled.
+    /// Adds `scale` times the gradients of the batch's loss to `gradients`; the loss itself is
+    /// returned unscaled.
     ///
-    /// The loss is the mean over the batch's targets that are not [`IGNORED`]. `scale` is 1 / micro-batches of a step.
+    /// The loss is the mean over the batch's targets that are not [`IGNORED`]. `scale` is 1 /
+    /// micro-batches of a step.
     ///
     /// # Errors
-    /// The batch does not fit the model (sizes, a token outside the vocabulary, no target), or the device fails.
+    /// The batch does not fit the model (sizes, a token outside the vocabulary, no target), or the
+    /// device fails.
     pub fn loss_and_gradients(
         &self,
         batch: &Batch,

@@ -9,7 +9,8 @@ use plotters::prelude::*;
 use crate::files::write_whole;
 use crate::report::Metric;
 
-/// Draws the loss of the training steps and of the evaluations of both splits. Nothing is drawn without two points.
+/// Draws the loss of the training steps and of the evaluations of both splits. Nothing is drawn
+/// without two points.
 pub fn loss_curve(path: &Path, metrics: &[Metric]) -> anyhow::Result<()> {
     let mut steps = Vec::new();
     let (mut train, mut valid) = (Vec::new(), Vec::new());

@@ -1,4 +1,5 @@
-//! From a corpus to token shards: each shard is planned before, made by one thread, and there whole or not at all.
+//! From a corpus to token shards: each shard is planned before, made by one thread, and there whole
+//! or not at all.
 
 use std::fs;
 use std::io::{BufWriter, Write};
@@ -26,12 +27,12 @@ pub const SHARD_MB: NonZeroU64 = NonZeroU64::new(64).unwrap();
 /// Turns a corpus into token shards; goes on where it was stopped
 #[derive(clap::Args)]
 pub struct Args {
-    /// Files and folders with stories: .json, .jsonl, .ndjson, or plain text with a separator [default: what the shards in
-    /// the folder are made from, else data/TinyStories_all_data]
+    /// Files and folders with stories: .json, .jsonl, .ndjson, or plain text with a separator
+    /// [default: what the shards in the folder are made from, else data/TinyStories_all_data]
     #[arg(value_name = "PATH")]
     corpus: Vec<PathBuf>,
-    /// Stories to validate on [default: files that are named so, the first of several .json files, or one story in
-    /// twenty]
+    /// Stories to validate on [default: files that are named so, the first of several .json files,
+    /// or one story in twenty]
     #[arg(long, value_name = "PATH")]
     valid: Vec<PathBuf>,
     /// Size of the vocabulary, to find its folder
@@ -43,7 +44,8 @@ pub struct Args {
     /// The vocabulary [default: tokenizer.bin in the folder]
     #[arg(long, value_name = "TOKENIZER.bin")]
     tokenizer: Option<PathBuf>,
-    /// What separates the stories of plain text; \n is a line end of any kind [default: <|endoftext|>]
+    /// What separates the stories of plain text; \n is a line end of any kind [default:
+    /// <|endoftext|>]
     #[arg(long, value_name = "TEXT")]
     separator: Option<Separator>,
     /// Most text per shard, in MB; a .json file is not divided
@@ -134,8 +136,8 @@ pub fn make(job: &Job, out: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes the description and the tokenizer into the folder, unless they are there: then the work goes on. Shards of
-/// something else are deleted only if the job may.
+/// Writes the description and the tokenizer into the folder, unless they are there: then the work
+/// goes on. Shards of something else are deleted only if the job may.
 fn begin(job: &Job, out: &Path) -> anyhow::Result<Meta> {
     remove_unfinished(out)?;
     let beside = out.join("tokenizer.bin");
@@ -144,7 +146,8 @@ fn begin(job: &Job, out: &Path) -> anyhow::Result<Meta> {
         Err(_) if job.replace => None,
         there => there?,
     };
-    // A vocabulary that was trained has a tokenizer.json; any other is the copy of a file elsewhere.
+    // A vocabulary that was trained has a tokenizer.json; any other is the copy of a file
+    // elsewhere.
     let trained = out.join("tokenizer.json");
     let is_copy =
         |bytes| there.as_ref().is_some_and(|meta| meta.tokenizer_sha256 == sha256(bytes)) && !trained.exists();

@@ -1,4 +1,5 @@
-//! What the person at the screen sees, and what stays for later: lines, progress bar, metrics.jsonl, TensorBoard.
+//! What the person at the screen sees, and what stays for later: lines, progress bar,
+//! metrics.jsonl, TensorBoard.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -35,7 +36,8 @@ pub struct Evaluation {
     pub iter: u64,
     pub train_loss: f64,
     pub val_loss: f64,
-    /// exp(val_loss): among as many tokens a model without preferences would choose. Older runs have not noted it.
+    /// exp(val_loss): among as many tokens a model without preferences would choose. Older runs
+    /// have not noted it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub val_perplexity: Option<f64>,
     /// Independent of the vocabulary. Older runs have not noted it.
@@ -168,8 +170,8 @@ fn read_metrics(path: &Path) -> anyhow::Result<Vec<Metric>> {
     }
 }
 
-/// Floating-point operations of a forward and backward pass per token: 6 per parameter, and the attention, as estimated
-/// in the appendix of PaLM (Chowdhery et al., 2022) and in llama2.c.
+/// Floating-point operations of a forward and backward pass per token: 6 per parameter, and the
+/// attention, as estimated in the appendix of PaLM (Chowdhery et al., 2022) and in llama2.c.
 fn flops_per_token(c: &Config) -> f64 {
     let per_layer = 2 * c.dim * c.dim + 2 * c.dim * c.kv_dim() + 3 * c.dim * c.hidden_dim + 2 * c.dim;
     let parameters = c.vocab_size * c.dim + c.n_layers * per_layer + c.dim;

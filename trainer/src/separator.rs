@@ -1,4 +1,5 @@
-//! What separates the stories of a plain text, and line ends: `\n`, `\r\n` and `\r` are one and the same.
+//! What separates the stories of a plain text, and line ends: `\n`, `\r\n` and `\r` are one and the
+//! same.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -73,8 +74,8 @@ impl Separator {
         self.0.len() + self.0.matches('\n').count()
     }
 
-    /// Its first place in the text that begins at `from` or later. It may overlap another, as blank lines do, but never
-    /// begins inside of `\r\n`.
+    /// Its first place in the text that begins at `from` or later. It may overlap another, as blank
+    /// lines do, but never begins inside of `\r\n`.
     pub fn find(&self, text: &[u8], from: usize) -> Option<Range<usize>> {
         let first = self.0.as_bytes()[0];
         let mut at = from;

@@ -1,4 +1,5 @@
-//! Settings of a training run: a TOML file, then flags. Names are those of llama2.c's train.py where it has the setting.
+//! Settings of a training run: a TOML file, then flags. Names are those of llama2.c's train.py
+//! where it has the setting.
 
 use std::path::{Path, PathBuf};
 
@@ -17,23 +18,25 @@ use trainer::model::MatmulPrecision;
 /// Name of the file in out_dir with the settings of a run.
 pub const SETTINGS: &str = "settings.toml";
 
-/// Each field is a flag (`--max-iters`) and a key of the TOML file (`max_iters`). The defaults train a small model on two
-/// cores in under two minutes.
+/// Each field is a flag (`--max-iters`) and a key of the TOML file (`max_iters`). The defaults
+/// train a small model on two cores in under two minutes.
 #[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// Folder of checkpoints, metrics and the loss curve
     #[arg(long, default_value = "out", help_heading = "Files")]
     pub out_dir: PathBuf,
-    /// A text, a folder of stories, or of token shards [default: what `trainer download` and `trainer pretokenize` left in
-    /// data/, else a generated corpus]
+    /// A text, a folder of stories, or of token shards [default: what `trainer download` and
+    /// `trainer pretokenize` left in data/, else a generated corpus]
     #[arg(long, value_name = "PATH", help_heading = "Files")]
     pub data: Option<PathBuf>,
-    /// Stories to validate on, where they are not tokenised yet [default: files that are named so, the first of several
-    /// .json files, one story in twenty, or the last tenth of a text with few stories]
+    /// Stories to validate on, where they are not tokenised yet [default: files that are named so,
+    /// the first of several .json files, one story in twenty, or the last tenth of a text with few
+    /// stories]
     #[arg(long, value_name = "PATH", help_heading = "Files")]
     pub valid: Option<PathBuf>,
-    /// What separates the stories of plain text; \n is a line end of any kind [default: <|endoftext|>]
+    /// What separates the stories of plain text; \n is a line end of any kind [default:
+    /// <|endoftext|>]
     #[arg(long, value_name = "TEXT", help_heading = "Files")]
     pub separator: Option<Separator>,
     /// Where the trained model goes, with tokenizer.bin beside it [default: model.bin in out_dir]
@@ -45,11 +48,12 @@ pub struct Settings {
     /// `scratch`, `resume` from the last checkpoint in out_dir, or a model.bin to fine-tune
     #[arg(long, default_value = "scratch", help_heading = "Files")]
     pub init_from: String,
-    /// `custom`: a vocabulary trained on the stories; `llama2`: the 32,000 tokens of Llama 2, as given by --tokenizer
+    /// `custom`: a vocabulary trained on the stories; `llama2`: the 32,000 tokens of Llama 2, as
+    /// given by --tokenizer
     #[arg(long, default_value = "custom", help_heading = "Files")]
     pub vocab_source: String,
-    /// Tokenizer of the stories; of the model to start from and of the teacher, where it is not beside them [default: one
-    /// is trained]
+    /// Tokenizer of the stories; of the model to start from and of the teacher, where it is not
+    /// beside them [default: one is trained]
     #[arg(long, value_name = "tokenizer.bin", help_heading = "Files")]
     pub tokenizer: Option<PathBuf>,
 
@@ -71,7 +75,8 @@ pub struct Settings {
     /// What hidden_dim is rounded up to
     #[arg(long, default_value_t = 32, help_heading = "Model")]
     pub multiple_of: usize,
-    /// Number of tokens [default: that of the shards or the tokenizer, else 512 or as near to it as the text allows]
+    /// Number of tokens [default: that of the shards or the tokenizer, else 512 or as near to it as
+    /// the text allows]
     #[arg(long, value_name = "N", help_heading = "Model")]
     pub vocab_size: Option<usize>,
     /// Positions of a training sequence, and of the model
@@ -144,7 +149,8 @@ pub struct Settings {
     /// Steps between lines of the log
     #[arg(long, default_value_t = 10, help_heading = "Evaluation")]
     pub log_interval: u64,
-    /// Peak of the machine in GFLOP/s, for the utilisation (mfu) [default: measured with a matrix product]
+    /// Peak of the machine in GFLOP/s, for the utilisation (mfu) [default: measured with a matrix
+    /// product]
     #[arg(long, help_heading = "Evaluation")]
     pub peak_gflops: Option<f64>,
 

@@ -1,10 +1,13 @@
-//! Token shards: flat files of u16 (u32 for vocabularies above 65,536), little endian, BOS before each story.
+//! Token shards: flat files of u16 (u32 for vocabularies above 65,536), little endian, BOS before
+//! each story.
 //!
-//! A folder holds `meta.json`, the `tokenizer.bin` that gave the ids, and `shard00000.bin`, `shard00001.bin`, …. The
-//! first shard is the validation split. meta.json is written first and names every shard that there is to be; each
-//! shard's checksum comes into it before the shard gets its name.
+//! A folder holds `meta.json`, the `tokenizer.bin` that gave the ids, and `shard00000.bin`,
+//! `shard00001.bin`, …. The first shard is the validation split. meta.json is written first and
+//! names every shard that there is to be; each shard's checksum comes into it before the shard gets
+//! its name.
 //!
-//! Folders of llama2.c's tinystories.py are read too: `data00.bin`, the validation split, `data01.bin`, … of u16.
+//! Folders of llama2.c's tinystories.py are read too: `data00.bin`, the validation split,
+//! `data01.bin`, … of u16.
 
 use std::path::{Path, PathBuf};
 
@@ -105,8 +108,8 @@ impl Shards {
         Ok(dir.is_dir() && (read_meta(dir)?.is_some() || !llama2c_shards(dir)?.is_empty()))
     }
 
-    /// Maps every shard of a folder that `trainer pretokenize` or llama2.c has finished. `tokenizer` is for
-    /// shards of llama2.c without one of their own.
+    /// Maps every shard of a folder that `trainer pretokenize` or llama2.c has finished.
+    /// `tokenizer` is for shards of llama2.c without one of their own.
     ///
     /// # Errors
     /// A missing or damaged file, and a tokenizer.bin other than the one that gave the ids.
@@ -210,7 +213,8 @@ impl Shard {
         Ok(Shard { path, map, token_bytes, vocab_size })
     }
 
-    /// Compares the bytes with their checksum, where there is one. Takes about as long as reading them.
+    /// Compares the bytes with their checksum, where there is one. Takes about as long as reading
+    /// them.
     pub fn check(&self, checksum: Option<u32>) -> anyhow::Result<()> {
         let found = crc32c::crc32c(&self.map);
         ensure!(
@@ -253,7 +257,8 @@ impl Shard {
     }
 }
 
-/// Says so if the validation split has more tokens than the training split: they are likely mistaken for each other.
+/// Says so if the validation split has more tokens than the training split: they are likely
+/// mistaken for each other.
 pub fn warn_if_lopsided(valid: u64, train: u64) {
     if valid > train {
         eprintln!(
@@ -280,15 +285,16 @@ fn llama2c_shards(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(shards)
 }
 
-/// The tokenizer that gave the ids of llama2.c's shards in `data/tok4096`: tokenizer.bin in the folder, or
-/// `data/tok4096.bin`, where its tokenizer.py writes it.
+/// The tokenizer that gave the ids of llama2.c's shards in `data/tok4096`: tokenizer.bin in the
+/// folder, or `data/tok4096.bin`, where its tokenizer.py writes it.
 fn own_of_llama2c(dir: &Path) -> anyhow::Result<Option<TokenizerFile>> {
     let dir = dir.canonicalize().with_context(|| dir.display().to_string())?;
     let mut places = [dir.join("tokenizer.bin"), dir.with_extension("bin")].into_iter();
     places.find(|path| path.exists()).map(|path| TokenizerFile::open(&path)).transpose()
 }
 
-/// tokenizer.bin beside the folder of llama2.c's shards, which may be Llama 2's: a folder `tok4096` wants 4,096 tokens.
+/// tokenizer.bin beside the folder of llama2.c's shards, which may be Llama 2's: a folder `tok4096`
+/// wants 4,096 tokens.
 fn beside_llama2c(dir: &Path) -> anyhow::Result<TokenizerFile> {
     let dir = dir.canonicalize().with_context(|| dir.display().to_string())?;
     let path = dir.with_file_name("tokenizer.bin");

@@ -1,4 +1,5 @@
-//! Which stories are for training and which for validation: what the names of the files say, else a share of the stories.
+//! Which stories are for training and which for validation: what the names of the files say, else a
+//! share of the stories.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +14,8 @@ use crate::shards::Part;
 
 /// One story in this many is for validation, where neither --valid nor the corpus says which.
 const VALIDATION_SHARE: u64 = 20;
-/// With fewer stories than this, one in twenty would be a handful or none: then the last tenth of the text is held out.
+/// With fewer stories than this, one in twenty would be a handful or none: then the last tenth of
+/// the text is held out.
 const FEW_STORIES: u64 = 200;
 
 /// Stories of a piece that go into a shard.
@@ -50,7 +52,8 @@ enum Role {
     Test,
 }
 
-/// The role that a file's or folder's name has as a word in it: `train.json`, `stories-valid_2.txt`, `Test`.
+/// The role that a file's or folder's name has as a word in it: `train.json`,
+/// `stories-valid_2.txt`, `Test`.
 fn role(name: &Path) -> Option<Role> {
     let name = name.file_name()?.to_string_lossy().to_lowercase();
     let words: Vec<&str> = name.split(|c: char| !c.is_alphabetic()).collect();
@@ -64,8 +67,9 @@ fn role(name: &Path) -> Option<Role> {
 }
 
 impl Files {
-    /// The files that the paths name. A file's own name counts for more than that of its folder; names above the paths
-    /// that are given say nothing. `valid` names the files to validate on, unless it is empty.
+    /// The files that the paths name. A file's own name counts for more than that of its folder;
+    /// names above the paths that are given say nothing. `valid` names the files to validate on,
+    /// unless it is empty.
     ///
     /// # Errors
     /// As [`corpus::files`], and names that leave nothing to train on.
@@ -111,7 +115,8 @@ pub struct Plan {
     pub chosen: String,
 }
 
-/// Splits a corpus into shards of at most `most` bytes of text. `valid` names stories to validate on, if anything.
+/// Splits a corpus into shards of at most `most` bytes of text. `valid` names stories to validate
+/// on, if anything.
 ///
 /// # Errors
 /// A corpus that cannot be read, has no story, or the same one again and again.
@@ -246,7 +251,8 @@ fn divide(piece: Piece, most: u64) -> Vec<Piece> {
 }
 
 impl Selection {
-    /// Hands over the stories of a piece that are selected. What is skipped counts once, on the side of the training.
+    /// Hands over the stories of a piece that are selected. What is skipped counts once, on the
+    /// side of the training.
     pub fn read(
         self,
         piece: &Piece,

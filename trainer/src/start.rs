@@ -30,7 +30,8 @@ impl Start {
                 };
                 let has = checkpoint.run.config();
                 let vocab_size = settings.vocab_size.unwrap_or(has.vocab_size);
-                // No setting says whether the classifier is shared: a model to fine-tune brings its own.
+                // No setting says whether the classifier is shared: a model to fine-tune brings its
+                // own.
                 let shared_classifier = has.shared_classifier;
                 let wants = Config { vocab_size, shared_classifier, ..settings.config() };
                 ensure!(
@@ -76,7 +77,8 @@ impl Start {
         match self {
             Start::Scratch => Ok(settings.config()),
             Start::Resume(checkpoint) => Ok(checkpoint.run.config()),
-            // As in llama2.c, the model gets as many positions as it is trained on; rotary angles have no weights.
+            // As in llama2.c, the model gets as many positions as it is trained on; rotary angles
+            // have no weights.
             Start::FineTune(file) => {
                 Ok(Config { weights: WeightType::F32, seq_len: settings.max_seq_len, ..*file.model()?.config() })
             }

@@ -1,7 +1,8 @@
 //! A model to learn from: what it predicts at each position of the text, and stories that it tells.
 //!
-//! Predictions are computed by the trainer's own forward pass, which reads many sequences at once: a step with a teacher of
-//! the same size takes 1.2 times as long. By infer-core, made for one sequence, it took twice as long. It tells the stories.
+//! Predictions are computed by the trainer's own forward pass, which reads many sequences at once:
+//! a step with a teacher of the same size takes 1.2 times as long. By infer-core, made for one
+//! sequence, it took twice as long. It tells the stories.
 
 use std::path::{Path, PathBuf};
 
@@ -48,8 +49,8 @@ impl Teacher {
         self.file.model().with_context(|| name(&self.path))
     }
 
-    /// Lets the teacher tell `n` stories, as shards in `folder`. Which ones depends on the seed alone; shards that are
-    /// there already are used as they are.
+    /// Lets the teacher tell `n` stories, as shards in `folder`. Which ones depends on the seed
+    /// alone; shards that are there already are used as they are.
     pub fn stories(&self, folder: &Path, n: usize, seed: u64) -> anyhow::Result<Vec<Shard>> {
         let model = self.model()?;
         let vocab_size = model.config().vocab_size;

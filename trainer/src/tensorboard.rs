@@ -1,5 +1,6 @@
-//! Event files of TensorBoard: records (TFRecord) of one protobuf message each. The crates that write them need a
-//! protobuf compiler at build time or old image libraries, for what is two messages and a frame.
+//! Event files of TensorBoard: records (TFRecord) of one protobuf message each. The crates that
+//! write them need a protobuf compiler at build time or old image libraries, for what is two
+//! messages and a frame.
 
 use std::fs::File;
 use std::io::{self, Write};

@@ -31,8 +31,9 @@ impl TokenizerFile {
         Ok(TokenizerFile { path: path.to_path_buf(), bytes, index })
     }
 
-    /// The tokenizer that a model of `vocab_size` tokens was trained with: tokenizer.bin beside it, unless that has another
-    /// number of tokens, as in a folder of several models; then the given one.
+    /// The tokenizer that a model of `vocab_size` tokens was trained with: tokenizer.bin beside it,
+    /// unless that has another number of tokens, as in a folder of several models; then the given
+    /// one.
     pub fn of_model(model: &Path, vocab_size: usize, given: Option<&TokenizerFile>) -> anyhow::Result<TokenizerFile> {
         let beside = model.with_file_name("tokenizer.bin");
         let beside = beside.exists().then(|| TokenizerFile::open(&beside));
@@ -67,7 +68,8 @@ impl TokenizerFile {
         self.index.len()
     }
 
-    /// Whether every id has the same piece in both. Scores may differ: they only say how a text is cut into pieces.
+    /// Whether every id has the same piece in both. Scores may differ: they only say how a text is
+    /// cut into pieces.
     pub fn means_the_same(&self, other: &TokenizerFile) -> bool {
         let (ours, theirs) = (self.tokenizer(), other.tokenizer());
         self.vocab_size() == other.vocab_size()

@@ -291,7 +291,8 @@ impl<'a, D: Backend> Training<'a, D> {
         self.save()
     }
 
-    /// Says so if a model to fine-tune is worse than one that gives every token the same probability.
+    /// Says so if a model to fine-tune is worse than one that gives every token the same
+    /// probability.
     fn warn_if_worse_than_guessing(&self, loss: f64) {
         let guessing = (self.model.config.vocab_size as f64).ln();
         let is_tuned = !["scratch", "resume"].contains(&self.settings.init_from.as_str());

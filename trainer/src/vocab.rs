@@ -1,8 +1,10 @@
-//! A vocabulary for a corpus: byte-pair encoding with byte fallback, laid out and written as llama2.c does it.
+//! A vocabulary for a corpus: byte-pair encoding with byte fallback, laid out and written as
+//! llama2.c does it.
 //!
-//! Pieces are learned as SentencePiece learns them with llama2.c's settings: text is not normalised; a space belongs to
-//! the word after it; no piece mixes letters with digits, punctuation or another script; each digit stands alone; line
-//! breaks and other control characters are left to the byte tokens.
+//! Pieces are learned as SentencePiece learns them with llama2.c's settings: text is not
+//! normalised; a space belongs to the word after it; no piece mixes letters with digits,
+//! punctuation or another script; each digit stands alone; line breaks and other control characters
+//! are left to the byte tokens.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -24,10 +26,12 @@ use crate::separator::Separator;
 use crate::shards::{read_meta, sha256};
 use crate::split::Files;
 
-/// Most characters of a piece, and where the training cuts words that are longer than any piece could need.
+/// Most characters of a piece, and where the training cuts words that are longer than any piece
+/// could need.
 const MAX_PIECE: usize = 16;
 const MAX_WORD: usize = 4 * MAX_PIECE;
-/// Unless told otherwise: the rarest characters of English stories cost less as bytes than as tokens.
+/// Unless told otherwise: the rarest characters of English stories cost less as bytes than as
+/// tokens.
 pub const COVERAGE: f64 = 0.9999;
 /// Text to learn from, unless told otherwise.
 pub const MAX_MB: u64 = 1024;
@@ -115,7 +119,8 @@ impl Words {
     }
 }
 
-/// As many of the pieces as make up `bytes` bytes: at least one, and a plain text cut to what is left.
+/// As many of the pieces as make up `bytes` bytes: at least one, and a plain text cut to what is
+/// left.
 fn first_bytes(pieces: Vec<Piece>, bytes: u64) -> Vec<Piece> {
     let mut left = bytes;
     let mut first = Vec::new();
@@ -179,14 +184,15 @@ impl Class {
 
 /// A learned vocabulary: the text of ids 259 and up.
 pub struct Vocabulary {
-    /// Merged pieces in the order in which they were learned, then characters, the most frequent first.
+    /// Merged pieces in the order in which they were learned, then characters, the most frequent
+    /// first.
     text: Vec<String>,
     merged: usize,
 }
 
 impl Vocabulary {
-    /// Learns from words and their counts. The same words give the same vocabulary. Without a size it has [`SIZE`] tokens,
-    /// or as near to it as the text allows.
+    /// Learns from words and their counts. The same words give the same vocabulary. Without a size
+    /// it has [`SIZE`] tokens, or as near to it as the text allows.
     ///
     /// # Errors
     /// A size that is too small for the characters, or too large for the text.
@@ -267,7 +273,8 @@ impl Vocabulary {
         let marked: Vec<String> = self.text.iter().map(|piece| piece.replace(' ', "\u{2581}")).collect();
         let ids = SPECIAL.map(String::from).into_iter().chain(byte_pieces()).chain(marked.iter().cloned());
         let vocab: tokenizers::models::bpe::Vocab = ids.zip(0..).collect();
-        // llama2.c merges any pair whose concatenation is a piece: each piece is listed with every split into two.
+        // llama2.c merges any pair whose concatenation is a piece: each piece is listed with every
+        // split into two.
         let is_piece = |text: &str| vocab.get(text).is_some_and(|&id| id as usize >= FIRST_TEXT);
         let mut merges = Vec::new();
         for piece in &marked[..self.merged] {
@@ -305,7 +312,8 @@ impl Vocabulary {
     }
 }
 
-/// The fewest characters that make up this share of the text, the most frequent first. No control characters.
+/// The fewest characters that make up this share of the text, the most frequent first. No control
+/// characters.
 fn characters(words: &HashMap<String, u64>, coverage: f64) -> Vec<char> {
     let mut counts: HashMap<char, u64> = HashMap::new();
     for (word, n) in words {

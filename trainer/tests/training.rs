@@ -161,7 +161,8 @@ fn a_run_leaves_a_model_that_tells_stories() {
     assert!(from_model.starts_with("The cat"), "{from_model}");
     assert_eq!(scene.succeeds(&["sample", "out", "--prompt", "The cat", "--steps", "30"]), from_model);
 
-    // One loss by three ways: dfdx's during training, and infer-core's of the file and of the checkpoint.
+    // One loss by three ways: dfdx's during training, and infer-core's of the file and of the
+    // checkpoint.
     let eval = |model: &str| scene.succeeds(&["eval", model, "--data", "out/tokens"]);
     assert_eq!(eval("out"), eval("models/tiny.bin"));
     assert_eq!(eval("out"), scene.succeeds(&["eval", "out"]), "the run knows its data");
@@ -214,7 +215,8 @@ fn fifty_steps_equal_twenty_five_a_kill_and_twenty_five() {
     assert_eq!(scene.tensors("parts"), scene.tensors("other"));
     assert_ne!(whole, scene.tensors("other"));
 
-    // Killed again and again at any instant, while writing checkpoints among others, of which there is one at each step.
+    // Killed again and again at any instant, while writing checkpoints among others, of which there
+    // is one at each step.
     let mut kills = 0;
     let arguments = [&train("killed")[..], &["--eval-interval", "1"]].concat();
     for i in 0.. {
@@ -286,7 +288,8 @@ fn a_resumed_run_keeps_its_shards() {
     scene.succeeds(&[&resume[..], &["--data", "stories.txt"]].concat());
 }
 
-/// Most models of llama2.c share the classifier with the embedding; those that do not can be tuned and resumed too.
+/// Most models of llama2.c share the classifier with the embedding; those that do not can be tuned
+/// and resumed too.
 #[test]
 fn an_unshared_classifier_is_resumed() {
     let scene = Scene::new();
@@ -439,7 +442,8 @@ fn shards_of_llama2c_train() {
     let eval = |data: &str| scene.succeeds(&["eval", "out", "--data", data]);
     assert_eq!(eval("data/tok320"), eval("out/tokens"));
 
-    // A given vocabulary of the same size cannot replace the one that lies with them and gave their ids.
+    // A given vocabulary of the same size cannot replace the one that lies with them and gave their
+    // ids.
     let other = fs::read_to_string(scene.path("stories.txt")).unwrap().replace(['e', 'a'], "o").replace('t', "u");
     fs::write(scene.path("other.txt"), other).unwrap();
     scene.succeeds(&["--config", "tiny.toml", "--max-iters", "1", "--data", "other.txt", "--out-dir", "other"]);
@@ -450,7 +454,8 @@ fn shards_of_llama2c_train() {
     assert!(error.contains("have different vocabularies"), "{error}");
 }
 
-/// Ids mean something with the vocabulary that gave them only: weights, teacher, shards and --tokenizer must agree.
+/// Ids mean something with the vocabulary that gave them only: weights, teacher, shards and
+/// --tokenizer must agree.
 #[test]
 fn tokens_of_another_vocabulary_are_refused() {
     let scene = Scene::new();

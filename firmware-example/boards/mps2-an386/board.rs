@@ -11,8 +11,8 @@ const WATCHDOG_LOAD: *mut u32 = 0x4000_8000 as *mut u32; // cycles to an NMI, an
 const WATCHDOG_CTRL: *mut u32 = 0x4000_8008 as *mut u32; // bit 0: on, bit 1: resets
 const WATCHDOG_INTCLR: *mut u32 = 0x4000_800c as *mut u32; // a write starts it anew
 
-/// The watchdog is off unless WATCHDOG_CYCLES is set when the image is built: QEMU's clock does not wait for QEMU, but
-/// with `-icount`.
+/// The watchdog is off unless WATCHDOG_CYCLES is set when the image is built: QEMU's clock does not
+/// wait for QEMU, but with `-icount`.
 const WATCHDOG_CYCLES: Option<u32> = match option_env!("WATCHDOG_CYCLES") {
     None => None,
     Some(cycles) => match u32::from_str_radix(cycles, 10) {
@@ -36,7 +36,8 @@ pub const fn kernels() -> Kernels {
 pub fn init() {
     cmsdk::init();
     if let Some(cycles) = WATCHDOG_CYCLES {
-        // SAFETY: the addresses are device registers of this board, aligned and outside all memory that Rust knows.
+        // SAFETY: the addresses are device registers of this board, aligned and outside all memory
+        // that Rust knows.
         unsafe {
             WATCHDOG_LOAD.write_volatile(cycles);
             WATCHDOG_CTRL.write_volatile(3);

@@ -16,7 +16,8 @@ pub const CLOCK_HZ: u32 = 32_000_000;
 
 /// The fastest kernels of the core.
 pub const fn kernels() -> Kernels {
-    // SAFETY: the board has a Cortex-M55 with Helium, which cortex-m-rt switches on together with the FPU.
+    // SAFETY: the board has a Cortex-M55 with Helium, which cortex-m-rt switches on together with
+    // the FPU.
     unsafe { Kernels::helium() }
 }
 

@@ -1,8 +1,9 @@
-//! Netduino Plus 2 (ST STM32F405) with USART1: PA9 sends and PA10 receives. QEMU has it too, as machine netduinoplus2.
+//! Netduino Plus 2 (ST STM32F405) with USART1: PA9 sends and PA10 receives. QEMU has it too, as
+//! machine netduinoplus2.
 //!
-//! Written from reference manual RM0090; it runs in QEMU, and has not been run on the chip. EDIT 2: pins and UART of your
-//! board, and clocks if 16 MHz are not enough: the chip starts on its internal oscillator, HSI, and this file leaves it
-//! there.
+//! Written from reference manual RM0090; it runs in QEMU, and has not been run on the chip. EDIT 2:
+//! pins and UART of your board, and clocks if 16 MHz are not enough: the chip starts on its
+//! internal oscillator, HSI, and this file leaves it there.
 
 use infer_core::Kernels;
 
@@ -28,7 +29,8 @@ pub const CLOCK_HZ: u32 = 16_000_000;
 
 /// Clocks, pins and the serial line.
 pub fn init() {
-    // SAFETY: the addresses are device registers of this chip, aligned and outside all memory that Rust knows.
+    // SAFETY: the addresses are device registers of this chip, aligned and outside all memory that
+    // Rust knows.
     unsafe {
         RCC_AHB1ENR.write_volatile(RCC_AHB1ENR.read_volatile() | 1);
         RCC_APB2ENR.write_volatile(RCC_APB2ENR.read_volatile() | 1 << 4);
@@ -55,8 +57,8 @@ pub fn write(byte: u8) {
     }
 }
 
-/// EDIT 2. Called after each layer, between the parts of large matrices, and by every loop that waits: feed the watchdog
-/// here, once you have switched it on.
+/// EDIT 2. Called after each layer, between the parts of large matrices, and by every loop that
+/// waits: feed the watchdog here, once you have switched it on.
 pub fn feed_watchdog() {}
 
 /// What happens after the last story, or when nothing can go on.

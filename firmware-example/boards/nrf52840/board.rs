@@ -1,6 +1,8 @@
-//! Nordic nRF52840 with the UART of its DK: P0.06 sends and P0.08 receives, by USB through the DK's debugger.
+//! Nordic nRF52840 with the UART of its DK: P0.06 sends and P0.08 receives, by USB through the DK's
+//! debugger.
 //!
-//! Written from the product specification; it has not been run on the chip. EDIT 2: the pins of your board.
+//! Written from the product specification; it has not been run on the chip. EDIT 2: the pins of
+//! your board.
 
 use infer_core::Kernels;
 
@@ -35,7 +37,8 @@ pub const CLOCK_HZ: u32 = 64_000_000;
 
 /// Clocks, pins and the serial line.
 pub fn init() {
-    // SAFETY: the addresses are device registers of this chip, aligned and outside all memory that Rust knows.
+    // SAFETY: the addresses are device registers of this chip, aligned and outside all memory that
+    // Rust knows.
     unsafe {
         HFCLKSTART.write_volatile(1); // the internal oscillator is too inexact for a UART
         while HFCLKSTARTED.read_volatile() == 0 {}
@@ -71,8 +74,8 @@ pub fn write(byte: u8) {
     }
 }
 
-/// EDIT 2. Called after each layer, between the parts of large matrices, and by every loop that waits: feed the watchdog
-/// here, once you have switched it on.
+/// EDIT 2. Called after each layer, between the parts of large matrices, and by every loop that
+/// waits: feed the watchdog here, once you have switched it on.
 pub fn feed_watchdog() {}
 
 /// What happens after the last story, or when nothing can go on.

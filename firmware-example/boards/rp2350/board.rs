@@ -1,4 +1,5 @@
-//! Raspberry Pi RP2350, core 0 of the Arm kind. EDIT 2: the serial line is yours to add, from rp235x-hal or your own.
+//! Raspberry Pi RP2350, core 0 of the Arm kind. EDIT 2: the serial line is yours to add, from
+//! rp235x-hal or your own.
 //!
 //! The image links and starts; without a UART it says nothing.
 
@@ -13,7 +14,8 @@ pub const fn kernels() -> Kernels {
     unsafe { Kernels::cortex_m_dsp() }
 }
 
-/// Cycles per second of the core: EDIT 2, what your clock set-up gives (150 MHz with the PLL and a 12 MHz crystal).
+/// Cycles per second of the core: EDIT 2, what your clock set-up gives (150 MHz with the PLL and a
+/// 12 MHz crystal).
 pub const CLOCK_HZ: u32 = 150_000_000;
 
 /// EDIT 2. Clocks (crystal, PLL), resets of IO bank, pads and UART 0, pins 0 and 1.
@@ -27,8 +29,8 @@ pub fn read() -> Option<u8> {
 /// EDIT 2. Sends one byte, and waits for room if need be.
 pub fn write(_byte: u8) {}
 
-/// EDIT 2. Called after each layer, between the parts of large matrices, and by every loop that waits: feed the watchdog
-/// here, once you have switched it on.
+/// EDIT 2. Called after each layer, between the parts of large matrices, and by every loop that
+/// waits: feed the watchdog here, once you have switched it on.
 pub fn feed_watchdog() {}
 
 /// What happens after the last story, or when nothing can go on.

@@ -1,7 +1,9 @@
-//! ST STM32H743 with USART3 of the NUCLEO-H743ZI: PD8 sends and PD9 receives, by USB through the ST-LINK.
+//! ST STM32H743 with USART3 of the NUCLEO-H743ZI: PD8 sends and PD9 receives, by USB through the
+//! ST-LINK.
 //!
-//! Written from reference manual RM0433; it has not been run on the chip. EDIT 2: pins and UART of your board, and clocks
-//! if 64 MHz are not enough: the chip starts on its internal oscillator, HSI, and this file leaves it there.
+//! Written from reference manual RM0433; it has not been run on the chip. EDIT 2: pins and UART of
+//! your board, and clocks if 64 MHz are not enough: the chip starts on its internal oscillator,
+//! HSI, and this file leaves it there.
 
 use infer_core::Kernels;
 
@@ -29,7 +31,8 @@ pub const CLOCK_HZ: u32 = 64_000_000;
 
 /// Clocks, pins and the serial line.
 pub fn init() {
-    // SAFETY: the addresses are device registers of this chip, aligned and outside all memory that Rust knows.
+    // SAFETY: the addresses are device registers of this chip, aligned and outside all memory that
+    // Rust knows.
     unsafe {
         RCC_AHB4ENR.write_volatile(RCC_AHB4ENR.read_volatile() | 1 << 3);
         RCC_APB1LENR.write_volatile(RCC_APB1LENR.read_volatile() | 1 << 18);
@@ -63,8 +66,8 @@ pub fn write(byte: u8) {
     }
 }
 
-/// EDIT 2. Called after each layer, between the parts of large matrices, and by every loop that waits: feed the watchdog
-/// here, once you have switched it on.
+/// EDIT 2. Called after each layer, between the parts of large matrices, and by every loop that
+/// waits: feed the watchdog here, once you have switched it on.
 pub fn feed_watchdog() {}
 
 /// What happens after the last story, or when nothing can go on.

@@ -1,13 +1,14 @@
 //! The frames between firmware that runs infer-core and its host, over a serial line.
 //!
-//! A frame is a 0, then the COBS encoding of (message in postcard's format, CRC-32 of it, little endian), then a 0. COBS
-//! leaves no 0 inside, so wherever a receiver starts to listen, and whatever was lost or added before, the next 0 puts it
-//! in step again; the leading 0 ends what was cut short. The CRC tells damaged frames.
+//! A frame is a 0, then the COBS encoding of (message in postcard's format, CRC-32 of it, little
+//! endian), then a 0. COBS leaves no 0 inside, so wherever a receiver starts to listen, and
+//! whatever was lost or added before, the next 0 puts it in step again; the leading 0 ends what was
+//! cut short. The CRC tells damaged frames.
 //!
-//! Each request carries a number that its replies repeat, so that late replies to an earlier request are known as such.
-//! Firmware says [`Reply::Ready`] with number 0 when it starts: in the middle of a story that means that it was reset. A
-//! request that arrives during a story ends the story. Damaged frames are passed over without a word: whoever waits for
-//! an answer asks again.
+//! Each request carries a number that its replies repeat, so that late replies to an earlier
+//! request are known as such. Firmware says [`Reply::Ready`] with number 0 when it starts: in the
+//! middle of a story that means that it was reset. A request that arrives during a story ends the
+//! story. Damaged frames are passed over without a word: whoever waits for an answer asks again.
 #![no_std]
 
 #[cfg(test)]
@@ -16,14 +17,15 @@ extern crate std;
 use heapless::Vec;
 use serde::{Deserialize, Serialize};
 
-/// Version of this protocol, in [`Info`]: another one where a message changes. [`Info`] itself stays as it is, so that ends
-/// of different versions can tell.
+/// Version of this protocol, in [`Info`]: another one where a message changes. [`Info`] itself
+/// stays as it is, so that ends of different versions can tell.
 pub const VERSION: u8 = 2;
 /// Longest prompt in bytes.
 pub const MAX_PROMPT: usize = 128;
 /// Longest frame of a request: what [`Decoder`] on the chip must hold.
 pub const MAX_REQUEST: usize = MAX_PROMPT + 64;
-/// Longest frame of a reply. Longer tokens do not fit; those of llama2.c's vocabularies have at most 32 bytes or so.
+/// Longest frame of a reply. Longer tokens do not fit; those of llama2.c's vocabularies have at
+/// most 32 bytes or so.
 pub const MAX_REPLY: usize = 256;
 
 const CRC: crc::Crc<u32> = crc::Crc::<u32>::new(&crc::CRC_32_ISO_HDLC);
@@ -44,8 +46,8 @@ pub enum Request<'a> {
     Hello,
     /// Ends the story, which answers [`Reply::Done`].
     Stop,
-    /// Tell a story. Answered by [`Reply::Accepted`], a [`Reply::Token`] for each token, and [`Reply::Done`] or
-    /// [`Reply::Failed`].
+    /// Tell a story. Answered by [`Reply::Accepted`], a [`Reply::Token`] for each token, and
+    /// [`Reply::Done`] or [`Reply::Failed`].
     Tell {
         /// As infer-cli's flag -t.
         temperature: f32,
@@ -119,7 +121,8 @@ pub struct Statistics {
     pub cycles: u64,
     /// Cycles per second.
     pub clock_hz: u32,
-    /// Whether the clock is that of a chip. An emulator's counts the time of its host, or instructions.
+    /// Whether the clock is that of a chip. An emulator's counts the time of its host, or
+    /// instructions.
     pub clock_is_real: bool,
     /// Most bytes of stack used since the start.
     pub stack_used: u32,
@@ -155,7 +158,8 @@ impl<const N: usize> Decoder<N> {
         Decoder { bytes: Vec::new(), overflow: false, complete: false }
     }
 
-    /// Adds a byte. True when it ends a frame, which [`message`](Decoder::message) reads until the next byte comes.
+    /// Adds a byte. True when it ends a frame, which [`message`](Decoder::message) reads until the
+    /// next byte comes.
     pub fn push(&mut self, byte: u8) -> bool {
         if self.complete {
             *self = Decoder::new();

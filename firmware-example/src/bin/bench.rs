@@ -1,5 +1,6 @@
-//! Instructions per token, for QEMU with `-icount shift=0`: one instruction then takes 1 ns of the emulated time, so a
-//! cycle of a clock of f Hz stands for 10^9 / f instructions. Greedy tokens from BOS.
+//! Instructions per token, for QEMU with `-icount shift=0`: one instruction then takes 1 ns of the
+//! emulated time, so a cycle of a clock of f Hz stands for 10^9 / f instructions. Greedy tokens
+//! from BOS.
 #![no_std]
 #![no_main]
 
@@ -25,7 +26,8 @@ fn run() -> Option<()> {
     let engine = engine();
     let mut cycles = [0; TOKENS];
     let clock = Clock::start();
-    // Before the token it subtracts the time, after the token it adds: the hash between two tokens does not count.
+    // Before the token it subtracts the time, after the token it adds: the hash between two tokens
+    // does not count.
     let lap = |pos: usize| {
         if let Some(cycles) = cycles.get_mut(pos) {
             *cycles = clock.cycles().wrapping_sub(*cycles);

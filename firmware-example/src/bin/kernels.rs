@@ -1,6 +1,6 @@
-//! Whether the kernels of this core give the bits of the scalar ones, for shapes and numbers that a trained model does not
-//! have: subnormal numbers, which some vector units flush, and damage. (Square roots and largest numbers are the chip's own
-//! on both sides.)
+//! Whether the kernels of this core give the bits of the scalar ones, for shapes and numbers that a
+//! trained model does not have: subnormal numbers, which some vector units flush, and damage.
+//! (Square roots and largest numbers are the chip's own on both sides.)
 #![no_std]
 #![no_main]
 

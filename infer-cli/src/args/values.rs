@@ -44,8 +44,8 @@ pub fn topp(text: &str) -> Result<f32, String> {
     }
 }
 
-/// C's `atoi` as glibc has it, kept as llama2.c keeps it: `(int)strtol(text)`, extended with its sign to 64 bits. Unlike
-/// there, a text without a number is an error.
+/// C's `atoi` as glibc has it, kept as llama2.c keeps it: `(int)strtol(text)`, extended with its
+/// sign to 64 bits. Unlike there, a text without a number is an error.
 pub fn seed(text: &str) -> Result<u64, String> {
     let number = text.trim_start_matches([' ', '\t', '\n', '\x0b', '\x0c', '\r']);
     let (negative, digits) = match number.strip_prefix('-') {
@@ -101,7 +101,8 @@ pub fn threads(text: &str) -> Result<NonZeroUsize, String> {
 mod tests {
     use super::*;
 
-    /// The values are those of `unsigned long long seed = atoi(text)` with glibc 2.36 on x86-64, read with a sign.
+    /// The values are those of `unsigned long long seed = atoi(text)` with glibc 2.36 on x86-64,
+    /// read with a sign.
     #[test]
     fn seeds_are_read_as_atoi_reads_them() {
         let cases: [(&str, i64); 22] = [

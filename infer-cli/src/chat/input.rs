@@ -118,20 +118,22 @@ fn excerpt(line: &[u8]) -> String {
     }
 }
 
-/// Throws away what was typed or pasted: the rest of a text that is refused must not become messages.
+/// Throws away what was typed or pasted: the rest of a text that is refused must not become
+/// messages.
 fn discard_typed() {
     #[cfg(unix)]
     let _ = nix::sys::termios::tcflush(io::stdin(), nix::sys::termios::FlushArg::TCIFLUSH);
 }
 
-/// While it lives, the terminal keeps what is typed or pasted for the next message and does not show it: an answer is being
-/// written.
+/// While it lives, the terminal keeps what is typed or pasted for the next message and does not
+/// show it: an answer is being written.
 pub struct Quiet {
     #[cfg(unix)]
     before: Option<nix::sys::termios::Termios>,
 }
 
-/// Has the terminal mark where a paste begins and ends, or not. The editor asks for that only while it reads.
+/// Has the terminal mark where a paste begins and ends, or not. The editor asks for that only while
+/// it reads.
 #[cfg(unix)]
 fn mark_pastes(on: bool) {
     let mut out = io::stdout();

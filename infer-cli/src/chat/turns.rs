@@ -44,8 +44,8 @@ impl<'t> Turns<'t> {
         &self.system
     }
 
-    /// Changes the system prompt, from the next message on. Keeps the old one where no message fits beside the new one, and
-    /// returns the number of its tokens then.
+    /// Changes the system prompt, from the next message on. Keeps the old one where no message fits
+    /// beside the new one, and returns the number of its tokens then.
     pub fn set_system(&mut self, system: &str) -> anyhow::Result<Result<(), usize>> {
         let n = encode(&self.tokenizer, &render(system, ""))?.len();
         if n >= self.context {
@@ -72,7 +72,8 @@ impl<'t> Turns<'t> {
         Ok(encode(&self.tokenizer, &render(system, user))?.len())
     }
 
-    /// Begins a turn with a message that fits alone. Returns the number of tokens by which the conversation grows.
+    /// Begins a turn with a message that fits alone. Returns the number of tokens by which the
+    /// conversation grows.
     pub fn begin(&mut self, user: String) -> anyhow::Result<usize> {
         let eos = usize::from(!self.turns.is_empty());
         let grown = eos + self.len_next(&user)?;
@@ -104,8 +105,9 @@ impl<'t> Turns<'t> {
         self.tokens.len() <= self.context
     }
 
-    /// Where the context does not hold all tokens, drops the oldest turns until the others take at most half of it, or one is
-    /// left: half, because the model has to read them again. Returns how many turns it drops.
+    /// Where the context does not hold all tokens, drops the oldest turns until the others take at
+    /// most half of it, or one is left: half, because the model has to read them again. Returns how
+    /// many turns it drops.
     pub fn drop_oldest(&mut self) -> anyhow::Result<usize> {
         if self.fit() {
             return Ok(0);
@@ -157,7 +159,8 @@ impl<'t> Turns<'t> {
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
-    /// Lines up the tokens of the turns from `first` on. What the KV cache holds of them stays there.
+    /// Lines up the tokens of the turns from `first` on. What the KV cache holds of them stays
+    /// there.
     fn arrange(&mut self) -> anyhow::Result<()> {
         let mut tokens = Vec::new();
         for (i, turn) in self.turns.iter().enumerate().skip(self.first) {

@@ -2,8 +2,9 @@
 
 use super::*;
 
-/// A model that answers every message with the same letters, "acdef…" so many, and the token `end`. Layers add nothing, so
-/// that a token decides the next one. Without an end the letters begin again.
+/// A model that answers every message with the same letters, "acdef…" so many, and the token `end`.
+/// Layers add nothing, so that a token decides the next one. Without an end the letters begin
+/// again.
 pub fn fixed_answers(test: &str, seq_len: usize, letters: usize, end: Option<usize>) -> (PathBuf, String) {
     use infer_core::format::TensorName::*;
     let dim = (letters + 1).next_multiple_of(8);
@@ -80,8 +81,8 @@ fn answers_end_before_another_story() {
 #[test]
 fn the_oldest_turns_leave_a_full_context() {
     let (_, model) = fixed_answers("chat_full", 80, 1, Some(2));
-    // A turn takes 20 positions: BOS, the message in its brackets, "a" and EOS. The fifth does not fit any more: it and the
-    // one before are half of the context.
+    // A turn takes 20 positions: BOS, the message in its brackets, "a" and EOS. The fifth does not
+    // fit any more: it and the one before are half of the context.
     let (out, errors) = chat(&model, &["-y", ""], "b\nb\nb\nb\nb\n");
     assert_eq!(answers(&out), ["a\n"; 5]);
     assert!(errors.contains("80 positions is full: 3 oldest turns dropped, 2 kept\n"), "{errors}");
@@ -150,7 +151,8 @@ fn messages_that_never_fit_are_refused_and_the_chat_goes_on() {
     // One more fits.
     assert_eq!(answers(&chat(&model, &["-y", ""], &format!("{}\n", "b".repeat(63))).0), ["a\n"]);
 
-    // Text that is none is refused alike, and what can be known before the chat is an error of the command line.
+    // Text that is none is refused alike, and what can be known before the chat is an error of the
+    // command line.
     let output = run_with_input(&[&model, "-m", "chat", "-y", "", "-t", "0"], b"b\xff\x1b[2J\nb\n");
     assert_eq!(output.status.code(), Some(2));
     assert_eq!(String::from_utf8_lossy(&output.stdout), "User: User: Assistant: a\nUser: \n");

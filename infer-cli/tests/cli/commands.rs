@@ -50,10 +50,12 @@ fn inspect_plans_what_firmware_links() {
 
     std::fs::write(folder.join("tokenizer.bin"), tokenizer_file(&[" "], 300)).unwrap();
     let tokenizer = std::fs::metadata(folder.join("tokenizer.bin")).unwrap().len().next_multiple_of(16) as usize;
-    // x, xb and q; hb and hb2; cos and sin; scales of 6 queries; weights of 3 heads; frequencies; logits.
+    // x, xb and q; hb and hb2; cos and sin; scales of 6 queries; weights of 3 heads; frequencies;
+    // logits.
     let hot_f32 = 4 * (3 * 48 + 2 * 32 + 8 + 6 + 3 * 40 + 4 + 300);
     let hot_i8 = 2 * 48 + 4;
-    // Keys and values of 2 layers, 40 positions in whole blocks and 16 dimensions; 22 tokens, of 4 and 20 bytes.
+    // Keys and values of 2 layers, 40 positions in whole blocks and 16 dimensions; 22 tokens, of 4
+    // and 20 bytes.
     let (keys_and_values, scales) = (2 * 2 * 40 * 16, 2 * 2 * 40 * 4);
     let rows = [
         (".model   tokenizer.bin beside it, the same", tokenizer),
@@ -128,7 +130,8 @@ fn quantize_gives_llama2c_s_file_from_every_version() {
     for name in ["stories260K.bin", "stories260K.export_v1.bin"] {
         assert!(std::fs::read(quantize(name)).unwrap() == want, "{name}");
     }
-    // Groups of 8 that cross rows: the runner refuses them, and the rewritten file reads as well as the others.
+    // Groups of 8 that cross rows: the runner refuses them, and the rewritten file reads as well as
+    // the others.
     let crossing = quantize("stories260K.export_v2_q80_gs8.bin");
     let text = stories_text();
     let output = run(&["perplexity", crossing.to_str().unwrap(), &text, "-z", &tok, "--windows", "4"]);

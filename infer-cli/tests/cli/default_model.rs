@@ -9,7 +9,8 @@ fn file(name: &str) -> String {
     format!("{}/../models/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The clock seeds it, so most runs are asked for: most stories end by themselves within the context.
+/// The clock seeds it, so most runs are asked for: most stories end by themselves within the
+/// context.
 #[test]
 fn no_argument_tells_a_whole_story() {
     let stories: Vec<serde_json::Value> =
@@ -56,7 +57,8 @@ fn another_vocabulary_than_the_embedded_model_s_is_refused() {
     assert_fails(&run(&["-z", tokenizer.to_str().unwrap()]), 1, &["tokenizer.bin", "token 300 of 2048"]);
 }
 
-/// The header of an int8 model that every kernel runs: groups of 32 or more, whole registers of 32 weights.
+/// The header of an int8 model that every kernel runs: groups of 32 or more, whole registers of 32
+/// weights.
 fn int8_header(bytes: &[u8]) -> Header {
     let header = Header::parse(bytes).unwrap();
     assert!(header.version == Version::V2 && header.config.hidden_dim.is_multiple_of(32));

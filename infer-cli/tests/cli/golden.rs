@@ -1,4 +1,5 @@
-//! The stories and chats of llama2.c, byte for byte: on the project's own model (tests/golden), and on the models in `shared/`.
+//! The stories and chats of llama2.c, byte for byte: on the project's own model (tests/golden), and
+//! on the models in `shared/`.
 
 use serde::Deserialize;
 
@@ -68,8 +69,9 @@ fn stories_of_llama2c_are_told_byte_for_byte() {
             let path = |file: &str| shared::file(&format!("data/{file}")).unwrap().display().to_string();
             let told = case.told(&path(model), &path(tokenizer));
             if (case.model.as_str(), case.p, case.s) == ("v32k.bin", 1.0, 3) {
-                // The sixth coin equals the cumulated probability in llama2.c, to the bit, and is one unit in the last place
-                // below ours: that token depends on the order in which the logits were added up.
+                // The sixth coin equals the cumulated probability in llama2.c, to the bit, and is
+                // one unit in the last place below ours: that token depends on the order in which
+                // the logits were added up.
                 assert!(told.starts_with("Once a lot, new"), "{told}");
                 continue;
             }

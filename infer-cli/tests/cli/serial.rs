@@ -1,4 +1,5 @@
-//! The host end of the serial line against firmware that is played here, and misbehaves. `firmware.rs` has the real one.
+//! The host end of the serial line against firmware that is played here, and misbehaves.
+//! `firmware.rs` has the real one.
 
 use std::io::{BufReader, Read};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -57,8 +58,8 @@ fn listen() -> (TcpListener, String) {
     (listener, port)
 }
 
-/// Lets infer-cli talk to firmware that answers a greeting, and the n-th request for a story with what `tell` gives; an
-/// empty answer closes the line.
+/// Lets infer-cli talk to firmware that answers a greeting, and the n-th request for a story with
+/// what `tell` gives; an empty answer closes the line.
 fn talk(args: &[&str], version: u8, tell: impl Fn(usize, u8) -> Vec<u8> + Send + 'static) -> Output {
     let (listener, port) = listen();
     std::thread::spawn(move || {
@@ -267,7 +268,8 @@ fn a_greeting_is_repeated_while_an_older_story_comes_in() {
     assert_recovered(&run(&["serial", &port, "--timeout", "1"]), &[]);
 }
 
-/// Ctrl-C ends the story on the chip, too, and its statistics are shown; a second one ends the program.
+/// Ctrl-C ends the story on the chip, too, and its statistics are shown; a second one ends the
+/// program.
 #[cfg(unix)]
 #[test]
 fn an_interrupted_story_is_stopped() {

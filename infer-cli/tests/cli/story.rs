@@ -156,7 +156,8 @@ fn missing_and_damaged_files() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("warning: "), "a larger vocabulary goes unnoticed");
 }
 
-/// The pipe holds back a story that is longer than it, so that there are weights to be read after the cut.
+/// The pipe holds back a story that is longer than it, so that there are weights to be read after
+/// the cut.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_model_that_is_cut_while_it_runs_ends_the_story_with_an_error() {

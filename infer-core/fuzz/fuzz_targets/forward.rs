@@ -1,5 +1,6 @@
-//! Tiny models with any weights, run in any order of calls: errors, but no panic. Afterwards, tokens in batches on the
-//! machine's best kernels and several tasks give the same bits as one by one on the scalar kernels.
+//! Tiny models with any weights, run in any order of calls: errors, but no panic. Afterwards,
+//! tokens in batches on the machine's best kernels and several tasks give the same bits as one by
+//! one on the scalar kernels.
 #![no_main]
 
 use std::num::NonZeroUsize;

@@ -31,17 +31,20 @@ pub enum infer_code {
     INFER_ERROR_MODEL_MISMATCH,
     /// No such token: values are the token, the size of the vocabulary.
     INFER_ERROR_TOKEN,
-    /// Tokens do not fit at a position: values are position, number of tokens, positions filled, max_seq.
+    /// Tokens do not fit at a position: values are position, number of tokens, positions filled,
+    /// max_seq.
     INFER_ERROR_POSITION,
     /// No token, or more than a pass takes: values are tokens given, tokens at most.
     INFER_ERROR_BATCH,
-    /// A call out of order: step before begin, classify before the last step, sample without a new classify.
+    /// A call out of order: step before begin, classify before the last step, sample without a new
+    /// classify.
     INFER_ERROR_NOT_READY,
     /// A logit is NaN or infinite, so the weights are damaged: `values[0]` is its token.
     INFER_ERROR_NOT_FINITE,
     /// A setting is out of range: subject, number, rule.
     INFER_ERROR_SETTING,
-    /// The tokenizer file is cut short: values are the token, the size of the vocabulary, bytes there.
+    /// The tokenizer file is cut short: values are the token, the size of the vocabulary, bytes
+    /// there.
     INFER_ERROR_TOKENIZER_TRUNCATED,
     /// The tokenizer file is damaged: `values[0]` is the token, rule.
     INFER_ERROR_TOKENIZER_ENTRY,
@@ -57,13 +60,15 @@ pub enum infer_code {
     INFER_ERROR_TEXT,
     /// Every logit is minus infinity: no token is left to pick.
     INFER_ERROR_ALL_MASKED,
-    /// The thread or task does not round to the nearest number (FPSCR.RMode on a Cortex-M, fesetround on a desktop).
+    /// The thread or task does not round to the nearest number (FPSCR.RMode on a Cortex-M,
+    /// fesetround on a desktop).
     INFER_ERROR_ROUNDING,
 }
 
 use infer_code::*;
 
-/// Texts in the order of the codes. `s` stands for subject, `r` for rule, `n` for number, a digit for one of the values.
+/// Texts in the order of the codes. `s` stands for subject, `r` for rule, `n` for number, a digit
+/// for one of the values.
 const TEXTS: [&str; 25] = [
     "no error",
     "the file has {1} bytes and its header promises {0}: it is cut short or not a llama2.c model",
@@ -185,14 +190,15 @@ impl From<Error> for infer_error {
     }
 }
 
-/// Writes what an error says, in words and with its numbers, as zero-terminated text; cut where `capacity` ends. No
-/// message is longer than 255 bytes.
+/// Writes what an error says, in words and with its numbers, as zero-terminated text; cut where
+/// `capacity` ends. No message is longer than 255 bytes.
 ///
-/// Returns the bytes of the whole text, without the zero: it was cut if that is `capacity` or more. 0 if a pointer is
-/// null, or the text would overwrite the error.
+/// Returns the bytes of the whole text, without the zero: it was cut if that is `capacity` or more.
+/// 0 if a pointer is null, or the text would overwrite the error.
 ///
 /// # Safety
-/// `error` points to an infer_error as a function of this library returned it; `text` to `capacity` writable bytes.
+/// `error` points to an infer_error as a function of this library returned it; `text` to `capacity`
+/// writable bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn infer_error_write(error: *const infer_error, text: *mut c_char, capacity: usize) -> usize {
     if apart(&[Area::new("text", text, capacity)], &[Area::new("error", error, 1)]).is_err() {
@@ -236,7 +242,8 @@ impl Writer<'_> {
     }
 
     fn push_text(&mut self, text: &infer_text) {
-        // SAFETY: the texts of an error are static, as the caller promised not to have changed them.
+        // SAFETY: the texts of an error are static, as the caller promised not to have changed
+        // them.
         let text = unsafe { slice("text", text.data.cast::<u8>(), text.bytes) };
         text.unwrap_or(&[]).iter().for_each(|byte| self.push(*byte));
     }

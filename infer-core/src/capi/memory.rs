@@ -110,7 +110,8 @@ impl infer_memory {
         Ok(infer_memory { part })
     }
 
-    /// Checks that every part is there, aligned and large enough, and overlaps neither another nor one of `others`.
+    /// Checks that every part is there, aligned and large enough, and overlaps neither another nor
+    /// one of `others`.
     fn check(&self, needed: &infer_memory, others: &[Area]) -> Result<(), infer_error> {
         for (name, (part, needed)) in NAMES.into_iter().zip(self.part.iter().zip(&needed.part)) {
             if part.bytes < needed.bytes {
@@ -136,7 +137,8 @@ impl infer_memory {
     /// Checks and cuts the parts. `others` are areas that no part may overlap.
     ///
     /// # Safety
-    /// Every part points to so many writable bytes that nothing else uses as long as the result lives.
+    /// Every part points to so many writable bytes that nothing else uses as long as the result
+    /// lives.
     pub(super) unsafe fn lend(&self, plan: &Plan, prompt_bytes: usize, others: &[Area]) -> Result<Parts, infer_error> {
         let needed = infer_memory::needed(plan, prompt_bytes)?;
         self.check(&needed, others)?;
@@ -206,8 +208,8 @@ pub(super) struct Owned {
 }
 
 impl Owned {
-    /// Checks that what a call writes overlaps neither itself, nor what it reads, nor anything of the context, and that what it
-    /// reads overlaps nothing that the context writes.
+    /// Checks that what a call writes overlaps neither itself, nor what it reads, nor anything of
+    /// the context, and that what it reads overlaps nothing that the context writes.
     pub fn check(&self, written: &[Area], read: &[Area]) -> Result<(), infer_error> {
         apart(written, read)?;
         apart(written, &self.read)?;
@@ -258,11 +260,12 @@ pub(super) unsafe fn slice<'a, T>(name: &'static str, pointer: *const T, n: usiz
     Ok(unsafe { core::slice::from_raw_parts(pointer, n) })
 }
 
-/// `n` values to write, set to zero first: what comes from C need not be initialised. `pointer` does not matter when `n`
-/// is 0.
+/// `n` values to write, set to zero first: what comes from C need not be initialised. `pointer`
+/// does not matter when `n` is 0.
 ///
 /// # Safety
-/// `pointer` points to `n` writable values that nothing else uses for the lifetime, if it is not null.
+/// `pointer` points to `n` writable values that nothing else uses for the lifetime, if it is not
+/// null.
 pub(super) unsafe fn lend<'a, T: Zeroable>(
     name: &'static str,
     pointer: *mut T,

@@ -1,11 +1,11 @@
 //! AVX2 kernels, and the int8 product again for AVX-VNNI.
 //!
-//! Eight rows share each load of x. Their eight sums of eight lanes are transposed at the end, so that lanes are added
-//! for eight rows at once. Functions without intrinsics are the scalar ones, compiled for AVX2: eight lanes are one
-//! register, and the compiler finds that by itself.
+//! Eight rows share each load of x. Their eight sums of eight lanes are transposed at the end, so
+//! that lanes are added for eight rows at once. Functions without intrinsics are the scalar ones,
+//! compiled for AVX2: eight lanes are one register, and the compiler finds that by itself.
 //!
-//! Tried and rejected: fused multiply-add (it would break the contract; it gained nothing from memory), and rows of 16
-//! lanes (AVX-512), which is another order of summation.
+//! Tried and rejected: fused multiply-add (it would break the contract; it gained nothing from
+//! memory), and rows of 16 lanes (AVX-512), which is another order of summation.
 #![allow(unsafe_code)]
 
 use core::arch::x86_64::*;
@@ -21,15 +21,16 @@ pub(super) mod attention;
 const ROWS: usize = 8;
 /// Bytes of a register.
 const BYTES: usize = 32;
-/// How far ahead of the loads weights are fetched, in bytes. They are read in order, but the eight rows look like eight
-/// streams to the hardware's prefetcher, which loses them at each block.
+/// How far ahead of the loads weights are fetched, in bytes. They are read in order, but the eight
+/// rows look like eight streams to the hardware's prefetcher, which loses them at each block.
 const AHEAD: usize = 4 * 4096;
-/// A block of rows above this size (bytes) leaves no room for what is fetched ahead in the first-level cache, so that it goes to
-/// the second: twice as far ahead.
+/// A block of rows above this size (bytes) leaves no room for what is fetched ahead in the
+/// first-level cache, so that it goes to the second: twice as far ahead.
 const LARGE_BLOCK: usize = 1 << 14;
 /// Stands for no cache to fetch to: a hint that is never given (see PERFORMANCE.md).
 const NOTHING: i32 = _MM_HINT_NTA;
-/// Below this size weights are in the second-level cache, where fetching ahead costs more than it gains (bytes).
+/// Below this size weights are in the second-level cache, where fetching ahead costs more than it
+/// gains (bytes).
 const LARGE: usize = 1 << 17;
 
 /// The kernels, if this machine has AVX2.
@@ -46,7 +47,8 @@ pub(crate) fn avx_vnni() -> Option<Kernels> {
 const TABLE: Kernels =
     Kernels { name: "", matmul_f32, matmul_q8, quantize, attend: attention::attend, attend_q8, rmsnorm, swiglu };
 
-// Every function below stands in a table that exists only on a machine with the features that it needs.
+// Every function below stands in a table that exists only on a machine with the features that it
+// needs.
 
 fn quantize(x: &[f32], group_size: usize, q: &mut [i8], s: &mut [f32]) {
     #[target_feature(enable = "avx2")]
@@ -142,7 +144,8 @@ unsafe fn dot_rows<const FETCH: i32>(w: *const f32, x: &[f32], out: &mut [f32; R
         }
     }
     if !tail.is_empty() {
-        // Elements that are not loaded are 0 in both, and leave their lanes alone: a lane is never -0, having begun at 0.
+        // Elements that are not loaded are 0 in both, and leave their lanes alone: a lane is never
+        // -0, having begun at 0.
         let mask = tail_mask(tail.len());
         // SAFETY: the mask keeps to the tail of x, and of each row.
         unsafe {
@@ -205,7 +208,8 @@ fn sum_i32(v: [__m256i; 8]) -> __m256i {
     _mm256_add_epi32(_mm256_permute2x128_si256::<0x20>(low, high), _mm256_permute2x128_si256::<0x31>(low, high))
 }
 
-/// An int8 product, whose `$products` adds the products of 32 weights and activations to eight sums.
+/// An int8 product, whose `$products` adds the products of 32 weights and activations to eight
+/// sums.
 macro_rules! matmul_q8 {
     ($name:ident, $inner:ident, $block:ident, $features:literal, $start:ident, $products:ident) => {
         fn $name(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
@@ -233,7 +237,8 @@ macro_rules! matmul_q8 {
                     let Some(out) = out.row(b).get_mut(i * ROWS..) else { return };
                     match out.first_chunk_mut::<ROWS>() {
                         Some(out) if q.len() == ROWS * cols && s.len() == ROWS * groups => {
-                            // SAFETY: eight rows of cols weights and of groups scales, one row of each for x.
+                            // SAFETY: eight rows of cols weights and of groups scales, one row of
+                            // each for x.
                             unsafe {
                                 if size_of_val(w.q) > LARGE / 4 && b == 0 {
                                     $block::<true>(q.as_ptr(), s.as_ptr(), x, xs, group_size, out)
@@ -252,8 +257,8 @@ macro_rules! matmul_q8 {
         }
 
         /// # Safety
-        /// `q` points to `8 · x.len()` weights, `s` to `8 · xs.len()` scales, and x has `xs.len()` groups, whose size is
-        /// a multiple of 32.
+        /// `q` points to `8 · x.len()` weights, `s` to `8 · xs.len()` scales, and x has `xs.len()`
+        /// groups, whose size is a multiple of 32.
         #[inline]
         #[target_feature(enable = $features)]
         unsafe fn $block<const FETCH: bool>(
@@ -283,7 +288,8 @@ macro_rules! matmul_q8 {
                         }
                     }
                 }
-                // SAFETY: element r · groups + g is the scale of group g of row r, below 8 · groups.
+                // SAFETY: element r · groups + g is the scale of group g of row r, below 8 ·
+                // groups.
                 let ws = unsafe {
                     if groups == 1 { _mm256_loadu_ps(s) } else { _mm256_i32gather_ps::<4>(s.add(g), row_of_scales) }
                 };
@@ -314,8 +320,9 @@ fn start_avx2(_x: &[i8]) -> __m256i {
     _mm256_setzero_si256()
 }
 
-/// Exact although `maddubs` adds two products in 16 bits: |x| <= 127 and |w| <= 128 give at most 2 · 127 · 128 = 32,512.
-/// The unsigned factor must be |w|, since -128 has a magnitude as a byte, but no negative.
+/// Exact although `maddubs` adds two products in 16 bits: |x| <= 127 and |w| <= 128 give at most 2
+/// · 127 · 128 = 32,512. The unsigned factor must be |w|, since -128 has a magnitude as a byte, but
+/// no negative.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn products_avx2(sums: __m256i, w: __m256i, x: __m256i) -> __m256i {
@@ -323,8 +330,8 @@ fn products_avx2(sums: __m256i, w: __m256i, x: __m256i) -> __m256i {
     _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
 }
 
-/// VNNI multiplies unsigned with signed bytes: w + 128 (its bits with the sign flipped) is unsigned, and the sums begin at
-/// -128 · Σ x to make up for it.
+/// VNNI multiplies unsigned with signed bytes: w + 128 (its bits with the sign flipped) is
+/// unsigned, and the sums begin at -128 · Σ x to make up for it.
 #[inline]
 #[target_feature(enable = "avx2,avxvnni")]
 fn start_vnni(x: &[i8]) -> __m256i {

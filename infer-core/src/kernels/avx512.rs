@@ -1,7 +1,8 @@
-//! AVX-512 kernels: attention of two query heads that share a key/value head, one in each half of a register, so that the
-//! eight lanes of the contract stay what they are. Everything else is AVX2's.
+//! AVX-512 kernels: attention of two query heads that share a key/value head, one in each half of a
+//! register, so that the eight lanes of the contract stay what they are. Everything else is AVX2's.
 //!
-//! Tried and rejected: weights of the two heads apart from each other in memory, as AVX2 has them, costs all that is gained.
+//! Tried and rejected: weights of the two heads apart from each other in memory, as AVX2 has them,
+//! costs all that is gained.
 #![allow(unsafe_code)]
 
 use core::arch::x86_64::*;
@@ -55,7 +56,8 @@ unsafe fn attend_pair(q: &[f32], heads: &Heads<'_>, att: &mut [Block], out: &mut
     }
 }
 
-/// `att[t] = dot(q, key t) · scale`, minus infinity behind the last position. Returns the largest of each head.
+/// `att[t] = dot(q, key t) · scale`, minus infinity behind the last position. Returns the largest
+/// of each head.
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq,avx512vl")]
 fn scores(q: [&[[f32; LANES]]; 2], heads: &Heads<'_>, att: &mut [Block]) -> [f32; 2] {
@@ -70,7 +72,8 @@ fn scores(q: [&[[f32; LANES]]; 2], heads: &Heads<'_>, att: &mut [Block]) -> [f32
             for d in 0..LANES {
                 let q = _mm512_mask_broadcastss_ps(_mm512_set1_ps(q0[d]), 0xff00, _mm_set_ss(q1[d]));
                 let product = _mm512_mul_ps(twice(&keys[d]), q);
-                // Adding the first product to 0 would change nothing but the sign of a zero, which exp does not see.
+                // Adding the first product to 0 would change nothing but the sign of a zero, which
+                // exp does not see.
                 l[d] = if i == 0 { product } else { _mm512_add_ps(l[d], product) };
             }
         }
@@ -116,8 +119,8 @@ fn exp2_score(x: __m512) -> __m512 {
     _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, c(SMALLEST_SCORE)), y, n)
 }
 
-/// `out[h] = Σ_t att[h][t] · values[t] / sums[h]`, sequential over positions, for `C` columns of eight dimensions from column
-/// `first` on.
+/// `out[h] = Σ_t att[h][t] · values[t] / sums[h]`, sequential over positions, for `C` columns of
+/// eight dimensions from column `first` on.
 ///
 /// # Safety
 /// `is_whole(heads)`, and a head has the columns.

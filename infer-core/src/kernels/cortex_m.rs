@@ -1,16 +1,19 @@
 //! Kernels for Cortex-M with a single-precision FPU, and int8 products for its DSP extension.
 //!
-//! Two rows share each load of x, and whole vectors are loaded by one instruction. A product and its sum are two
-//! instructions (VMUL, VADD) of one cycle each: VMLA would be one, but of three cycles.
+//! Two rows share each load of x, and whole vectors are loaded by one instruction. A product and
+//! its sum are two instructions (VMUL, VADD) of one cycle each: VMLA would be one, but of three
+//! cycles.
 //!
 //! Rules for assembly here and in `helium`:
-//! - A function may lie at any even address. Whatever counts from PC (ADR, LDR of a literal) stands behind `.p2align 2`, and
-//!   `.if` checks what is counted by hand. The assembler itself refuses branches out of range and lengthens short ones.
-//! - The compiler takes each line for at most four bytes when it places its constants, so no directive repeats lines (`.irp`,
-//!   `.rept`): macros of Rust write them out.
-//! - LDM, LDRD, STRD, VLDM, and VLDRW of Helium fault unless the address is a multiple of four. LDR and loads of bytes do
-//!   not, as long as CCR.UNALIGN_TRP is clear, as it is after a reset.
-//! - A block may change the condition flags and leaves those of FPSCR that are cumulative; `preserves_flags` says otherwise.
+//! - A function may lie at any even address. Whatever counts from PC (ADR, LDR of a literal) stands
+//!   behind `.p2align 2`, and `.if` checks what is counted by hand. The assembler itself refuses
+//!   branches out of range and lengthens short ones.
+//! - The compiler takes each line for at most four bytes when it places its constants, so no
+//!   directive repeats lines (`.irp`, `.rept`): macros of Rust write them out.
+//! - LDM, LDRD, STRD, VLDM, and VLDRW of Helium fault unless the address is a multiple of four. LDR
+//!   and loads of bytes do not, as long as CCR.UNALIGN_TRP is clear, as it is after a reset.
+//! - A block may change the condition flags and leaves those of FPSCR that are cumulative;
+//!   `preserves_flags` says otherwise.
 #![allow(unsafe_code)]
 
 mod attention;
@@ -41,8 +44,8 @@ macro_rules! with_dsp {
 
 use with_dsp;
 
-/// An instruction for each of eight registers from `$d` on: `d = op(d, e)` with the eight from `$e` on or with a register for all
-/// of them, or `d = op(d)`.
+/// An instruction for each of eight registers from `$d` on: `d = op(d, e)` with the eight from `$e`
+/// on or with a register for all of them, or `d = op(d)`.
 macro_rules! eight {
     ($op:literal, $d:ident $(, $e:tt)?) => {
         eight!(@from $d $op [] $($e)?)
@@ -77,7 +80,8 @@ macro_rules! eight {
 }
 use eight;
 
-/// Adds up the eight lanes of two rows, from s16 and from s24 on, into s16 and s17: [`crate::math::sum_lanes`].
+/// Adds up the eight lanes of two rows, from s16 and from s24 on, into s16 and s17:
+/// [`crate::math::sum_lanes`].
 macro_rules! sum_lanes {
     () => {
         concat!(

@@ -1,17 +1,20 @@
-//! Kernels for Helium (MVE with floats), the vector extension of Cortex-M55 and M85: four numbers or sixteen int8
-//! products per instruction.
+//! Kernels for Helium (MVE with floats), the vector extension of Cortex-M55 and M85: four numbers
+//! or sixteen int8 products per instruction.
 //!
-//! Helium's float instructions flush subnormal numbers to 0, which the contract does not. They tell: the flag IDC is raised
-//! for an input that was flushed, and UFC for a result (Armv8-M Architecture Reference Manual, FPUnpack and FPRound, which
-//! vectors use with the standard FPSCR value but with FPSCR's own cumulative flags). So a kernel runs within [`exact`], and
-//! where a flag is up, the kernel for the FPU computes it all again. Where rounding swallows whatever flushing
-//! changed, there is no need for it: in [`quantize`] and in powers of 2. NaNs lose their payload, which nothing reads.
+//! Helium's float instructions flush subnormal numbers to 0, which the contract does not. They
+//! tell: the flag IDC is raised for an input that was flushed, and UFC for a result (Armv8-M
+//! Architecture Reference Manual, FPUnpack and FPRound, which vectors use with the standard FPSCR
+//! value but with FPSCR's own cumulative flags). So a kernel runs within [`exact`], and where a
+//! flag is up, the kernel for the FPU computes it all again. Where rounding swallows whatever
+//! flushing changed, there is no need for it: in [`quantize`] and in powers of 2. NaNs lose their
+//! payload, which nothing reads.
 //!
-//! The target has no Helium, so each block of assembly names the core for the assembler, and the halves of the registers that
-//! it changes: of whole ones (`out("q0")`) the compiler takes no notice there. Nor does it know VPR, whose P0 VPT leaves
-//! changed: build for the target as it is, not for a core with Helium (`-C target-cpu=cortex-m55`), where the compiler could
-//! keep a predicate of its own there. LE and vector instructions take FPSCR.LTPSIZE to be 4, as it is after a reset and as the
-//! procedure call standard (AAPCS32) has it at every call.
+//! The target has no Helium, so each block of assembly names the core for the assembler, and the
+//! halves of the registers that it changes: of whole ones (`out("q0")`) the compiler takes no
+//! notice there. Nor does it know VPR, whose P0 VPT leaves changed: build for the target as it is,
+//! not for a core with Helium (`-C target-cpu=cortex-m55`), where the compiler could keep a
+//! predicate of its own there. LE and vector instructions take FPSCR.LTPSIZE to be 4, as it is
+//! after a reset and as the procedure call standard (AAPCS32) has it at every call.
 #![allow(unsafe_code)]
 
 use core::arch::asm;
@@ -23,8 +26,8 @@ use crate::matrix::{rows_of, rows_of_mut};
 mod attention;
 mod matmul;
 
-/// The kernels of a Cortex-M with FPU and Helium, which implies the DSP extension. Whoever chooses them vouches for Helium:
-/// that is what the SAFETY comments here rely on for instructions.
+/// The kernels of a Cortex-M with FPU and Helium, which implies the DSP extension. Whoever chooses
+/// them vouches for Helium: that is what the SAFETY comments here rely on for instructions.
 pub(crate) const HELIUM: Kernels = Kernels {
     name: "helium",
     matmul_f32: matmul::matmul_f32,
@@ -39,12 +42,14 @@ pub(crate) const HELIUM: Kernels = Kernels {
 /// Numbers in a register.
 const VECTOR: usize = 4;
 
-/// Runs a kernel, and tells whether no subnormal number came up, so that its results are those of the contract.
+/// Runs a kernel, and tells whether no subnormal number came up, so that its results are those of
+/// the contract.
 #[inline(always)]
 fn exact(kernel: impl FnOnce()) -> bool {
     const IDC_UFC: u32 = 1 << 7 | 1 << 3;
     let flags: u32;
-    // SAFETY: clears flags that Rust does not rely on. The blocks keep their order, as all of them may touch memory.
+    // SAFETY: clears flags that Rust does not rely on. The blocks keep their order, as all of them
+    // may touch memory.
     unsafe {
         asm!(
             "vmrs {t}, fpscr",
@@ -61,8 +66,8 @@ fn exact(kernel: impl FnOnce()) -> bool {
     flags & IDC_UFC == 0
 }
 
-/// [`math::exp2`] of q0, into q3; q1 and q2 are scratch. A flushed number changes nothing: subnormal arguments and products
-/// vanish in the next sum.
+/// [`math::exp2`] of q0, into q3; q1 and q2 are scratch. A flushed number changes nothing:
+/// subnormal arguments and products vanish in the next sum.
 macro_rules! exp2 {
     () => {
         "vadd.f32 q1, q0, {round}
@@ -96,8 +101,8 @@ macro_rules! sum_lanes {
 }
 use sum_lanes;
 
-/// [`scalar::quantize`], with groups of a multiple of four, as they all are. What a flushed x · scale would have been is far
-/// below 1/2, since scale is at most 127 · 2^100.
+/// [`scalar::quantize`], with groups of a multiple of four, as they all are. What a flushed x ·
+/// scale would have been is far below 1/2, since scale is at most 127 · 2^100.
 fn quantize(x: &[f32], group_size: usize, q: &mut [i8], s: &mut [f32]) {
     for ((x, q), s) in rows_of(x, group_size).zip(rows_of_mut(q, group_size)).zip(s) {
         let scale = scalar::scale_for(max_magnitude(x), s);
@@ -159,7 +164,8 @@ fn rmsnorm(out: &mut [f32], x: &[f32], weight: &[f32]) {
 }
 
 /// # Safety
-/// The core has Helium. The length of x is a multiple of eight, and the others have at least as many numbers.
+/// The core has Helium. The length of x is a multiple of eight, and the others have at least as
+/// many numbers.
 unsafe fn rmsnorm_vectors(out: &mut [f32], x: &[f32], weight: &[f32]) {
     let sum;
     // SAFETY: reads x.
@@ -211,8 +217,8 @@ unsafe fn rmsnorm_vectors(out: &mut [f32], x: &[f32], weight: &[f32]) {
     }
 }
 
-/// [`math::swiglu`]. The division and the last product, which could be subnormal, are the FPU's; 1 + exp(-v) swallows what
-/// comes of a subnormal v.
+/// [`math::swiglu`]. The division and the last product, which could be subnormal, are the FPU's; 1
+/// + exp(-v) swallows what comes of a subnormal v.
 fn swiglu(hb: &mut [f32], hb2: &[f32]) {
     /// Where exp(-v) is 0, where it is infinite, and infinity, in q5 to q7.
     static BOUNDS: [[f32; VECTOR]; 3] = [[87.33; VECTOR], [-88.37; VECTOR], [f32::INFINITY; VECTOR]];

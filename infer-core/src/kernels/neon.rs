@@ -1,7 +1,9 @@
-//! NEON kernels, chosen at compile time: every target with an operating system on 64-bit Arm has NEON.
+//! NEON kernels, chosen at compile time: every target with an operating system on 64-bit Arm has
+//! NEON.
 //!
-//! Only the int8 product is written out: the compiler makes two registers of eight lanes by itself, and what it makes of
-//! the scalar f32 kernels leaves little to gain, but it does not find the widening multiplications of pairs.
+//! Only the int8 product is written out: the compiler makes two registers of eight lanes by itself,
+//! and what it makes of the scalar f32 kernels leaves little to gain, but it does not find the
+//! widening multiplications of pairs.
 #![allow(unsafe_code)]
 
 use core::arch::aarch64::*;
@@ -29,7 +31,8 @@ fn matmul_q8(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
             let Some(out) = out.row(b).get_mut(i * ROWS..) else { return };
             match out.first_chunk_mut::<ROWS>() {
                 Some(out) if q.len() == ROWS * cols && s.len() == ROWS * groups => {
-                    // SAFETY: four rows of cols weights and of groups scales, one row of each for x; and NEON is there.
+                    // SAFETY: four rows of cols weights and of groups scales, one row of each for
+                    // x; and NEON is there.
                     unsafe { dot_rows_q8(q.as_ptr(), s.as_ptr(), x, xs, group_size, out) }
                 }
                 _ => {
@@ -42,8 +45,8 @@ fn matmul_q8(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
 }
 
 /// # Safety
-/// `q` points to `4 · x.len()` weights, `s` to `4 · xs.len()` scales, and x has `xs.len()` groups, whose size is a multiple
-/// of 16.
+/// `q` points to `4 · x.len()` weights, `s` to `4 · xs.len()` scales, and x has `xs.len()` groups,
+/// whose size is a multiple of 16.
 #[inline]
 #[target_feature(enable = "neon")]
 unsafe fn dot_rows_q8(q: *const i8, s: *const f32, x: &[i8], xs: &[f32], group_size: usize, out: &mut [f32; ROWS]) {

@@ -1,5 +1,5 @@
-//! Portable kernels. They define the result; the compiler may vectorise them, since eight independent lanes leave it
-//! the freedom that a single running sum would not.
+//! Portable kernels. They define the result; the compiler may vectorise them, since eight
+//! independent lanes leave it the freedom that a single running sum would not.
 
 use super::{Heads, HeadsQ8, Q8_POSITIONS};
 use crate::config::block_len;
@@ -7,14 +7,16 @@ use crate::math::{LANES, ROUND, dot, exp2_score, largest_magnitude, max, sum, su
 use crate::matrix::{Q8Matrix, rows_of, rows_of_mut};
 use crate::panel::Panel;
 
-/// Rows that share each load of x. Four rows of eight lanes are eight SSE registers, and half of NEON's.
+/// Rows that share each load of x. Four rows of eight lanes are eight SSE registers, and half of
+/// NEON's.
 const ROWS: usize = 4;
 
 #[inline(always)]
 pub(crate) fn matmul_f32(w: &[f32], cols: usize, x: &[f32], out: &mut Panel<'_>) {
     let cols = cols.max(1);
     let block = ROWS.saturating_mul(cols).max(1);
-    // Weights outside, batch inside: a block of rows stays in the first-level cache for the whole batch.
+    // Weights outside, batch inside: a block of rows stays in the first-level cache for the whole
+    // batch.
     for (i, w) in w.chunks(block).enumerate() {
         for (b, x) in x.chunks_exact(cols).enumerate() {
             let Some(out) = out.row(b).get_mut(i * ROWS..) else { return };
@@ -81,8 +83,8 @@ pub(crate) fn dot_q8(w: &[i8], ws: &[f32], x: &[i8], xs: &[f32], group_size: usi
     sum_lanes(lanes)
 }
 
-/// Below this, a group's largest magnitude counts as 0: 127/m would soon overflow, and scales would be subnormal, which
-/// some vector units flush to 0.
+/// Below this, a group's largest magnitude counts as 0: 127/m would soon overflow, and scales would
+/// be subnormal, which some vector units flush to 0.
 const SMALLEST_MAX: f32 = 1.0 / (1u128 << 100) as f32;
 
 #[inline(always)]
@@ -96,8 +98,8 @@ pub(crate) fn quantize(x: &[f32], group_size: usize, q: &mut [i8], s: &mut [f32]
     }
 }
 
-/// Writes the scale of a group, and returns what its values are to be multiplied by: 127/m, or 0. A value that is not
-/// finite makes the scale NaN or infinite, so that it is not lost.
+/// Writes the scale of a group, and returns what its values are to be multiplied by: 127/m, or 0. A
+/// value that is not finite makes the scale NaN or infinite, so that it is not lost.
 #[inline(always)]
 pub(crate) fn group_scale(x: &[f32], s: &mut f32) -> f32 {
     scale_for(largest_magnitude(x), s)
@@ -139,8 +141,8 @@ pub(crate) fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
     }
 }
 
-/// `att = 2^(keys · q · scale - max)`, in whole vectors: what lies behind the last position gets the weight 0, which
-/// changes no sum. Returns the sum.
+/// `att = 2^(keys · q · scale - max)`, in whole vectors: what lies behind the last position gets
+/// the weight 0, which changes no sum. Returns the sum.
 #[inline(always)]
 fn attention_weights(q: &[f32], heads: &Heads<'_>, att: &mut [f32]) -> f32 {
     scores(q, heads.keys, heads.scale, att.as_chunks_mut().0);
@@ -160,8 +162,8 @@ fn numerators(att: &mut [f32], positions: usize) -> f32 {
     sum(att)
 }
 
-/// `att[t] = dot(q, key t) · scale`. Eight positions at a time: each has the eight lanes of [`dot`], so that vectors over
-/// positions give the bits of one position after the other.
+/// `att[t] = dot(q, key t) · scale`. Eight positions at a time: each has the eight lanes of
+/// [`dot`], so that vectors over positions give the bits of one position after the other.
 #[inline(always)]
 fn scores(q: &[f32], keys: &[[f32; LANES]], scale: f32, att: &mut [[f32; LANES]]) {
     let head_size = q.len().max(1);
@@ -206,8 +208,8 @@ fn scaled(a: &[f32; LANES], factor: f32) -> [f32; LANES] {
     product
 }
 
-/// `out[h] = Σ_t att[h][t] · values[t] / sums[h]` for `H` heads. Sequential over positions: the order is part of the
-/// contract.
+/// `out[h] = Σ_t att[h][t] · values[t] / sums[h]` for `H` heads. Sequential over positions: the
+/// order is part of the contract.
 #[inline(always)]
 fn weigh<const H: usize>(att: [&mut [f32]; H], sums: [f32; H], heads: &Heads<'_>, mut out: [&mut [f32]; H]) {
     let (values, head_size) = (heads.values, heads.head_size.max(1));
@@ -299,7 +301,8 @@ fn quantize_weights(att: &mut [f32], heads: &HeadsQ8<'_>) -> f32 {
     unit
 }
 
-/// The unit of quantised weights, and its inverse. A scale that is not finite makes the unit NaN or infinite.
+/// The unit of quantised weights, and its inverse. A scale that is not finite makes the unit NaN or
+/// infinite.
 #[inline(always)]
 pub(crate) fn weight_unit(heads: &HeadsQ8<'_>) -> (f32, f32) {
     weight_unit_for(largest_magnitude(heads.value_scales.get(..heads.positions).unwrap_or(&[])))

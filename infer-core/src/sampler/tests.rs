@@ -161,7 +161,8 @@ fn penalty_of_recent_tokens() {
 
 #[test]
 fn flat_distribution_keeps_a_token() {
-    // Every probability is below the cutoff by rounding, or the only one: llama2.c reads index -1 here.
+    // Every probability is below the cutoff by rounding, or the only one: llama2.c reads index -1
+    // here.
     for n in [1, 2, 3, 1000, 32000] {
         let mut logits = vec![0.0; n];
         let token = Sampler::new(1.0, 1e-7, 1).unwrap().sample(&mut logits, &mut vec![ProbIndex::default(); n]);

@@ -1,4 +1,5 @@
-//! The model composed of dfdx's operations, on any device: the path on CUDA, and the oracle of the fused one.
+//! The model composed of dfdx's operations, on any device: the path on CUDA, and the oracle of the
+//! fused one.
 
 use dfdx::prelude::*;
 use infer_core::format::TensorName;
@@ -12,7 +13,8 @@ type Heads<D, T> = Tensor<(usize, usize, usize, usize), f32, D, T>;
 /// Mean loss of the positions that count, see [`Options`].
 ///
 /// # Errors
-/// The device fails. dfdx panics on tokens outside the vocabulary: [`Llama`]'s methods check before.
+/// The device fails. dfdx panics on tokens outside the vocabulary: [`Llama`]'s methods check
+/// before.
 pub fn loss<D: Backend, T: Tape<f32, D>>(
     model: &Llama<D>,
     batch: &Batch,
@@ -119,7 +121,8 @@ fn attention<D: Backend, T: Tape<f32, D>>(
     out.try_permute::<_, Axes4<0, 2, 1, 3>>()?.try_reshape_like(&(sequences * length, config.dim))
 }
 
-/// Rotary position embedding of interleaved pairs: x cos + swap(x) sin, where swap(x) is (-x1, x0) of each pair.
+/// Rotary position embedding of interleaved pairs: x cos + swap(x) sin, where swap(x) is (-x1, x0)
+/// of each pair.
 struct Rope<D: Backend> {
     cos: Matrix<D>,  // (length, head_size), each value twice
     sin: Matrix<D>,  // (length, head_size)

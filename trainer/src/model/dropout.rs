@@ -1,7 +1,8 @@
-//! Which activations are dropped: a hash of seed, place and index, so that forward, backward and the composed model agree
-//! without masks in memory, whatever the order of computation.
+//! Which activations are dropped: a hash of seed, place and index, so that forward, backward and
+//! the composed model agree without masks in memory, whatever the order of computation.
 
-/// Dropout at one place of the model (a layer's attention weights, say). Rows and columns are those of the matrix there.
+/// Dropout at one place of the model (a layer's attention weights, say). Rows and columns are those
+/// of the matrix there.
 #[derive(Clone, Copy)]
 pub(super) struct Dropout {
     seed: u64,
@@ -21,7 +22,8 @@ pub(super) enum Place {
 }
 
 impl Dropout {
-    /// Multipliers of the hash: the finaliser of MurmurHash3 (Appleby), 32-bit operations only, so that it vectorises.
+    /// Multipliers of the hash: the finaliser of MurmurHash3 (Appleby), 32-bit operations only, so
+    /// that it vectorises.
     pub const MIX: [u32; 2] = [0x85EB_CA6B, 0xC2B2_AE35];
 
     /// `None` where nothing is dropped.

@@ -1,7 +1,8 @@
 //! The whole model as one operation on dfdx's tape, for the CPU: the path that trains.
 //!
-//! Forward and backward run together, layer by layer, and the gradient of the loss waits in memory until dfdx's backward
-//! multiplies it by the gradient that arrives. Activations are shared by no one, so they stay from step to step.
+//! Forward and backward run together, layer by layer, and the gradient of the loss waits in memory
+//! until dfdx's backward multiplies it by the gradient that arrives. Activations are shared by no
+//! one, so they stay from step to step.
 //!
 //! ```text
 //! rows   x ── rmsnorm, transpose ─> xb                       a task per block of positions
@@ -9,9 +10,9 @@
 //! rows   x + att wo ─> x2 ─ rmsnorm, w1 w3, SwiGLU, w2 ─> x  a task per block of positions
 //! ```
 //!
-//! Backward goes the same way back. Tasks on rows take a part of the positions and sum the weights' gradients over it; the
-//! parts are added in the end. Every task writes memory of its own and sums in an order that depends on the shapes alone:
-//! results do not depend on the number of threads.
+//! Backward goes the same way back. Tasks on rows take a part of the positions and sum the weights'
+//! gradients over it; the parts are added in the end. Every task writes memory of its own and sums
+//! in an order that depends on the shapes alone: results do not depend on the number of threads.
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod amx;
@@ -308,8 +309,8 @@ impl Rope {
         Rope { cos: transpose(cos), sin: transpose(sin) }
     }
 
-    /// Rotates the queries and the key of a key/value head's rows of qkv, and scales the queries for
-    /// [`attention::Forward`].
+    /// Rotates the queries and the key of a key/value head's rows of qkv, and scales the queries
+    /// for [`attention::Forward`].
     fn forward(&self, sizes: &Sizes, qkv: &mut [f32]) {
         let scale = LOG2_E / (sizes.config.head_size() as f32).sqrt();
         let (q, kv) = qkv.split_at_mut(sizes.queries() * sizes.padded);
@@ -406,7 +407,8 @@ impl Weights {
         });
     }
 
-    /// Where the values of a parameter lie: `visit(start in the parameter, values)` for each contiguous part.
+    /// Where the values of a parameter lie: `visit(start in the parameter, values)` for each
+    /// contiguous part.
     fn for_each_row(
         &mut self,
         config: &Config,

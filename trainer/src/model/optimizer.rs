@@ -83,7 +83,8 @@ impl<D: Backend> AdamW<D> {
     }
 }
 
-/// Scales the gradients so that their norm is at most `max_norm`, and returns the norm before. 0 or less does not clip.
+/// Scales the gradients so that their norm is at most `max_norm`, and returns the norm before. 0 or
+/// less does not clip.
 ///
 /// # Errors
 /// The device fails.
@@ -105,8 +106,9 @@ pub fn clip_gradients<D: Backend>(
     Ok(norm)
 }
 
-/// target = target · target_factor + source · source_factor, on any device: dfdx offers plain buffers no arithmetic but
-/// that of its optimisers. This is SGD's momentum with learning rate 0, where `source` stands for the weights that decay.
+/// target = target · target_factor + source · source_factor, on any device: dfdx offers plain
+/// buffers no arithmetic but that of its optimisers. This is SGD's momentum with learning rate 0,
+/// where `source` stands for the weights that decay.
 pub(super) fn combine<D: Backend>(
     device: &D,
     target: &mut <D as Storage<f32>>::Vec,

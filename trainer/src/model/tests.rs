@@ -77,7 +77,8 @@ impl Case {
         self.model.parameters.iter().map(|p| gradients.get(&p.tensor).as_vec()).collect()
     }
 
-    /// Asserts that gradients agree within `tolerance` of each tensor's largest (some are zero: those of wq over a single position).
+    /// Asserts that gradients agree within `tolerance` of each tensor's largest (some are zero:
+    /// those of wq over a single position).
     fn assert_close(&self, a: &[Vec<f32>], b: &[Vec<f32>], tolerance: f32) {
         for ((parameter, a), b) in self.model.parameters.iter().zip(a).zip(b) {
             let largest = b.iter().fold(0.0, |max: f32, x| max.max(x.abs()));

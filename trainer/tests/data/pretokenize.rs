@@ -40,7 +40,8 @@ fn pretokenize(corpus: &Path, folder: &Path, more: &[&str]) -> std::process::Out
     trainer(&["pretokenize", text(corpus), "--out", text(folder)]).args(more).output().unwrap()
 }
 
-/// The first JSON shard is for validation; stories are trimmed, empty ones skipped, other fields ignored.
+/// The first JSON shard is for validation; stories are trimmed, empty ones skipped, other fields
+/// ignored.
 #[test]
 fn json_shards() {
     let stories = stories(40);
@@ -93,7 +94,8 @@ fn a_text_is_divided_between_stories() {
     }
 }
 
-/// Without a validation split of its own, a corpus lends one story in twenty, and both splits make up the whole.
+/// Without a validation split of its own, a corpus lends one story in twenty, and both splits make
+/// up the whole.
 #[test]
 fn a_share_is_held_out() {
     let stories = stories(2000);
@@ -107,7 +109,8 @@ fn a_share_is_held_out() {
     assert_eq!(splits[0].len() + splits[1].len(), expected(&folder, &stories).len());
 }
 
-/// Killed at any instant, it goes on: no finished shard is made again, and the result is that of one run.
+/// Killed at any instant, it goes on: no finished shard is made again, and the result is that of
+/// one run.
 #[test]
 fn goes_on_after_a_kill() {
     let stories = stories(30_000);
@@ -224,7 +227,8 @@ fn shards_of_something_else() {
     assert_fails(&pretokenize(&corpus, &folder, &[]), &["meta.json", "does not describe token shards"]);
 }
 
-/// Shards of a text that has changed are not mixed with new ones, and files of others are not deleted.
+/// Shards of a text that has changed are not mixed with new ones, and files of others are not
+/// deleted.
 #[test]
 fn a_text_that_changed_is_refused() {
     let stories = stories(400);

@@ -28,15 +28,15 @@ const ODD: [&str; 16] = [
     "e\u{301}\u{301} combining",
 ];
 
-/// The same ids from infer-core's reading of tokenizer.bin and from the tokenizers library's of tokenizer.json, at least
-/// SentencePiece's compression.
+/// The same ids from infer-core's reading of tokenizer.bin and from the tokenizers library's of
+/// tokenizer.json, at least SentencePiece's compression.
 #[test]
 fn vocabularies_of_stories() {
     let (Some(training), Some(validation)) = (shared::file(TRAINING), shared::bytes(VALIDATION)) else { return };
     let validation = String::from_utf8(validation).unwrap();
     let stories: Vec<&str> = validation.split("<|endoftext|>").map(str::trim).filter(|s| !s.is_empty()).collect();
-    // Tokens that SentencePiece 0.2.3 needs for them after training on the same text with the settings of llama2.c's
-    // tinystories.py.
+    // Tokens that SentencePiece 0.2.3 needs for them after training on the same text with the
+    // settings of llama2.c's tinystories.py.
     for (vocab_size, sentencepiece) in [(512, 239_952), (4096, 129_988)] {
         let folder = scratch(&format!("vocab-{vocab_size}"));
         let size = vocab_size.to_string();

@@ -1,5 +1,5 @@
-//! Attention for AVX2, in the order of the scalar kernel: eight positions are a register when scores are computed, eight
-//! dimensions when values are weighed.
+//! Attention for AVX2, in the order of the scalar kernel: eight positions are a register when
+//! scores are computed, eight dimensions when values are weighed.
 
 use core::arch::x86_64::*;
 
@@ -94,7 +94,8 @@ fn block_scores(q: &[[f32; LANES]], keys: &[[f32; LANES]], scale: __m256) -> __m
     for (i, (q, keys)) in q.iter().zip(keys).enumerate() {
         for ((l, q), key) in l.iter_mut().zip(q).zip(keys) {
             let product = _mm256_mul_ps(load(key), _mm256_set1_ps(*q));
-            // Adding the first product to 0 would change nothing but the sign of a zero, which exp does not see.
+            // Adding the first product to 0 would change nothing but the sign of a zero, which exp
+            // does not see.
             *l = if i == 0 { product } else { _mm256_add_ps(*l, product) };
         }
     }

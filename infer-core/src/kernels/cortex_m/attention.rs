@@ -29,14 +29,15 @@ pub(super) fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
     }
 }
 
-/// Softmax's numerators; what lies behind the last position may be anything. Returns their sum. Not inlined, to be there
-/// once.
+/// Softmax's numerators; what lies behind the last position may be anything. Returns their sum. Not
+/// inlined, to be there once.
 #[inline(never)]
 fn attention_weights(q: &[f32], heads: &Heads<'_>, att: &mut [f32]) -> f32 {
     let (blocks, _) = att.as_chunks_mut();
     let (keys, _) = heads.keys.as_chunks();
     match q.try_into() {
-        // SAFETY: q has eight dimensions, and there are keys for all blocks, of which there are some.
+        // SAFETY: q has eight dimensions, and there are keys for all blocks, of which there are
+        // some.
         Ok(q) if !blocks.is_empty() && blocks.len() <= keys.len() => unsafe {
             scores_of_eight_dimensions(q, keys, heads.scale, blocks);
         },
@@ -46,8 +47,8 @@ fn attention_weights(q: &[f32], heads: &Heads<'_>, att: &mut [f32]) -> f32 {
 }
 
 /// Sums are formed lane by lane, in an order that needs three of them at a time for the tree of
-/// [`sum_lanes`](crate::math::sum_lanes): (l0 + l4) + (l2 + l6), then the odd ones. Adding the first product to 0 would change
-/// nothing but the sign of a zero, which exp2 does not see.
+/// [`sum_lanes`](crate::math::sum_lanes): (l0 + l4) + (l2 + l6), then the odd ones. Adding the
+/// first product to 0 would change nothing but the sign of a zero, which exp2 does not see.
 ///
 /// # Safety
 /// There is a block at least, and keys for all of them.
@@ -171,7 +172,8 @@ fn weigh_pair(att: [&mut [f32]; 2], sums: [f32; 2], heads: &Heads<'_>, out: [&mu
     let eights = out0.as_chunks_mut::<LANES>().0.iter_mut().zip(out1.as_chunks_mut::<LANES>().0);
     for (values, (out0, out1)) in heads.values.as_chunks::<LANES>().0.iter().zip(eights) {
         let (att, out) = ([att[0].as_ptr(), att[1].as_ptr()], [out0.as_mut_ptr(), out1.as_mut_ptr()]);
-        // SAFETY: there is a weight per position for both heads and a row of values, as attend made sure.
+        // SAFETY: there is a weight per position for both heads and a row of values, as attend made
+        // sure.
         unsafe { weigh_eight_dimensions(att, inverse, values.as_ptr(), heads, out) }
     }
     let done = heads.head_size / LANES * LANES;
@@ -182,8 +184,9 @@ fn weigh_pair(att: [&mut [f32]; 2], sums: [f32; 2], heads: &Heads<'_>, out: [&mu
 }
 
 /// # Safety
-/// There are positions, as many numbers behind both pointers to weights, as many rows of head_size values of which `values`
-/// points into the first, at eight dimensions, and eight numbers behind `out`.
+/// There are positions, as many numbers behind both pointers to weights, as many rows of head_size
+/// values of which `values` points into the first, at eight dimensions, and eight numbers behind
+/// `out`.
 #[inline(always)]
 unsafe fn weigh_eight_dimensions(
     att: [*const f32; 2],

@@ -26,7 +26,8 @@ pub(crate) fn attend_q8(heads: &HeadsQ8<'_>, att: &mut [f32], out: &mut [f32]) {
     for (((q, q_scale), att), out) in q.zip(att).zip(rows_of_mut(out, head_size)) {
         let scale = q_scale * heads.scale;
         match q.try_into() {
-            // SAFETY: there are eight dimensions, and keys and scales for all positions, which are some.
+            // SAFETY: there are eight dimensions, and keys and scales for all positions, which are
+            // some.
             Ok(q) if slots > 0 => unsafe { scores_of_eight_dimensions(q, scale, keys, key_scales, att) },
             _ => scores(q, scale, keys, key_scales, att),
         }
@@ -37,7 +38,8 @@ pub(crate) fn attend_q8(heads: &HeadsQ8<'_>, att: &mut [f32], out: &mut [f32]) {
 }
 
 /// # Safety
-/// There are as many keys of eight dimensions and scales as scores in `att`, a positive multiple of eight.
+/// There are as many keys of eight dimensions and scales as scores in `att`, a positive multiple of
+/// eight.
 unsafe fn scores_of_eight_dimensions(q: &[i8; 8], scale: f32, keys: &[i8], key_scales: &[f32], att: &mut [f32]) {
     let [q0, q1, q2, q3, q4, q5, q6, q7] = *q;
     let (low, high) = (word(&[q0, q1, q2, q3]), word(&[q4, q5, q6, q7]));
@@ -131,8 +133,9 @@ fn scores(q: &[i8], scale: f32, keys: &[i8], key_scales: &[f32], att: &mut [f32]
     }
 }
 
-/// Puts 16-bit integers in the place of the weights, two in a word: of each four, the first and the third, then the second
-/// and the fourth. There are as many scales as weights, also behind the last position.
+/// Puts 16-bit integers in the place of the weights, two in a word: of each four, the first and the
+/// third, then the second and the fourth. There are as many scales as weights, also behind the last
+/// position.
 fn quantize_weights<'a>(att: &'a mut [f32], factor: f32, scales: &[f32], positions: usize) -> &'a [[u32; 4]] {
     let words = bytemuck::cast_slice_mut::<f32, u32>(att);
     if words.is_empty() || words.len() != scales.len() {
@@ -192,7 +195,8 @@ fn quantize_weights<'a>(att: &'a mut [f32], factor: f32, scales: &[f32], positio
 /// Dimensions whose sums are kept before they become f32.
 const DIMENSIONS: usize = 8;
 
-/// `out = Σ_t weights[t] · values[t] · scale`; values are (blocks of eight positions, head_size, 8).
+/// `out = Σ_t weights[t] · values[t] · scale`; values are (blocks of eight positions, head_size,
+/// 8).
 fn weigh(weights: &[[u32; 4]], values: &[i8], head_size: usize, scale: f32, out: &mut [f32]) {
     const BLOCKS: usize = Q8_POSITIONS / LANES;
     for (i, out) in out.chunks_mut(DIMENSIONS).enumerate() {
@@ -205,7 +209,8 @@ fn weigh(weights: &[[u32; 4]], values: &[i8], head_size: usize, scale: f32, out:
                 return;
             };
             if !sums.is_empty() {
-                // SAFETY: there are head_size dimensions for each block of weights, as many as sums from here on.
+                // SAFETY: there are head_size dimensions for each block of weights, as many as sums
+                // from here on.
                 unsafe { weigh_dimensions(weights, values.as_ptr(), LANES * head_size, sums) }
             }
             totals.iter_mut().zip(sums.as_flattened()).for_each(|(total, sum)| *total += *sum as f32);
@@ -215,7 +220,8 @@ fn weigh(weights: &[[u32; 4]], values: &[i8], head_size: usize, scale: f32, out:
 }
 
 /// # Safety
-/// There are weights and sums. `values` points to eight for each sum for the first block, and so on at a distance of `stride`.
+/// There are weights and sums. `values` points to eight for each sum for the first block, and so on
+/// at a distance of `stride`.
 unsafe fn weigh_dimensions(weights: &[[u32; 4]], values: *const i8, stride: usize, sums: &mut [[i32; 2]]) {
     // For s0 to s6, as core registers are few.
     let out = sums.as_mut_ptr_range();

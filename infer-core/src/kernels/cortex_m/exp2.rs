@@ -1,4 +1,5 @@
-//! Powers of two, four numbers at a time, and what is made of them: softmax's numerators and SwiGLU.
+//! Powers of two, four numbers at a time, and what is made of them: softmax's numerators and
+//! SwiGLU.
 
 use core::arch::asm;
 
@@ -6,8 +7,9 @@ use super::eight;
 use super::norm::largest;
 use crate::math::{self, EXP2_G, LANES, ROUND, SMALLEST_SCORE, exp2_score, sum_lanes};
 
-/// [`exp2`](math::exp2) of four registers in a row, in place, with [`CONSTANTS`] in s24 to s30 and {one} = 1.0. Uses s8 to
-/// s15, {a} and {b}. Ends with `$check` of what {a} and {b} receive: the bits of n + ROUND.
+/// [`exp2`](math::exp2) of four registers in a row, in place, with [`CONSTANTS`] in s24 to s30 and
+/// {one} = 1.0. Uses s8 to s15, {a} and {b}. Ends with `$check` of what {a} and {b} receive: the
+/// bits of n + ROUND.
 macro_rules! exp2_of_four {
     ($x0:literal, $x1:literal, $x2:literal, $x3:literal, $check:expr) => {
         concat!(
@@ -94,13 +96,14 @@ pub(super) fn numerators(scores: &mut [f32]) -> f32 {
     sum_lanes(lanes)
 }
 
-/// As [`numerators`], up to a block with scores that have to become 0, or nearly so. Adds to the lanes of the sum, and
-/// returns how many blocks are left.
+/// As [`numerators`], up to a block with scores that have to become 0, or nearly so. Adds to the
+/// lanes of the sum, and returns how many blocks are left.
 ///
 /// # Safety
 /// `blocks` is not empty.
 unsafe fn numerators_of_blocks(blocks: &mut [[f32; LANES]], max: f32, lanes: &mut [f32; LANES]) -> usize {
-    // Whose 2^n is above the smallest numerator whatever f is. Floats above 0 compare like their bits as integers.
+    // Whose 2^n is above the smallest numerator whatever f is. Floats above 0 compare like their
+    // bits as integers.
     const SMALLEST_N: u32 = (ROUND + SMALLEST_SCORE + 1.0).to_bits();
     macro_rules! leave_if_small {
         () => {
@@ -163,8 +166,8 @@ pub(super) fn swiglu(hb: &mut [f32], hb2: &[f32]) {
     math::swiglu(tail, gates_tail);
 }
 
-/// As [`math::swiglu`], up to four numbers with a NaN or whose magnitudes add up to more than 80, which is near where exp
-/// leaves its range. Returns how many fours are left.
+/// As [`math::swiglu`], up to four numbers with a NaN or whose magnitudes add up to more than 80,
+/// which is near where exp leaves its range. Returns how many fours are left.
 ///
 /// # Safety
 /// `quads` is not empty, and there are as many gates.

@@ -11,8 +11,8 @@ use crate::math::{LANES, ROUND, sum_lanes};
 use crate::matrix::{Q8Matrix, rows_of, rows_of_mut};
 use crate::panel::Panel;
 
-/// [`scalar::quantize`], widened for SMLAD: of each four values, the first and the third share a word, then the second and
-/// the fourth, as SXTB16 unpacks weights.
+/// [`scalar::quantize`], widened for SMLAD: of each four values, the first and the third share a
+/// word, then the second and the fourth, as SXTB16 unpacks weights.
 pub(super) fn quantize(x: &[f32], group_size: usize, q: &mut [i8], s: &mut [f32]) {
     let Ok(q) = bytemuck::try_cast_slice_mut::<i8, [u32; 2]>(q) else { return };
     for ((x, q), s) in rows_of(x, group_size).zip(rows_of_mut(q, group_size / 4)).zip(s) {
@@ -79,7 +79,8 @@ pub(super) fn matmul_q8(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<
         let (pairs, rest) = match group_sums_of(group_size) {
             Some(kernel) if whole && aligned && out.len() >= 2 => {
                 let (pairs, rest) = out.as_chunks_mut::<2>();
-                // SAFETY: there are two rows of weights and scales for each pair, and whole groups of 16, 32 or 64.
+                // SAFETY: there are two rows of weights and scales for each pair, and whole groups
+                // of 16, 32 or 64.
                 unsafe { dot_pairs(w, x, xs, kernel, pairs) }
                 (pairs.len(), rest)
             }
@@ -93,8 +94,8 @@ pub(super) fn matmul_q8(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<
 }
 
 /// # Safety
-/// w has two rows of weights and scales for each pair, and there is a pair at least. There are at most [`SUMS`] groups, of the
-/// kernel's size. Weights and x are aligned to four, for LDRD and LDM.
+/// w has two rows of weights and scales for each pair, and there is a pair at least. There are at
+/// most [`SUMS`] groups, of the kernel's size. Weights and x are aligned to four, for LDRD and LDM.
 unsafe fn dot_pairs(w: &Q8Matrix<'_>, x: &[[i16; 4]], xs: &[f32], kernel: GroupSums, pairs: &mut [[f32; 2]]) {
     let (mut q, mut s) = (w.q.as_ptr(), w.s.as_ptr());
     if let [xs] = xs {
@@ -118,12 +119,12 @@ unsafe fn dot_pairs(w: &Q8Matrix<'_>, x: &[[i16; 4]], xs: &[f32], kernel: GroupS
     }
 }
 
-/// Sums of the products of groups of x with those of pairs of rows, one pair after the other. Arguments are the weights,
-/// their number in a row, x, the groups of a row, and where the sums go.
+/// Sums of the products of groups of x with those of pairs of rows, one pair after the other.
+/// Arguments are the weights, their number in a row, x, the groups of a row, and where the sums go.
 ///
 /// # Safety
-/// There are as many pairs of rows as sums for them, and a pair at least. Weights and x are aligned to four; so are all rows
-/// and groups, as their sizes are multiples of 16.
+/// There are as many pairs of rows as sums for them, and a pair at least. Weights and x are aligned
+/// to four; so are all rows and groups, as their sizes are multiples of 16.
 type SumsOfPairs = unsafe fn(*const i8, usize, *const [i16; 4], usize, Range<*mut [i32; 2]>);
 
 /// [`SumsOfPairs`] for a size of groups.
@@ -174,7 +175,8 @@ macro_rules! eight_columns {
     };
 }
 
-/// [`SumsOfPairs`] for rows of a single group. The second row is reached from the first, as their distance is known.
+/// [`SumsOfPairs`] for rows of a single group. The second row is reached from the first, as their
+/// distance is known.
 macro_rules! sums_of_rows {
     ($name:ident, $w1:literal, $group_size:literal, $($eight:ident)*) => {
         unsafe fn $name(w: *const i8, _: usize, x: *const [i16; 4], _: usize, sums: Range<*mut [i32; 2]>) {
@@ -210,7 +212,8 @@ macro_rules! sums_of_rows {
 macro_rules! sums_of_groups {
     ($name:ident, $($eight:ident)*) => {
         unsafe fn $name(w: *const i8, cols: usize, x: *const [i16; 4], groups: usize, sums: Range<*mut [i32; 2]>) {
-            // For s0 to s4, as core registers are few: the end of the sums of this pair, and of all.
+            // For s0 to s4, as core registers are few: the end of the sums of this pair, and of
+            // all.
             let pair_bytes = groups * size_of::<[i32; 2]>();
             let outer = [sums.start as usize + pair_bytes, sums.end as usize, 2 * cols, cols, pair_bytes];
             // SAFETY: reads and writes what the caller vouches for.

@@ -77,9 +77,9 @@ unsafe fn scale(out: &mut [[f32; LANES]], x: &[[f32; LANES]], weight: &[[f32; LA
     }
 }
 
-/// A loop over {n} times four numbers, which `$load` puts into the registers `$x`. Where one is larger than the largest so
-/// far, which is seldom, a branch leaves for its place behind the loop and comes back. Comparing and taking it are given as
-/// what stands before and behind the register.
+/// A loop over {n} times four numbers, which `$load` puts into the registers `$x`. Where one is
+/// larger than the largest so far, which is seldom, a branch leaves for its place behind the loop
+/// and comes back. Comparing and taking it are given as what stands before and behind the register.
 macro_rules! largest_of_quads {
     (
         $load:literal,

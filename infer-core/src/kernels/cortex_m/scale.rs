@@ -8,8 +8,8 @@ use crate::math::LANES;
 /// Scales the sums of the groups of pairs of rows, and adds each to its lane.
 ///
 /// # Safety
-/// `sums` points to those of `xs.len()` groups for each pair, `ws` to as many scales of each row. There are some pairs and
-/// groups.
+/// `sums` points to those of `xs.len()` groups for each pair, `ws` to as many scales of each row.
+/// There are some pairs and groups.
 pub(super) unsafe fn add_groups(sums: *const [i32; 2], ws: *const f32, xs: &[f32], pairs: &mut [[f32; 2]]) {
     static ZERO: [f32; 2 * LANES] = [0.0; 2 * LANES];
     #[rustfmt::skip] // an instruction per line
@@ -75,8 +75,8 @@ pub(super) unsafe fn add_groups(sums: *const [i32; 2], ws: *const f32, xs: &[f32
     }
 }
 
-/// Integer sums, whose bits stand in for those of the outputs, times the scales of weights and of x. Adding 0 is what adding
-/// up the other lanes, all 0, comes to.
+/// Integer sums, whose bits stand in for those of the outputs, times the scales of weights and of
+/// x. Adding 0 is what adding up the other lanes, all 0, comes to.
 pub(super) fn scale(sums: &mut [f32], ws: &[f32], xs: f32) {
     let (blocks, rest) = sums.as_chunks_mut::<LANES>();
     let (scales, scales_rest) = ws.split_at_checked(blocks.len() * LANES).unwrap_or_default();

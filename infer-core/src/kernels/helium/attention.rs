@@ -1,4 +1,5 @@
-//! Attention: scores of positions side by side, then powers of 2, then values of one position after the other.
+//! Attention: scores of positions side by side, then powers of 2, then values of one position after
+//! the other.
 
 use core::arch::asm;
 
@@ -17,7 +18,8 @@ pub(super) fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
     let vectors = || {
         let rows = rows_of_mut(att, block_len(positions)).zip(rows_of_mut(out, head_size));
         for (q, (att, out)) in rows_of(heads.q, head_size).zip(rows) {
-            // SAFETY: there are whole blocks of keys, and values of all positions, of a head size that is a multiple of 8.
+            // SAFETY: there are whole blocks of keys, and values of all positions, of a head size
+            // that is a multiple of 8.
             unsafe {
                 scores(q, heads, att);
                 let sum = numerators(att, positions);
@@ -33,7 +35,8 @@ pub(super) fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
 /// `att[t] = dot(q, key t) · scale`, a block of eight positions at a time.
 ///
 /// # Safety
-/// The core has Helium. There are keys for all of att, whose length is a multiple of 8, as is the head size.
+/// The core has Helium. There are keys for all of att, whose length is a multiple of 8, as is the
+/// head size.
 unsafe fn scores(q: &[f32], heads: &Heads<'_>, att: &mut [f32]) {
     /// The sum of one lane of the dot products: dimension `l` and every eighth from there on.
     #[rustfmt::skip]
@@ -188,7 +191,8 @@ unsafe fn numerators(att: &mut [f32], positions: usize) -> f32 {
 /// `out = Σ_t att[t] · values[t] · inverse`, sequential over positions, eight dimensions at a time.
 ///
 /// # Safety
-/// The core has Helium. There are weights and values of all positions; the head size is a multiple of eight.
+/// The core has Helium. There are weights and values of all positions; the head size is a multiple
+/// of eight.
 unsafe fn weigh(att: &[f32], heads: &Heads<'_>, inverse: f32, out: &mut [f32]) {
     for (i, out) in out.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
         // SAFETY: reads weights and values, writes out.
@@ -227,8 +231,9 @@ unsafe fn weigh(att: &[f32], heads: &Heads<'_>, inverse: f32, out: &mut [f32]) {
     }
 }
 
-/// Exact as it is. A scale is 0 or at least 2^-107, so only a score can be subnormal, and one so near 0 changes no power of 2;
-/// weights are 0 or at least 2^-60; and what multiplies the sums of values is the FPU's.
+/// Exact as it is. A scale is 0 or at least 2^-107, so only a score can be subnormal, and one so
+/// near 0 changes no power of 2; weights are 0 or at least 2^-60; and what multiplies the sums of
+/// values is the FPU's.
 pub(super) fn attend_q8(heads: &HeadsQ8<'_>, att: &mut [f32], out: &mut [f32]) {
     let HeadsQ8 { positions, head_size, .. } = *heads;
     let slots = block_len(positions);
@@ -242,7 +247,8 @@ pub(super) fn attend_q8(heads: &HeadsQ8<'_>, att: &mut [f32], out: &mut [f32]) {
     let q = rows_of(heads.q, head_size).zip(heads.q_scales);
     let rows = rows_of_mut(att, slots).zip(rows_of_mut(out, head_size));
     for ((q, q_scale), (att, out)) in q.zip(rows) {
-        // SAFETY: there are whole blocks of keys, values and scales, of a head size that is a multiple of 4.
+        // SAFETY: there are whole blocks of keys, values and scales, of a head size that is a
+        // multiple of 4.
         unsafe {
             scores_q8(q, q_scale * heads.scale, heads, att);
             let sum = numerators(att, positions);
@@ -253,7 +259,8 @@ pub(super) fn attend_q8(heads: &HeadsQ8<'_>, att: &mut [f32], out: &mut [f32]) {
 }
 
 /// # Safety
-/// The core has Helium. There are keys and scales for all of att, whose length is a multiple of 8; the head size is one of 4.
+/// The core has Helium. There are keys and scales for all of att, whose length is a multiple of 8;
+/// the head size is one of 4.
 unsafe fn scores_q8(q: &[i8], scale: f32, heads: &HeadsQ8<'_>, att: &mut [f32]) {
     /// Adds the products of four positions and four dimensions to their sums.
     #[rustfmt::skip] // an instruction per line
@@ -319,8 +326,8 @@ unsafe fn scores_q8(q: &[i8], scale: f32, heads: &HeadsQ8<'_>, att: &mut [f32]) 
     }
 }
 
-/// Puts 16-bit integers in the place of the weights, in the first half of it. Whatever would have been subnormal becomes 0
-/// here anyway.
+/// Puts 16-bit integers in the place of the weights, in the first half of it. Whatever would have
+/// been subnormal becomes 0 here anyway.
 ///
 /// # Safety
 /// The core has Helium. There are scales for all of att, whose length is a multiple of 8.
@@ -356,8 +363,8 @@ unsafe fn quantize_weights(att: &mut [f32], factor: f32, heads: &HeadsQ8<'_>) {
 }
 
 /// # Safety
-/// The core has Helium. There are values for all of att, which holds weights as [`quantize_weights`] leaves them; the head
-/// size is a multiple of 4.
+/// The core has Helium. There are values for all of att, which holds weights as
+/// [`quantize_weights`] leaves them; the head size is a multiple of 4.
 unsafe fn weigh_q8(att: &[f32], heads: &HeadsQ8<'_>, scale: f32, out: &mut [f32]) {
     const BLOCKS: usize = Q8_POSITIONS / LANES;
     let blocks = att.len() / LANES;

@@ -1,5 +1,5 @@
-//! Products of matrices with vectors: four products of floats are one instruction, and so are sixteen of int8 with their
-//! sum.
+//! Products of matrices with vectors: four products of floats are one instruction, and so are
+//! sixteen of int8 with their sum.
 
 use core::arch::asm;
 
@@ -14,7 +14,8 @@ pub(super) fn matmul_f32(w: &[f32], cols: usize, x: &[f32], out: &mut Panel<'_>)
         for (b, x) in rows_of(x, cols).enumerate() {
             let (pairs, last) = out.row(b).as_chunks_mut::<2>();
             let Some((w, w_last)) = w.split_at_checked(2 * pairs.len() * cols) else { return };
-            // SAFETY: two rows of cols weights for each pair of outputs, and one row of x; cols is as required.
+            // SAFETY: two rows of cols weights for each pair of outputs, and one row of x; cols is
+            // as required.
             unsafe { dot_rows(w, x, pairs) }
             last.iter_mut().zip(rows_of(w_last, cols)).for_each(|(out, w)| *out = dot(w, x));
         }
@@ -207,8 +208,8 @@ fn sum_blocks(lanes: &[[[f32; ROWS]; BLOCK / ROWS]; LANES], out: &mut [[f32; ROW
     }
 }
 
-/// Adds what group `g`, of `16 · CHUNKS` columns, contributes to the sums of `4 · sums.len()` rows from `row` on. x stays in
-/// registers meanwhile.
+/// Adds what group `g`, of `16 · CHUNKS` columns, contributes to the sums of `4 · sums.len()` rows
+/// from `row` on. x stays in registers meanwhile.
 ///
 /// # Safety
 /// The core has Helium; w has these rows, with that group and its scale, and x the size of a group.

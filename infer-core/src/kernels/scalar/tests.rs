@@ -26,7 +26,8 @@ fn int8_products_at_their_limits() {
     use crate::kernels::Kernels;
     use crate::panel::SharedOut;
 
-    // -128 is no product of the quantiser, and legal; two products of 127 · 128 stand in 16 bits at most.
+    // -128 is no product of the quantiser, and legal; two products of 127 · 128 stand in 16 bits at
+    // most.
     for (group_size, w, x) in [(32, -128, 127), (32, -128, -127), (1024, -128, 127), (1024, 127, 127), (64, 127, -127)]
     {
         let (rows, cols) = (9, 2048);

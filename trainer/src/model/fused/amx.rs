@@ -1,12 +1,14 @@
 //! Matrix products on Intel's AMX: numbers of 16 bits, where f32 has 24, and sums in f32.
 //!
-//! AMX multiplies bf16, 16 times as many in a clock cycle as AVX-512 multiplies f32. A number is split into two of them,
-//! x = x₁ + x₂, and three products are taken: x₁y₁ + x₁y₂ + x₂y₁ (Henry, Tang and Heinecke 2019, arXiv:1904.06376). That is
-//! what PyTorch calls high precision of f32 products. The parts are rounded, so that what is missing, x₂y₂ and the rest
-//! of x and y, is at most 2⁻¹⁵ of xy, of either sign. Near the ends of f32's range it is more: AMX takes subnormal numbers,
-//! parts among them, as zero, and infinity gives NaN.
+//! AMX multiplies bf16, 16 times as many in a clock cycle as AVX-512 multiplies f32. A number is
+//! split into two of them, x = x₁ + x₂, and three products are taken: x₁y₁ + x₁y₂ + x₂y₁ (Henry,
+//! Tang and Heinecke 2019, arXiv:1904.06376). That is what PyTorch calls high precision of f32
+//! products. The parts are rounded, so that what is missing, x₂y₂ and the rest of x and y, is at
+//! most 2⁻¹⁵ of xy, of either sign. Near the ends of f32's range it is more: AMX takes subnormal
+//! numbers, parts among them, as zero, and infinity gives NaN.
 //!
-//! Operands are packed into blocks of 32 x 32 numbers. A panel is a row of blocks along the inner dimension.
+//! Operands are packed into blocks of 32 x 32 numbers. A panel is a row of blocks along the inner
+//! dimension.
 
 #![allow(unsafe_code)]
 
@@ -23,7 +25,8 @@ use rayon::prelude::*;
 use super::products::{Right, View};
 use pack::{Block, LANES, Lines, SIDE, Side, Square, pack};
 
-/// Blocks of a panel, and panels of each side, at a time: together they stay in the second-level cache.
+/// Blocks of a panel, and panels of each side, at a time: together they stay in the second-level
+/// cache.
 const STEPS: usize = 8;
 const LEFT_PANELS: usize = 8;
 const RIGHT_PANELS: usize = 16;

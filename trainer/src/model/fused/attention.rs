@@ -1,15 +1,17 @@
 //! Causal attention of one head, forward and backward, without a matrix of attention weights.
 //!
-//! q, k, v and their gradients are transposed, `(head_size, padded)`: positions are contiguous, so that every load of a vector is
-//! one of neighbouring positions, whatever the head size. Scores are in units of log2 (q comes scaled by log2(e) /
-//! √head_size). Forward keeps the running maximum and sum of FlashAttention (Dao et al. 2022, arXiv:2205.14135), lanes are
-//! queries; what backward needs is one number per query, the log2 of the sum. Backward recomputes the weights, lanes are
+//! q, k, v and their gradients are transposed, `(head_size, padded)`: positions are contiguous, so
+//! that every load of a vector is one of neighbouring positions, whatever the head size. Scores are
+//! in units of log2 (q comes scaled by log2(e) / √head_size). Forward keeps the running maximum and
+//! sum of FlashAttention (Dao et al. 2022, arXiv:2205.14135), lanes are queries; what backward
+//! needs is one number per query, the log2 of the sum. Backward recomputes the weights, lanes are
 //! keys, and the gradient of q is summed over lanes at the end.
 //!
-//! Rows are padded with zeros to `padded` positions, a multiple of 16: keys there are masked, as they come after every query, and
-//! queries there have gradients of zero.
+//! Rows are padded with zeros to `padded` positions, a multiple of 16: keys there are masked, as
+//! they come after every query, and queries there have gradients of zero.
 
-// Index loops: iterators of vectors are not inlined into code that is compiled for another instruction set.
+// Index loops: iterators of vectors are not inlined into code that is compiled for another
+// instruction set.
 #![allow(clippy::needless_range_loop)]
 
 use pulp::bytemuck;
@@ -145,8 +147,8 @@ impl WithSimd for Forward<'_> {
     }
 }
 
-/// Gradients of [`Forward`]: dq is written, dk and dv are added to. As scores are in log2, dq and dk are to be multiplied
-/// by ln(2).
+/// Gradients of [`Forward`]: dq is written, dk and dv are added to. As scores are in log2, dq and
+/// dk are to be multiplied by ln(2).
 pub(super) struct Backward<'a> {
     pub q: &'a [f32],      // (head_size, padded)
     pub k: &'a [f32],      // (head_size, padded)
@@ -188,8 +190,8 @@ impl Backward<'_> {
                 delta[t] += o[t] * d_o[t];
             }
         }
-        // Of these queries: q and d_o, the gradient of q, to be summed over lanes, and the weights and the gradients of
-        // the scores of some keys.
+        // Of these queries: q and d_o, the gradient of q, to be summed over lanes, and the weights
+        // and the gradients of the scores of some keys.
         let mut local = vec![([0.0; QUERIES], [0.0; QUERIES]); head_size];
         let mut sums = vec![Aligned([zero; QUERIES]); head_size];
         let mut weights = [Aligned(([zero; QUERIES], [zero; QUERIES])); BLOCKS];

@@ -10,15 +10,16 @@ use super::math::LANES;
 struct Line([f32; LANES]);
 const _: () = assert!(align_of::<Line>() == size_of::<[f32; LANES]>());
 
-// SAFETY: numbers of any bits, zeros among them, without padding: 16 times 4 bytes are the alignment.
+// SAFETY: numbers of any bits, zeros among them, without padding: 16 times 4 bytes are the
+// alignment.
 #[allow(unsafe_code)]
 unsafe impl bytemuck::Zeroable for Line {}
 // SAFETY: as above.
 #[allow(unsafe_code)]
 unsafe impl bytemuck::Pod for Line {}
 
-/// A growing slice that begins with a cache line. From the allocator large ones begin 16 bytes into a page, and every
-/// load of an AVX-512 register would touch two lines.
+/// A growing slice that begins with a cache line. From the allocator large ones begin 16 bytes into
+/// a page, and every load of an AVX-512 register would touch two lines.
 #[derive(Default)]
 pub(super) struct Buffer {
     lines: Vec<Line>,

@@ -1,4 +1,5 @@
-//! Last norm, classifier and loss, some positions at a time, so that never all logits are in memory.
+//! Last norm, classifier and loss, some positions at a time, so that never all logits are in
+//! memory.
 
 use rayon::prelude::*;
 
@@ -12,7 +13,8 @@ const MOST_LOGITS: usize = 1 << 24;
 /// Positions of a task.
 const BLOCK: usize = 128;
 
-/// Mean loss. Leaves the gradient of the last norm's input in the workspace, if gradients are wanted.
+/// Mean loss. Leaves the gradient of the last norm's input in the workspace, if gradients are
+/// wanted.
 pub(super) fn loss(
     workspace: &mut Workspace,
     sizes: &Sizes,
@@ -96,7 +98,8 @@ fn normalise(workspace: &mut Workspace, sizes: &Sizes) {
     rows.for_each(|(xb, x)| rmsnorm(xb, x, &weights.rms_final));
 }
 
-/// Sum of the losses of these positions; turns their logits into the gradient of the mean over `counted` positions.
+/// Sum of the losses of these positions; turns their logits into the gradient of the mean over
+/// `counted` positions.
 fn losses(
     logits: &mut [f32],
     vocab_size: usize,

@@ -229,7 +229,8 @@ pub(super) fn forward(
     });
 }
 
-/// On entry `gradient.dx` is the gradient of the layer's output, on return that of its input x. Destroys the activations.
+/// On entry `gradient.dx` is the gradient of the layer's output, on return that of its input x.
+/// Destroys the activations.
 pub(super) fn backward(
     sizes: &Sizes,
     l: usize,
@@ -340,8 +341,8 @@ pub(super) fn backward(
     transpose(wo, dim, dwo, dim);
 }
 
-/// Transposed activations `(sequences, cols, padded)` from this position on as rows of positions, to the end of its
-/// sequence.
+/// Transposed activations `(sequences, cols, padded)` from this position on as rows of positions,
+/// to the end of its sequence.
 fn transposed<'a>(sizes: &Sizes, x: &'a [f32], cols: usize, position: usize) -> View<'a> {
     let (sequence, t) = (position / sizes.length, position % sizes.length);
     View { data: &x[sequence * cols * sizes.padded + t..], row: 1, col: sizes.padded }

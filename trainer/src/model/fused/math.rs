@@ -1,8 +1,8 @@
 //! Vector arithmetic: exp, norms, SwiGLU, AdamW.
 //!
-//! Everything `inline(always)` is to be called inside [`vectorized`] or [`pulp::Arch::dispatch`], which compile it for the
-//! machine's vector instructions. Plain loops over zipped slices vectorise there; sums run in [`LANES`] lanes to be
-//! allowed to.
+//! Everything `inline(always)` is to be called inside [`vectorized`] or [`pulp::Arch::dispatch`],
+//! which compile it for the machine's vector instructions. Plain loops over zipped slices vectorise
+//! there; sums run in [`LANES`] lanes to be allowed to.
 
 use dfdx::prelude::{AdamConfig, WeightDecay};
 use pulp::{Simd, WithSimd};
@@ -14,7 +14,8 @@ pub(super) const LANES: usize = 16;
 pub(super) fn vectorized<R>(kernel: impl FnMut() -> R) -> R {
     struct Kernel<F>(F);
 
-    // Dispatch would take a closure as FnOnce, through a shim that is not inlined and stays as it is.
+    // Dispatch would take a closure as FnOnce, through a shim that is not inlined and stays as it
+    // is.
     impl<R, F: FnMut() -> R> WithSimd for Kernel<F> {
         type Output = R;
 
@@ -26,11 +27,13 @@ pub(super) fn vectorized<R>(kernel: impl FnMut() -> R) -> R {
     pulp::Arch::new().dispatch(Kernel(kernel))
 }
 
-/// 2^f on -0.5..=0.5, the constant first: minimax by Remez' algorithm, relative error 2.4e-7 in f32.
+/// 2^f on -0.5..=0.5, the constant first: minimax by Remez' algorithm, relative error 2.4e-7 in
+/// f32.
 const EXP2: [f32; 6] = [1.000_000_1, 0.693_146_94, 0.240_221_2, 0.055_507_13, 0.009_675_541, 0.001_327_647_2];
 /// Adding it rounds to an integer, which then stands in the low bits (1.5 · 2^23).
 const ROUND: f32 = 12_582_912.0;
-/// 2 to this is the smallest normal number. Below it exp2 stays there: no subnormals, which are slow.
+/// 2 to this is the smallest normal number. Below it exp2 stays there: no subnormals, which are
+/// slow.
 const EXP2_MIN: f32 = -126.0;
 
 /// 2^x for x up to 127.

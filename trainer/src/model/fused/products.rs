@@ -28,7 +28,8 @@ impl MatmulPrecision {
     }
 }
 
-/// A view of a matrix: element (i, j) is `data[i * row + j * col]`. Either rows or columns are contiguous.
+/// A view of a matrix: element (i, j) is `data[i * row + j * col]`. Either rows or columns are
+/// contiguous.
 #[derive(Clone, Copy)]
 pub(super) struct View<'a> {
     pub data: &'a [f32],
@@ -138,8 +139,8 @@ impl Sizes {
 /// [`Sizes::matmul`], which checks the arguments, in f32.
 #[allow(unsafe_code)]
 fn gemm((m, n, k): (usize, usize, usize), dst: &mut [f32], dst_row: usize, a: View, b: View, add: bool) {
-    // SAFETY: the last element of each matrix, and with it every element, was found inside its slice; the elements of dst
-    // are distinct and borrowed mutably.
+    // SAFETY: the last element of each matrix, and with it every element, was found inside its
+    // slice; the elements of dst are distinct and borrowed mutably.
     unsafe {
         gemm::gemm(
             m,

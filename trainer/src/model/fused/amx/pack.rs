@@ -9,11 +9,13 @@ use super::super::products::View;
 pub const SIDE: usize = 32;
 /// Numbers of a vector, pairs of bf16 in a row of a tile, rows of a tile.
 pub const LANES: usize = 16;
-/// Pairs of bf16 that are neighbours along the inner dimension, the first in the lower half. On the left-hand side a row
-/// of the tile is one of the matrix, on the right-hand side a column of the tile is one of the matrix.
+/// Pairs of bf16 that are neighbours along the inner dimension, the first in the lower half. On the
+/// left-hand side a row of the tile is one of the matrix, on the right-hand side a column of the
+/// tile is one of the matrix.
 type Tile = [[u32; LANES]; LANES];
 
-/// x₁ and x₂ of 32 x 32 numbers: of each the first and the last 16 rows (columns on the right-hand side).
+/// x₁ and x₂ of 32 x 32 numbers: of each the first and the last 16 rows (columns on the right-hand
+/// side).
 #[derive(Clone, Copy)]
 #[repr(align(64))]
 pub struct Block([[Tile; 2]; 2]);
@@ -85,7 +87,8 @@ fn pack_block(
     let (mut lines, mut line) = (&x.data[row * x.row + col * x.col..], x.row.max(x.col));
     let lines_are_rows = x.col == 1;
     for i in SIDE..2 * SIDE {
-        // What comes next, but for the order of blocks. The processor foresees lines, not their beginnings.
+        // What comes next, but for the order of blocks. The processor foresees lines, not their
+        // beginnings.
         let next = lines.as_ptr().wrapping_add(i * line).cast();
         #[allow(unused_unsafe)] // safe functions in newer versions of Rust
         // SAFETY: a prefetch faults nowhere.
@@ -154,8 +157,8 @@ fn indices(from: impl Fn(usize) -> usize) -> __m512i {
     unsafe { _mm512_loadu_si512(indices.as_ptr().cast()) }
 }
 
-/// x rounded to bf16, in the upper half of its lane (the lower half is to be ignored), and what is left of x. That is
-/// a NaN if x is one or infinite.
+/// x rounded to bf16, in the upper half of its lane (the lower half is to be ignored), and what is
+/// left of x. That is a NaN if x is one or infinite.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn split(x: __m512) -> (__m512i, __m512) {
