@@ -69,7 +69,7 @@ fn measure(files: &ModelFiles, text: &Path, args: &PerplexityArgs) -> anyhow::Re
     }
 
     let pool = start_pool(args.threads, &config, BATCH)?;
-    let engine = Engine { kernels: Kernels::detect(), runner: &pool };
+    let engine = Engine::new(Kernels::detect(), &pool);
     let mut buffers = Buffers::new(
         &config,
         Limits { max_seq: window, batch: BATCH.min(window), threads: pool.threads().get(), kv: args.kv.into() },
@@ -79,9 +79,10 @@ fn measure(files: &ModelFiles, text: &Path, args: &PerplexityArgs) -> anyhow::Re
     let (mut nats, mut bytes) = (0.0, 0);
     for k in 0..windows {
         let start = k * window;
-        for (i, tokens) in ids[start..start + window].chunks(BATCH).enumerate() {
-            let pos = i * BATCH;
-            forward(&model, &mut state, &engine, tokens, pos)?;
+        state.rewind(0)?;
+        for tokens in ids[start..start + window].chunks(BATCH) {
+            let pos = state.filled();
+            forward(&model, &mut state, &engine, tokens)?;
             for row in 0..tokens.len() {
                 let next = ids[start + pos + row + 1];
                 let logits =

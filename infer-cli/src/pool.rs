@@ -341,7 +341,7 @@ mod tests {
             for threads in [1, 2, 3] {
                 let pool = Pool::new(NonZeroUsize::new(threads).unwrap()).unwrap();
                 for (kernels, batch) in Kernels::all().flat_map(|kernels| [(kernels, 1), (kernels, 32)]) {
-                    let engine = Engine { kernels, runner: &pool };
+                    let engine = Engine::new(kernels, &pool);
                     let got = Run::with_engine(file.bytes(), batch, threads, engine).logits(&tokens).unwrap();
                     assert_eq!(got, want, "{}, {threads} threads, batch {batch}", kernels.name);
                 }

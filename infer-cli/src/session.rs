@@ -226,7 +226,7 @@ impl<'a> Session<'a> {
         Ok(Session {
             model,
             state: buffers.state()?,
-            engine: Engine { kernels: Kernels::detect(), runner: pool },
+            engine: Engine::new(Kernels::detect(), pool),
             sampler,
             scratch: vec![ProbIndex::default(); model.config().vocab_size],
             sampling,
@@ -250,9 +250,9 @@ impl<'a> Session<'a> {
     /// tells how far it came.
     pub fn read_from(&mut self, pos: usize, tokens: &[u32], stopped: impl Fn() -> bool) -> anyhow::Result<()> {
         self.tokens.truncate(pos);
-        let batch = self.state.plan().limits.batch;
-        for (i, tokens) in tokens.chunks(batch).enumerate() {
-            begin(&self.model, &mut self.state, tokens, pos + i * batch)?;
+        self.state.rewind(pos)?;
+        for tokens in tokens.chunks(self.state.plan().limits.batch) {
+            begin(&self.model, &mut self.state, tokens)?;
             while step(&self.model, &mut self.state, &self.engine)? {
                 if stopped() {
                     return Ok(());
