@@ -6,62 +6,18 @@
 //! checkpoint or model.bin ─ sample, eval ─> stories, loss                     inference, sample, eval
 //! ```
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-/// As in std, but without its panic when nobody reads any more, as behind `| head`: a training goes
-/// on.
-macro_rules! println {
-    ($($part:tt)*) => {{
-        use std::io::Write as _;
-        _ = writeln!(std::io::stdout(), $($part)*);
-    }};
-}
-/// As [`println`].
-macro_rules! eprintln {
-    ($($part:tt)*) => {{
-        use std::io::Write as _;
-        _ = writeln!(std::io::stderr(), $($part)*);
-    }};
-}
-
-mod bar;
-mod batches;
-mod checkpoint;
-mod corpus;
-mod data;
-mod download;
-mod eval;
-mod export;
-mod files;
-mod generated;
-mod inference;
-mod interrupt;
-mod json;
-mod memory;
-mod output;
-mod peak;
-mod plot;
-mod pretokenize;
-mod report;
-mod sample;
-mod schedule;
-mod separator;
-mod settings;
-mod shards;
-mod shell;
-mod split;
-mod start;
-mod teacher;
-mod tensorboard;
-mod tokenizer;
-mod train;
-mod vocab;
-
-use output::{Unread, Usage};
-use settings::Settings;
+use trainer::commands::{eval, sample, shell};
+use trainer::data::{download, pretokenize, vocab};
+use trainer::io::export;
+use trainer::report::output::{self, Unread, Usage};
+use trainer::train::run as train;
+use trainer::train::settings::Settings;
 
 /// Trains a small Llama-2 model and exports it as a llama2.c file
 #[derive(Parser)]
@@ -107,7 +63,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) if e.is::<Unread>() => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("error: {}", output::one_line(&e));
+            _ = writeln!(std::io::stderr(), "error: {}", output::one_line(&e));
             ExitCode::from(if e.is::<Usage>() { 2 } else { 1 })
         }
     }

@@ -1,6 +1,12 @@
 //! What the person at the screen sees, and what stays for later: lines, progress bar,
 //! metrics.jsonl, TensorBoard.
 
+pub mod bar;
+pub mod output;
+pub mod peak;
+mod plot;
+mod tensorboard;
+
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -11,9 +17,8 @@ use indicatif::{HumanDuration, ProgressBar};
 use infer_core::Config;
 use serde::{Deserialize, Serialize};
 
-use crate::files::write_whole;
-use crate::tensorboard::EventFile;
-use crate::{bar, plot};
+use crate::io::files::write_whole;
+use crate::report::tensorboard::EventFile;
 
 /// Every line of the log as JSON, in out_dir.
 pub const METRICS: &str = "metrics.jsonl";
@@ -194,7 +199,7 @@ mod tests {
             seconds: 1.0,
         };
         let folder = tempfile::tempdir().unwrap();
-        let config = crate::settings::tests::parse(&[], None).unwrap().config();
+        let config = crate::train::settings::tests::parse(&[], None).unwrap().config();
         let report = |iter| {
             let mut report = Report::new(folder.path(), &config, iter, 20, 100.0).unwrap();
             report.open_files(iter).unwrap();

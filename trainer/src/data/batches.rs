@@ -3,7 +3,7 @@
 
 use anyhow::ensure;
 
-use crate::shards::Shard;
+use crate::data::shards::Shard;
 
 /// Inputs and targets of one pass, both (batch_size, max_seq_len): targets are the inputs one
 /// position on.

@@ -12,10 +12,10 @@ use indicatif::ProgressBar;
 use sha2::{Digest, Sha256};
 use ureq::Agent;
 
-use crate::corpus;
-use crate::files::{UNFINISHED, folder_of, remove_unfinished};
-use crate::output::Usage;
-use crate::shards::hex;
+use crate::data::corpus;
+use crate::data::shards::hex;
+use crate::io::files::{UNFINISHED, folder_of, remove_unfinished};
+use crate::report::output::Usage;
 
 /// Broken connections in a row that bring less than this before it gives up, and the pause after
 /// the first.
@@ -342,7 +342,7 @@ fn sha256_of(path: &Path) -> anyhow::Result<String> {
 /// Unpacks into a temporary folder that gets its name when everything is there.
 fn unpack(archive: &Path, folder: &Path) -> anyhow::Result<()> {
     let attempt = || -> anyhow::Result<()> {
-        let parent = crate::files::folder_of(folder);
+        let parent = crate::io::files::folder_of(folder);
         remove_unfinished(parent)?;
         let mut builder = tempfile::Builder::new();
         builder.prefix(UNFINISHED);

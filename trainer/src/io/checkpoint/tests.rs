@@ -1,5 +1,5 @@
 use super::*;
-use crate::settings::tests::parse;
+use crate::train::settings::tests::parse;
 
 fn checkpoint(iter: u64, best_loss: f64) -> (Run, Vec<Tensor>) {
     let config = parse(&[], None).unwrap().config();

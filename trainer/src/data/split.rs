@@ -8,9 +8,9 @@ use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::corpus::{self, Counts, Each, Piece};
-use crate::separator::Separator;
-use crate::shards::Part;
+use crate::data::corpus::{self, Counts, Each, Piece};
+use crate::data::separator::Separator;
+use crate::data::shards::Part;
 
 /// One story in this many is for validation, where neither --valid nor the corpus says which.
 const VALIDATION_SHARE: u64 = 20;

@@ -7,13 +7,13 @@ use anyhow::ensure;
 use infer_core::{classify, forward};
 use rayon::prelude::*;
 
-use crate::batches::Batches;
-use crate::corpus;
-use crate::data::data_of_run;
-use crate::inference::{BATCH, Buffers, Runnable, engine, token_lengths};
-use crate::output::{Usage, say};
-use crate::shards::Shards;
-use crate::tokenizer::TokenizerFile;
+use crate::data::batches::Batches;
+use crate::data::corpus;
+use crate::data::shards::Shards;
+use crate::data::tokenizer::TokenizerFile;
+use crate::io::inference::{BATCH, Buffers, Runnable, engine, token_lengths};
+use crate::report::output::{Usage, say};
+use crate::train::data::data_of_run;
 
 /// Loss of a checkpoint or a model file on the validation split
 #[derive(clap::Args)]

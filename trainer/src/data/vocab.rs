@@ -20,11 +20,11 @@ use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, Tokenizer};
 use unicode_script::{Script, UnicodeScript};
 
-use crate::corpus::{self, Counts, Piece};
-use crate::files::write_whole;
-use crate::separator::Separator;
-use crate::shards::{read_meta, sha256};
-use crate::split::Files;
+use crate::data::corpus::{self, Counts, Piece};
+use crate::data::separator::Separator;
+use crate::data::shards::{read_meta, sha256};
+use crate::data::split::Files;
+use crate::io::files::write_whole;
 
 /// Most characters of a piece, and where the training cuts words that are longer than any piece
 /// could need.

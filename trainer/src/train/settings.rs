@@ -9,11 +9,11 @@ use clap::parser::ValueSource;
 use infer_core::{Config, WeightType};
 use serde::{Deserialize, Serialize};
 
-use crate::export::FileVersion;
-use crate::output::Usage;
-use crate::separator::Separator;
-use crate::vocab;
-use trainer::model::MatmulPrecision;
+use crate::data::separator::Separator;
+use crate::data::vocab;
+use crate::io::export::FileVersion;
+use crate::model::MatmulPrecision;
+use crate::report::output::Usage;
 
 /// Name of the file in out_dir with the settings of a run.
 pub const SETTINGS: &str = "settings.toml";

@@ -8,9 +8,9 @@ use infer_core::{
     Plan, ProbIndex, Sampler, Serial, State, Tokenizer, classify, forward,
 };
 
-use crate::checkpoint::{Checkpoint, Checkpoints};
-use crate::export::{FileVersion, Weights};
-use crate::files::open_model;
+use crate::io::checkpoint::{Checkpoint, Checkpoints};
+use crate::io::export::{FileVersion, Weights};
+use crate::io::files::open_model;
 
 /// Tokens per forward pass where they are known in advance.
 pub const BATCH: usize = 64;

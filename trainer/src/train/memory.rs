@@ -1,10 +1,10 @@
 //! Refuses a training that does not fit into memory, before the system ends it.
 
+use crate::model::training_bytes;
 use anyhow::bail;
 use infer_core::Config;
-use trainer::model::training_bytes;
 
-use crate::settings::Settings;
+use crate::train::settings::Settings;
 
 /// # Errors
 /// The training needs more than there is, with what to lower.
@@ -62,7 +62,7 @@ fn available() -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::tests::parse;
+    use crate::train::settings::tests::parse;
 
     #[test]
     fn what_does_not_fit_is_refused_with_what_would() {

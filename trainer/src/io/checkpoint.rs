@@ -20,7 +20,7 @@ use infer_core::{Config, WeightType};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
-use crate::files::{UNFINISHED, map, remove, remove_unfinished, sync_folder, write_whole};
+use crate::io::files::{UNFINISHED, map, remove, remove_unfinished, sync_folder, write_whole};
 
 /// Weights and moments.
 pub const TENSORS: &str = "tensors.safetensors";

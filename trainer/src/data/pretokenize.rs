@@ -14,12 +14,12 @@ use indicatif::ProgressBar;
 use infer_core::{MergeSlot, Tokenizer};
 use rayon::prelude::*;
 
-use crate::corpus::{self, Counts, Piece};
-use crate::files::{lock, remove, remove_unfinished, write_whole};
-use crate::separator::Separator;
-use crate::shards::{Meta, Shard, read_meta, sha256, shard_path, warn_if_lopsided};
-use crate::split;
-use crate::tokenizer::TokenizerFile;
+use crate::data::corpus::{self, Counts, Piece};
+use crate::data::separator::Separator;
+use crate::data::shards::{Meta, Shard, read_meta, sha256, shard_path, warn_if_lopsided};
+use crate::data::split;
+use crate::data::tokenizer::TokenizerFile;
+use crate::io::files::{lock, remove, remove_unfinished, write_whole};
 
 /// Most text per shard, unless told otherwise.
 pub const SHARD_MB: NonZeroU64 = NonZeroU64::new(64).unwrap();

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use infer_core::Sampler;
 
-use crate::batches::mix;
-use crate::inference::Runnable;
-use crate::output::{Usage, say};
+use crate::data::batches::mix;
+use crate::io::inference::Runnable;
+use crate::report::output::{Usage, say};
 
 /// Tells stories with a checkpoint, the best checkpoint of a run, or a model file
 #[derive(clap::Args)]

@@ -1,13 +1,13 @@
 //! What a run starts from: nothing, a checkpoint, or a model file.
 
+use crate::model::{AdamW, Backend, Llama, shapes};
 use anyhow::{Context, bail, ensure};
 use infer_core::{Config, MappedModel, WeightType};
-use trainer::model::{AdamW, Backend, Llama, shapes};
 
-use crate::checkpoint::{Checkpoint, Checkpoints, tensor_name};
-use crate::files::open_model;
-use crate::settings::{SETTINGS, Settings};
-use crate::tokenizer::TokenizerFile;
+use crate::data::tokenizer::TokenizerFile;
+use crate::io::checkpoint::{Checkpoint, Checkpoints, tensor_name};
+use crate::io::files::open_model;
+use crate::train::settings::{SETTINGS, Settings};
 
 /// Where the weights come from.
 pub enum Start {

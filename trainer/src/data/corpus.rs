@@ -18,8 +18,9 @@ use anyhow::{Context, anyhow, bail, ensure};
 use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
 
-use crate::separator::{Separator, line_ends};
-use crate::{bar, json};
+use crate::data::json;
+use crate::data::separator::{Separator, line_ends};
+use crate::report::bar;
 
 /// Where `trainer download` puts TinyStories.
 pub const DEFAULT: &str = "data/TinyStories_all_data";

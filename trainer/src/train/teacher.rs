@@ -10,12 +10,12 @@ use anyhow::{Context, ensure};
 use infer_core::{BOS, MappedModel, Model, Sampler};
 use rayon::prelude::*;
 
-use crate::bar;
-use crate::batches::mix;
-use crate::files::{open_model, remove_unfinished, write_whole};
-use crate::inference::generate;
-use crate::shards::{Shard, sha256, token_bytes};
-use crate::tokenizer::TokenizerFile;
+use crate::data::batches::mix;
+use crate::data::shards::{Shard, sha256, token_bytes};
+use crate::data::tokenizer::TokenizerFile;
+use crate::io::files::{open_model, remove_unfinished, write_whole};
+use crate::io::inference::generate;
+use crate::report::bar;
 
 /// Stories per file of sampled text: what is lost at most when sampling is interrupted.
 const STORIES_PER_SHARD: usize = 1000;

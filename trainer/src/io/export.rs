@@ -2,19 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::model::shapes;
 use anyhow::{Context, ensure};
 use infer_core::format::{Header, TensorName, Version, quantize_group};
 use infer_core::math::rope_frequency;
 use infer_core::{Config, WeightType};
 use serde::{Deserialize, Serialize};
-use trainer::model::shapes;
 
-use crate::checkpoint::{Checkpoint, RUN, TENSORS, TOKENIZER};
-use crate::files::{folder_of, open_model, remove_unfinished, write_whole};
-use crate::inference::tokenizer_index;
-use crate::output::say;
+use crate::io::checkpoint::{Checkpoint, RUN, TENSORS, TOKENIZER};
+use crate::io::files::{folder_of, open_model, remove_unfinished, write_whole};
+use crate::io::inference::tokenizer_index;
+use crate::report::output::say;
 use crate::report::{CURVE, METRICS};
-use crate::settings::SETTINGS;
+use crate::train::settings::SETTINGS;
 
 /// Version of a model file on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
@@ -49,7 +49,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let mut checkpoint = crate::inference::find_checkpoint(&args.checkpoint)?
+    let mut checkpoint = crate::io::inference::find_checkpoint(&args.checkpoint)?
         .with_context(|| format!("{} is no checkpoint and holds none", args.checkpoint.display()))?;
     let weights = Weights::from_checkpoint(&mut checkpoint)?;
     let target = Target { path: args.output.clone(), version: args.version, way: "give another OUT.bin" };
@@ -70,7 +70,7 @@ impl Weights {
     pub fn from_checkpoint(checkpoint: &mut Checkpoint) -> anyhow::Result<Weights> {
         let config = checkpoint.run.config();
         let tensors = shapes(&config).into_iter().map(|(name, layer, rows, cols)| {
-            checkpoint.take(&crate::checkpoint::tensor_name("weight", name, layer), &[rows, cols])
+            checkpoint.take(&crate::io::checkpoint::tensor_name("weight", name, layer), &[rows, cols])
         });
         Ok(Weights { config, tensors: tensors.collect::<anyhow::Result<_>>()? })
     }
@@ -207,12 +207,13 @@ mod tests {
     use infer_core::Model;
 
     use super::*;
-    use crate::inference::aligned;
+    use crate::io::inference::aligned;
 
     /// Weights that are all different.
     fn weights() -> Weights {
-        let config =
-            crate::settings::tests::parse(&["--dim=16", "--n-layers=2", "--n-kv-heads=2"], None).unwrap().config();
+        let config = crate::train::settings::tests::parse(&["--dim=16", "--n-layers=2", "--n-kv-heads=2"], None)
+            .unwrap()
+            .config();
         let mut next = 0f32;
         let mut values = |n: usize| {
             (0..n)
@@ -232,7 +233,7 @@ mod tests {
             let file = aligned(&weights.to_file(version).unwrap());
             let model = Model::from_bytes(bytemuck::cast_slice(&file)).unwrap();
             assert_eq!(*model.config(), weights.config);
-            let read = trainer::model::Llama::from_model(&model, &dfdx::prelude::Cpu::default()).unwrap().to_vecs();
+            let read = crate::model::Llama::from_model(&model, &dfdx::prelude::Cpu::default()).unwrap().to_vecs();
             assert_eq!(read, weights.tensors, "{version:?}");
         }
     }
@@ -242,7 +243,7 @@ mod tests {
         let weights = weights();
         let file = aligned(&weights.to_file(FileVersion::V2).unwrap());
         let model = Model::from_bytes(bytemuck::cast_slice(&file)).unwrap();
-        let read = trainer::model::Llama::from_model(&model, &dfdx::prelude::Cpu::default()).unwrap().to_vecs();
+        let read = crate::model::Llama::from_model(&model, &dfdx::prelude::Cpu::default()).unwrap().to_vecs();
         for (read, given) in read.iter().flatten().zip(weights.tensors.iter().flatten()) {
             assert!((read - given).abs() <= 0.5 / 127.0 + 1e-6, "{read} {given}");
         }

@@ -1,6 +1,6 @@
 //! The learning rate of each step.
 
-use crate::settings::Settings;
+use crate::train::settings::Settings;
 
 /// As in llama2.c: rises linearly from 0 over `warmup_iters` steps, then falls along half a cosine
 /// to `min_lr`.
@@ -22,7 +22,7 @@ pub fn learning_rate(settings: &Settings, iter: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::tests::parse;
+    use crate::train::settings::tests::parse;
 
     #[test]
     fn warms_up_then_falls_to_the_minimum() {

@@ -17,11 +17,11 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::corpus::{self, Piece};
-use crate::files::{self, write_whole};
-use crate::separator::Separator;
-use crate::split::Selection;
-use crate::tokenizer::TokenizerFile;
+use crate::data::corpus::{self, Piece};
+use crate::data::separator::Separator;
+use crate::data::split::Selection;
+use crate::data::tokenizer::TokenizerFile;
+use crate::io::files::{self, write_whole};
 
 /// What a folder of shards was made from, and the checksums of what came out.
 #[derive(Clone, Debug, Deserialize, Serialize)]

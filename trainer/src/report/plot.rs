@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, anyhow};
 use plotters::prelude::*;
 
-use crate::files::write_whole;
+use crate::io::files::write_whole;
 use crate::report::Metric;
 
 /// Draws the loss of the training steps and of the evaluations of both splits. Nothing is drawn

@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Command;
 use clap_complete::Shell;
 
-use crate::output::print;
+use crate::report::output::print;
 
 /// Prints a completion script.
 pub fn completions(mut command: Command, shell: Shell) -> anyhow::Result<()> {
