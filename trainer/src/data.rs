@@ -6,6 +6,7 @@ pub mod download;
 pub mod generated;
 pub mod json;
 pub mod pretokenize;
+pub mod published;
 pub mod separator;
 pub mod shards;
 pub mod split;

@@ -4,3 +4,4 @@ pub mod checkpoint;
 pub mod export;
 pub mod files;
 pub mod inference;
+pub mod weights;

@@ -12,7 +12,7 @@ use crate::data::corpus;
 use crate::data::shards::Shards;
 use crate::data::tokenizer::TokenizerFile;
 use crate::io::inference::{BATCH, Buffers, Runnable, engine, token_lengths};
-use crate::report::output::{Usage, say};
+use crate::report::output::{Usage, result};
 use crate::train::data::data_of_run;
 
 /// Loss of a checkpoint or a model file on the validation split
@@ -47,6 +47,7 @@ struct Report {
     nats_per_byte: f64,
 }
 
+/// Runs `trainer eval`.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let runnable = Runnable::open(&args.model, args.tokenizer.as_deref())?;
     let (model, tokenizer) = (runnable.model()?, runnable.tokenizer());
@@ -100,12 +101,12 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let perplexity = nats_per_token.exp();
     if args.json {
         let report = Report { windows: n, window, tokens, bytes, nats_per_token, perplexity, nats_per_byte };
-        say(&serde_json::to_string(&report)?)
+        result(serde_json::to_string(&report)?)
     } else {
-        say(&format!("predicted        {tokens} tokens, {bytes} bytes"))?;
-        say(&format!("nats per token   {nats_per_token:.7}"))?;
-        say(&format!("perplexity       {perplexity:.4}"))?;
-        say(&format!("nats per byte    {nats_per_byte:.7}"))
+        result(format!("predicted        {tokens} tokens, {bytes} bytes"))?;
+        result(format!("nats per token   {nats_per_token:.7}"))?;
+        result(format!("perplexity       {perplexity:.4}"))?;
+        result(format!("nats per byte    {nats_per_byte:.7}"))
     }
 }
 

@@ -6,7 +6,7 @@ use infer_core::Sampler;
 
 use crate::data::batches::mix;
 use crate::io::inference::Runnable;
-use crate::report::output::{Usage, say};
+use crate::report::output::{Usage, result};
 
 /// Tells stories with a checkpoint, the best checkpoint of a run, or a model file
 #[derive(clap::Args)]
@@ -36,12 +36,13 @@ pub struct Args {
     tokenizer: Option<PathBuf>,
 }
 
+/// Runs `trainer sample`.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let runnable = Runnable::open(&args.model, args.tokenizer.as_deref())?;
     for i in 0..args.stories {
         let sampler = Sampler::new(args.temperature, args.top_p, mix(&[args.seed, i]).max(1));
         let sampler = sampler.map_err(|e| Usage(e.to_string()))?;
-        say(&format!("{}\n", runnable.story(&args.prompt, args.steps, sampler)?))?;
+        result(format!("{}\n", runnable.story(&args.prompt, args.steps, sampler)?))?;
     }
     Ok(())
 }

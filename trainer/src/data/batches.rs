@@ -5,10 +5,11 @@ use anyhow::ensure;
 
 use crate::data::shards::Shard;
 
-/// Inputs and targets of one pass, both (batch_size, max_seq_len): targets are the inputs one
-/// position on.
+/// Sequences of one pass.
 pub struct Batch {
+    /// Inputs, (batch_size, max_seq_len).
     pub x: Vec<u32>,
+    /// Targets, of the same shape: the inputs one position on.
     pub y: Vec<u32>,
 }
 
@@ -37,7 +38,7 @@ impl<'a> Batches<'a> {
     /// Fewer tokens than one sequence takes; the message names the flag that sets `len`.
     pub fn new(shards: Vec<&'a Shard>, len: usize, seed: u64, flag: &str) -> anyhow::Result<Batches<'a>> {
         let batches = Batches { shards, len, seed, epoch: None };
-        let tokens: usize = batches.shards.iter().map(|shard| shard.len()).sum();
+        let tokens: usize = batches.shards.iter().map(|shard| shard.n_tokens()).sum();
         ensure!(
             batches.sequences() > 0,
             "there are {tokens} tokens, and one sequence takes {}: give more text, or a smaller {flag}",
@@ -120,7 +121,7 @@ impl<'a> Batches<'a> {
 }
 
 fn in_shard(shard: &Shard, len: usize) -> u64 {
-    (shard.len().saturating_sub(1) / len) as u64
+    (shard.n_tokens().saturating_sub(1) / len) as u64
 }
 
 /// The numbers below `n` in an order that depends on the seed, the epoch and what is shuffled.

@@ -116,6 +116,7 @@ pub struct Named {
 /// What paths name.
 #[derive(Default)]
 pub struct Found {
+    /// Files of stories, in the order in which they are read.
     pub files: Vec<Named>,
     /// Folders in those that were given, which are not read.
     pub skipped: Vec<PathBuf>,
@@ -185,8 +186,8 @@ impl Piece {
         Ok(self.end > now.end || !same_time(self.modified, now.modified))
     }
 
-    /// Bytes.
-    pub fn len(&self) -> u64 {
+    /// Its length in bytes.
+    pub fn bytes(&self) -> u64 {
         self.end - self.start
     }
 

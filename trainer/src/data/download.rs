@@ -3,7 +3,6 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,138 +12,34 @@ use sha2::{Digest, Sha256};
 use ureq::Agent;
 
 use crate::data::corpus;
+use crate::data::published::Item;
 use crate::data::shards::hex;
 use crate::io::files::{UNFINISHED, folder_of, remove_unfinished};
-use crate::report::output::Usage;
+use crate::report::output::note;
 
 /// Broken connections in a row that bring less than this before it gives up, and the pause after
 /// the first.
 const ATTEMPTS: u32 = 5;
 const PROGRESS: u64 = 1 << 16;
 const PAUSE: Duration = Duration::from_millis(250);
-const HUGGING_FACE: &str = "https://huggingface.co";
-const GITHUB: &str = "https://raw.githubusercontent.com";
-
-/// Downloads stories, models and tokenizers; goes on where it was stopped
-#[derive(clap::Args)]
-pub struct Args {
-    /// What to fetch
-    #[arg(value_name = "NAME", default_value = "tinystories")]
-    pub names: Vec<Name>,
-    /// Folder to put it in
-    #[arg(long, value_name = "FOLDER", default_value = "data")]
-    pub out: PathBuf,
-    /// Address of a mirror, in place of https://huggingface.co and
-    /// https://raw.githubusercontent.com
-    #[arg(long, value_name = "URL")]
-    pub base_url: Option<String>,
-    /// SHA-256 to expect in place of the known one, when a mirror has another edition of a single
-    /// file
-    #[arg(long, value_name = "HEX")]
-    pub sha256: Option<String>,
-    /// Seconds without a byte after which a connection counts as broken
-    #[arg(long, value_name = "SECONDS", default_value = "60")]
-    pub timeout: NonZeroU64,
+/// Where files come from, and where they go.
+pub struct Source<'a> {
+    /// Folder to put them in.
+    pub out: &'a Path,
+    /// Address of a mirror, in place of the sites that the items name.
+    pub base_url: Option<&'a str>,
+    /// SHA-256 to expect in place of the known one.
+    pub sha256: Option<&'a str>,
+    /// Time without a byte after which a connection counts as broken.
+    pub timeout: Duration,
 }
 
-/// What can be fetched by name.
-#[derive(Clone, Copy, Debug, PartialEq, clap::ValueEnum)]
-pub enum Name {
-    /// TinyStories as JSON shards, 1.6 GB packed
-    Tinystories,
-    /// A model of 260 thousand parameters and its tokenizer
-    #[value(name = "stories260K")]
-    Stories260K,
-    /// A model of 15 million parameters and its tokenizer
-    #[value(name = "stories15M")]
-    Stories15M,
-    /// A model of 42 million parameters and its tokenizer
-    #[value(name = "stories42M")]
-    Stories42M,
-    /// A model of 110 million parameters and its tokenizer
-    #[value(name = "stories110M")]
-    Stories110M,
-    /// Llama 2's tokenizer in the format of llama2.c
-    Tokenizer,
-}
-
-/// One file: where it is, where it goes, its SHA-256 where that is known, and how large any edition
-/// of it could be.
-struct Item {
-    base: &'static str,
-    path: String,
-    to: PathBuf,
-    sha256: Option<&'static str>,
-    most_mb: u64,
-}
-
-impl Name {
-    fn items(self) -> Vec<Item> {
-        let model = |path: &str, to: &str, most_mb, sha256| Item {
-            base: HUGGING_FACE,
-            path: format!("karpathy/tinyllamas/resolve/main/{path}"),
-            to: to.into(),
-            sha256,
-            most_mb,
-        };
-        let tokenizer = |to: &str| Item {
-            base: GITHUB,
-            path: "karpathy/llama2.c/master/tokenizer.bin".into(),
-            to: to.into(),
-            sha256: Some("50a52ef822ee9e83de5ce9d0be0a025a773d019437f58b5ff9dcafb063ece361"),
-            most_mb: 16,
-        };
-        match self {
-            Name::Tinystories => vec![Item {
-                base: HUGGING_FACE,
-                path: "datasets/roneneldan/TinyStories/resolve/main/TinyStories_all_data.tar.gz".into(),
-                to: "TinyStories_all_data.tar.gz".into(),
-                sha256: Some("26cf7605aca15bc4ea6fa637256400d9d01317b28ed296172b2d1dd160cd7699"),
-                most_mb: 4096,
-            }],
-            Name::Stories260K => vec![
-                model(
-                    "stories260K/stories260K.bin",
-                    "stories260K/stories260K.bin",
-                    16,
-                    Some("b0a507e7ad0f626624f17112325e66691f9076d622e1d3274d103d00299f2696"),
-                ),
-                model(
-                    "stories260K/tok512.bin",
-                    "stories260K/tokenizer.bin",
-                    16,
-                    Some("037cb335abb25d1fa9e8ecae30ed2a3a8ace9302862ebcdc05d51a6bbb10c312"),
-                ),
-            ],
-            Name::Stories15M => vec![
-                model(
-                    "stories15M.bin",
-                    "stories15M/stories15M.bin",
-                    128,
-                    Some("cd590644d963867a2b6e5a1107f51fad663c41d79c149fbecbbb1f95fa81f49a"),
-                ),
-                tokenizer("stories15M/tokenizer.bin"),
-            ],
-            Name::Stories42M => vec![
-                model("stories42M.bin", "stories42M/stories42M.bin", 512, None),
-                tokenizer("stories42M/tokenizer.bin"),
-            ],
-            Name::Stories110M => vec![
-                model("stories110M.bin", "stories110M/stories110M.bin", 1024, None),
-                tokenizer("stories110M/tokenizer.bin"),
-            ],
-            Name::Tokenizer => vec![tokenizer("tokenizer.bin")],
-        }
-    }
-}
-
-/// Runs `trainer download`.
-pub fn run(args: &Args) -> anyhow::Result<()> {
-    let items: Vec<Item> = args.names.iter().flat_map(|name| name.items()).collect();
-    if args.sha256.is_some() && items.len() > 1 {
-        return Err(Usage(format!("--sha256 is for a single file, and these are {}", items.len())).into());
-    }
-    let timeout = Some(Duration::from_secs(args.timeout.get()));
+/// Fetches and unpacks the items that are not there yet.
+///
+/// # Errors
+/// Names the file, and what is kept of it.
+pub fn download(items: &[Item], source: &Source<'_>) -> anyhow::Result<()> {
+    let timeout = Some(source.timeout);
     let agent: Agent = Agent::config_builder()
         .http_status_as_error(false)
         .timeout_connect(timeout)
@@ -153,23 +48,23 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         .build()
         .into();
     for item in items {
-        let base = args.base_url.as_deref().unwrap_or(item.base);
+        let base = source.base_url.unwrap_or(item.base);
         let url = format!("{}/{}", base.trim_end_matches('/'), item.path);
-        let file = args.out.join(&item.to);
+        let file = source.out.join(item.to);
         let unpacked = file.to_str().and_then(|name| name.strip_suffix(".tar.gz")).map(PathBuf::from);
         let result = unpacked.as_ref().unwrap_or(&file);
         if result.exists() {
-            eprintln!("{} is there already", result.display());
+            note(format!("{} is there already", result.display()));
             continue;
         }
         if !file.exists() {
-            fetch(&agent, &url, &file, args.sha256.as_deref().or(item.sha256), item.most_mb << 20)?;
+            fetch(&agent, &url, &file, source.sha256.or(item.sha256), item.most_mb << 20)?;
         }
         if let Some(folder) = &unpacked {
             unpack(&file, folder)?;
             fs::remove_file(&file).with_context(|| format!("removing {}", file.display()))?;
         }
-        eprintln!("{}", result.display());
+        note(result.display());
     }
     Ok(())
 }
@@ -199,7 +94,7 @@ fn fetch(agent: &Agent, url: &str, file: &Path, sha256: Option<&str>, most: u64)
                 );
             }
         }
-        None => eprintln!("{}: {bytes} bytes, no checksum is known", file.display()),
+        None => note(format!("{}: {bytes} bytes, no checksum is known", file.display())),
     }
     fs::rename(&part.path, file).with_context(|| format!("renaming {} to {}", part.path.display(), file.display()))
 }
@@ -342,7 +237,7 @@ fn sha256_of(path: &Path) -> anyhow::Result<String> {
 /// Unpacks into a temporary folder that gets its name when everything is there.
 fn unpack(archive: &Path, folder: &Path) -> anyhow::Result<()> {
     let attempt = || -> anyhow::Result<()> {
-        let parent = crate::io::files::folder_of(folder);
+        let parent = folder_of(folder);
         remove_unfinished(parent)?;
         let mut builder = tempfile::Builder::new();
         builder.prefix(UNFINISHED);

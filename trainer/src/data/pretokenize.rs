@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Instant;
 
-use anyhow::{Context, anyhow, bail, ensure};
+use anyhow::{Context, anyhow, ensure};
 use crc32c::crc32c_append;
 use indicatif::ProgressBar;
 use infer_core::{MergeSlot, Tokenizer};
@@ -20,68 +20,45 @@ use crate::data::shards::{Meta, Shard, read_meta, sha256, shard_path, warn_if_lo
 use crate::data::split;
 use crate::data::tokenizer::TokenizerFile;
 use crate::io::files::{lock, remove, remove_unfinished, write_whole};
+use crate::report::output::note;
 
 /// Most text per shard, unless told otherwise.
 pub const SHARD_MB: NonZeroU64 = NonZeroU64::new(64).unwrap();
 
-/// Turns a corpus into token shards; goes on where it was stopped
-#[derive(clap::Args)]
-pub struct Args {
-    /// Files and folders with stories: .json, .jsonl, .ndjson, or plain text with a separator
-    /// [default: what the shards in the folder are made from, else data/TinyStories_all_data]
-    #[arg(value_name = "PATH")]
-    corpus: Vec<PathBuf>,
-    /// Stories to validate on [default: files that are named so, the first of several .json files,
-    /// or one story in twenty]
-    #[arg(long, value_name = "PATH")]
-    valid: Vec<PathBuf>,
-    /// Size of the vocabulary, to find its folder
-    #[arg(long, value_name = "N", required_unless_present = "out")]
-    vocab_size: Option<usize>,
-    /// Folder for the shards [default: data/tokN]
-    #[arg(long, value_name = "FOLDER")]
-    out: Option<PathBuf>,
-    /// The vocabulary [default: tokenizer.bin in the folder]
-    #[arg(long, value_name = "TOKENIZER.bin")]
-    tokenizer: Option<PathBuf>,
-    /// What separates the stories of plain text; \n is a line end of any kind [default:
-    /// <|endoftext|>]
-    #[arg(long, value_name = "TEXT")]
-    separator: Option<Separator>,
-    /// Most text per shard, in MB; a .json file is not divided
-    #[arg(long, value_name = "MB", default_value_t = SHARD_MB)]
-    shard_mb: NonZeroU64,
+/// What the stories of shards are.
+pub struct Stories<'a> {
+    /// Files and folders with stories; empty for those that the shards in the folder are made
+    /// from, else [`corpus::DEFAULT`].
+    pub corpus: &'a [PathBuf],
+    /// Stories to validate on; empty for those that the corpus names, or a share of it.
+    pub valid: &'a [PathBuf],
+    /// What separates the stories of plain text.
+    pub separator: Option<&'a Separator>,
+    /// Most bytes of text per shard.
+    pub most: u64,
 }
 
-/// Runs `trainer pretokenize`.
-pub fn run(args: &Args) -> anyhow::Result<()> {
-    let out = args.out.clone().unwrap_or_else(|| corpus::default_folder(args.vocab_size.unwrap_or_default()));
-    let tokenizer = TokenizerFile::open(&args.tokenizer.clone().unwrap_or_else(|| out.join("tokenizer.bin")))
-        .map_err(|e| anyhow!("{e:#}: make one with `trainer train-vocab`, or give --tokenizer"))?;
-    let vocab_size = tokenizer.vocab_size();
-    if let Some(wanted) = args.vocab_size.filter(|&wanted| wanted != vocab_size) {
-        bail!(
-            "the tokenizer {} has {vocab_size} tokens, but the vocabulary is to have {wanted}: give another --tokenizer, or \
-             --vocab-size {vocab_size}",
-            tokenizer.path.display()
-        );
-    }
-    let anew = !args.corpus.is_empty() || !args.valid.is_empty() || args.separator.is_some();
-    let recorded = if anew { None } else { read_meta(&out)? };
+/// Makes shards in `out`, or goes on with those that are there.
+///
+/// # Errors
+/// A corpus that cannot be read, and shards of something else in `out`.
+pub fn run(stories: &Stories<'_>, tokenizer: TokenizerFile, out: &Path) -> anyhow::Result<()> {
+    let anew = !stories.corpus.is_empty() || !stories.valid.is_empty() || stories.separator.is_some();
+    let recorded = if anew { None } else { read_meta(out)? };
     let (separator, shards) = match recorded {
         Some(meta) => (meta.separator, meta.shards),
         None => {
-            let corpus = if args.corpus.is_empty() { vec![corpus::DEFAULT.into()] } else { args.corpus.clone() };
-            let separator = args.separator.clone().unwrap_or_default();
-            let most = args.shard_mb.get().saturating_mul(1 << 20);
-            let plan = split::plan(&corpus, &args.valid, &separator, most)?;
-            eprintln!("split: {}", plan.chosen);
+            let default = [PathBuf::from(corpus::DEFAULT)];
+            let corpus = if stories.corpus.is_empty() { &default } else { stories.corpus };
+            let separator = stories.separator.cloned().unwrap_or_default();
+            let plan = split::plan(corpus, stories.valid, &separator, stories.most)?;
+            note(format!("split: {}", plan.chosen));
             (separator, plan.shards)
         }
     };
     let job = Job { meta: Meta::new(&tokenizer, separator, shards), tokenizer, replace: false };
-    make(&job, &out)?;
-    let tokens = |i| Ok(shard_path(&out, i).metadata()?.len() / job.meta.token_bytes as u64);
+    make(&job, out)?;
+    let tokens = |i| Ok(shard_path(out, i).metadata()?.len() / job.meta.token_bytes as u64);
     let train = (1..job.meta.shards.len()).map(tokens).sum::<anyhow::Result<u64>>()?;
     warn_if_lopsided(tokens(0)?, train);
     Ok(())
@@ -89,7 +66,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 
 /// Shards to make.
 pub struct Job {
+    /// What they are made from.
     pub meta: Meta,
+    /// What cuts the stories into tokens.
     pub tokenizer: TokenizerFile,
     /// Whether shards of something else may be deleted.
     pub replace: bool,
@@ -102,7 +81,7 @@ pub fn make(job: &Job, out: &Path) -> anyhow::Result<()> {
     let n = meta.shards.len();
     let missing: Vec<usize> = (0..n).into_par_iter().filter(|&i| !is_whole(&meta, i, out)).collect();
     if missing.len() < n {
-        eprintln!("{}: {} of {n} shards are there already", out.display(), n - missing.len());
+        note(format!("{}: {} of {n} shards are there already", out.display(), n - missing.len()));
     }
     if missing.is_empty() {
         return Ok(());
@@ -117,14 +96,14 @@ pub fn make(job: &Job, out: &Path) -> anyhow::Result<()> {
         );
     }
     let start = Instant::now();
-    let progress = corpus::progress(missing.iter().flat_map(|&i| &meta.shards[i].pieces).map(Piece::len).sum());
+    let progress = corpus::progress(missing.iter().flat_map(|&i| &meta.shards[i].pieces).map(Piece::bytes).sum());
     let meta = Mutex::new(meta);
     // One after the other by number, so that what a stopped run leaves is a beginning.
     let made = missing.par_iter().with_max_len(1);
     let made = made.map(|&i| write_shard(i, job, &meta, out, &progress)).try_reduce(Made::default, |a, b| Ok(a + b))?;
     progress.finish_and_clear();
     let seconds = start.elapsed().as_secs_f64();
-    eprintln!(
+    note(format!(
         "{}: {} shards, {}, {} tokens, {:.3} bytes per token, {:.1} MB/s",
         out.display(),
         missing.len(),
@@ -132,7 +111,7 @@ pub fn make(job: &Job, out: &Path) -> anyhow::Result<()> {
         made.tokens,
         made.bytes as f64 / made.tokens.saturating_sub(made.read.stories).max(1) as f64,
         made.bytes as f64 / seconds / 1e6
-    );
+    ));
     Ok(())
 }
 
@@ -169,7 +148,7 @@ fn begin(job: &Job, out: &Path) -> anyhow::Result<Meta> {
                 "{} has shards made with {differs}: delete the folder, or give another --out",
                 out.display()
             );
-            eprintln!("{}: what was there, made with {differs}, is replaced", out.display());
+            note(format!("{}: what was there, made with {differs}, is replaced", out.display()));
         }
         None => ensure!(
             job.replace || shards_in(out)?.is_empty(),
@@ -217,7 +196,7 @@ fn is_whole(meta: &Meta, i: usize, out: &Path) -> bool {
         return false;
     }
     let open = || Shard::open_file(path, meta.token_bytes, meta.vocab_size)?.check(meta.checksum(i));
-    open().inspect_err(|e| eprintln!("{e:#}: it is made again")).is_ok()
+    open().inspect_err(|e| note(format!("{e:#}: it is made again"))).is_ok()
 }
 
 #[derive(Clone, Copy, Default)]

@@ -17,11 +17,12 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::data::corpus::{self, Piece};
+use crate::data::corpus;
 use crate::data::separator::Separator;
-use crate::data::split::Selection;
+use crate::data::split::Part;
 use crate::data::tokenizer::TokenizerFile;
 use crate::io::files::{self, write_whole};
+use crate::report::output::note;
 
 /// What a folder of shards was made from, and the checksums of what came out.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -39,15 +40,6 @@ pub struct Meta {
     /// CRC-32C of each shard that is there. Folders of earlier versions have none.
     #[serde(default)]
     pub crc32c: Vec<Option<u32>>,
-}
-
-/// What one shard is made from.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-pub struct Part {
-    /// In this order.
-    pub pieces: Vec<Piece>,
-    /// Which of their stories.
-    pub stories: Selection,
 }
 
 /// Bytes per token for a vocabulary of this size.
@@ -146,7 +138,10 @@ impl Shards {
         });
         let shards = shards.collect::<anyhow::Result<_>>().map_err(|e| anyhow!("{e:#}: {again}"))?;
         if (0..meta.shards.len()).any(|i| meta.checksum(i).is_none()) {
-            eprintln!("note: {} has no checksums, so damage to its shards goes unnoticed", meta_path(dir).display());
+            note(format!(
+                "note: {} has no checksums, so damage to its shards goes unnoticed",
+                meta_path(dir).display()
+            ));
         }
         Ok(Shards { tokenizer, shards })
     }
@@ -226,7 +221,7 @@ impl Shard {
     }
 
     /// Number of tokens.
-    pub fn len(&self) -> usize {
+    pub fn n_tokens(&self) -> usize {
         self.map.len() / self.token_bytes
     }
 
@@ -236,9 +231,14 @@ impl Shard {
     /// A range beyond the end, and a token that the vocabulary does not have.
     pub fn read(&self, at: usize, out: &mut [u32]) -> anyhow::Result<()> {
         let size = self.token_bytes;
-        let end = at.checked_add(out.len()).filter(|&end| end <= self.len());
+        let end = at.checked_add(out.len()).filter(|&end| end <= self.n_tokens());
         let Some(end) = end else {
-            bail!("shard {} has {} tokens: {} from {at} on is too many", self.path.display(), self.len(), out.len());
+            bail!(
+                "shard {} has {} tokens: {} from {at} on is too many",
+                self.path.display(),
+                self.n_tokens(),
+                out.len()
+            );
         };
         for (token, bytes) in out.iter_mut().zip(self.map[at * size..end * size].chunks_exact(size)) {
             *token = match *bytes {
@@ -261,10 +261,10 @@ impl Shard {
 /// mistaken for each other.
 pub fn warn_if_lopsided(valid: u64, train: u64) {
     if valid > train {
-        eprintln!(
+        note(format!(
             "warning: the validation split has {valid} tokens, more than the {train} to train on: are they swapped? \
              --valid names the stories to validate on when shards are made"
-        );
+        ));
     }
 }
 

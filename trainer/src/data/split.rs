@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::data::corpus::{self, Counts, Each, Piece};
 use crate::data::separator::Separator;
-use crate::data::shards::Part;
+use crate::report::output::note;
 
 /// One story in this many is for validation, where neither --valid nor the corpus says which.
 const VALIDATION_SHARE: u64 = 20;
@@ -34,9 +34,19 @@ pub enum Selection {
     FirstNineTenths,
 }
 
+/// What one shard is made from.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Part {
+    /// In this order.
+    pub pieces: Vec<Piece>,
+    /// Which of their stories.
+    pub stories: Selection,
+}
+
 /// The files of a corpus, by what they are for.
 #[derive(Default)]
 pub struct Files {
+    /// To train on.
     pub train: Vec<Piece>,
     valid: Vec<Piece>,
     test: Vec<Piece>,
@@ -125,7 +135,7 @@ pub fn plan(corpus: &[PathBuf], valid: &[PathBuf], separator: &Separator, most: 
     let mut stories = Selection::All;
     let all = |pieces| Part { pieces, stories: Selection::All };
     if !files.valid.is_empty() && without(&files.train, &files.valid)?.is_empty() {
-        eprintln!("warning: the run validates on the text that it trains on");
+        note("warning: the run validates on the text that it trains on");
     }
     let (valid, how) = if !files.valid.is_empty() {
         let by_name = if valid.is_empty() { ", by name" } else { "" };
@@ -231,11 +241,11 @@ fn group(pieces: Vec<Piece>, most: u64) -> Vec<Vec<Piece>> {
     let mut groups: Vec<Vec<Piece>> = Vec::new();
     let mut bytes = 0;
     for piece in pieces {
-        bytes += piece.len();
+        bytes += piece.bytes();
         match groups.last_mut() {
             Some(group) if bytes <= most => group.push(piece),
             _ => {
-                bytes = piece.len();
+                bytes = piece.bytes();
                 groups.push(vec![piece]);
             }
         }
@@ -245,8 +255,8 @@ fn group(pieces: Vec<Piece>, most: u64) -> Vec<Vec<Piece>> {
 
 /// Equal pieces of at most `most` bytes of a plain text; a JSON file as it is.
 fn divide(piece: Piece, most: u64) -> Vec<Piece> {
-    let n = if piece.is_text() { piece.len().div_ceil(most).max(1) } else { 1 };
-    let at = |i| piece.start + (u128::from(piece.len()) * u128::from(i) / u128::from(n)) as u64;
+    let n = if piece.is_text() { piece.bytes().div_ceil(most).max(1) } else { 1 };
+    let at = |i| piece.start + (u128::from(piece.bytes()) * u128::from(i) / u128::from(n)) as u64;
     (0..n).map(|i| Piece { start: at(i), end: at(i + 1), ..piece.clone() }).collect()
 }
 

@@ -11,17 +11,25 @@ use infer_core::{EOS, IndexEntry, Tokenizer, build_index, count_entries};
 pub struct TokenizerFile {
     /// Where it was read.
     pub path: PathBuf,
+    /// Contents of the file.
     pub bytes: Vec<u8>,
     index: Vec<IndexEntry>,
 }
 
 impl TokenizerFile {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// As [`from_bytes`](Self::from_bytes), or the file cannot be read.
     pub fn open(path: &Path) -> anyhow::Result<TokenizerFile> {
         let bytes = fs::read(path).with_context(|| format!("tokenizer {}", path.display()))?;
         TokenizerFile::from_bytes(path, bytes)
     }
 
     /// Checks bytes that were read from `path`.
+    ///
+    /// # Errors
+    /// The bytes are no tokenizer.bin, or have no BOS and EOS.
     pub fn from_bytes(path: &Path, bytes: Vec<u8>) -> anyhow::Result<TokenizerFile> {
         let in_file = || format!("tokenizer {} is no tokenizer.bin of llama2.c, or damaged", path.display());
         let n = count_entries(&bytes).with_context(in_file)?;
@@ -59,6 +67,7 @@ impl TokenizerFile {
         }
     }
 
+    /// The tokenizer itself.
     pub fn tokenizer(&self) -> Tokenizer<'_> {
         Tokenizer::with_index(&self.bytes, &self.index)
     }

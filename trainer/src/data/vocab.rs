@@ -40,58 +40,12 @@ const SPECIAL: [&str; 3] = ["<unk>", "<s>", "</s>"];
 /// Ids before the text: the special tokens and the bytes.
 const FIRST_TEXT: usize = SPECIAL.len() + 256;
 
-/// Learns a vocabulary from a corpus; writes tokenizer.bin and tokenizer.json
-#[derive(clap::Args)]
-pub struct Args {
-    /// Files and folders with stories: .json, .jsonl, .ndjson, or plain text with a separator
-    #[arg(value_name = "PATH", default_value = corpus::DEFAULT)]
-    pub corpus: Vec<PathBuf>,
-    /// Number of tokens
-    #[arg(long, value_name = "N")]
-    pub vocab_size: usize,
-    /// Folder for tokenizer.bin and tokenizer.json [default: data/tokN]
-    #[arg(long, value_name = "FOLDER")]
-    pub out: Option<PathBuf>,
-    /// What separates the stories of plain text; \n is a line end of any kind
-    #[arg(long, value_name = "TEXT", default_value_t)]
-    pub separator: Separator,
-    /// Share of the text whose characters get a token; the rest is spelled in bytes
-    #[arg(long, value_name = "SHARE", default_value_t = COVERAGE)]
-    pub character_coverage: f64,
-    /// Most text to learn from, in MB
-    #[arg(long, value_name = "MB", default_value_t = MAX_MB)]
-    pub max_mb: u64,
-}
-
 /// Number of tokens, unless told otherwise.
 pub const SIZE: usize = 512;
 
-/// Runs `trainer train-vocab`.
-pub fn run(args: &Args) -> anyhow::Result<()> {
-    let out = args.out.clone().unwrap_or_else(|| corpus::default_folder(args.vocab_size));
-    let words = Words::count(&args.corpus, &[], &args.separator, args.max_mb)?;
-    let vocabulary = Vocabulary::train(&words.counts, Some(args.vocab_size), args.character_coverage)
-        .map_err(|e| anyhow!("{e:#} (see --character-coverage too)"))?;
-    if let Some(meta) = read_meta(&out)? {
-        ensure!(
-            !meta.missing(&out).is_empty() || meta.tokenizer_sha256 == sha256(&vocabulary.tokenizer_bin()),
-            "{} has shards that were made with another tokenizer.bin: delete the folder, or give another --out",
-            out.display()
-        );
-    }
-    let (there, ours) = (out.join("tokenizer.bin"), out.join("tokenizer.json"));
-    ensure!(
-        ours.exists() || !there.exists() || std::fs::read(&there)? == vocabulary.tokenizer_bin(),
-        "{} is not from train-vocab, and may belong to a model beside it: give another --out",
-        there.display()
-    );
-    vocabulary.write(&out)?;
-    eprintln!("{}: {}, from {}", out.display(), vocabulary.describe(), words.read);
-    Ok(())
-}
-
 /// The words of a corpus, each with the space before it, and how often they occur.
 pub struct Words {
+    /// How often each word occurs.
     pub counts: HashMap<String, u64>,
     /// What they were read from.
     pub read: Counts,
@@ -101,7 +55,7 @@ impl Words {
     /// Reads the files to train on, which are those that are not in `valid`, up to `max_mb` MB.
     pub fn count(corpus: &[PathBuf], valid: &[PathBuf], separator: &Separator, max_mb: u64) -> anyhow::Result<Words> {
         let pieces = first_bytes(Files::find(corpus, valid)?.train, max_mb.saturating_mul(1 << 20));
-        let progress = corpus::progress(pieces.iter().map(Piece::len).sum());
+        let progress = corpus::progress(pieces.iter().map(Piece::bytes).sum());
         let mut counts: HashMap<String, u64> = HashMap::new();
         let mut read = Counts::default();
         for piece in pieces {
@@ -131,7 +85,7 @@ fn first_bytes(pieces: Vec<Piece>, bytes: u64) -> Vec<Piece> {
         if piece.is_text() {
             piece.end = piece.end.min(piece.start + left);
         }
-        left = left.saturating_sub(piece.len());
+        left = left.saturating_sub(piece.bytes());
         first.push(piece);
     }
     first
@@ -243,6 +197,27 @@ impl Vocabulary {
     /// In words.
     pub fn describe(&self) -> String {
         format!("{} tokens, {} of them characters", self.size(), self.text.len() - self.merged)
+    }
+
+    /// Refuses a folder with the vocabulary of finished shards, or of a model.
+    ///
+    /// # Errors
+    /// Names what would lose its vocabulary.
+    pub fn check_folder(&self, folder: &Path) -> anyhow::Result<()> {
+        if let Some(meta) = read_meta(folder)? {
+            ensure!(
+                !meta.missing(folder).is_empty() || meta.tokenizer_sha256 == sha256(&self.tokenizer_bin()),
+                "{} has shards that were made with another tokenizer.bin: delete the folder, or give another --out",
+                folder.display()
+            );
+        }
+        let (there, ours) = (folder.join("tokenizer.bin"), folder.join("tokenizer.json"));
+        ensure!(
+            ours.exists() || !there.exists() || std::fs::read(&there)? == self.tokenizer_bin(),
+            "{} is not from train-vocab, and may belong to a model beside it: give another --out",
+            there.display()
+        );
+        Ok(())
     }
 
     /// Writes `tokenizer.bin` and `tokenizer.json` into a folder.

@@ -20,14 +20,13 @@ use infer_core::{Config, WeightType};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
-use crate::io::files::{UNFINISHED, map, remove, remove_unfinished, sync_folder, write_whole};
+use crate::io::files::{TOKENIZER, UNFINISHED, map, remove, remove_unfinished, sync_folder, write_whole};
+use crate::report::output::note;
 
 /// Weights and moments.
 pub const TENSORS: &str = "tensors.safetensors";
 /// The state of the run.
 pub const RUN: &str = "run.postcard";
-/// The tokenizer of a checkpoint, and of a model beside it.
-pub const TOKENIZER: &str = "tokenizer.bin";
 /// Values of `Run::format` without and with checksums.
 const UNCHECKED: u32 = 2;
 const FORMAT: u32 = 3;
@@ -57,8 +56,11 @@ pub struct Run {
 /// it was.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Order {
+    /// Seed of the shuffling.
     pub seed: u64,
+    /// Sequences per pass.
     pub batch_size: usize,
+    /// Passes per step.
     pub gradient_accumulation_steps: usize,
     /// Tokens of a sequence.
     pub length: usize,
@@ -112,10 +114,13 @@ impl Run {
     }
 }
 
-/// A tensor on the host, by name.
+/// A tensor on the host.
 pub struct Tensor {
+    /// Name in the file, as [`tensor_name`] makes it.
     pub name: String,
+    /// Rows and columns.
     pub shape: Vec<usize>,
+    /// Values, row by row.
     pub data: Vec<f32>,
 }
 
@@ -174,8 +179,11 @@ fn read_run(path: &Path) -> anyhow::Result<(Run, Option<Checksums>)> {
 
 /// A checkpoint in memory.
 pub struct Checkpoint {
+    /// Its folder.
     pub path: PathBuf,
+    /// State of the run.
     pub run: Run,
+    /// Weights and moments.
     pub tensors: Vec<Tensor>,
     /// Contents of tokenizer.bin.
     pub tokenizer: Vec<u8>,
@@ -189,7 +197,10 @@ impl Checkpoint {
     pub fn read(path: &Path) -> anyhow::Result<Checkpoint> {
         let (run, checksums) = read_run(path)?;
         if checksums.is_none() {
-            eprintln!("note: {} has no checksums, as it is of an older trainer: damage may go unseen", path.display());
+            note(format!(
+                "note: {} has no checksums, as it is of an older trainer: damage may go unseen",
+                path.display()
+            ));
         }
         let tokenizer_path = path.join(TOKENIZER);
         let tokenizer = std::fs::read(&tokenizer_path);
@@ -329,7 +340,7 @@ impl Checkpoints {
             match (Checkpoint::read(&step.path), damage.take()) {
                 (Ok(checkpoint), None) => return Ok(Some(checkpoint)),
                 (Ok(checkpoint), Some(e)) => {
-                    eprintln!("note: {e:#}: {} is whole, and taken in its place", step.path.display());
+                    note(format!("note: {e:#}: {} is whole, and taken in its place", step.path.display()));
                     return Ok(Some(checkpoint));
                 }
                 (Err(e), first) => damage = first.or(Some(e)),

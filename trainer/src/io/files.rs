@@ -8,6 +8,17 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use infer_core::{MappedModel, Mmap, OpenError, map_file};
 
+use crate::report::output::note;
+
+/// The tokenizer of a checkpoint, of shards, and of a model beside it.
+pub const TOKENIZER: &str = "tokenizer.bin";
+/// The settings of a run, in its out_dir.
+pub const SETTINGS: &str = "settings.toml";
+/// Every line of a run's log as JSON, in its out_dir.
+pub const METRICS: &str = "metrics.jsonl";
+/// The loss curve of a run, in its out_dir.
+pub const CURVE: &str = "loss.svg";
+
 /// Writes a file under a temporary name beside it, makes sure that it is on the disk, and renames
 /// it.
 pub fn write_whole(path: &Path, write: impl FnOnce(&mut dyn Write) -> anyhow::Result<()>) -> anyhow::Result<()> {
@@ -79,7 +90,7 @@ pub fn lock(folder: &Path, other: &str, way: &str) -> anyhow::Result<File> {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => bail!("folder {}: {other} is at work here: {way}", folder.display()),
         // Some network file systems have no locks.
-        Err(TryLockError::Error(e)) => eprintln!("note: {}: no protection from {other}: {e}", folder.display()),
+        Err(TryLockError::Error(e)) => note(format!("note: {}: no protection from {other}: {e}", folder.display())),
     }
     Ok(lock)
 }

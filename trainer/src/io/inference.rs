@@ -9,8 +9,9 @@ use infer_core::{
 };
 
 use crate::io::checkpoint::{Checkpoint, Checkpoints};
-use crate::io::export::{FileVersion, Weights};
+
 use crate::io::files::open_model;
+use crate::io::weights::{FileVersion, Weights};
 
 /// Tokens per forward pass where they are known in advance.
 pub const BATCH: usize = 64;
@@ -53,6 +54,7 @@ impl Runnable {
         Ok(runnable)
     }
 
+    /// The model.
     pub fn model(&self) -> anyhow::Result<Model<'_>> {
         Ok(match &self.model {
             Bytes::Mapped(file) => file.model()?,
@@ -60,6 +62,7 @@ impl Runnable {
         })
     }
 
+    /// The tokenizer of the model.
     pub fn tokenizer(&self) -> Tokenizer<'_> {
         Tokenizer::with_index(&self.tokenizer, &self.index)
     }
@@ -122,12 +125,14 @@ pub struct Buffers {
 }
 
 impl Buffers {
+    /// Memory for `max_seq` positions, read up to `batch` at a time.
     pub fn new(config: &Config, max_seq: usize, batch: usize) -> anyhow::Result<Buffers> {
         let plan = config.plan(Limits { max_seq, batch, threads: 1, kv: KvType::F32 })?;
         let (hot_f32, hot_i8) = (vec![0.0; plan.hot_f32], vec![0; plan.hot_i8]);
         Ok(Buffers { plan, hot_f32, hot_i8, kv: vec![0.0; plan.kv_values] })
     }
 
+    /// A state that uses this memory.
     pub fn state(&mut self) -> anyhow::Result<State<'_>> {
         let hot = HotBuffers { f32: &mut self.hot_f32, i8: &mut self.hot_i8 };
         Ok(State::new(&self.plan, hot, KvBuffers::F32(&mut self.kv))?)

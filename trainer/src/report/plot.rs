@@ -7,7 +7,7 @@ use anyhow::{Context, anyhow};
 use plotters::prelude::*;
 
 use crate::io::files::write_whole;
-use crate::report::Metric;
+use crate::report::metric::Metric;
 
 /// Draws the loss of the training steps and of the evaluations of both splits. Nothing is drawn
 /// without two points.

@@ -12,8 +12,9 @@ use crate::data::tokenizer::TokenizerFile;
 use crate::data::vocab::{self, Vocabulary, Words};
 use crate::data::{corpus, generated, split};
 use crate::io::checkpoint::Checkpoint;
-use crate::io::files::{folder_of, write_whole};
-use crate::train::settings::{SETTINGS, Settings};
+use crate::io::files::{SETTINGS, folder_of, write_whole};
+use crate::report::output::say;
+use crate::train::settings::Settings;
 use crate::train::teacher::Teacher;
 
 /// Stories of the generated corpus.
@@ -24,6 +25,7 @@ pub struct Data {
     /// Where the shards are.
     pub folder: PathBuf,
     shards: Shards,
+    /// The model to learn from.
     pub teacher: Option<Teacher>,
     /// Text of the teacher.
     told: Vec<Shard>,
@@ -50,7 +52,10 @@ impl Data {
         let known = agreed([own, teachers, given], settings.vocab_size)?;
         let (folder, shards) = find_shards(settings, known.as_ref())?;
         check_vocabulary(settings, &folder, &shards, known.as_ref())?;
-        warn_if_lopsided(shards.valid().len() as u64, shards.train().iter().map(|shard| shard.len() as u64).sum());
+        warn_if_lopsided(
+            shards.valid().n_tokens() as u64,
+            shards.train().iter().map(|shard| shard.n_tokens() as u64).sum(),
+        );
         let told = match &teacher {
             Some(teacher) => {
                 teacher.stories(&settings.out_dir.join("teacher"), settings.teacher_stories, settings.seed)?
@@ -78,7 +83,7 @@ impl Data {
     /// Entropy of single tokens of the validation split, in nats: the loss of the best model that
     /// looks at no context.
     pub fn unigram_entropy(&self) -> anyhow::Result<f64> {
-        let mut tokens = vec![0; self.shards.valid().len()];
+        let mut tokens = vec![0; self.shards.valid().n_tokens()];
         self.shards.valid().read(0, &mut tokens)?;
         let mut counts = vec![0u64; self.shards.vocab_size()];
         tokens.iter().for_each(|&token| counts[token as usize] += 1);
@@ -169,7 +174,7 @@ fn find_shards(settings: &Settings, known: Option<&TokenizerFile>) -> anyhow::Re
                 folder.display()
             );
         }
-        println!("data: the token shards in {}", folder.display());
+        say(format!("data: the token shards in {}", folder.display()));
         let shards = Shards::open(&folder, known)?;
         return Ok((folder, shards));
     }
@@ -232,12 +237,12 @@ fn default_shards(vocab_size: Option<usize>) -> anyhow::Result<PathBuf> {
 fn tokenise(settings: &Settings, stories: &Path, known: Option<&TokenizerFile>) -> anyhow::Result<PathBuf> {
     // An evaluation leaves the shards of the run that it evaluates alone.
     let folder = settings.out_dir.join(if settings.eval_only { "eval-tokens" } else { "tokens" });
-    println!("data: the stories in {}, as token shards in {}", stories.display(), folder.display());
+    say(format!("data: the stories in {}, as token shards in {}", stories.display(), folder.display()));
     let corpus = [stories.to_path_buf()];
     let valid: Vec<PathBuf> = settings.valid.clone().into_iter().collect();
     let separator = settings.separator.clone().unwrap_or_default();
     let plan = split::plan(&corpus, &valid, &separator, pretokenize::SHARD_MB.get() << 20)?;
-    println!("split: {}", plan.chosen);
+    say(format!("split: {}", plan.chosen));
     let meta = |tokenizer: &TokenizerFile| Meta::new(tokenizer, separator.clone(), plan.shards.clone());
     let tokenizer = match known {
         Some(known) => known.clone(),
@@ -287,7 +292,7 @@ fn train_vocabulary(settings: &Settings, corpus: &[PathBuf], folder: &Path) -> a
         (None, n) if n > vocab::SIZE => ", for all its characters",
         _ => "",
     };
-    println!("vocabulary: {}, from {}{why}", vocabulary.describe(), words.read);
+    say(format!("vocabulary: {}, from {}{why}", vocabulary.describe(), words.read));
     vocabulary.write(folder)?;
     TokenizerFile::open(&folder.join("tokenizer.bin"))
 }
@@ -298,7 +303,7 @@ fn generate(settings: &Settings) -> anyhow::Result<PathBuf> {
         ensure!(!is_given, "{flag} is for stories of your own: give them with --data");
     }
     let path = settings.out_dir.join(format!("generated-{}.txt", settings.seed));
-    println!("data: no stories in {}, so they are generated: {}", corpus::DEFAULT, path.display());
+    say(format!("data: no stories in {}, so they are generated: {}", corpus::DEFAULT, path.display()));
     if !path.exists() {
         let stories = generated::stories(settings.seed, GENERATED_STORIES);
         let text = stories.map(|story| story + "\n" + SEPARATOR + "\n").collect::<String>();

@@ -67,14 +67,14 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused_with_what_would() {
         let error = |flags: &[&str], available| {
-            let settings = parse(flags, None).unwrap();
+            let settings = parse(flags).unwrap();
             fits(&settings, &settings.config(), available).unwrap_err().to_string()
         };
         let error_of_100_million = error(&["--batch-size", "100000000"], 23e9);
         assert!(error_of_100_million.contains("lower batch_size from 100000000 to "), "{error_of_100_million}");
         assert!(error_of_100_million.contains("23.0 GB"), "{error_of_100_million}");
         let most = error_of_100_million.split(" to ").nth(1).unwrap().split(' ').next().unwrap();
-        let settings = parse(&["--batch-size", most], None).unwrap();
+        let settings = parse(&["--batch-size", most]).unwrap();
         fits(&settings, &settings.config(), 23e9).unwrap();
 
         assert!(error(&["--batch-size", "4611686018427387904"], f64::INFINITY).contains("tokens"));

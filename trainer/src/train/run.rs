@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::model::{self, AdamW, Backend, Llama, Options, clip_gradients, shapes};
+use crate::report::output::note;
 use anyhow::{Context, bail, ensure};
 use dfdx::prelude::{Cache, Cpu};
 use indicatif::HumanDuration;
@@ -12,16 +13,18 @@ use infer_core::{Sampler, Tokenizer};
 use crate::data::batches::{Batch, Batches, mix};
 use crate::data::tokenizer::TokenizerFile;
 use crate::io::checkpoint::{Checkpoints, Order, Run, Tensor, tensor_name};
-use crate::io::export::{Target, Weights};
-use crate::io::files::{lock, write_whole};
+use crate::io::export::Target;
+use crate::io::files::{SETTINGS, lock, write_whole};
 use crate::io::inference::{Runnable, token_lengths, tokenizer_index};
+use crate::io::weights::Weights;
+use crate::report::Report;
+use crate::report::metric::Evaluation;
 use crate::report::peak;
-use crate::report::{Evaluation, Report};
 use crate::train::data::Data;
 use crate::train::interrupt::Interrupt;
 use crate::train::memory;
 use crate::train::schedule::learning_rate;
-use crate::train::settings::{SETTINGS, Settings};
+use crate::train::settings::Settings;
 use crate::train::start::{Start, describe};
 
 /// Positions of the story that each evaluation tells.
@@ -124,11 +127,11 @@ impl<'a, D: Backend> Training<'a, D> {
             run = checkpoint.run.clone();
             run.order = order;
             if checkpoint.run.order != order {
-                eprintln!(
+                note(format!(
                     "note: the run goes on from {}, but not as it would have, since settings have changed: {}",
                     checkpoint.path.display(),
                     checkpoint.run.order.changes(&order)
-                );
+                ));
             }
         }
         let (mut model, optimizer) = start.into_model(config, &device, s)?;
@@ -143,7 +146,7 @@ impl<'a, D: Backend> Training<'a, D> {
             None => (peak::measure(), "measured in f32"),
         };
         let report = Report::new(&s.out_dir, &config, run.iter, s.max_iters, peak)?;
-        report.say(&format!(
+        report.say(format!(
             "{} parameters: {}\nmatrix products in {}\n\
              {} sequences of {} tokens to train on, {} to validate on; {} tokens per step\n\
              mfu is relative to {peak:.0} GFLOP/s, {how}",
@@ -203,7 +206,7 @@ impl<'a, D: Backend> Training<'a, D> {
         let mut window = Window::default();
         if self.run.iter > s.max_iters {
             self.report
-                .say(&format!("nothing to train: the run is at step {}, max_iters is {}", self.run.iter, s.max_iters));
+                .say(format!("nothing to train: the run is at step {}, max_iters is {}", self.run.iter, s.max_iters));
         }
         while self.run.iter < s.max_iters {
             if self.run.iter.is_multiple_of(s.eval_interval) {
@@ -223,7 +226,7 @@ impl<'a, D: Backend> Training<'a, D> {
             if let Some(status) = self.interrupt.status() {
                 self.save()?;
                 self.report.clear();
-                self.report.say(&format!(
+                self.report.say(format!(
                     "interrupted after step {}, which is saved: go on with --config {} --init-from resume",
                     self.run.iter,
                     s.out_dir.join(SETTINGS).display()
@@ -298,7 +301,7 @@ impl<'a, D: Backend> Training<'a, D> {
         let guessing = (self.model.config.vocab_size as f64).ln();
         let is_tuned = !["scratch", "resume"].contains(&self.settings.init_from.as_str());
         if is_tuned && loss > guessing {
-            self.report.say(&format!(
+            self.report.say(format!(
                 "warning: the first validation loss is {loss:.2}, and guessing gives {guessing:.2}: {} does not know these \
                  tokens. Is {} its tokenizer?",
                 self.settings.init_from,
@@ -323,7 +326,7 @@ impl<'a, D: Backend> Training<'a, D> {
         })?;
         let runnable = Runnable::new(&self.weights(), self.data.tokenizer().bytes.clone())?;
         let story = runnable.story("", SAMPLE_LEN, Sampler::new(1.0, 0.9, self.settings.seed.max(1))?)?;
-        self.report.say(&format!("a story: {}", story.replace('\n', " ")));
+        self.report.say(format!("a story: {}", story.replace('\n', " ")));
         Ok(val_loss)
     }
 
@@ -373,7 +376,7 @@ impl<'a, D: Backend> Training<'a, D> {
         } else {
             "as they were before the first step".into()
         };
-        self.report.say(&format!(
+        self.report.say(format!(
             "{}: {} parameters after {} tokens in {}; {reached}, entropy of single tokens {:.4}",
             s.export_path().display(),
             self.model.parameter_count(),

@@ -27,7 +27,7 @@ mod tests {
     #[test]
     fn warms_up_then_falls_to_the_minimum() {
         let flags = ["--learning-rate=1e-2", "--min-lr=1e-3", "--warmup-iters=10", "--max-iters=110"];
-        let settings = parse(&flags, None).unwrap();
+        let settings = parse(&flags).unwrap();
         let close = |iter, lr: f64| assert!((learning_rate(&settings, iter) - lr).abs() < 1e-12, "{iter}");
         close(0, 0.0);
         close(5, 5e-3);
@@ -35,7 +35,7 @@ mod tests {
         close(60, 5.5e-3);
         close(110, 1e-3);
         close(500, 1e-3);
-        let constant = parse(&["--decay-lr=false"], None).unwrap();
+        let constant = parse(&["--decay-lr=false"]).unwrap();
         assert_eq!(learning_rate(&constant, 0), constant.learning_rate);
     }
 }

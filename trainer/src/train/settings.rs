@@ -1,22 +1,16 @@
 //! Settings of a training run: a TOML file, then flags. Names are those of llama2.c's train.py
 //! where it has the setting.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, anyhow, bail, ensure};
-use clap::ArgMatches;
-use clap::parser::ValueSource;
+use anyhow::{anyhow, bail, ensure};
 use infer_core::{Config, WeightType};
 use serde::{Deserialize, Serialize};
 
 use crate::data::separator::Separator;
 use crate::data::vocab;
-use crate::io::export::FileVersion;
+use crate::io::weights::FileVersion;
 use crate::model::MatmulPrecision;
-use crate::report::output::Usage;
-
-/// Name of the file in out_dir with the settings of a run.
-pub const SETTINGS: &str = "settings.toml";
 
 /// Each field is a flag (`--max-iters`) and a key of the TOML file (`max_iters`). The defaults
 /// train a small model on two cores in under two minutes.
@@ -169,19 +163,6 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Lets the file override what is not on the command line, and checks the result.
-    pub fn load(file: Option<&Path>, flags: Settings, matches: &ArgMatches) -> anyhow::Result<Settings> {
-        if let Some(flag) = too_large(matches) {
-            return Err(Usage(format!("{flag}: it must be below 2^63")).into());
-        }
-        let settings = match file {
-            Some(path) => overlay(path, &flags, matches).with_context(|| format!("settings {}", path.display()))?,
-            None => flags,
-        };
-        settings.check().map_err(|e| Usage(format!("{e:#}")))?;
-        Ok(settings)
-    }
-
     /// Shape of the model.
     pub fn config(&self) -> Config {
         Config {
@@ -210,7 +191,11 @@ impl Settings {
         (self.batch_size * self.gradient_accumulation_steps * self.max_seq_len) as u64
     }
 
-    fn check(&self) -> anyhow::Result<()> {
+    /// The rules that the settings keep.
+    ///
+    /// # Errors
+    /// Names the first setting that breaks one.
+    pub fn check(&self) -> anyhow::Result<()> {
         let at_least_1 = [
             ("multiple_of", self.multiple_of as u64),
             ("batch_size", self.batch_size as u64),
@@ -279,90 +264,23 @@ impl Settings {
     }
 }
 
-fn overlay(path: &Path, flags: &Settings, matches: &ArgMatches) -> anyhow::Result<Settings> {
-    let text = std::fs::read_to_string(path)?;
-    let mut table: toml::Table = text.parse().map_err(|e: toml::de::Error| {
-        let line = text[..e.span().map_or(0, |span| span.start)].lines().count().max(1);
-        anyhow!("line {line}: {}", e.message())
-    })?;
-    for (key, value) in toml::Table::try_from(flags)? {
-        if matches.value_source(&key) == Some(ValueSource::CommandLine) || !table.contains_key(&key) {
-            table.insert(key, value);
-        }
-    }
-    table.try_into().map_err(|e: toml::de::Error| anyhow!("{}", e.to_string().trim_end().replace('\n', " ")))
-}
-
-/// The first flag with a number that TOML cannot hold.
-fn too_large(matches: &ArgMatches) -> Option<String> {
-    let is_too_large = |value: &str| value.parse::<u64>().is_ok_and(|n| i64::try_from(n).is_err());
-    matches.ids().find_map(|id| {
-        let mut values = matches.try_get_raw(id.as_str()).ok()??.filter_map(|value| value.to_str());
-        values.find(|value| is_too_large(value)).map(|value| format!("{id} is {value}"))
-    })
-}
-
 #[cfg(test)]
-pub mod tests {
+pub(crate) mod tests {
     use clap::{Args, Command, FromArgMatches};
 
     use super::*;
 
-    /// The settings of a command line and a file.
-    pub fn parse(flags: &[&str], file: Option<&str>) -> anyhow::Result<Settings> {
+    /// The settings of a command line.
+    pub fn parse(flags: &[&str]) -> anyhow::Result<Settings> {
         let command = Settings::augment_args(Command::new("trainer").no_binary_name(true));
-        let matches = command.try_get_matches_from(flags)?;
-        let folder = tempfile::tempdir()?;
-        let path = folder.path().join("settings.toml");
-        if let Some(text) = file {
-            std::fs::write(&path, text)?;
-        }
-        Settings::load(file.map(|_| path.as_path()), Settings::from_arg_matches(&matches)?, &matches)
-    }
-
-    #[test]
-    fn flags_override_the_file_and_the_file_the_defaults() {
-        let file = "max_iters = 7\nlearning_rate = 1e-4\nn_heads = 8\neval_only = true";
-        let settings = parse(&["--max-iters", "9"], Some(file)).unwrap();
-        assert_eq!((settings.max_iters, settings.learning_rate, settings.n_heads), (9, 1e-4, 8));
-        assert!(settings.eval_only && settings.decay_lr);
-        assert_eq!(settings.beta2, 0.95);
-        assert!(!parse(&["--eval-only=false"], Some(file)).unwrap().eval_only);
-        let again = toml::to_string(&settings).unwrap();
-        assert_eq!(toml::to_string(&parse(&[], Some(&again)).unwrap()).unwrap(), again);
-    }
-
-    #[test]
-    fn mistakes_are_named() {
-        for (flags, file, part) in [
-            (&[][..], Some("max_itres = 7"), "max_itres"),
-            (&[], Some("max_iters = \"many\""), "max_iters"),
-            (&[], Some("max_iters = 7\ndim = = 3"), "line 2"),
-            (&[], Some("dim = 30\nn_heads = 4"), "n_heads is 4: it must divide dim 30"),
-            (&["--n-heads", "64"], None, "n_heads is 64: dim 64 / n_heads must be even"),
-            (&["--n-kv-heads", "3"], None, "n_kv_heads is 3: it must divide n_heads 4"),
-            (&["--max-seq-len", "0"], None, "max_seq_len is 0: it must be at least 1"),
-            (&["--vocab-size", "4294967296"], None, "vocab_size is 4294967296: it must be"),
-            (&["--dim", "9223372036854775808"], None, "dim is 9223372036854775808: it must be below 2^63"),
-            (&["--multiple-of", "9223372036854775807"], None, "hidden_dim is 9223372036854775807: it must be"),
-            (&["--seed", "18446744073709551615"], None, "seed is 18446744073709551615: it must be below 2^63"),
-            (&["--device", "tpu"], None, "device is \"tpu\": it must be cpu or cuda"),
-            (&["--dropout", "1"], None, "dropout is 1"),
-            (&["--learning-rate", "nan"], None, "learning_rate is NaN"),
-            (&["--batch-size", "0"], None, "batch_size is 0"),
-            (&["--dtype", "float16"], None, "float16"),
-            (&["--teacher-stories", "5"], None, "teacher"),
-            (&["--vocab-source", "llama3"], None, "llama3"),
-        ] {
-            let error = format!("{:#}", parse(flags, file).unwrap_err());
-            assert!(error.contains(part), "{flags:?} {file:?}: {error}");
-            assert_eq!(error.lines().count(), 1, "{error}");
-        }
+        let settings = Settings::from_arg_matches(&command.try_get_matches_from(flags)?)?;
+        settings.check()?;
+        Ok(settings)
     }
 
     #[test]
     fn hidden_dim_follows_llama2c() {
-        let hidden = |flags: &[&str]| parse(flags, None).unwrap().config().hidden_dim;
+        let hidden = |flags: &[&str]| parse(flags).unwrap().config().hidden_dim;
         assert_eq!(hidden(&["--dim", "64", "--multiple-of", "4"]), 172); // stories260K
         assert_eq!(hidden(&["--dim", "288", "--n-heads", "6"]), 768); // stories15M
         assert_eq!(hidden(&["--hidden-dim", "192"]), 192);

@@ -6,13 +6,16 @@ use infer_core::{Config, MappedModel, WeightType};
 
 use crate::data::tokenizer::TokenizerFile;
 use crate::io::checkpoint::{Checkpoint, Checkpoints, tensor_name};
-use crate::io::files::open_model;
-use crate::train::settings::{SETTINGS, Settings};
+use crate::io::files::{SETTINGS, open_model};
+use crate::train::settings::Settings;
 
 /// Where the weights come from.
 pub enum Start {
+    /// A random initialisation.
     Scratch,
+    /// The last checkpoint of the run in out_dir.
     Resume(Box<Checkpoint>),
+    /// A model file.
     FineTune(MappedModel),
 }
 

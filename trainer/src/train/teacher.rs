@@ -16,6 +16,7 @@ use crate::data::tokenizer::TokenizerFile;
 use crate::io::files::{open_model, remove_unfinished, write_whole};
 use crate::io::inference::generate;
 use crate::report::bar;
+use crate::report::output::note;
 
 /// Stories per file of sampled text: what is lost at most when sampling is interrupted.
 const STORIES_PER_SHARD: usize = 1000;
@@ -92,7 +93,7 @@ fn is_whole(path: &Path, token_bytes: usize, vocab_size: usize) -> bool {
         Ok(()) => true,
         Err(e) => {
             if path.exists() {
-                eprintln!("{e:#}: its stories are told again");
+                note(format!("{e:#}: its stories are told again"));
             }
             false
         }

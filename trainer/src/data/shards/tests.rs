@@ -1,4 +1,5 @@
 use super::*;
+use crate::data::split::Selection;
 
 const VALID: [u8; 6] = [1, 0, 3, 1, 43, 1];
 const TRAIN: [u8; 4] = [1, 0, 44, 1];
@@ -32,7 +33,7 @@ fn open(folder: &Path) -> anyhow::Result<Shards> {
 fn tokens_are_read_and_checked() {
     let folder = folder();
     let shards = open(folder.path()).unwrap();
-    assert_eq!((shards.vocab_size(), shards.valid().len(), shards.train().len()), (300, 3, 1));
+    assert_eq!((shards.vocab_size(), shards.valid().n_tokens(), shards.train().len()), (300, 3, 1));
     let mut tokens = [0; 2];
     shards.valid().read(1, &mut tokens).unwrap();
     assert_eq!(tokens, [259, 299]);
@@ -99,7 +100,7 @@ fn folders_without_checksums_are_read() {
     let text = serde_json::to_string(&meta).unwrap();
     assert!(text.contains(",\"crc32c\":[]"));
     std::fs::write(meta_path(folder.path()), text.replace(",\"crc32c\":[]", "")).unwrap();
-    assert_eq!(open(folder.path()).unwrap().valid().len(), 3);
+    assert_eq!(open(folder.path()).unwrap().valid().n_tokens(), 3);
 }
 
 /// data00.bin is the validation split; the tokenizer lies where llama2.c writes it, or is given.
@@ -122,7 +123,7 @@ fn shards_of_llama2c_are_read() {
         std::fs::write(&path, tokenizer(300)).unwrap();
         assert!(Shards::are_in(&folder).unwrap());
         let shards = open(&folder).unwrap();
-        assert_eq!((shards.vocab_size(), shards.valid().len(), shards.train().len()), (300, 3, 2), "{place}");
+        assert_eq!((shards.vocab_size(), shards.valid().n_tokens(), shards.train().len()), (300, 3, 2), "{place}");
         std::fs::remove_file(path).unwrap();
     }
     // Beside the folder may be Llama 2's; with the shards is their own, whatever else is given.
