@@ -95,6 +95,48 @@ pub struct Plan {
 }
 
 impl Config {
+    /// A model of these sizes with as many key/value heads as query heads, the embedding table as
+    /// its classifier and f32 weights. The sizes are not checked: [`check`](Config::check) does that,
+    /// as do [`plan`](Config::plan) and everything else that takes a `Config`.
+    pub const fn new(
+        dim: usize,
+        hidden_dim: usize,
+        n_layers: usize,
+        n_heads: usize,
+        vocab_size: usize,
+        seq_len: usize,
+    ) -> Config {
+        Config {
+            dim,
+            hidden_dim,
+            n_layers,
+            n_heads,
+            n_kv_heads: n_heads,
+            vocab_size,
+            seq_len,
+            shared_classifier: true,
+            weights: WeightType::F32,
+        }
+    }
+
+    /// The same with another number of key/value heads.
+    pub const fn with_kv_heads(mut self, n_kv_heads: usize) -> Config {
+        self.n_kv_heads = n_kv_heads;
+        self
+    }
+
+    /// The same with a classifier matrix of its own.
+    pub const fn with_own_classifier(mut self) -> Config {
+        self.shared_classifier = false;
+        self
+    }
+
+    /// The same with matrices stored in this type.
+    pub const fn with_weights(mut self, weights: WeightType) -> Config {
+        self.weights = weights;
+        self
+    }
+
     /// Reads the header of a model file of any version; the rest of the file need not be there.
     ///
     /// # Errors
@@ -271,6 +313,31 @@ impl Config {
     }
 }
 
+impl Limits {
+    /// The limits of a chip: one token per call, one thread, an f32 cache of `max_seq` positions.
+    pub const fn new(max_seq: usize) -> Limits {
+        Limits { max_seq, batch: 1, threads: 1, kv: KvType::F32 }
+    }
+
+    /// The same with another batch size.
+    pub const fn with_batch(mut self, batch: usize) -> Limits {
+        self.batch = batch;
+        self
+    }
+
+    /// The same with another number of threads.
+    pub const fn with_threads(mut self, threads: usize) -> Limits {
+        self.threads = threads;
+        self
+    }
+
+    /// The same with a KV cache of this type.
+    pub const fn with_kv(mut self, kv: KvType) -> Limits {
+        self.kv = kv;
+        self
+    }
+}
+
 impl Plan {
     /// Bytes of the hot buffers.
     pub const fn hot_bytes(&self) -> u64 {
@@ -405,5 +472,26 @@ const fn to_elements(n: Option<u64>, size: u64) -> Option<usize> {
             _ => None,
         },
         None => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn constructors_say_what_they_change() {
+        const CONFIG: Config = Config::new(64, 172, 5, 8, 512, 256);
+        assert_eq!((CONFIG.dim, CONFIG.hidden_dim, CONFIG.n_layers), (64, 172, 5));
+        assert_eq!((CONFIG.n_heads, CONFIG.n_kv_heads, CONFIG.vocab_size, CONFIG.seq_len), (8, 8, 512, 256));
+        assert!(CONFIG.shared_classifier && CONFIG.weights == WeightType::F32);
+        let weights = WeightType::Q8 { group_size: 4 };
+        let other = CONFIG.with_kv_heads(4).with_own_classifier().with_weights(weights);
+        assert_eq!(other, Config { n_kv_heads: 4, shared_classifier: false, weights, ..CONFIG });
+
+        const LIMITS: Limits = Limits::new(7);
+        assert_eq!(LIMITS, Limits { max_seq: 7, batch: 1, threads: 1, kv: KvType::F32 });
+        let other = LIMITS.with_batch(2).with_threads(3).with_kv(KvType::I8);
+        assert_eq!(other, Limits { max_seq: 7, batch: 2, threads: 3, kv: KvType::I8 });
     }
 }
