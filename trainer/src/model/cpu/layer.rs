@@ -9,8 +9,8 @@ use super::attention::{self, HeadDropout};
 use super::buffer::Buffer;
 use super::math::{rmsnorm, rmsnorm_backward, swiglu, swiglu_backward};
 use super::products::{Transposed, View, transpose};
-use super::{Rope, Sizes, drop_rows, sum_parts};
-use crate::model::Options;
+use super::step::{Rope, Sizes, drop_rows, sum_parts};
+use crate::model::batch::Options;
 use crate::model::dropout::{Dropout, Place};
 
 /// The weights of a layer, or their gradients, laid out for few and large products.
@@ -81,7 +81,7 @@ impl Layer {
         }
     }
 
-    /// See [`super::Weights::for_each_row`].
+    /// See [`super::step::Weights::for_each_row`].
     pub fn for_each_part(
         &mut self,
         config: &Config,

@@ -110,7 +110,7 @@ pub(super) fn adam(adam: &AdamConfig, step: u32, values: &mut [f32], m: &mut [f3
 /// 1 / √(mean(x²) + eps)
 #[inline(always)]
 pub(super) fn inverse_rms(x: &[f32]) -> f32 {
-    1.0 / (sum_of_squares(x) / x.len() as f32 + super::super::RMS_EPS).sqrt()
+    1.0 / (sum_of_squares(x) / x.len() as f32 + crate::model::llama::RMS_EPS).sqrt()
 }
 
 /// Rows of out = rmsnorm of rows of x.

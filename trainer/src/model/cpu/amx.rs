@@ -102,7 +102,7 @@ impl Panels {
     }
 }
 
-/// See [`super::Sizes::matmul`]. AMX must be available.
+/// See [`super::step::Sizes::matmul`]. AMX must be available.
 pub(super) fn matmul((m, n, k): (usize, usize, usize), dst: &mut [f32], dst_row: usize, a: View, b: Right, add: bool) {
     assert!(available());
     SCRATCH.with_borrow_mut(|Scratch { left, right, lines, product }| {

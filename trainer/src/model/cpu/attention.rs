@@ -17,8 +17,8 @@
 use pulp::bytemuck;
 use pulp::{Simd, WithSimd};
 
-use super::super::dropout::Dropout;
 use super::math::exp2s;
+use crate::model::dropout::Dropout;
 
 /// Keys at a time in forward. Sixteen spill even 32 registers.
 const KEYS: usize = 8;

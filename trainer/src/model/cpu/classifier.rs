@@ -5,8 +5,8 @@ use rayon::prelude::*;
 
 use super::math::{LANES, exp2, rmsnorm, rmsnorm_backward, total, vectorized};
 use super::products::View;
-use super::{Sizes, Weights, Workspace, sum_parts};
-use crate::model::{Batch, IGNORED, Options, Teacher};
+use super::step::{Sizes, Weights, Workspace, sum_parts};
+use crate::model::batch::{Batch, IGNORED, Options, Teacher};
 
 /// Most logits in memory.
 const MOST_LOGITS: usize = 1 << 24;

@@ -1,30 +1,4 @@
-//! The whole model as one operation on dfdx's tape, for the CPU: the path that trains.
-//!
-//! Forward and backward run together, layer by layer, and the gradient of the loss waits in memory
-//! until dfdx's backward multiplies it by the gradient that arrives. Activations are shared by no
-//! one, so they stay from step to step.
-//!
-//! ```text
-//! rows   x ── rmsnorm, transpose ─> xb                       a task per block of positions
-//! heads  xb ─ wq wk wv, rope ─> qkv ─ attention ─> att       a task per sequence and key/value head
-//! rows   x + att wo ─> x2 ─ rmsnorm, w1 w3, SwiGLU, w2 ─> x  a task per block of positions
-//! ```
-//!
-//! Backward goes the same way back. Tasks on rows take a part of the positions and sum the weights'
-//! gradients over it; the parts are added in the end. Every task writes memory of its own and sums
-//! in an order that depends on the shapes alone: results do not depend on the number of threads.
-
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-mod amx;
-#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
-#[path = "fused/no_amx.rs"]
-mod amx;
-mod attention;
-mod buffer;
-mod classifier;
-mod layer;
-mod math;
-mod products;
+//! A step.
 
 use std::f32::consts::{LN_2, LOG2_E};
 
@@ -33,14 +7,18 @@ use infer_core::Config;
 use infer_core::format::TensorName;
 use rayon::prelude::*;
 
-use super::dropout::{Dropout, Place};
-use super::{Batch, Llama, Options, device_error};
-use amx::Panels;
-use buffer::Buffer;
-use layer::{Activations, Gradient, Layer};
-use math::LANES;
-pub use products::MatmulPrecision;
-use products::{Transposed, View};
+use super::amx::Panels;
+use super::buffer::Buffer;
+use super::classifier;
+use super::layer::{self, Activations, Gradient, Layer};
+use super::math::{self, LANES};
+use super::products::{Transposed, View};
+use crate::model::batch::{Batch, Options};
+use crate::model::device::device_error;
+use crate::model::dropout::{Dropout, Place};
+use crate::model::llama::Llama;
+use crate::model::precision::MatmulPrecision;
+use crate::model::rope::rope_tables;
 
 /// Numbers that a task works on where there is one pass over memory only.
 const CHUNK: usize = 1 << 14;
@@ -49,48 +27,48 @@ const CHUNK: usize = 1 << 14;
 #[derive(Default)]
 pub struct Workspace {
     shape: (usize, usize), // sequences and length that the memory is for
-    weights: Weights,
-    operands: Operands,
+    pub(super) weights: Weights,
+    pub(super) operands: Operands,
     gradients: Weights, // until they are added to those on the tape
     activations: Vec<Activations>,
-    gradient: Gradient,
-    xs: Vec<Buffer>, // input of each layer and of the last norm, (positions, dim)
-    last: usize,     // the one of the last norm
-    logits: Buffer,  // of some positions at a time
+    pub(super) gradient: Gradient,
+    pub(super) xs: Vec<Buffer>, // input of each layer and of the last norm, (positions, dim)
+    pub(super) last: usize,     // the one of the last norm
+    pub(super) logits: Buffer,  // of some positions at a time
     rope: Rope,
 }
 
 /// The weights, or their gradients, as plain slices.
 #[derive(Default)]
-struct Weights {
+pub(super) struct Weights {
     tok_emb: Buffer, // (vocab_size, dim)
     layers: Vec<Layer>,
-    rms_final: Buffer, // (dim)
-    wcls: Buffer,      // (vocab_size, dim), empty if shared
+    pub rms_final: Buffer, // (dim)
+    pub wcls: Buffer,      // (vocab_size, dim), empty if shared
 }
 
 /// The weights as right-hand sides of products.
 #[derive(Default)]
-struct Operands {
+pub(super) struct Operands {
     layers: Vec<layer::Operands>,
-    wcls_t: Transposed,
-    wcls: Panels, // for AMX
+    pub wcls_t: Transposed,
+    pub wcls: Panels, // for AMX
 }
 
 /// Sizes of one run.
 #[derive(Clone, Copy)]
-struct Sizes {
-    config: Config,
-    sequences: usize,
-    length: usize,
+pub(super) struct Sizes {
+    pub config: Config,
+    pub sequences: usize,
+    pub length: usize,
     /// Positions of a row of transposed activations.
-    padded: usize,
+    pub padded: usize,
     /// Positions that products work on at a time; divides `length`.
-    block: usize,
+    pub block: usize,
     /// Positions of a task that sums the weights' gradients: a multiple of `block`.
-    part: usize,
+    pub part: usize,
     /// Products are taken by AMX.
-    amx: bool,
+    pub amx: bool,
 }
 
 impl Sizes {
@@ -106,28 +84,28 @@ impl Sizes {
         Sizes { config, sequences, length, padded, block, part, amx: precision.uses_amx() }
     }
 
-    fn positions(&self) -> usize {
+    pub fn positions(&self) -> usize {
         self.sequences * self.length
     }
 
     /// Rows of queries, keys and values that belong to one key/value head.
-    fn group(&self) -> usize {
+    pub fn group(&self) -> usize {
         (self.config.kv_mul() + 2) * self.config.head_size()
     }
 
     /// Rows of queries of one key/value head.
-    fn queries(&self) -> usize {
+    pub fn queries(&self) -> usize {
         self.config.kv_mul() * self.config.head_size()
     }
 
-    fn qkv(&self) -> usize {
+    pub fn qkv(&self) -> usize {
         self.group() * self.config.n_kv_heads
     }
 }
 
 /// cos and sin of the rotary angles, `(head_size / 2, padded)`.
 #[derive(Default)]
-struct Rope {
+pub(super) struct Rope {
     cos: Buffer,
     sin: Buffer,
 }
@@ -202,7 +180,7 @@ pub(super) fn sum_of_squares(x: &[f32]) -> f64 {
 }
 
 /// Sums a part of each task in order.
-fn sum_parts<T: Sync>(sum: &mut [f32], tasks: &[T], part: impl Fn(&T) -> &[f32] + Sync) {
+pub(super) fn sum_parts<T: Sync>(sum: &mut [f32], tasks: &[T], part: impl Fn(&T) -> &[f32] + Sync) {
     sum.par_chunks_mut(CHUNK).enumerate().for_each(|(i, sum)| {
         sum.fill(0.0);
         for task in tasks {
@@ -272,7 +250,7 @@ fn backward(workspace: &mut Workspace, sizes: &Sizes, tokens: &[u32], options: &
 }
 
 /// Applies dropout to rows of activations, the first of which is that of this position.
-fn drop_rows(dropout: Option<Dropout>, x: &mut [f32], cols: usize, position: usize) {
+pub(super) fn drop_rows(dropout: Option<Dropout>, x: &mut [f32], cols: usize, position: usize) {
     let Some(dropout) = dropout else { return };
     for (i, row) in x.chunks_exact_mut(cols).enumerate() {
         let key = dropout.row(position + i);
@@ -298,7 +276,7 @@ impl Workspace {
 impl Rope {
     fn new(sizes: &Sizes) -> Rope {
         let pairs = sizes.config.head_size() / 2;
-        let (cos, sin) = super::rope_tables(sizes.length, 2 * pairs);
+        let (cos, sin) = rope_tables(sizes.length, 2 * pairs);
         let transpose = |table: Vec<f32>| {
             let mut transposed = Buffer::zeros(pairs * sizes.padded);
             for (i, x) in table.into_iter().enumerate() {
@@ -311,7 +289,7 @@ impl Rope {
 
     /// Rotates the queries and the key of a key/value head's rows of qkv, and scales the queries
     /// for [`attention::Forward`].
-    fn forward(&self, sizes: &Sizes, qkv: &mut [f32]) {
+    pub fn forward(&self, sizes: &Sizes, qkv: &mut [f32]) {
         let scale = LOG2_E / (sizes.config.head_size() as f32).sqrt();
         let (q, kv) = qkv.split_at_mut(sizes.queries() * sizes.padded);
         self.rotate(sizes, q, scale, 1.0);
@@ -319,7 +297,7 @@ impl Rope {
     }
 
     /// The same for their gradients, which [`attention::Backward`] leaves without the factor ln(2).
-    fn backward(&self, sizes: &Sizes, dqkv: &mut [f32]) {
+    pub fn backward(&self, sizes: &Sizes, dqkv: &mut [f32]) {
         let scale = 1.0 / (sizes.config.head_size() as f32).sqrt();
         let (dq, dkv) = dqkv.split_at_mut(sizes.queries() * sizes.padded);
         self.rotate(sizes, dq, scale, -1.0);
@@ -427,11 +405,11 @@ impl Weights {
         }
     }
 
-    fn classifier(&self) -> &[f32] {
+    pub fn classifier(&self) -> &[f32] {
         if self.wcls.is_empty() { &self.tok_emb } else { &self.wcls }
     }
 
-    fn classifier_mut(&mut self) -> &mut [f32] {
+    pub fn classifier_mut(&mut self) -> &mut [f32] {
         if self.wcls.is_empty() { &mut self.tok_emb } else { &mut self.wcls }
     }
 }
