@@ -67,6 +67,8 @@ mod mapped;
 pub mod math;
 mod matrix;
 mod model;
+#[cfg(feature = "std")]
+pub mod owned;
 mod panel;
 mod plan;
 mod quant;
@@ -85,6 +87,10 @@ pub use mapped::{MappedModel, Mmap, OpenError, exit_when_a_map_is_cut, map_file}
 pub use math::{HASH_START, hash_bytes, hash_logits};
 pub use matrix::{Matrix, Q8Matrix};
 pub use model::{Aligned, Layer, Model};
+#[cfg(feature = "std")]
+pub use owned::{
+    Buffers, ModelBytes, OwnedTokenizer, Perplexity, Pool, Session, TextStream, default_threads, nats, threads_for,
+};
 pub use plan::{KvType, Limits, Plan};
 pub use runner::{Runner, Serial};
 pub use sampler::{ProbIndex, Sampler, penalize};

@@ -1,8 +1,9 @@
 //! AdamW with decay on matrices only, and clipping.
 
-use dfdx::prelude::{AdamConfig, Momentum, SgdConfig, Storage, WeightDecay};
+use dfdx::prelude::{AdamConfig, WeightDecay};
 
-use super::{Backend, Gradients, Llama, Matrix, device_error};
+use super::device::{Gradients, combine, device_error};
+use super::llama::{Backend, Llama};
 
 /// AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101); norm weights do not decay.
 pub struct AdamW<D: Backend> {
@@ -104,23 +105,4 @@ pub fn clip_gradients<D: Backend>(
         }
     }
     Ok(norm)
-}
-
-/// target = target · target_factor + source · source_factor, on any device: dfdx offers plain
-/// buffers no arithmetic but that of its optimisers. This is SGD's momentum with learning rate 0,
-/// where `source` stands for the weights that decay.
-pub(super) fn combine<D: Backend>(
-    device: &D,
-    target: &mut <D as Storage<f32>>::Vec,
-    target_factor: f32,
-    mut source: Matrix<D>,
-    source_factor: f32,
-) -> Result<(), D::Err> {
-    let sgd = SgdConfig {
-        lr: 0.0,
-        momentum: Some(Momentum::Classic(f64::from(target_factor))),
-        weight_decay: Some(WeightDecay::L2(f64::from(source_factor))),
-    };
-    let zeros = Storage::<f32>::try_alloc_grad(device, target)?;
-    sgd.try_update(&mut source, target, &zeros)
 }

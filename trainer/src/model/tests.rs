@@ -1,6 +1,8 @@
-use dfdx::prelude::{Backward, Cpu, NoneTape, ZerosTensor};
+use dfdx::prelude::{Backward, Cpu, NoneTape, Rank0, SplitTape, Tensor, Trace, ZerosTensor};
+use infer_core::format::TensorName;
 use infer_core::{Config, WeightType};
 
+use super::llama::normal;
 use super::*;
 
 /// Grouped queries, a length that is no multiple of anything, an ignored target.
