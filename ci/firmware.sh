@@ -119,7 +119,7 @@ model_of() {
 target_of() {
     case $1 in
     mps3-an547 | rp2350) echo thumbv8m.main-none-eabihf ;;
-    *) echo $chip ;;
+    *) echo "$chip" ;;
     esac
 }
 

@@ -1,9 +1,9 @@
 // Tells a story on a Cortex-M, with a model in flash: no operating system, no heap, no C library.
 #include "board.h"
 #include "story.h"
-#include MODEL_H // 4. Limits and sizes for the model: model.h, unless the Makefile is told otherwise.
+#include MODEL_H // 4. Limits and sizes for the model: model.h, unless the Makefile says otherwise
 
-// 5. What the firmware is to do.
+// 5. The task of the firmware.
 #define PROMPT "Once upon a time"
 #define HASH_TOKENS 16 // tokens of the check against infer-cli, at most MODEL_MAX_SEQ
 // #define KERNELS INFER_KERNELS_HELIUM // see README.md

@@ -1,4 +1,5 @@
-// Limits and memory of model models/firmware/model.bin, from infer-cli inspect --c: infer_init refuses them for a larger model.
+// Limits and memory of model models/firmware/model.bin, from infer-cli inspect --c.
+// infer_init refuses them for a larger model.
 #define MODEL_MAX_SEQ 64
 #define MODEL_PROMPT_BYTES 128
 #define MODEL_KV INFER_KV_F32

@@ -20,12 +20,13 @@ typedef void write_text(const char *text, size_t bytes);
 // What it does between layers, such as feeding a watchdog.
 typedef void between_layers(void);
 
-// Continues `prompt` for `steps` positions at most, always with the likeliest token: the story of `infer-cli -t 0`.
+// Continues `prompt` for `steps` positions at most, always with the likeliest token: the story of
+// `infer-cli -t 0`.
 infer_error story_tell(infer_context *context, const char *prompt, size_t prompt_bytes, size_t steps, write_text *write,
                        between_layers *between);
 
-// Hash of the logits that `infer-cli bench MODEL --tokens n --batch 1` reports: those of the last of n arbitrary tokens,
-// then those of n tokens generated from INFER_BOS on.
+// Computes the hash that `infer-cli bench MODEL --tokens n --batch 1` reports. It covers the logits
+// of the last of n arbitrary tokens, then those of n tokens generated from INFER_BOS on.
 infer_error story_hash(infer_context *context, size_t vocab_size, uint32_t n, uint64_t *hash);
 
 #endif

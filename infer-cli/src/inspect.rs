@@ -254,7 +254,7 @@ fn print_c(out: &mut impl Write, plan: &Plan, prompt: u32, model: &str) -> io::R
     let merge = Tokenizer::max_tokens(prompt as usize) * size_of::<MergeSlot>();
     writeln!(
         out,
-        "// Limits and memory of {model}, from infer-cli inspect --c: infer_init refuses them for a larger model."
+        "// Limits and memory of {model}, from infer-cli inspect --c.\n// infer_init refuses them for a larger model."
     )?;
     writeln!(out, "#define MODEL_MAX_SEQ {}", plan.limits.max_seq)?;
     writeln!(out, "#define MODEL_PROMPT_BYTES {prompt}")?;

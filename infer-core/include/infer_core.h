@@ -1,18 +1,23 @@
-// infer-core: Llama-2 inference in memory that the caller lends. No call allocates, prints or ends the program.
+// infer-core: Llama-2 inference in memory that the caller lends. No call allocates, prints or ends
+// the program.
 //
 // Written by cbindgen from infer-core/src/capi.rs: do not edit.
 //
-//   infer_plan ──> infer_init ──> infer_encode ──> infer_forward ──> infer_classify ──> infer_sample ──> infer_decode
-//   sizes          context        tokens       └──── again, with the token that was sampled ───┘      text
+//   infer_plan ──> infer_init ──> infer_encode      sizes, then the context, then a text's tokens
 //
-// Every function that can be refused returns an infer_error; its code is INFER_OK, which is 0, when all is well. Beside the
-// errors that a function names, a null pointer gives INFER_ERROR_NULL, an address that does not suit its type
-// INFER_ERROR_MISALIGNED, memory that overlaps that of another argument or of the context INFER_ERROR_OVERLAP, and a context
-// that is not initialised INFER_ERROR_NOT_INITIALISED. Sizes are in bytes where they say so, and otherwise in elements.
+//   infer_forward ──> infer_classify ──> infer_sample ──> infer_decode      tokens to text
+//   └────── again, with the token that was sampled ─────┘
 //
-// What cannot be checked, or is checked by infer_init only: the calling thread or task rounds to nearest, its floating point
-// registers belong to it (an RTOS has a setting for that), unaligned words may be read (CCR.UNALIGN_TRP is 0 on a Cortex-M),
-// and its stack has 8 KB. docs/FIRMWARE.md in the repository says more.
+// Every function that can be refused returns an infer_error. Its code is INFER_OK, which is 0, when
+// all is well. Besides the errors that a function names, a null pointer gives INFER_ERROR_NULL, an
+// address that does not suit its type INFER_ERROR_MISALIGNED, memory that overlaps the memory of
+// another argument or of the context INFER_ERROR_OVERLAP, and a context that is not initialised
+// INFER_ERROR_NOT_INITIALISED. Sizes are in elements unless they are said to be in bytes.
+//
+// The library relies on four conditions that it cannot check, or checks in infer_init only. The
+// calling thread or task rounds to nearest. Its floating point registers belong to it, for which an
+// RTOS has a setting. Unaligned words may be read: CCR.UNALIGN_TRP is 0 on a Cortex-M. Its stack
+// has 8 KB. docs/FIRMWARE.md in the repository says more.
 
 
 #ifndef INFER_CORE_H

@@ -11,12 +11,13 @@ mod memory;
 
 use core::ffi::{c_char, c_void};
 
-use crate::config::{Config, KvType, Limits, Plan, WeightType};
+use crate::config::{Config, WeightType};
 use crate::error::Error;
 use crate::forward::{Engine, begin_at, classify, step};
 use crate::kernels::Kernels;
 use crate::math::{HASH_START, hash_logits};
 use crate::model::Model;
+use crate::plan::{KvType, Limits, Plan};
 use crate::runner::Serial;
 use crate::sampler::{ProbIndex, Sampler, penalize};
 use crate::state::State;
@@ -634,7 +635,7 @@ fn engine(kernels: Kernels) -> Engine<'static> {
 }
 
 /// Never linked: the symbol check of the archive fails when something could panic.
-#[cfg(target_os = "none")]
+#[cfg(any(target_os = "none", target_family = "wasm"))]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! &[u8]           ─ Model::from_bytes ─> Model     checked once, borrowed for ever        format, matrix, model
-//! caller's memory ─ State::new ────────> State     activations (hot), KV cache (cold)     config, state
+//! caller's memory ─ State::new ────────> State     activations (hot), KV cache (cold)     plan, cache, state
 //! text            ─ Tokenizer::encode ─> tokens                                           tokenizer
 //! tokens          ─ forward, classify ─> logits    one step per layer, one per row        forward, kernels, math
 //! logits          ─ Sampler::sample ───> token ─ Tokenizer::decode ─> bytes               sampler
@@ -50,8 +50,9 @@
 #[cfg(target_endian = "big")]
 compile_error!("model files are little endian and are used where they lie: big-endian targets are not supported");
 
-// The C archive for a desktop takes the panic handler of std; on bare metal it has its own.
-#[cfg(any(test, feature = "std", all(feature = "capi", not(target_os = "none"))))]
+// The C library for a desktop takes the panic handler of std; on bare metal and in WebAssembly it has
+// its own.
+#[cfg(any(test, feature = "std", all(feature = "capi", not(any(target_os = "none", target_family = "wasm")))))]
 extern crate std;
 
 mod cache;
@@ -67,13 +68,18 @@ mod mapped;
 pub mod math;
 mod matrix;
 mod model;
+#[cfg(feature = "std")]
+pub mod owned;
 mod panel;
+mod plan;
+mod quant;
 mod runner;
 mod sampler;
 mod state;
 mod tokenizer;
 
-pub use config::{Config, KvType, Limits, Plan, WeightType};
+pub use cache::KvBuffers;
+pub use config::{Config, WeightType};
 pub use error::Error;
 pub use forward::{Engine, begin, classify, forward, step};
 pub use kernels::Kernels;
@@ -82,7 +88,12 @@ pub use mapped::{MappedModel, Mmap, OpenError, exit_when_a_map_is_cut, map_file}
 pub use math::{HASH_START, hash_bytes, hash_logits};
 pub use matrix::{Matrix, Q8Matrix};
 pub use model::{Aligned, Layer, Model};
+#[cfg(feature = "std")]
+pub use owned::{
+    Buffers, ModelBytes, OwnedTokenizer, Perplexity, Pool, Session, TextStream, default_threads, nats, threads_for,
+};
+pub use plan::{KvType, Limits, Plan};
 pub use runner::{Runner, Serial};
 pub use sampler::{ProbIndex, Sampler, penalize};
-pub use state::{HotBuffers, KvBuffers, State};
+pub use state::{HotBuffers, State};
 pub use tokenizer::{BOS, EOS, IndexEntry, MergeSlot, Tokenizer, UNK, build_index, count_entries};

@@ -1,67 +1,12 @@
-//! `trainer --export out/model.bin`: from text to a model file.
-//!
-//! ```text
-//! stories ─ train-vocab ─> tokenizer.bin ─ pretokenize ─> token shards        corpus, vocab, split, pretokenize, shards
-//! token shards ─ Batches ─> train ─> checkpoints ─ export ─> model.bin        data, batches, train, checkpoint, export
-//! checkpoint or model.bin ─ sample, eval ─> stories, loss                     inference, sample, eval
-//! ```
+//! The command line of `trainer`: parses it and hands over to the command.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-
-/// As in std, but without its panic when nobody reads any more, as behind `| head`: a training goes
-/// on.
-macro_rules! println {
-    ($($part:tt)*) => {{
-        use std::io::Write as _;
-        _ = writeln!(std::io::stdout(), $($part)*);
-    }};
-}
-/// As [`println`].
-macro_rules! eprintln {
-    ($($part:tt)*) => {{
-        use std::io::Write as _;
-        _ = writeln!(std::io::stderr(), $($part)*);
-    }};
-}
-
-mod bar;
-mod batches;
-mod checkpoint;
-mod corpus;
-mod data;
-mod download;
-mod eval;
-mod export;
-mod files;
-mod generated;
-mod inference;
-mod interrupt;
-mod json;
-mod memory;
-mod output;
-mod peak;
-mod plot;
-mod pretokenize;
-mod report;
-mod sample;
-mod schedule;
-mod separator;
-mod settings;
-mod shards;
-mod shell;
-mod split;
-mod start;
-mod teacher;
-mod tensorboard;
-mod tokenizer;
-mod train;
-mod vocab;
-
-use output::{Unread, Usage};
-use settings::Settings;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use trainer::commands::{download, eval, export, pretokenize, sample, shell, train, train_vocab};
+use trainer::report::output::exit_code;
+use trainer::train::settings::Settings;
 
 /// Trains a small Llama-2 model and exports it as a llama2.c file
 #[derive(Parser)]
@@ -82,51 +27,34 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Download(download::Args),
-    TrainVocab(vocab::Args),
+    TrainVocab(train_vocab::Args),
     Pretokenize(pretokenize::Args),
     Sample(sample::Args),
     Eval(eval::Args),
     Export(export::Args),
-    /// Print a script that completes this program's commands and flags in a shell
-    Completions {
-        #[arg(value_enum)]
-        shell: clap_complete::Shell,
-    },
-    /// Write manual pages, one per command
-    Man {
-        /// Folder for them
-        #[arg(value_name = "DIR")]
-        folder: PathBuf,
-    },
+    Completions(shell::Completions),
+    Man(shell::Man),
 }
 
 fn main() -> ExitCode {
     infer_core::exit_when_a_map_is_cut();
-    let matches = Cli::command().get_matches();
-    match run(&matches) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) if e.is::<Unread>() => ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("error: {}", output::one_line(&e));
-            ExitCode::from(if e.is::<Usage>() { 2 } else { 1 })
-        }
-    }
+    exit_code(run(&Cli::command().get_matches()))
 }
 
-fn run(matches: &clap::ArgMatches) -> anyhow::Result<()> {
+fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     let cli = Cli::from_arg_matches(matches)?;
     if let Some(threads) = cli.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global()?;
     }
     match cli.command {
         Some(Command::Download(args)) => download::run(&args),
-        Some(Command::TrainVocab(args)) => vocab::run(&args),
+        Some(Command::TrainVocab(args)) => train_vocab::run(&args),
         Some(Command::Pretokenize(args)) => pretokenize::run(&args),
         Some(Command::Sample(args)) => sample::run(&args),
         Some(Command::Eval(args)) => eval::run(&args),
         Some(Command::Export(args)) => export::run(&args),
-        Some(Command::Completions { shell }) => shell::completions(Cli::command(), shell),
-        Some(Command::Man { folder }) => shell::man(Cli::command(), &folder),
-        None => train::run(&Settings::load(cli.config.as_deref(), cli.settings, matches)?),
+        Some(Command::Completions(args)) => shell::completions(&args, Cli::command()),
+        Some(Command::Man(args)) => shell::man(&args, Cli::command()),
+        None => train::run(cli.config.as_deref(), cli.settings, matches),
     }
 }

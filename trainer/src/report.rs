@@ -1,61 +1,27 @@
 //! What the person at the screen sees, and what stays for later: lines, progress bar,
 //! metrics.jsonl, TensorBoard.
 
+pub mod bar;
+pub mod metric;
+pub mod output;
+pub mod peak;
+mod plot;
+mod tensorboard;
+
+use std::fmt::Display;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
 use indicatif::{HumanDuration, ProgressBar};
 use infer_core::Config;
-use serde::{Deserialize, Serialize};
 
-use crate::files::write_whole;
-use crate::tensorboard::EventFile;
-use crate::{bar, plot};
-
-/// Every line of the log as JSON, in out_dir.
-pub const METRICS: &str = "metrics.jsonl";
-/// The loss curve, in out_dir.
-pub const CURVE: &str = "loss.svg";
-
-/// A line of metrics.jsonl.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum Metric {
-    /// Means since the line before.
-    Step { iter: u64, loss: f64, lr: f64, ms: f64, tok_per_s: f64, mfu: f64 },
-    /// Of both splits on fixed sequences.
-    Evaluation(Evaluation),
-}
-
-/// Losses are in nats per token.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Evaluation {
-    pub iter: u64,
-    pub train_loss: f64,
-    pub val_loss: f64,
-    /// exp(val_loss): among as many tokens a model without preferences would choose. Older runs
-    /// have not noted it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub val_perplexity: Option<f64>,
-    /// Independent of the vocabulary. Older runs have not noted it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub val_nats_per_byte: Option<f64>,
-    /// Trained on so far.
-    pub tokens: u64,
-    pub seconds: f64,
-}
-
-impl Metric {
-    fn iter(&self) -> u64 {
-        match self {
-            Metric::Step { iter, .. } => *iter,
-            Metric::Evaluation(evaluation) => evaluation.iter,
-        }
-    }
-}
+use crate::io::files::{CURVE, METRICS, write_whole};
+use crate::report::metric::{Evaluation, Metric, read_metrics};
+use crate::report::output::say;
+use crate::report::tensorboard::EventFile;
 
 /// Where everything is reported to.
 pub struct Report {
@@ -96,9 +62,8 @@ impl Report {
     }
 
     /// Prints a line, above the bar where there is one.
-    pub fn say(&self, line: &str) {
-        // The training goes on when nobody listens any more.
-        self.bar.suspend(|| _ = writeln!(io::stdout(), "{line}"));
+    pub fn say(&self, line: impl Display) {
+        self.bar.suspend(|| say(line));
     }
 
     /// A mean of steps that took `time` each, up to and with step `iter`.
@@ -106,7 +71,7 @@ impl Report {
         let tok_per_s = tokens as f64 / time.as_secs_f64();
         let mfu = tok_per_s * self.flops_per_token / self.peak_flops;
         let ms = time.as_secs_f64() * 1e3;
-        self.say(&format!(
+        self.say(format!(
             "iter {iter:6} | loss {loss:.4} | lr {lr:.3e} | {ms:.1} ms | {tok_per_s:.0} tok/s | mfu {:.1}%",
             100.0 * mfu
         ));
@@ -128,7 +93,7 @@ impl Report {
         let Evaluation { iter, train_loss, val_loss, tokens, .. } = result;
         let (perplexity, per_byte) = (result.val_perplexity.unwrap_or(f64::NAN), result.val_nats_per_byte);
         let per_byte = per_byte.unwrap_or(f64::NAN);
-        self.say(&format!(
+        self.say(format!(
             "iter {iter:6} | train loss {train_loss:.4} | val loss {val_loss:.4} | perplexity {perplexity:.2} | \
              {per_byte:.4} nats/byte | {tokens} tokens seen"
         ));
@@ -161,15 +126,6 @@ impl Report {
     }
 }
 
-/// All lines that are whole: the last one is not when the process was killed while writing it.
-fn read_metrics(path: &Path) -> anyhow::Result<Vec<Metric>> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(e) => Err(e).with_context(|| path.display().to_string()),
-    }
-}
-
 /// Floating-point operations of a forward and backward pass per token: 6 per parameter, and the
 /// attention, as estimated in the appendix of PaLM (Chowdhery et al., 2022) and in llama2.c.
 fn flops_per_token(c: &Config) -> f64 {
@@ -194,7 +150,7 @@ mod tests {
             seconds: 1.0,
         };
         let folder = tempfile::tempdir().unwrap();
-        let config = crate::settings::tests::parse(&[], None).unwrap().config();
+        let config = crate::train::settings::tests::parse(&[]).unwrap().config();
         let report = |iter| {
             let mut report = Report::new(folder.path(), &config, iter, 20, 100.0).unwrap();
             report.open_files(iter).unwrap();

@@ -1,11 +1,14 @@
 //! The model composed of dfdx's operations, on any device: the path on CUDA, and the oracle of the
-//! fused one.
+//! one for the CPU.
 
 use dfdx::prelude::*;
 use infer_core::format::TensorName;
 
+use super::batch::{Batch, IGNORED, Options};
+use super::device::Matrix;
 use super::dropout::{Dropout, Place};
-use super::{Backend, Batch, IGNORED, Llama, Matrix, Options, RMS_EPS, rope_tables};
+use super::llama::{Backend, Llama, RMS_EPS};
+use super::rope::rope_tables;
 
 /// (sequences, heads, length, head_size)
 type Heads<D, T> = Tensor<(usize, usize, usize, usize), f32, D, T>;

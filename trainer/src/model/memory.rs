@@ -21,7 +21,7 @@ pub fn training_bytes(config: &Config, sequences: usize, length: usize) -> f64 {
     let layer = 2.0 * dim + dim * (2.0 * dim + 2.0 * kv_dim + 3.0 * hidden_dim);
     let tables = if config.shared_classifier { 1.0 } else { 2.0 };
     let parameters = tables * vocab_size * dim + n_layers * layer + dim;
-    // Weights, gradients and both moments, the fused operation's copies of weights, transposed
+    // Weights, gradients and both moments, the copies that `cpu` has of weights, transposed
     // weights and gradients, and what a checkpoint copies while it is written.
     const COPIES: f64 = 10.0;
     // Sums of a layer's gradients, before they are added.

@@ -1,8 +1,9 @@
 //! AdamW with decay on matrices only, and clipping.
 
-use dfdx::prelude::{AdamConfig, Momentum, SgdConfig, Storage, WeightDecay};
+use dfdx::prelude::{AdamConfig, WeightDecay};
 
-use super::{Backend, Gradients, Llama, Matrix, device_error};
+use super::device::{Gradients, combine, device_error};
+use super::llama::{Backend, Llama};
 
 /// AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101); norm weights do not decay.
 pub struct AdamW<D: Backend> {
@@ -41,7 +42,7 @@ impl<D: Backend> AdamW<D> {
     ) -> anyhow::Result<()> {
         self.steps += 1;
         for parameter in &mut model.parameters {
-            let decay = parameter.decay.then_some(WeightDecay::Decoupled(self.weight_decay));
+            let decay = (!parameter.shape.is_norm()).then_some(WeightDecay::Decoupled(self.weight_decay));
             let adam = AdamConfig { lr: learning_rate, betas: self.betas, eps: self.eps, weight_decay: decay };
             let tensor = &mut parameter.tensor;
             let m = self.moment1.get_or_alloc_mut(tensor).map_err(device_error::<D>)?;
@@ -72,8 +73,8 @@ impl<D: Backend> AdamW<D> {
         for (store, moments) in [&mut self.moment1, &mut self.moment2].into_iter().zip(moments) {
             anyhow::ensure!(moments.len() == model.parameters.len(), "{} moments for another model", moments.len());
             for (parameter, moment) in model.parameters.iter().zip(moments) {
-                let (moment, shape) = (moment.as_ref().to_vec(), (parameter.rows, parameter.cols));
-                anyhow::ensure!(moment.len() == shape.0 * shape.1, "a moment of another shape than {shape:?}");
+                let (moment, shape) = (moment.as_ref().to_vec(), (parameter.shape.rows, parameter.shape.cols));
+                anyhow::ensure!(moment.len() == parameter.shape.size(), "a moment of another shape than {shape:?}");
                 let source = model.device.try_tensor_from_vec(moment, shape).map_err(device_error::<D>)?;
                 let target = store.get_or_alloc_mut(&parameter.tensor).map_err(device_error::<D>)?;
                 combine(&model.device, target, 0.0, source, 1.0).map_err(device_error::<D>)?;
@@ -104,23 +105,4 @@ pub fn clip_gradients<D: Backend>(
         }
     }
     Ok(norm)
-}
-
-/// target = target · target_factor + source · source_factor, on any device: dfdx offers plain
-/// buffers no arithmetic but that of its optimisers. This is SGD's momentum with learning rate 0,
-/// where `source` stands for the weights that decay.
-pub(super) fn combine<D: Backend>(
-    device: &D,
-    target: &mut <D as Storage<f32>>::Vec,
-    target_factor: f32,
-    mut source: Matrix<D>,
-    source_factor: f32,
-) -> Result<(), D::Err> {
-    let sgd = SgdConfig {
-        lr: 0.0,
-        momentum: Some(Momentum::Classic(f64::from(target_factor))),
-        weight_decay: Some(WeightDecay::L2(f64::from(source_factor))),
-    };
-    let zeros = Storage::<f32>::try_alloc_grad(device, target)?;
-    sgd.try_update(&mut source, target, &zeros)
 }

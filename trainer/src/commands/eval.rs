@@ -1,0 +1,117 @@
+//! `trainer eval`: how well a checkpoint or a model file predicts the validation split, by
+//! infer-core.
+
+use std::path::PathBuf;
+
+use anyhow::ensure;
+use infer_core::{classify, forward};
+use rayon::prelude::*;
+
+use crate::data::batches::Batches;
+use crate::data::corpus;
+use crate::data::shards::Shards;
+use crate::data::tokenizer::TokenizerFile;
+use crate::io::inference::{BATCH, Buffers, Runnable, engine, token_lengths};
+use crate::report::output::{Usage, result};
+use crate::train::data::data_of_run;
+
+/// Loss of a checkpoint or a model file on the validation split
+#[derive(clap::Args)]
+pub struct Args {
+    /// Checkpoint, out_dir of a run (for its best checkpoint), or model.bin
+    model: PathBuf,
+    /// Folder of token shards [default: those of the run, or data/tokN for a model file of N
+    /// tokens]
+    #[arg(long, value_name = "FOLDER")]
+    data: Option<PathBuf>,
+    /// Tokens per sequence [default: the model's context]
+    #[arg(long, value_name = "N")]
+    window: Option<usize>,
+    /// Tokenizer of a model file [default: tokenizer.bin beside it]
+    #[arg(long, value_name = "tokenizer.bin")]
+    tokenizer: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// The fields of the JSON object, as `infer-cli perplexity --json` has them.
+#[derive(serde::Serialize)]
+struct Report {
+    windows: usize,
+    window: usize,
+    tokens: usize,
+    bytes: usize,
+    nats_per_token: f64,
+    perplexity: f64,
+    nats_per_byte: f64,
+}
+
+/// Runs `trainer eval`.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let runnable = Runnable::open(&args.model, args.tokenizer.as_deref())?;
+    let (model, tokenizer) = (runnable.model()?, runnable.tokenizer());
+    let config = model.config();
+    let data = match &args.data {
+        Some(folder) => folder.clone(),
+        None => data_of_run(&args.model)?.unwrap_or_else(|| corpus::default_folder(config.vocab_size)),
+    };
+    let own = TokenizerFile::from_bytes(&args.model, runnable.tokenizer_bytes().to_vec())?;
+    ensure!(
+        Shards::are_in(&data)?,
+        "{} is no folder of token shards: name one with --data, or make it with `trainer pretokenize`",
+        data.display()
+    );
+    let shards = Shards::open(&data, Some(&own))?;
+    ensure!(
+        shards.vocab_size() == config.vocab_size && own.means_the_same(shards.tokenizer()),
+        "{} and the shards in {} have different vocabularies ({} and {} tokens): pretokenize with the model's",
+        args.model.display(),
+        data.display(),
+        config.vocab_size,
+        shards.vocab_size()
+    );
+    let window = args.window.unwrap_or(config.seq_len);
+    if !(1..=config.seq_len).contains(&window) {
+        return Err(Usage(format!("--window {window}: give 1 to {}, the model's context", config.seq_len)).into());
+    }
+    let batches = Batches::new(vec![shards.valid()], window, 0, "--window")?;
+    let n = batches.sequences() as usize;
+    let lengths = token_lengths(&tokenizer)?;
+
+    let sums = (0..n).into_par_iter().map(|i| {
+        let Some(batch) = batches.fixed(i, n, 1)? else { return Ok((0.0, 0)) };
+        let mut buffers = Buffers::new(config, window, BATCH.min(window))?;
+        let mut state = buffers.state()?;
+        let mut sum = (0.0, 0);
+        for (tokens, targets) in batch.x.chunks(BATCH).zip(batch.y.chunks(BATCH)) {
+            forward(&model, &mut state, &engine(), tokens)?;
+            for (row, &target) in targets.iter().enumerate() {
+                sum.0 += surprise(classify(&model, &mut state, &engine(), row)?, target);
+                sum.1 += lengths[target as usize];
+            }
+        }
+        Ok(sum)
+    });
+    let sums = sums.collect::<anyhow::Result<Vec<(f64, usize)>>>()?;
+    // In order, so that the sum does not depend on the threads.
+    let (nats, bytes) = sums.iter().fold((0.0, 0), |(nats, bytes), sum| (nats + sum.0, bytes + sum.1));
+    let (tokens, nats_per_token, nats_per_byte) = (n * window, nats / (n * window) as f64, nats / bytes as f64);
+    let perplexity = nats_per_token.exp();
+    if args.json {
+        let report = Report { windows: n, window, tokens, bytes, nats_per_token, perplexity, nats_per_byte };
+        result(serde_json::to_string(&report)?)
+    } else {
+        result(format!("predicted        {tokens} tokens, {bytes} bytes"))?;
+        result(format!("nats per token   {nats_per_token:.7}"))?;
+        result(format!("perplexity       {perplexity:.4}"))?;
+        result(format!("nats per byte    {nats_per_byte:.7}"))
+    }
+}
+
+/// -ln of the probability that softmax gives to `token`.
+fn surprise(logits: &[f32], token: u32) -> f64 {
+    let max = logits.iter().fold(f32::NEG_INFINITY, |max, &x| max.max(x));
+    let sum: f64 = logits.iter().map(|&x| f64::from(x - max).exp()).sum();
+    sum.ln() - f64::from(logits[token as usize] - max)
+}

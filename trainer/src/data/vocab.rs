@@ -1,0 +1,313 @@
+//! A vocabulary for a corpus: byte-pair encoding with byte fallback, laid out and written as
+//! llama2.c does it.
+//!
+//! Pieces are learned as SentencePiece learns them with llama2.c's settings: text is not
+//! normalised; a space belongs to the word after it; no piece mixes letters with digits,
+//! punctuation or another script; each digit stands alone; line breaks and other control characters
+//! are left to the byte tokens.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{anyhow, ensure};
+use tokenizers::decoders::byte_fallback::ByteFallback;
+use tokenizers::decoders::fuse::Fuse;
+use tokenizers::decoders::sequence::Sequence as Decoders;
+use tokenizers::decoders::strip::Strip;
+use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::normalizers::{Prepend, Replace, Sequence as Normalizers};
+use tokenizers::processors::template::TemplateProcessing;
+use tokenizers::{AddedToken, Tokenizer};
+use unicode_script::{Script, UnicodeScript};
+
+use crate::data::corpus::{self, Counts, Piece};
+use crate::data::separator::Separator;
+use crate::data::shards::{read_meta, sha256};
+use crate::data::split::Files;
+use crate::io::files::write_whole;
+
+/// Most characters of a piece, and where the training cuts words that are longer than any piece
+/// could need.
+const MAX_PIECE: usize = 16;
+const MAX_WORD: usize = 4 * MAX_PIECE;
+/// Unless told otherwise: the rarest characters of English stories cost less as bytes than as
+/// tokens.
+pub const COVERAGE: f64 = 0.9999;
+/// Text to learn from, unless told otherwise.
+pub const MAX_MB: u64 = 1024;
+/// Names of ids 0 to 2 in tokenizer.json.
+const SPECIAL: [&str; 3] = ["<unk>", "<s>", "</s>"];
+/// Ids before the text: the special tokens and the bytes.
+const FIRST_TEXT: usize = SPECIAL.len() + 256;
+
+/// Number of tokens, unless told otherwise.
+pub const SIZE: usize = 512;
+
+/// The words of a corpus, each with the space before it, and how often they occur.
+pub struct Words {
+    /// How often each word occurs.
+    pub counts: HashMap<String, u64>,
+    /// What they were read from.
+    pub read: Counts,
+}
+
+impl Words {
+    /// Reads the files to train on, which are those that are not in `valid`, up to `max_mb` MB.
+    pub fn count(corpus: &[PathBuf], valid: &[PathBuf], separator: &Separator, max_mb: u64) -> anyhow::Result<Words> {
+        let pieces = first_bytes(Files::find(corpus, valid)?.train, max_mb.saturating_mul(1 << 20));
+        let progress = corpus::progress(pieces.iter().map(Piece::bytes).sum());
+        let mut counts: HashMap<String, u64> = HashMap::new();
+        let mut read = Counts::default();
+        for piece in pieces {
+            read += piece.read(separator, &progress, &mut |story| {
+                for_each_word(story, |word| match counts.get_mut(word) {
+                    Some(n) => *n += 1,
+                    None => _ = counts.insert(word.to_string(), 1),
+                });
+                Ok(())
+            })?;
+        }
+        progress.finish_and_clear();
+        ensure!(read.stories > 0, "no stories in {}: {read}", corpus::list(corpus));
+        Ok(Words { counts, read })
+    }
+}
+
+/// As many of the pieces as make up `bytes` bytes: at least one, and a plain text cut to what is
+/// left.
+fn first_bytes(pieces: Vec<Piece>, bytes: u64) -> Vec<Piece> {
+    let mut left = bytes;
+    let mut first = Vec::new();
+    for mut piece in pieces {
+        if left == 0 {
+            break;
+        }
+        if piece.is_text() {
+            piece.end = piece.end.min(piece.start + left);
+        }
+        left = left.saturating_sub(piece.bytes());
+        first.push(piece);
+    }
+    first
+}
+
+/// Cuts a story where no piece may reach across.
+fn for_each_word(story: &str, mut each: impl FnMut(&str)) {
+    let (mut word, mut chars) = (String::from(" "), 1);
+    let mut last = Class::Space;
+    for c in story.chars() {
+        let c = if c == '\u{2581}' { ' ' } else { c };
+        let class = Class::of(c, last);
+        let together = match (last, class) {
+            (Class::Digit, _) | (_, Class::Digit) => false,
+            (Class::Space, _) => true,
+            _ => last == class,
+        };
+        if !together || chars == MAX_WORD {
+            each(&word);
+            word.clear();
+            chars = 0;
+        }
+        word.push(c);
+        chars += 1;
+        last = class;
+    }
+    each(&word);
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Class {
+    Space,
+    Digit,
+    Script(Script),
+}
+
+impl Class {
+    fn of(c: char, last: Class) -> Class {
+        match c {
+            ' ' => Class::Space,
+            c if c.is_numeric() => Class::Digit,
+            c => match c.script() {
+                Script::Inherited => last, // a mark on the character before it
+                Script::Hiragana | Script::Katakana => Class::Script(Script::Han),
+                script => Class::Script(script),
+            },
+        }
+    }
+}
+
+/// A learned vocabulary: the text of ids 259 and up.
+pub struct Vocabulary {
+    /// Merged pieces in the order in which they were learned, then characters, the most frequent
+    /// first.
+    text: Vec<String>,
+    merged: usize,
+}
+
+impl Vocabulary {
+    /// Learns from words and their counts. The same words give the same vocabulary. Without a size
+    /// it has [`SIZE`] tokens, or as near to it as the text allows.
+    ///
+    /// # Errors
+    /// A size that is too small for the characters, or too large for the text.
+    pub fn train(words: &HashMap<String, u64>, size: Option<usize>, coverage: f64) -> anyhow::Result<Vocabulary> {
+        let characters = characters(words, coverage);
+        let least = FIRST_TEXT + characters.len();
+        let vocab_size = size.unwrap_or(SIZE.max(least));
+        ensure!(
+            vocab_size >= least,
+            "--vocab-size {vocab_size}: give at least {least} ({FIRST_TEXT} special and byte tokens, {} characters)",
+            characters.len()
+        );
+        // What is not in the alphabet becomes bytes, which take no part in merges.
+        let alphabet = characters.iter().copied().collect();
+        let mut known: HashMap<&str, u64> = HashMap::new();
+        for (word, n) in words {
+            for part in word.split(|c| !characters.contains(&c)).filter(|part| !part.is_empty()) {
+                *known.entry(part).or_default() += n;
+            }
+        }
+        let trainer = BpeTrainer::builder()
+            .show_progress(false)
+            .vocab_size(vocab_size - FIRST_TEXT)
+            .initial_alphabet(alphabet)
+            .max_token_length(Some(MAX_PIECE))
+            .build();
+        let mut model = BPE::default();
+        let counts = known.iter().map(|(word, n)| ((*word).into(), *n)).collect();
+        trainer.do_train(&counts, &mut model).map_err(|e| anyhow!("learning the vocabulary: {e}"))?;
+        let mut learned: Vec<(u32, String)> = model.get_vocab().into_iter().map(|(piece, id)| (id, piece)).collect();
+        let most = FIRST_TEXT + learned.len();
+        ensure!(
+            size.is_none() || vocab_size == most,
+            "--vocab-size {vocab_size}: this text gives no more than {most} tokens"
+        );
+        learned.sort();
+        let mut text: Vec<String> = learned.into_iter().skip(characters.len()).map(|(_, piece)| piece).collect();
+        let merged = text.len();
+        text.extend(characters.into_iter().map(String::from));
+        Ok(Vocabulary { text, merged })
+    }
+
+    /// Number of tokens.
+    pub fn size(&self) -> usize {
+        FIRST_TEXT + self.text.len()
+    }
+
+    /// In words.
+    pub fn describe(&self) -> String {
+        format!("{} tokens, {} of them characters", self.size(), self.text.len() - self.merged)
+    }
+
+    /// Refuses a folder with the vocabulary of finished shards, or of a model.
+    ///
+    /// # Errors
+    /// Names what would lose its vocabulary.
+    pub fn check_folder(&self, folder: &Path) -> anyhow::Result<()> {
+        if let Some(meta) = read_meta(folder)? {
+            ensure!(
+                !meta.missing(folder).is_empty() || meta.tokenizer_sha256 == sha256(&self.tokenizer_bin()),
+                "{} has shards that were made with another tokenizer.bin: delete the folder, or give another --out",
+                folder.display()
+            );
+        }
+        let (there, ours) = (folder.join("tokenizer.bin"), folder.join("tokenizer.json"));
+        ensure!(
+            ours.exists() || !there.exists() || std::fs::read(&there)? == self.tokenizer_bin(),
+            "{} is not from train-vocab, and may belong to a model beside it: give another --out",
+            there.display()
+        );
+        Ok(())
+    }
+
+    /// Writes `tokenizer.bin` and `tokenizer.json` into a folder.
+    pub fn write(&self, folder: &Path) -> anyhow::Result<()> {
+        let json = self.tokenizer_json().map_err(|e| anyhow!("tokenizer.json: {e}"))?;
+        write_whole(&folder.join("tokenizer.json"), |out| Ok(out.write_all(json.as_bytes())?))?;
+        write_whole(&folder.join("tokenizer.bin"), |out| Ok(out.write_all(&self.tokenizer_bin())?))
+    }
+
+    /// The file of llama2.c: docs/FORMAT.md.
+    pub fn tokenizer_bin(&self) -> Vec<u8> {
+        let special = ["<unk>", "\n<s>\n", "\n</s>\n"].map(String::from).into_iter();
+        let unscored = special.chain(byte_pieces()).map(|piece| (0.0, piece));
+        let scored = self.text.iter().enumerate().map(|(rank, piece)| (-(rank as f32), piece.clone()));
+        let mut file = Vec::new();
+        let mut longest = 0;
+        for (score, piece) in unscored.chain(scored) {
+            file.extend(score.to_le_bytes());
+            file.extend((piece.len() as u32).to_le_bytes());
+            file.extend(piece.as_bytes());
+            longest = longest.max(piece.len() as u32);
+        }
+        [&longest.to_le_bytes()[..], &file].concat()
+    }
+
+    /// The same vocabulary for the `tokenizers` library and all that use it.
+    fn tokenizer_json(&self) -> tokenizers::Result<String> {
+        let marked: Vec<String> = self.text.iter().map(|piece| piece.replace(' ', "\u{2581}")).collect();
+        let ids = SPECIAL.map(String::from).into_iter().chain(byte_pieces()).chain(marked.iter().cloned());
+        let vocab: tokenizers::models::bpe::Vocab = ids.zip(0..).collect();
+        // llama2.c merges any pair whose concatenation is a piece: each piece is listed with every
+        // split into two.
+        let is_piece = |text: &str| vocab.get(text).is_some_and(|&id| id as usize >= FIRST_TEXT);
+        let mut merges = Vec::new();
+        for piece in &marked[..self.merged] {
+            for (at, _) in piece.char_indices().skip(1).collect::<Vec<_>>().into_iter().rev() {
+                let (left, right) = piece.split_at(at);
+                if is_piece(left) && is_piece(right) {
+                    merges.push((left.to_string(), right.to_string()));
+                }
+            }
+        }
+        let model = BPE::builder()
+            .vocab_and_merges(vocab, merges)
+            .unk_token(SPECIAL[0].into())
+            .fuse_unk(true)
+            .byte_fallback(true)
+            .build()?;
+        let mut tokenizer = Tokenizer::new(model);
+        let normalizers = vec![Prepend::new("\u{2581}".into()).into(), Replace::new(" ", "\u{2581}")?.into()];
+        tokenizer.with_normalizer(Some(Normalizers::new(normalizers)))?;
+        let decoders = vec![
+            Replace::new("\u{2581}", " ")?.into(),
+            ByteFallback::new().into(),
+            Fuse::new().into(),
+            Strip::new(' ', 1, 0).into(),
+        ];
+        tokenizer.with_decoder(Some(Decoders::new(decoders)));
+        let template = TemplateProcessing::builder()
+            .try_single("<s> $A")?
+            .try_pair("<s> $A <s> $B")?
+            .special_tokens(vec![("<s>", infer_core::BOS)])
+            .build()?;
+        tokenizer.with_post_processor(Some(template));
+        tokenizer.add_special_tokens(SPECIAL.map(|name| AddedToken::from(name, true)))?;
+        tokenizer.to_string(true)
+    }
+}
+
+/// The fewest characters that make up this share of the text, the most frequent first. No control
+/// characters.
+fn characters(words: &HashMap<String, u64>, coverage: f64) -> Vec<char> {
+    let mut counts: HashMap<char, u64> = HashMap::new();
+    for (word, n) in words {
+        for c in word.chars().filter(|c| !c.is_control()) {
+            *counts.entry(c).or_default() += n;
+        }
+    }
+    let mut counts: Vec<(char, u64)> = counts.into_iter().collect();
+    counts.sort_by_key(|&(c, n)| (std::cmp::Reverse(n), c));
+    let total: u64 = counts.iter().map(|(_, n)| n).sum();
+    let mut covered = 0;
+    let wanted = counts.iter().take_while(|(_, n)| {
+        let more = (covered as f64) < coverage * total as f64;
+        covered += n;
+        more
+    });
+    wanted.map(|(c, _)| *c).collect()
+}
+
+fn byte_pieces() -> impl Iterator<Item = String> {
+    (0..=255).map(|byte| format!("<0x{byte:02X}>"))
+}

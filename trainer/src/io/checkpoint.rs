@@ -1,0 +1,425 @@
+//! Checkpoints: a folder per step with everything that a run needs to go on bit for bit.
+//!
+//! ```text
+//! out_dir/checkpoints/step-00000100/        tensors.safetensors (weights and moments), run.postcard, tokenizer.bin
+//! out_dir/checkpoints/damaged-step-…/       one that a resumed run passed over
+//! ```
+//!
+//! A folder is written under a temporary name, brought to the disk and renamed: a process that is
+//! killed at any instant leaves the new checkpoint whole or not at all. The last step is the one
+//! with the highest number. The best one is the first that has the lowest loss of the last.
+//! run.postcard ends with checksums, so that no damaged file is taken for a whole one.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+use crc32c::crc32c;
+use infer_core::format::TensorName;
+use infer_core::{Config, WeightType};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+
+use crate::io::files::{TOKENIZER, UNFINISHED, map, remove, remove_unfinished, sync_folder, write_whole};
+use crate::report::output::note;
+
+/// Weights and moments.
+pub const TENSORS: &str = "tensors.safetensors";
+/// The state of the run.
+pub const RUN: &str = "run.postcard";
+/// Values of `Run::format` without and with checksums.
+const UNCHECKED: u32 = 2;
+const FORMAT: u32 = 3;
+
+/// State of a run besides its tensors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    format: u32,
+    /// dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len
+    shape: [usize; 7],
+    shared_classifier: bool,
+    /// Steps done.
+    pub iter: u64,
+    /// Sequences seen: the next one has this number in the order of the data.
+    pub sequences: u64,
+    /// Time spent in steps, in seconds, over all sessions.
+    pub seconds: f64,
+    /// Lowest validation loss so far, in nats per token.
+    pub best_loss: f64,
+    /// Step of the last evaluation. A run that was interrupted has one to catch up with.
+    pub evaluated: Option<u64>,
+    /// What the order of the data depends on.
+    pub order: Order,
+}
+
+/// What the order of the data depends on: if a run resumes with another one, it is not the run that
+/// it was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Order {
+    /// Seed of the shuffling.
+    pub seed: u64,
+    /// Sequences per pass.
+    pub batch_size: usize,
+    /// Passes per step.
+    pub gradient_accumulation_steps: usize,
+    /// Tokens of a sequence.
+    pub length: usize,
+    /// Sequences of an epoch.
+    pub epoch: u64,
+}
+
+impl Order {
+    /// What is different now, in words.
+    pub fn changes(&self, now: &Order) -> String {
+        let number = |n: usize| n as u64;
+        let values = [
+            ("seed", self.seed, now.seed),
+            ("batch_size", number(self.batch_size), number(now.batch_size)),
+            (
+                "gradient_accumulation_steps",
+                number(self.gradient_accumulation_steps),
+                number(now.gradient_accumulation_steps),
+            ),
+            ("max_seq_len", number(self.length), number(now.length)),
+            ("sequences in the training data", self.epoch, now.epoch),
+        ];
+        let changed = values.iter().filter(|(_, was, is)| was != is);
+        changed.map(|(name, was, is)| format!("{name}: {was}, now {is}")).collect::<Vec<_>>().join("; ")
+    }
+}
+
+impl Run {
+    /// A run that has not begun.
+    pub fn new(config: &Config, order: Order) -> Run {
+        let Config { dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len, .. } = *config;
+        Run {
+            format: FORMAT,
+            shape: [dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len],
+            shared_classifier: config.shared_classifier,
+            iter: 0,
+            sequences: 0,
+            seconds: 0.0,
+            best_loss: f64::INFINITY,
+            evaluated: None,
+            order,
+        }
+    }
+
+    /// Shape of the model.
+    pub fn config(&self) -> Config {
+        let [dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len] = self.shape;
+        let shared_classifier = self.shared_classifier;
+        let weights = WeightType::F32;
+        Config { dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len, shared_classifier, weights }
+    }
+}
+
+/// A tensor on the host.
+pub struct Tensor {
+    /// Name in the file, as [`tensor_name`] makes it.
+    pub name: String,
+    /// Rows and columns.
+    pub shape: Vec<usize>,
+    /// Values, row by row.
+    pub data: Vec<f32>,
+}
+
+/// CRC-32C of the large files of a checkpoint. A checkpoint of an older trainer has none.
+#[derive(Clone, Copy)]
+struct Checksums {
+    tensors: u32,
+    tokenizer: u32,
+}
+
+impl Checksums {
+    fn of(path: &Path) -> anyhow::Result<Checksums> {
+        let checksum = |name: &str| anyhow::Ok(crc32c(&map(&path.join(name))?));
+        Ok(Checksums { tensors: checksum(TENSORS)?, tokenizer: checksum(TOKENIZER)? })
+    }
+}
+
+/// run.postcard: the run, the checksums, and the checksum of what is before it, little endian.
+fn encode_run(run: &Run, checksums: Checksums) -> anyhow::Result<Vec<u8>> {
+    let mut bytes = postcard::to_stdvec(run)?;
+    bytes.extend(checksums.tensors.to_le_bytes());
+    bytes.extend(checksums.tokenizer.to_le_bytes());
+    bytes.extend(crc32c(&bytes).to_le_bytes());
+    Ok(bytes)
+}
+
+fn decode_run(bytes: &[u8]) -> anyhow::Result<(Run, Option<Checksums>)> {
+    let (format, _) = postcard::take_from_bytes::<u32>(bytes)?;
+    let (run, checksums) = match format {
+        UNCHECKED => (bytes, None),
+        FORMAT => {
+            let (rest, checksum) = take_u32(bytes)?;
+            ensure!(crc32c(rest) == checksum, "its checksum is wrong");
+            let (rest, tokenizer) = take_u32(rest)?;
+            let (run, tensors) = take_u32(rest)?;
+            (run, Some(Checksums { tensors, tokenizer }))
+        }
+        other => bail!("it has format {other}, and this trainer reads {UNCHECKED} and {FORMAT}"),
+    };
+    let (run, rest) = postcard::take_from_bytes::<Run>(run)?;
+    ensure!(rest.is_empty(), "{} bytes follow the run", rest.len());
+    Ok((Run { format: FORMAT, ..run }, checksums))
+}
+
+/// The bytes before the last four, and these as a number.
+fn take_u32(bytes: &[u8]) -> anyhow::Result<(&[u8], u32)> {
+    let (rest, last) = bytes.split_last_chunk().context("it is cut short")?;
+    Ok((rest, u32::from_le_bytes(*last)))
+}
+
+fn read_run(path: &Path) -> anyhow::Result<(Run, Option<Checksums>)> {
+    let path = path.join(RUN);
+    let bytes = std::fs::read(&path).with_context(|| format!("checkpoint file {}", path.display()))?;
+    decode_run(&bytes).with_context(|| damaged(&path))
+}
+
+/// A checkpoint in memory.
+pub struct Checkpoint {
+    /// Its folder.
+    pub path: PathBuf,
+    /// State of the run.
+    pub run: Run,
+    /// Weights and moments.
+    pub tensors: Vec<Tensor>,
+    /// Contents of tokenizer.bin.
+    pub tokenizer: Vec<u8>,
+}
+
+impl Checkpoint {
+    /// Reads a folder that [`Checkpoints::save`] has written.
+    ///
+    /// # Errors
+    /// Names the file that is missing or damaged.
+    pub fn read(path: &Path) -> anyhow::Result<Checkpoint> {
+        let (run, checksums) = read_run(path)?;
+        if checksums.is_none() {
+            note(format!(
+                "note: {} has no checksums, as it is of an older trainer: damage may go unseen",
+                path.display()
+            ));
+        }
+        let tokenizer_path = path.join(TOKENIZER);
+        let tokenizer = std::fs::read(&tokenizer_path);
+        let tokenizer = tokenizer.with_context(|| format!("checkpoint file {}", tokenizer_path.display()))?;
+        let tensors_path = path.join(TENSORS);
+        let bytes = map(&tensors_path).with_context(|| format!("checkpoint file {}", tensors_path.display()))?;
+        if let Some(checksums) = checksums {
+            ensure!(crc32c(&tokenizer) == checksums.tokenizer, "{}", damaged(&tokenizer_path));
+            ensure!(crc32c(&bytes) == checksums.tensors, "{}", damaged(&tensors_path));
+        }
+        let tensors = SafeTensors::deserialize(&bytes).with_context(|| damaged(&tensors_path))?;
+        let tensors = tensors.iter().map(|(name, view)| {
+            ensure!(view.dtype() == Dtype::F32, "{}: {name} is {:?}, not F32", tensors_path.display(), view.dtype());
+            let data = view.data().as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
+            Ok(Tensor { name: name.to_owned(), shape: view.shape().to_vec(), data })
+        });
+        let tensors = tensors.collect::<anyhow::Result<_>>()?;
+        Ok(Checkpoint { path: path.to_path_buf(), run, tensors, tokenizer })
+    }
+
+    /// Whether a folder holds a checkpoint.
+    pub fn is_at(path: &Path) -> bool {
+        path.join(RUN).is_file()
+    }
+
+    /// Takes the data of a tensor.
+    pub fn take(&mut self, name: &str, shape: &[usize]) -> anyhow::Result<Vec<f32>> {
+        let path = self.path.join(TENSORS);
+        let Some(i) = self.tensors.iter().position(|tensor| tensor.name == name) else {
+            bail!("{} has no tensor {name}", path.display());
+        };
+        let tensor = self.tensors.swap_remove(i);
+        ensure!(
+            tensor.shape == shape,
+            "{}: {name} has shape {:?}, the model needs {shape:?}",
+            path.display(),
+            tensor.shape
+        );
+        Ok(tensor.data)
+    }
+}
+
+/// Name of a tensor in a checkpoint; `kind` is weight, moment1 or moment2.
+pub fn tensor_name(kind: &str, name: TensorName, layer: usize) -> String {
+    format!("{kind}.{layer}.{}", name.as_str())
+}
+
+fn damaged(path: &Path) -> String {
+    format!("{} is damaged: take another checkpoint", path.display())
+}
+
+/// The checkpoints of a run.
+pub struct Checkpoints {
+    folder: PathBuf,
+    /// The oldest first.
+    steps: Vec<Step>,
+    keep_all: bool,
+}
+
+struct Step {
+    iter: u64,
+    path: PathBuf,
+    /// Lowest validation loss up to this step; nothing if run.postcard cannot be read.
+    best_loss: Option<f64>,
+}
+
+impl Step {
+    /// A folder of this name, if it is one of a step.
+    fn find(path: PathBuf) -> Option<Step> {
+        let name = path.file_name()?.to_str()?;
+        let iter = name.strip_prefix("step-")?.parse().ok().filter(|&iter| step_name(iter) == name)?;
+        let best_loss = read_run(&path).ok().map(|(run, _)| run.best_loss);
+        Some(Step { iter, path, best_loss })
+    }
+}
+
+fn step_name(iter: u64) -> String {
+    format!("step-{iter:08}")
+}
+
+impl Checkpoints {
+    /// Looks at the checkpoints in `out_dir`, without changing anything.
+    pub fn open(out_dir: &Path) -> anyhow::Result<Checkpoints> {
+        let folder = out_dir.join("checkpoints");
+        let entries = match std::fs::read_dir(&folder) {
+            Ok(entries) => entries.collect::<Result<Vec<_>, _>>(),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(e) => Err(e),
+        };
+        let entries = entries.with_context(|| folder.display().to_string())?;
+        let mut steps: Vec<Step> = entries.into_iter().filter_map(|entry| Step::find(entry.path())).collect();
+        steps.sort_by_key(|step| step.iter);
+        Ok(Checkpoints { folder, steps, keep_all: true })
+    }
+
+    /// Makes the folder ready for a run that goes on from step `iter`: removes what a killed
+    /// process left unfinished, and gives later steps, which were passed over as damaged, another
+    /// name. `keep_all` keeps every step, else only best and last.
+    pub fn begin(&mut self, iter: u64, keep_all: bool) -> anyhow::Result<()> {
+        self.keep_all = keep_all;
+        let mut attempt = || {
+            std::fs::create_dir_all(&self.folder)?;
+            remove_unfinished(&self.folder)?;
+            for step in self.steps.extract_if(.., |step| step.iter > iter) {
+                std::fs::rename(&step.path, free_name(&self.folder, &format!("damaged-{}", step_name(step.iter))))?;
+            }
+            self.remove_old()
+        };
+        attempt().map_err(|e: std::io::Error| e).with_context(|| self.folder.display().to_string())
+    }
+
+    /// Folder of the last checkpoint.
+    pub fn last(&self) -> Option<&Path> {
+        self.steps.last().map(|step| &*step.path)
+    }
+
+    /// The checkpoint with the lowest validation loss.
+    fn best(&self) -> Option<&Step> {
+        let lowest = self.steps.iter().rev().find_map(|step| step.best_loss).filter(|loss| loss.is_finite())?;
+        self.steps.iter().find(|step| step.best_loss == Some(lowest))
+    }
+
+    /// Reads the last checkpoint that is whole.
+    pub fn read_last(&self) -> anyhow::Result<Option<Checkpoint>> {
+        self.read_first(self.steps.iter().rev())
+    }
+
+    /// Reads the best checkpoint, or the last one that is whole.
+    pub fn read_best(&self) -> anyhow::Result<Option<Checkpoint>> {
+        self.read_first(self.best().into_iter().chain(self.steps.iter().rev()))
+    }
+
+    /// Reads the first that is whole, and says why it is not the one before.
+    fn read_first<'a>(&self, steps: impl Iterator<Item = &'a Step>) -> anyhow::Result<Option<Checkpoint>> {
+        let mut damage = None;
+        for step in steps {
+            match (Checkpoint::read(&step.path), damage.take()) {
+                (Ok(checkpoint), None) => return Ok(Some(checkpoint)),
+                (Ok(checkpoint), Some(e)) => {
+                    note(format!("note: {e:#}: {} is whole, and taken in its place", step.path.display()));
+                    return Ok(Some(checkpoint));
+                }
+                (Err(e), first) => damage = first.or(Some(e)),
+            }
+        }
+        match damage {
+            Some(e) => Err(e.context(format!("no checkpoint in {} is whole", self.folder.display()))),
+            None => Ok(None),
+        }
+    }
+
+    /// Writes a checkpoint as the last one, then removes the ones before.
+    pub fn save(&mut self, run: &Run, tensors: &[Tensor], tokenizer: &[u8]) -> anyhow::Result<()> {
+        let path = self.folder.join(step_name(run.iter));
+        let best_loss = Some(run.best_loss);
+        match self.steps.last_mut().filter(|step| step.iter == run.iter) {
+            Some(step) => {
+                // Saved when it was interrupted; the evaluation has come since.
+                step.best_loss = best_loss;
+                let checksums = read_run(&path)?.1.map_or_else(|| Checksums::of(&path), Ok)?;
+                write_whole(&path.join(RUN), |out| Ok(out.write_all(&encode_run(run, checksums)?)?))?;
+            }
+            None => {
+                let written = self.write(&path, run, tensors, tokenizer);
+                let last =
+                    self.last().map_or("there is none before it".into(), |path| format!("{} is whole", path.display()));
+                written.with_context(|| format!("writing checkpoint {} ({last})", path.display()))?;
+                self.steps.push(Step { iter: run.iter, path, best_loss });
+            }
+        }
+        self.remove_old().with_context(|| format!("removing old checkpoints from {}", self.folder.display()))
+    }
+
+    fn write(&self, path: &Path, run: &Run, tensors: &[Tensor], tokenizer: &[u8]) -> anyhow::Result<()> {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(UNFINISHED);
+        #[cfg(unix)] // as any new folder, not only for its owner
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755));
+        let temporary = builder.tempdir_in(&self.folder)?;
+        let views = tensors.iter().map(|tensor| {
+            let bytes = bytemuck::cast_slice(&tensor.data);
+            Ok((tensor.name.as_str(), TensorView::new(Dtype::F32, tensor.shape.clone(), bytes)?))
+        });
+        let views = views.collect::<anyhow::Result<Vec<_>>>()?;
+        safetensors::serialize_to_file(views, None, &temporary.path().join(TENSORS))?;
+        std::fs::write(temporary.path().join(TOKENIZER), tokenizer)?;
+        std::fs::write(temporary.path().join(RUN), encode_run(run, Checksums::of(temporary.path())?)?)?;
+        for name in [TENSORS, RUN, TOKENIZER] {
+            File::open(temporary.path().join(name))?.sync_all()?;
+        }
+        sync_folder(temporary.path())?;
+        std::fs::rename(temporary.path(), path)?;
+        let _ = temporary.keep(); // it has another name now
+        Ok(sync_folder(&self.folder)?)
+    }
+
+    /// A step that cannot be read stays: it may be all that is left of something.
+    fn remove_old(&mut self) -> std::io::Result<()> {
+        if self.keep_all {
+            return Ok(());
+        }
+        let kept = [self.best().map(|step| step.iter), self.steps.last().map(|step| step.iter)];
+        let old = |step: &mut Step| step.best_loss.is_some() && !kept.contains(&Some(step.iter));
+        for step in self.steps.extract_if(.., old) {
+            // A process that is killed here leaves nothing that looks like a step.
+            let doomed = free_name(&self.folder, &format!("{UNFINISHED}{}", step_name(step.iter)));
+            std::fs::rename(&step.path, &doomed)?;
+            remove(&doomed)?;
+        }
+        Ok(())
+    }
+}
+
+/// A path in the folder that nothing has yet: with this name, or with a number behind it.
+fn free_name(folder: &Path, name: &str) -> PathBuf {
+    let numbered = (2u64..).map(|i| folder.join(format!("{name}-{i}")));
+    let mut paths = std::iter::once(folder.join(name)).chain(numbered);
+    paths.find(|path| !path.exists()).expect("some number is free")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,159 @@
+//! Weights on the host, and the model file that they make by infer-core's table of tensors.
+
+use anyhow::{Context, ensure};
+use clap::ValueEnum;
+use infer_core::format::{Header, TensorName, Version, quantize_group};
+use infer_core::math::rope_frequency;
+use infer_core::{Config, WeightType};
+use serde::{Deserialize, Serialize};
+
+use crate::io::checkpoint::{Checkpoint, tensor_name};
+use crate::model::shapes::{Shape, shapes};
+
+/// Version of a model file on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+pub enum FileVersion {
+    /// f32, 28-byte header: what llama2.c's run.c reads
+    #[value(name = "0")]
+    #[serde(rename = "0")]
+    V0,
+    /// f32, 256-byte header
+    #[value(name = "1")]
+    #[serde(rename = "1")]
+    V1,
+    /// int8: what llama2.c's runq.c reads
+    #[value(name = "2")]
+    #[serde(rename = "2")]
+    V2,
+}
+
+/// Weights of a model on the host.
+pub struct Weights {
+    /// Shape of the model.
+    pub config: Config,
+    /// In the order of [`shapes`].
+    pub tensors: Vec<Vec<f32>>,
+}
+
+impl Weights {
+    /// Takes the weights out of a checkpoint.
+    ///
+    /// # Errors
+    /// A tensor that is missing or has another shape.
+    pub fn from_checkpoint(checkpoint: &mut Checkpoint) -> anyhow::Result<Weights> {
+        let config = checkpoint.run.config();
+        let tensors = shapes(&config)?.into_iter().map(|Shape { name, layer, rows, cols }| {
+            checkpoint.take(&tensor_name("weight", name, layer), &[rows, cols])
+        });
+        Ok(Weights { config, tensors: tensors.collect::<anyhow::Result<_>>()? })
+    }
+
+    /// The bytes of a model file.
+    pub fn to_file(&self, version: FileVersion) -> anyhow::Result<Vec<u8>> {
+        let config = self.config;
+        let header = match version {
+            FileVersion::V0 => Header { version: Version::V0, config },
+            FileVersion::V1 => Header { version: Version::V1, config },
+            FileVersion::V2 => Header { version: Version::V2, config: config.quantized()? },
+        };
+        let shapes = shapes(&config)?;
+        let mut out = header.to_bytes()?[..header.size()].to_vec();
+        for tensor in header.layout()?.iter() {
+            for layer in 0..tensor.count {
+                let name = tensor.name;
+                let given = shapes.iter().position(|s| (s.name, s.layer) == (name, layer));
+                let computed;
+                let values = match given {
+                    Some(i) => &self.tensors[i],
+                    None => {
+                        computed = rotations(&config, name);
+                        &computed
+                    }
+                };
+                write_tensor(&mut out, values, tensor.weights)
+                    .with_context(|| format!("{} of layer {layer}", name.as_str()))?;
+            }
+        }
+        Ok(out)
+    }
+}
+
+/// The table of rotary angles of version 0, which readers skip: (seq_len, head_size / 2).
+fn rotations(config: &Config, name: TensorName) -> Vec<f32> {
+    let part = if name == TensorName::FreqCisReal { f32::cos } else { f32::sin };
+    let half = config.head_size() / 2;
+    let angle = |i: usize| (i / half) as f32 * rope_frequency(i % half, config.head_size());
+    (0..config.seq_len * half).map(|i| part(angle(i))).collect()
+}
+
+fn write_tensor(out: &mut Vec<u8>, values: &[f32], weights: WeightType) -> anyhow::Result<()> {
+    ensure!(values.iter().all(|value| value.is_finite()), "a weight is not a finite number: the training diverged");
+    let WeightType::Q8 { group_size } = weights else {
+        out.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        return Ok(());
+    };
+    let mut scales = Vec::new();
+    let mut q = vec![0; group_size];
+    for group in values.chunks_exact(group_size) {
+        scales.extend(quantize_group(group, &mut q).unwrap_or_default().to_le_bytes());
+        out.extend(q.iter().map(|&q| q as u8));
+    }
+    out.extend(scales);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use infer_core::Model;
+
+    use super::*;
+    use crate::io::inference::aligned;
+
+    /// Weights that are all different.
+    fn weights() -> Weights {
+        let config =
+            crate::train::settings::tests::parse(&["--dim=16", "--n-layers=2", "--n-kv-heads=2"]).unwrap().config();
+        let mut next = 0f32;
+        let mut values = |n: usize| {
+            (0..n)
+                .map(|_| {
+                    next += 1.0;
+                    (next * 0.37).sin()
+                })
+                .collect()
+        };
+        Weights { config, tensors: shapes(&config).unwrap().iter().map(|s| values(s.size())).collect() }
+    }
+
+    #[test]
+    fn every_tensor_of_a_file_is_where_infer_core_looks_for_it() {
+        let weights = weights();
+        for version in [FileVersion::V0, FileVersion::V1] {
+            let file = aligned(&weights.to_file(version).unwrap());
+            let model = Model::from_bytes(bytemuck::cast_slice(&file)).unwrap();
+            assert_eq!(*model.config(), weights.config);
+            let read = crate::model::Llama::from_model(&model, &dfdx::prelude::Cpu::default()).unwrap().to_vecs();
+            assert_eq!(read, weights.tensors, "{version:?}");
+        }
+    }
+
+    #[test]
+    fn int8_weights_are_within_half_a_step() {
+        let weights = weights();
+        let file = aligned(&weights.to_file(FileVersion::V2).unwrap());
+        let model = Model::from_bytes(bytemuck::cast_slice(&file)).unwrap();
+        let read = crate::model::Llama::from_model(&model, &dfdx::prelude::Cpu::default()).unwrap().to_vecs();
+        for (read, given) in read.iter().flatten().zip(weights.tensors.iter().flatten()) {
+            assert!((read - given).abs() <= 0.5 / 127.0 + 1e-6, "{read} {given}");
+        }
+    }
+
+    #[test]
+    fn weights_that_are_no_numbers_are_refused() {
+        let mut weights = weights();
+        weights.tensors[3][5] = f32::NAN;
+        for version in [FileVersion::V0, FileVersion::V2] {
+            assert!(format!("{:#}", weights.to_file(version).unwrap_err()).contains("diverged"));
+        }
+    }
+}

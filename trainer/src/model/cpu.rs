@@ -1,0 +1,81 @@
+//! The whole model as one operation on dfdx's tape, for the CPU: the path that trains.
+//!
+//! Forward and backward run together, layer by layer, and the gradient of the loss waits in memory
+//! until dfdx's backward multiplies it by the gradient that arrives. Activations are shared by no
+//! one, so they stay from step to step.
+//!
+//! ```text
+//! rows   x ── rmsnorm, transpose ─> xb                       a task per block of positions
+//! heads  xb ─ wq wk wv, rope ─> qkv ─ attention ─> att       a task per sequence and key/value head
+//! rows   x + att wo ─> x2 ─ rmsnorm, w1 w3, SwiGLU, w2 ─> x  a task per block of positions
+//! ```
+//!
+//! Backward goes the same way back. Tasks on rows take a part of the positions and sum the weights'
+//! gradients over it; the parts are added in the end. Every task writes memory of its own and sums
+//! in an order that depends on the shapes alone: results do not depend on the number of threads.
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod amx;
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+#[path = "cpu/no_amx.rs"]
+mod amx;
+mod attention;
+mod buffer;
+mod classifier;
+mod layer;
+mod math;
+mod products;
+mod step;
+
+use dfdx::prelude::{AdamConfig, Cpu, Rank0, Tape, Tensor};
+
+use super::batch::{Batch, Options};
+use super::device::{Buffer, Gradients, Matrix, device_error};
+use super::llama::{Backend, Llama};
+
+impl Backend for Cpu {
+    type Workspace = step::Workspace;
+
+    fn loss<T: Tape<f32, Self>>(
+        model: &Llama<Self>,
+        batch: &Batch,
+        options: &Options,
+        tape: T,
+    ) -> anyhow::Result<Tensor<Rank0, f32, Self, T>> {
+        step::loss(model, batch, options, tape)
+    }
+
+    fn logits(model: &Llama<Self>, tokens: &[u32], sequences: usize, length: usize) -> anyhow::Result<Vec<f32>> {
+        step::logits(model, tokens, sequences, length)
+    }
+
+    fn keep_parameters(_: &Llama<Self>, all: Gradients<Self>) -> anyhow::Result<Gradients<Self>> {
+        Ok(all) // those are two scalars, not worth an allocation
+    }
+
+    fn sum_of_squares(gradients: &mut Gradients<Self>, parameter: &Matrix<Self>) -> anyhow::Result<f64> {
+        let gradient = gradients.get_or_alloc_mut(parameter).map_err(device_error::<Self>)?;
+        Ok(step::sum_of_squares(gradient))
+    }
+
+    fn scale(&self, gradient: &mut Buffer<Self>, factor: f32, _: &Matrix<Self>) -> Result<(), Self::Err> {
+        step::scale(gradient, factor);
+        Ok(())
+    }
+
+    fn adam(
+        adam: &AdamConfig,
+        step: u32,
+        parameter: &mut Matrix<Self>,
+        [moment1, moment2]: [&mut Buffer<Self>; 2],
+        gradient: &Buffer<Self>,
+        scratch: &mut Vec<f32>,
+    ) -> Result<(), Self::Err> {
+        // A tensor can be copied out and in, no more.
+        scratch.resize(gradient.len(), 0.0);
+        parameter.copy_into(scratch);
+        step::adam(adam, step, scratch, moment1, moment2, gradient);
+        parameter.copy_from(scratch);
+        Ok(())
+    }
+}

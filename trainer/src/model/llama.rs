@@ -1,0 +1,254 @@
+//! The model and the trait of the devices that train it.
+
+use std::sync::{Arc, Mutex};
+
+use anyhow::ensure;
+use dfdx::prelude::{
+    AdamConfig, Backward, Device, NoneTape, OwnedTape, PutTape, Rank0, SplitTape, Tape, Tensor, Trace,
+};
+use infer_core::format::TensorName;
+use infer_core::{Config, WeightType};
+
+use super::batch::{Batch, Options, check_tokens};
+use super::device::{Buffer, Gradients, Matrix, combine, device_error};
+use super::precision::MatmulPrecision;
+use super::shapes::{Shape, shapes};
+
+/// Added to the mean square in rmsnorm, as in infer-core.
+pub(super) const RMS_EPS: f32 = 1e-5;
+
+/// A device that trains.
+pub trait Backend: Device<f32> {
+    /// What a step keeps for the next one: scratch memory.
+    type Workspace: Default + Send;
+
+    /// Loss of a checked batch, with its gradients on `tape`.
+    fn loss<T: Tape<f32, Self>>(
+        model: &Llama<Self>,
+        batch: &Batch,
+        options: &Options,
+        tape: T,
+    ) -> anyhow::Result<Tensor<Rank0, f32, Self, T>>;
+
+    /// Logits of checked tokens, `(sequences * length, vocab_size)`.
+    fn logits(model: &Llama<Self>, tokens: &[u32], sequences: usize, length: usize) -> anyhow::Result<Vec<f32>>;
+
+    /// Drops the gradients of intermediate results.
+    fn keep_parameters(model: &Llama<Self>, mut all: Gradients<Self>) -> anyhow::Result<Gradients<Self>> {
+        let mut kept = Gradients::leaky();
+        for Parameter { tensor, .. } in &model.parameters {
+            let wanted = kept.get_or_alloc_mut(tensor).map_err(device_error::<Self>)?;
+            std::mem::swap(wanted, all.get_or_alloc_mut(tensor).map_err(device_error::<Self>)?);
+        }
+        Ok(kept)
+    }
+
+    /// Sum of the squares of a parameter's gradient.
+    fn sum_of_squares(gradients: &mut Gradients<Self>, parameter: &Matrix<Self>) -> anyhow::Result<f64>;
+
+    /// Multiplies a parameter's gradient.
+    fn scale(&self, gradient: &mut Buffer<Self>, factor: f32, parameter: &Matrix<Self>) -> Result<(), Self::Err> {
+        combine(self, gradient, factor, parameter.clone(), 0.0)
+    }
+
+    /// AdamW's update of a parameter, given its moments and gradient. `scratch` is kept from one to
+    /// the next.
+    fn adam(
+        adam: &AdamConfig,
+        step: u32,
+        parameter: &mut Matrix<Self>,
+        [moment1, moment2]: [&mut Buffer<Self>; 2],
+        gradient: &Buffer<Self>,
+        _scratch: &mut Vec<f32>,
+    ) -> Result<(), Self::Err> {
+        adam.try_update(step as i32, parameter, moment1, moment2, gradient)
+    }
+}
+
+/// One weight tensor of one layer.
+pub struct Parameter<D: Device<f32>> {
+    /// Which one it is, and its size.
+    pub shape: Shape,
+    /// The values, (rows, cols).
+    pub tensor: Matrix<D>,
+}
+
+/// The parameters of a Llama-2 model on a device.
+pub struct Llama<D: Backend> {
+    /// Hyperparameters, in infer-core's names.
+    pub config: Config,
+    /// Where the tensors lie.
+    pub device: D,
+    /// In the order of [`shapes`].
+    pub parameters: Vec<Parameter<D>>,
+    /// Of the loss and its gradients; highest, unless it is set. Logits are always of highest
+    /// precision.
+    pub matmul_precision: MatmulPrecision,
+    pub(super) workspace: Arc<Mutex<D::Workspace>>,
+}
+
+impl<D: Backend> Llama<D> {
+    /// A model with llama2.c's initialisation: normal with deviation 0.02, `w3` and `wo` 0.02 / √(2
+    /// · n_layers), norms 1.
+    ///
+    /// # Errors
+    /// The configuration breaks a rule of [`Config::check`], or the device has no memory.
+    pub fn init(config: Config, device: &D, seed: u64) -> anyhow::Result<Self> {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let residual = 0.02 / (2.0 * config.n_layers as f64).sqrt();
+        Self::new(config, device, |shape| match shape.name {
+            _ if shape.is_norm() => vec![1.0; shape.size()],
+            TensorName::Wo | TensorName::W3 => normal(&mut rng, residual, shape.size()),
+            _ => normal(&mut rng, 0.02, shape.size()),
+        })
+    }
+
+    /// A model with given weights, as [`to_vecs`](Self::to_vecs) returns them.
+    ///
+    /// # Errors
+    /// Number or size of the slices is not that of the configuration.
+    pub fn from_slices(config: Config, device: &D, weights: &[impl AsRef<[f32]>]) -> anyhow::Result<Self> {
+        let shapes = shapes(&config)?;
+        ensure!(weights.len() == shapes.len(), "{} tensors given, the model has {}", weights.len(), shapes.len());
+        for (weights, &Shape { name, layer, rows, cols }) in weights.iter().zip(&shapes) {
+            let n = weights.as_ref().len();
+            ensure!(n == rows * cols, "{} of layer {layer} has {n} values, not {rows} x {cols}", name.as_str());
+        }
+        let mut weights = weights.iter();
+        Self::new(config, device, |_| weights.next().map(|w| w.as_ref().to_vec()).unwrap_or_default())
+    }
+
+    /// A model from the weights of a model file of any version; int8 weights are expanded.
+    ///
+    /// # Errors
+    /// The device has no memory.
+    pub fn from_model(model: &infer_core::Model, device: &D) -> anyhow::Result<Self> {
+        let config = model.config().with_weights(WeightType::F32);
+        let layer = |l| model.layer(l).expect("every layer below n_layers is there");
+        Self::new(config, device, |&Shape { name, layer: l, .. }| match name {
+            TensorName::TokEmb => expand(model.tok_emb()),
+            TensorName::RmsAtt => layer(l).rms_att.to_vec(),
+            TensorName::Wq => expand(layer(l).wq),
+            TensorName::Wk => expand(layer(l).wk),
+            TensorName::Wv => expand(layer(l).wv),
+            TensorName::Wo => expand(layer(l).wo),
+            TensorName::RmsFfn => layer(l).rms_ffn.to_vec(),
+            TensorName::W1 => expand(layer(l).w1),
+            TensorName::W2 => expand(layer(l).w2),
+            TensorName::W3 => expand(layer(l).w3),
+            TensorName::RmsFinal => model.rms_final().to_vec(),
+            TensorName::Wcls => expand(model.wcls()),
+            TensorName::FreqCisReal | TensorName::FreqCisImag => Vec::new(), // not in shapes()
+        })
+    }
+
+    fn new(config: Config, device: &D, mut weights: impl FnMut(&Shape) -> Vec<f32>) -> anyhow::Result<Self> {
+        config.check()?;
+        let parameters = shapes(&config)?.into_iter().map(|shape| {
+            let tensor = device.try_tensor_from_vec(weights(&shape), (shape.rows, shape.cols));
+            Ok(Parameter { shape, tensor: tensor.map_err(device_error::<D>)? })
+        });
+        let parameters = parameters.collect::<anyhow::Result<_>>()?;
+        let matmul_precision = MatmulPrecision::default();
+        Ok(Llama { config, device: device.clone(), parameters, matmul_precision, workspace: Arc::default() })
+    }
+
+    /// Copies of all weights, in the order of [`shapes`].
+    pub fn to_vecs(&self) -> Vec<Vec<f32>> {
+        self.parameters.iter().map(|p| p.tensor.as_vec()).collect()
+    }
+
+    /// Number of parameters.
+    pub fn parameter_count(&self) -> usize {
+        self.parameters.iter().map(|p| p.shape.size()).sum()
+    }
+
+    /// Empty gradients to accumulate into.
+    ///
+    /// # Errors
+    /// The device has no memory.
+    pub fn zero_gradients(&self) -> anyhow::Result<Gradients<D>> {
+        let mut gradients = Gradients::leaky();
+        for parameter in &self.parameters {
+            gradients.try_alloc_for(&parameter.tensor).map_err(device_error::<D>)?;
+        }
+        Ok(gradients)
+    }
+
+    /// Adds `scale` times the gradients of the batch's loss to `gradients`; the loss itself is
+    /// returned unscaled.
+    ///
+    /// The loss is the mean over the batch's targets that are not [`IGNORED`]. `scale` is 1 /
+    /// micro-batches of a step.
+    ///
+    /// # Errors
+    /// The batch does not fit the model (sizes, a token outside the vocabulary, no target), or the
+    /// device fails.
+    pub fn loss_and_gradients(
+        &self,
+        batch: &Batch,
+        options: &Options,
+        scale: f32,
+        gradients: &mut Gradients<D>,
+    ) -> anyhow::Result<f32> {
+        batch.check(&self.config, options)?;
+        let so_far = std::mem::replace(gradients, Gradients::leaky());
+        let start: Tensor<Rank0, f32, D> = self.device.try_zeros().map_err(device_error::<D>)?;
+        let (_, tape) = start.traced(so_far).split_tape();
+        let (loss, tape): (_, OwnedTape<f32, D>) = D::loss(self, batch, options, tape)?.split_tape();
+        let value = loss.as_vec()[0];
+        let all = (loss.put_tape(tape) * scale).try_backward().map_err(device_error::<D>)?;
+        *gradients = D::keep_parameters(self, all)?;
+        Ok(value)
+    }
+
+    /// Loss without gradients: the mean cross entropy of the targets in nats.
+    ///
+    /// # Errors
+    /// As [`loss_and_gradients`](Self::loss_and_gradients).
+    pub fn loss(&self, batch: &Batch) -> anyhow::Result<f32> {
+        let options = Options::default();
+        batch.check(&self.config, &options)?;
+        Ok(D::loss(self, batch, &options, NoneTape)?.as_vec()[0])
+    }
+
+    /// Logits `(sequences * length, vocab_size)` of every position.
+    ///
+    /// # Errors
+    /// The tokens do not fit the model, or the device fails.
+    pub fn logits(&self, tokens: &[u32], sequences: usize, length: usize) -> anyhow::Result<Vec<f32>> {
+        check_tokens(&self.config, tokens, sequences, length)?;
+        D::logits(self, tokens, sequences, length)
+    }
+
+    /// The tensor of this name and layer.
+    pub(super) fn tensor(&self, name: TensorName, layer: usize) -> &Matrix<D> {
+        let found = self.parameters.iter().find(|p| p.shape.name == name && p.shape.layer == layer);
+        &found.expect("every tensor of shapes() is there").tensor
+    }
+
+    pub(super) fn classifier(&self) -> &Matrix<D> {
+        let shared = self.config.shared_classifier;
+        self.tensor(if shared { TensorName::TokEmb } else { TensorName::Wcls }, 0)
+    }
+}
+
+/// Weights of a model file in f32.
+fn expand(matrix: infer_core::Matrix) -> Vec<f32> {
+    match matrix {
+        infer_core::Matrix::F32 { w, .. } => w.to_vec(),
+        infer_core::Matrix::Q8(m) => {
+            let groups = m.q.chunks(m.group_size).zip(m.s);
+            groups.flat_map(|(q, s)| q.iter().map(move |q| f32::from(*q) * s)).collect()
+        }
+    }
+}
+
+/// Normal deviates by the method of Box and Muller.
+pub(super) fn normal(rng: &mut fastrand::Rng, deviation: f64, n: usize) -> Vec<f32> {
+    let one = |_| {
+        let radius = (-2.0 * (1.0 - rng.f64()).ln()).sqrt();
+        (deviation * radius * (std::f64::consts::TAU * rng.f64()).cos()) as f32
+    };
+    (0..n).map(one).collect()
+}

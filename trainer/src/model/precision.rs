@@ -1,0 +1,12 @@
+//! The precision of matrix products.
+
+/// Precision of a CPU's matrix products, by PyTorch's names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MatmulPrecision {
+    /// f32: 24 bits
+    #[default]
+    Highest,
+    /// On a processor with AMX two bf16 for each number, 16 bits, and sums in f32; else as highest
+    High,
+}

@@ -1,0 +1,414 @@
+//! The training loop.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::model::{self, AdamW, Backend, Llama, Options, Shape, clip_gradients};
+use crate::report::output::note;
+use anyhow::{Context, bail, ensure};
+use dfdx::prelude::{Cache, Cpu};
+use indicatif::HumanDuration;
+use infer_core::{Sampler, Tokenizer};
+
+use crate::data::batches::{Batch, Batches, mix};
+use crate::data::tokenizer::TokenizerFile;
+use crate::io::checkpoint::{Checkpoints, Order, Run, Tensor, tensor_name};
+use crate::io::export::Target;
+use crate::io::files::{SETTINGS, lock, write_whole};
+use crate::io::inference::{Runnable, token_lengths, tokenizer_index};
+use crate::io::weights::Weights;
+use crate::report::Report;
+use crate::report::metric::Evaluation;
+use crate::report::peak;
+use crate::train::data::Data;
+use crate::train::interrupt::Interrupt;
+use crate::train::memory;
+use crate::train::schedule::learning_rate;
+use crate::train::settings::Settings;
+use crate::train::start::{Start, describe};
+
+/// Positions of the story that each evaluation tells.
+const SAMPLE_LEN: usize = 128;
+
+/// Trains on the device that the settings name.
+pub fn run(settings: &Settings) -> anyhow::Result<()> {
+    match settings.device.as_str() {
+        "cpu" => {
+            let device = Cpu::default();
+            device.enable_cache(); // the gradients of the next step take the memory of the last
+            run_on(settings, device)
+        }
+        #[cfg(feature = "cuda")]
+        "cuda" => run_on(settings, dfdx::prelude::Cuda::default()),
+        other => bail!("device is {other:?}: not in this program"),
+    }
+}
+
+fn run_on<D: Backend>(settings: &Settings, device: D) -> anyhow::Result<()> {
+    let _lock = if settings.eval_only {
+        None
+    } else {
+        Some(lock(&settings.out_dir, "another trainer", "name another --out-dir")?)
+    };
+    let start = Start::find(settings)?;
+    let config = start.config(settings)?;
+    memory::check(settings, &config)?;
+    if !settings.eval_only {
+        target(settings).check(&config, &inputs(settings))?;
+    }
+    let given = settings.tokenizer.as_deref().map(TokenizerFile::open).transpose()?;
+    let own = start.tokenizer(settings, given.as_ref())?;
+    let data = Data::prepare(settings, given, own)?;
+    let settings = &Settings { vocab_size: Some(data.tokenizer().vocab_size()), ..settings.clone() };
+    memory::check(settings, &start.config(settings)?)?; // with the vocabulary of the data
+    let mut training = Training::new(settings, device, &data, start)?;
+    if settings.eval_only {
+        let loss = training.evaluate()?;
+        training.warn_if_worse_than_guessing(loss);
+        return Ok(());
+    }
+    training.begin()?;
+    training.train()?;
+    training.finish()
+}
+
+/// Where the trained model goes.
+fn target(settings: &Settings) -> Target<'_> {
+    let way = match settings.export {
+        Some(_) => "name another --export",
+        None => "name the model with --export, or another --out-dir",
+    };
+    Target { path: settings.export_path(), version: settings.export_version, way }
+}
+
+/// Files that a run reads.
+fn inputs(settings: &Settings) -> Vec<&Path> {
+    let Settings { data, valid, tokenizer, teacher, init_from, .. } = settings;
+    [data, valid, tokenizer, teacher]
+        .into_iter()
+        .flatten()
+        .map(PathBuf::as_path)
+        .chain([Path::new(init_from)])
+        .collect()
+}
+
+/// A run in progress.
+struct Training<'a, D: Backend> {
+    settings: &'a Settings,
+    data: &'a Data,
+    train: Batches<'a>,
+    valid: Batches<'a>,
+    model: Llama<D>,
+    optimizer: AdamW<D>,
+    teacher: Option<Llama<D>>,
+    run: Run,
+    checkpoints: Checkpoints,
+    report: Report,
+    interrupt: Interrupt,
+    /// Bytes of text of each token.
+    token_lengths: Vec<usize>,
+}
+
+impl<'a, D: Backend> Training<'a, D> {
+    fn new(settings: &'a Settings, device: D, data: &'a Data, start: Start) -> anyhow::Result<Self> {
+        let s = settings;
+        let train = Batches::new(data.train(), s.max_seq_len, s.seed, "--max-seq-len").context("training split")?;
+        let valid = Batches::new(data.valid(), s.max_seq_len, s.seed, "--max-seq-len").context("validation split")?;
+        let config = start.config(s)?;
+        let order = Order {
+            seed: s.seed,
+            batch_size: s.batch_size,
+            gradient_accumulation_steps: s.gradient_accumulation_steps,
+            length: s.max_seq_len,
+            epoch: train.sequences(),
+        };
+        let mut run = Run::new(&config, order);
+        if let Start::Resume(checkpoint) = &start {
+            run = checkpoint.run.clone();
+            run.order = order;
+            if checkpoint.run.order != order {
+                note(format!(
+                    "note: the run goes on from {}, but not as it would have, since settings have changed: {}",
+                    checkpoint.path.display(),
+                    checkpoint.run.order.changes(&order)
+                ));
+            }
+        }
+        let (mut model, optimizer) = start.into_model(config, &device, s)?;
+        model.matmul_precision = s.matmul_precision;
+        let teacher = data.teacher.as_ref().map(|teacher| Llama::from_model(&teacher.model()?, &device)).transpose()?;
+        let checkpoints = Checkpoints::open(&s.out_dir)?;
+        let index = tokenizer_index(&data.tokenizer().bytes, config.vocab_size)?;
+        let token_lengths = token_lengths(&Tokenizer::with_index(&data.tokenizer().bytes, &index))?;
+        let interrupt = Interrupt::default();
+        let (peak, how) = match s.peak_gflops {
+            Some(peak) => (peak, "given"),
+            None => (peak::measure(), "measured in f32"),
+        };
+        let report = Report::new(&s.out_dir, &config, run.iter, s.max_iters, peak)?;
+        report.say(format!(
+            "{} parameters: {}\nmatrix products in {}\n\
+             {} sequences of {} tokens to train on, {} to validate on; {} tokens per step\n\
+             mfu is relative to {peak:.0} GFLOP/s, {how}",
+            model.parameter_count(),
+            describe(&config),
+            if s.device == "cpu" { s.matmul_precision.describe() } else { "f32" },
+            train.sequences(),
+            s.max_seq_len,
+            valid.sequences(),
+            s.tokens_per_iter(),
+        ));
+        Ok(Training {
+            settings,
+            data,
+            train,
+            valid,
+            model,
+            optimizer,
+            teacher,
+            run,
+            checkpoints,
+            report,
+            interrupt,
+            token_lengths,
+        })
+    }
+
+    /// Opens the run's files and writes settings.toml, from which a run resumes.
+    fn begin(&mut self) -> anyhow::Result<()> {
+        target(self.settings).check_tokenizer(&self.model.config, &self.data.tokenizer().bytes)?;
+        self.interrupt = Interrupt::catch()?;
+        self.checkpoints.begin(self.run.iter, self.settings.always_save_checkpoint)?;
+        self.report.open_files(self.run.iter)?;
+        let c = self.model.config;
+        let settings = Settings {
+            // The shards themselves: a search could find others next time.
+            data: Some(self.data.folder.clone()),
+            valid: None,
+            separator: None,
+            tokenizer: self.settings.tokenizer.as_ref().map(|_| self.data.tokenizer().path.clone()),
+            dim: c.dim,
+            hidden_dim: Some(c.hidden_dim),
+            n_layers: c.n_layers,
+            n_heads: c.n_heads,
+            n_kv_heads: Some(c.n_kv_heads),
+            vocab_size: Some(c.vocab_size),
+            init_from: "resume".into(),
+            eval_only: false,
+            ..self.settings.clone()
+        };
+        let text = toml::to_string(&settings)?;
+        write_whole(&self.settings.out_dir.join(SETTINGS), |out| Ok(out.write_all(text.as_bytes())?))
+    }
+
+    fn train(&mut self) -> anyhow::Result<()> {
+        let s = self.settings;
+        let mut window = Window::default();
+        if self.run.iter > s.max_iters {
+            self.report
+                .say(format!("nothing to train: the run is at step {}, max_iters is {}", self.run.iter, s.max_iters));
+        }
+        while self.run.iter < s.max_iters {
+            if self.run.iter.is_multiple_of(s.eval_interval) {
+                self.evaluate_and_save()?;
+            }
+            let start = Instant::now();
+            let loss = self.step()?;
+            let time = start.elapsed();
+            self.run.seconds += time.as_secs_f64();
+            window.add(loss, time);
+            self.report.progress(self.run.iter, loss, time, s.tokens_per_iter());
+            if self.run.iter.is_multiple_of(s.log_interval) {
+                let (loss, time) = std::mem::take(&mut window).means();
+                let lr = learning_rate(s, self.run.iter - 1);
+                self.report.steps(self.run.iter, loss, lr, time, s.tokens_per_iter())?;
+            }
+            if let Some(status) = self.interrupt.status() {
+                self.save()?;
+                self.report.clear();
+                self.report.say(format!(
+                    "interrupted after step {}, which is saved: go on with --config {} --init-from resume",
+                    self.run.iter,
+                    s.out_dir.join(SETTINGS).display()
+                ));
+                std::process::exit(status);
+            }
+        }
+        self.evaluate_and_save()
+    }
+
+    /// One update of the weights. Returns the loss before it.
+    fn step(&mut self) -> anyhow::Result<f64> {
+        let s = self.settings;
+        let scale = 1.0 / s.gradient_accumulation_steps as f32;
+        let mut gradients = self.model.zero_gradients()?;
+        let mut loss = 0.0;
+        for micro in 0..s.gradient_accumulation_steps as u64 {
+            let batch = self.train.training(self.run.sequences, s.batch_size)?;
+            self.run.sequences += s.batch_size as u64;
+            let taught = self.teacher.as_ref().map(|teacher| teacher.logits(&batch.x, s.batch_size, s.max_seq_len));
+            let taught = taught.transpose()?;
+            let teacher = taught.as_ref().map(|logits| model::Teacher {
+                logits,
+                weight: s.teacher_weight as f32,
+                temperature: s.teacher_temperature as f32,
+            });
+            let seed = mix(&[s.seed, self.run.iter, micro]);
+            let options = Options { dropout: s.dropout as f32, seed, teacher };
+            loss +=
+                self.model.loss_and_gradients(&for_model(&batch, s.max_seq_len), &options, scale, &mut gradients)?
+                    * scale;
+        }
+        let norm = clip_gradients(&self.model, &mut gradients, s.grad_clip as f32)?;
+        self.check_finite("loss", f64::from(loss))?;
+        self.check_finite("norm of the gradients", f64::from(norm))?;
+        self.optimizer.step(&mut self.model, learning_rate(s, self.run.iter), &mut gradients)?;
+        self.run.iter += 1;
+        Ok(f64::from(loss))
+    }
+
+    fn check_finite(&self, what: &str, value: f64) -> anyhow::Result<()> {
+        let last = match self.checkpoints.last() {
+            Some(path) => format!("the last good checkpoint is {}", path.display()),
+            None => "there is no checkpoint yet".into(),
+        };
+        ensure!(
+            value.is_finite(),
+            "the {what} is {value} at step {}: the training diverged; lower learning_rate. {last}",
+            self.run.iter
+        );
+        Ok(())
+    }
+
+    /// Evaluates, unless this step has been evaluated already, and saves what training has reached.
+    fn evaluate_and_save(&mut self) -> anyhow::Result<()> {
+        if self.run.evaluated == Some(self.run.iter) {
+            return Ok(());
+        }
+        let loss = self.evaluate()?;
+        self.check_finite("validation loss", loss)?;
+        if self.run.iter == 0 {
+            self.warn_if_worse_than_guessing(loss);
+            return Ok(());
+        }
+        self.run.best_loss = self.run.best_loss.min(loss);
+        self.save()
+    }
+
+    /// Says so if a model to fine-tune is worse than one that gives every token the same
+    /// probability.
+    fn warn_if_worse_than_guessing(&self, loss: f64) {
+        let guessing = (self.model.config.vocab_size as f64).ln();
+        let is_tuned = !["scratch", "resume"].contains(&self.settings.init_from.as_str());
+        if is_tuned && loss > guessing {
+            self.report.say(format!(
+                "warning: the first validation loss is {loss:.2}, and guessing gives {guessing:.2}: {} does not know these \
+                 tokens. Is {} its tokenizer?",
+                self.settings.init_from,
+                self.data.tokenizer().path.display()
+            ));
+        }
+    }
+
+    /// Loss of both splits and a story. Returns the loss of the validation split.
+    fn evaluate(&mut self) -> anyhow::Result<f64> {
+        self.run.evaluated = Some(self.run.iter);
+        let ((train_loss, _), (val_loss, tokens_per_byte)) =
+            (self.mean_loss(&self.train)?, self.mean_loss(&self.valid)?);
+        self.report.evaluation(Evaluation {
+            iter: self.run.iter,
+            train_loss,
+            val_loss,
+            val_perplexity: Some(val_loss.exp()),
+            val_nats_per_byte: Some(val_loss * tokens_per_byte),
+            tokens: self.run.sequences * self.settings.max_seq_len as u64,
+            seconds: self.run.seconds,
+        })?;
+        let runnable = Runnable::new(&self.weights(), self.data.tokenizer().bytes.clone())?;
+        let story = runnable.story("", SAMPLE_LEN, Sampler::new(1.0, 0.9, self.settings.seed.max(1))?)?;
+        self.report.say(format!("a story: {}", story.replace('\n', " ")));
+        Ok(val_loss)
+    }
+
+    /// Loss in nats per token on fixed sequences, and their tokens per byte.
+    fn mean_loss(&self, batches: &Batches<'_>) -> anyhow::Result<(f64, f64)> {
+        let s = self.settings;
+        let (mut sum, mut n, mut bytes) = (0.0, 0, 0);
+        for i in 0..s.eval_iters {
+            let Some(batch) = batches.fixed(i, s.eval_iters, s.batch_size)? else { break };
+            let batch = for_model(&batch, s.max_seq_len);
+            bytes += batch.targets.iter().map(|&token| self.token_lengths[token as usize]).sum::<usize>();
+            sum += f64::from(self.model.loss(&batch)?) * batch.sequences as f64;
+            n += batch.sequences;
+        }
+        Ok((sum / n as f64, (n * s.max_seq_len) as f64 / bytes as f64))
+    }
+
+    fn weights(&self) -> Weights {
+        Weights { config: self.model.config, tensors: self.model.to_vecs() }
+    }
+
+    fn save(&mut self) -> anyhow::Result<()> {
+        let [moment1, moment2] = self.optimizer.moments(&self.model);
+        let mut tensors = Vec::new();
+        for (kind, values) in [("weight", self.model.to_vecs()), ("moment1", moment1), ("moment2", moment2)] {
+            for (data, parameter) in values.into_iter().zip(&self.model.parameters) {
+                let Shape { name, layer, rows, cols } = parameter.shape;
+                tensors.push(Tensor { name: tensor_name(kind, name, layer), shape: vec![rows, cols], data });
+            }
+        }
+        self.checkpoints.save(&self.run, &tensors, &self.data.tokenizer().bytes)
+    }
+
+    /// Exports the best weights and says what they reach.
+    fn finish(self) -> anyhow::Result<()> {
+        let s = self.settings;
+        let best = self.checkpoints.read_best()?;
+        let is_saved = best.is_some();
+        let weights = best.map_or_else(|| Ok(self.weights()), |mut best| Weights::from_checkpoint(&mut best))?;
+        let written = target(s).write(&weights, &self.data.tokenizer().bytes);
+        if is_saved {
+            written.with_context(|| format!("the weights are safe: trainer export {} OUT.bin", s.out_dir.display()))?;
+        } else {
+            written?;
+        }
+        let reached = if self.run.best_loss.is_finite() {
+            format!("best validation loss {:.4} nats per token", self.run.best_loss)
+        } else {
+            "as they were before the first step".into()
+        };
+        self.report.say(format!(
+            "{}: {} parameters after {} tokens in {}; {reached}, entropy of single tokens {:.4}",
+            s.export_path().display(),
+            self.model.parameter_count(),
+            self.run.sequences * s.max_seq_len as u64,
+            HumanDuration(Duration::from_secs_f64(self.run.seconds)),
+            self.data.unigram_entropy()?,
+        ));
+        self.report.finish()
+    }
+}
+
+fn for_model(batch: &Batch, length: usize) -> model::Batch<'_> {
+    model::Batch { tokens: &batch.x, targets: &batch.y, sequences: batch.x.len() / length, length }
+}
+
+/// Steps since the last line of the log.
+#[derive(Default)]
+struct Window {
+    loss: f64,
+    time: Duration,
+    steps: u32,
+}
+
+impl Window {
+    fn add(&mut self, loss: f64, time: Duration) {
+        self.loss += loss;
+        self.time += time;
+        self.steps += 1;
+    }
+
+    fn means(self) -> (f64, Duration) {
+        (self.loss / f64::from(self.steps), self.time / self.steps)
+    }
+}

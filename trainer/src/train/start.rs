@@ -1,0 +1,129 @@
+//! What a run starts from: nothing, a checkpoint, or a model file.
+
+use crate::model::{AdamW, Backend, Llama, Shape, shapes};
+use anyhow::{Context, bail, ensure};
+use infer_core::{Config, MappedModel, WeightType};
+
+use crate::data::tokenizer::TokenizerFile;
+use crate::io::checkpoint::{Checkpoint, Checkpoints, tensor_name};
+use crate::io::files::{SETTINGS, open_model};
+use crate::train::settings::Settings;
+
+/// Where the weights come from.
+pub enum Start {
+    /// A random initialisation.
+    Scratch,
+    /// The last checkpoint of the run in out_dir.
+    Resume(Box<Checkpoint>),
+    /// A model file.
+    FineTune(MappedModel),
+}
+
+impl Start {
+    /// Looks at init_from and out_dir.
+    ///
+    /// # Errors
+    /// What the settings ask for is not there, or would be overwritten.
+    pub fn find(settings: &Settings) -> anyhow::Result<Start> {
+        let checkpoints = Checkpoints::open(&settings.out_dir)?;
+        match (settings.init_from.as_str(), checkpoints.last()) {
+            ("resume", _) => {
+                let Some(checkpoint) = checkpoints.read_last()? else {
+                    bail!("there is no checkpoint in {} to resume from", settings.out_dir.display());
+                };
+                let has = checkpoint.run.config();
+                let vocab_size = settings.vocab_size.unwrap_or(has.vocab_size);
+                // No setting says whether the classifier is shared: a model to fine-tune brings its
+                // own.
+                let shared_classifier = has.shared_classifier;
+                let wants = Config { vocab_size, shared_classifier, ..settings.config() };
+                ensure!(
+                    has == wants,
+                    "the checkpoint {} has {}, but the settings ask for {}: resume with {}",
+                    checkpoint.path.display(),
+                    describe(&has),
+                    describe(&wants),
+                    settings.out_dir.join(SETTINGS).display()
+                );
+                Ok(Start::Resume(Box::new(checkpoint)))
+            }
+            (_, Some(last)) if !settings.eval_only => bail!(
+                "{} holds a run already, up to {}: go on with --config {} --init-from resume, or name another --out-dir",
+                settings.out_dir.display(),
+                last.display(),
+                settings.out_dir.join(SETTINGS).display()
+            ),
+            ("scratch", _) => Ok(Start::Scratch),
+            (path, _) => {
+                let file = open_model(path)
+                    .with_context(|| format!("init_from is {path:?}, neither scratch nor resume nor a model file"))?;
+                Ok(Start::FineTune(file))
+            }
+        }
+    }
+
+    /// The tokenizer of the weights to start from.
+    pub fn tokenizer(&self, s: &Settings, given: Option<&TokenizerFile>) -> anyhow::Result<Option<TokenizerFile>> {
+        match self {
+            Start::Scratch => Ok(None),
+            Start::Resume(last) => {
+                TokenizerFile::from_bytes(&last.path.join("tokenizer.bin"), last.tokenizer.clone()).map(Some)
+            }
+            Start::FineTune(file) => {
+                TokenizerFile::of_model(s.init_from.as_ref(), file.model()?.config().vocab_size, given).map(Some)
+            }
+        }
+    }
+
+    /// Shape of the model: a file to fine-tune has one already.
+    pub fn config(&self, settings: &Settings) -> anyhow::Result<Config> {
+        match self {
+            Start::Scratch => Ok(settings.config()),
+            Start::Resume(checkpoint) => Ok(checkpoint.run.config()),
+            // As in llama2.c, the model gets as many positions as it is trained on; rotary angles
+            // have no weights.
+            Start::FineTune(file) => {
+                Ok(Config { weights: WeightType::F32, seq_len: settings.max_seq_len, ..*file.model()?.config() })
+            }
+        }
+    }
+
+    /// The model with its optimiser, and with the moments of a checkpoint.
+    pub fn into_model<D: Backend>(
+        self,
+        config: Config,
+        device: &D,
+        s: &Settings,
+    ) -> anyhow::Result<(Llama<D>, AdamW<D>)> {
+        let (model, moments) = match self {
+            Start::Scratch => (Llama::init(config, device, s.seed)?, None),
+            Start::FineTune(file) => {
+                let weights = Llama::from_model(&file.model()?, device)?.to_vecs();
+                (Llama::from_slices(config, device, &weights)?, None)
+            }
+            Start::Resume(mut checkpoint) => {
+                let mut take = |kind| {
+                    let tensors = shapes(&config)?.into_iter().map(|Shape { name, layer, rows, cols }| {
+                        checkpoint.take(&tensor_name(kind, name, layer), &[rows, cols])
+                    });
+                    tensors.collect::<anyhow::Result<Vec<_>>>()
+                };
+                let (weights, moments) = (take("weight")?, [take("moment1")?, take("moment2")?]);
+                (Llama::from_slices(config, device, &weights)?, Some((moments, checkpoint.run.iter)))
+            }
+        };
+        let mut optimizer = AdamW::new(&model, [s.beta1, s.beta2], s.weight_decay)?;
+        if let Some(([moment1, moment2], iter)) = moments {
+            optimizer.set_moments(&model, [&moment1, &moment2], iter as u32)?;
+        }
+        Ok((model, optimizer))
+    }
+}
+
+/// The shape of a model in words.
+pub fn describe(c: &Config) -> String {
+    format!(
+        "dim {}, hidden_dim {}, {} layers, {} heads, {} key/value heads, a vocabulary of {} and {} positions",
+        c.dim, c.hidden_dim, c.n_layers, c.n_heads, c.n_kv_heads, c.vocab_size, c.seq_len
+    )
+}
