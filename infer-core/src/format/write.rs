@@ -82,8 +82,8 @@ pub fn write<'w>(
         let Tensor { name, rows, cols, .. } = tensor;
         for layer in 0..tensor.count {
             let values = match name {
-                TensorName::FreqCisReal => rotary_table(&header.config, libm::cosf),
-                TensorName::FreqCisImag => rotary_table(&header.config, libm::sinf),
+                TensorName::FreqCisReal => rotary_table(&header.config, f32::cos),
+                TensorName::FreqCisImag => rotary_table(&header.config, f32::sin),
                 _ => values(name, layer),
             };
             let (need, have) = (rows * cols, values.len());
