@@ -43,6 +43,8 @@ use crate::error::Error;
 mod buffers;
 mod model;
 mod perplexity;
+// The C header has none of its constants.
+/// cbindgen:ignore
 mod pool;
 mod session;
 mod text;

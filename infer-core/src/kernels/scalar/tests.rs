@@ -4,7 +4,7 @@ use super::*;
 #[test]
 fn int8_products_at_their_limits() {
     use crate::kernels::Kernels;
-    use crate::panel::SharedOut;
+    use crate::panel::Panel;
 
     // -128 is no product of the quantiser, and legal; two products of 127 · 128 stand in 16 bits at
     // most.
@@ -17,10 +17,7 @@ fn int8_products_at_their_limits() {
         let want = (i64::from(q[0]) * i64::from(x[0]) * cols as i64) as f32 * 0.125;
         for kernels in Kernels::all() {
             let mut out = std::vec![0.0; rows];
-            #[allow(unsafe_code)]
-            // SAFETY: the only panel.
-            let mut panel = unsafe { SharedOut::new(&mut out, rows).columns(0..rows) };
-            (kernels.matmul_q8)(&w, &x, &xs, &mut panel);
+            (kernels.matmul_q8)(&w, &x, &xs, &mut Panel::new(&mut out, rows));
             assert_eq!(out, std::vec![want; rows], "{}: group size {group_size}", kernels.name);
         }
     }
