@@ -2,7 +2,7 @@
 
 use std::vec::Vec;
 
-use super::vec_of;
+use super::memory::vec_of;
 use crate::config::{Config, KvType, Limits, Plan};
 use crate::error::Error;
 use crate::state::{HotBuffers, KvBuffers, State};
