@@ -3,9 +3,11 @@
 use std::vec::Vec;
 
 use super::memory::vec_of;
-use crate::config::{Config, KvType, Limits, Plan};
+use crate::cache::KvBuffers;
+use crate::config::Config;
 use crate::error::Error;
-use crate::state::{HotBuffers, KvBuffers, State};
+use crate::plan::{KvType, Limits, Plan};
+use crate::state::{HotBuffers, State};
 
 /// Memory that a [`State`] borrows, as large as a [`Plan`] says.
 #[derive(Debug)]
@@ -42,6 +44,13 @@ impl Buffers {
     /// The plan.
     pub fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// Overwrites all of it: with zeros to forget a sequence, with anything at all in a test, as no
+    /// result depends on what was there before.
+    pub fn fill(&mut self, number: f32, byte: i8) {
+        [&mut self.hot_f32, &mut self.kv_f32, &mut self.kv_scales].map(|buffer| buffer.fill(number));
+        [&mut self.hot_i8, &mut self.kv_i8].map(|buffer| buffer.fill(byte));
     }
 
     /// An empty state in this memory.
