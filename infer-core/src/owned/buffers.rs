@@ -49,8 +49,12 @@ impl Buffers {
     /// Overwrites all of it: with zeros to forget a sequence, with anything at all in a test, as no
     /// result depends on what was there before.
     pub fn fill(&mut self, number: f32, byte: i8) {
-        [&mut self.hot_f32, &mut self.kv_f32, &mut self.kv_scales].map(|buffer| buffer.fill(number));
-        [&mut self.hot_i8, &mut self.kv_i8].map(|buffer| buffer.fill(byte));
+        for buffer in [&mut self.hot_f32, &mut self.kv_f32, &mut self.kv_scales] {
+            buffer.fill(number);
+        }
+        for buffer in [&mut self.hot_i8, &mut self.kv_i8] {
+            buffer.fill(byte);
+        }
     }
 
     /// An empty state in this memory.
