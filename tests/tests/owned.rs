@@ -216,3 +216,13 @@ fn nats_are_those_of_softmax() {
     assert_eq!(nats(&[1000.0, f32::NEG_INFINITY], 1), f64::INFINITY);
     assert_eq!(nats(&[0.0], 1), f64::INFINITY, "no such token");
 }
+
+#[test]
+fn readmes_show_the_example_that_ci_runs() {
+    let example = include_str!("../../infer-core/examples/story.rs");
+    let code = &example[example.find("use ").unwrap()..];
+    assert!(code.lines().count() <= 20);
+    for readme in [include_str!("../../README.md"), include_str!("../../infer-core/README.md")] {
+        assert!(readme.contains(code));
+    }
+}
