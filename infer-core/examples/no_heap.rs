@@ -73,7 +73,7 @@ fn tell(prompt: &str, memory: &mut Memory) -> Result<u64, Error> {
     let mut sampler = Sampler::new(1.0, 0.9, 42)?; // temperature, top-p, seed
     let (mut token, mut hash) = (BOS, HASH_START);
     for pos in 0..PLAN.limits.max_seq {
-        forward(&model, &mut state, &engine, &[token], pos)?;
+        forward(&model, &mut state, &engine, &[token])?;
         let next = match tokens[..n].get(pos + 1) {
             Some(&prompt) => prompt,
             None => {

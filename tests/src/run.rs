@@ -1,4 +1,4 @@
-use infer_core::{Buffers, Engine, Error, Limits, Model, Plan, Runner, Serial, State, classify, forward};
+use infer_core::{Buffers, Engine, Error, Kernels, Limits, Model, Plan, Runner, Serial, State, classify, forward};
 
 /// A model with the buffers to run it in tests.
 pub struct Run<'m, 'r> {
@@ -25,7 +25,7 @@ impl<'m, 'r> Run<'m, 'r> {
     /// # Panics
     /// When the bytes are no model.
     pub fn with_runner(file: &'m [u8], batch: usize, threads: usize, runner: &'r dyn Runner) -> Run<'m, 'r> {
-        Run::with_engine(file, batch, threads, Engine { runner, ..Engine::scalar() })
+        Run::with_engine(file, batch, threads, Engine::new(Kernels::scalar(), runner))
     }
 
     /// The same with kernels of choice.
@@ -69,8 +69,8 @@ impl<'m, 'r> Run<'m, 'r> {
         let (model, engine, batch) = (self.model, self.engine, self.plan().limits.batch);
         let mut state = self.state();
         let mut all = Vec::new();
-        for (i, tokens) in tokens.chunks(batch).enumerate() {
-            forward(&model, &mut state, &engine, tokens, i * batch)?;
+        for tokens in tokens.chunks(batch) {
+            forward(&model, &mut state, &engine, tokens)?;
             for row in 0..tokens.len() {
                 all.push(classify(&model, &mut state, &engine, row)?.to_vec());
             }
