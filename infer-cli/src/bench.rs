@@ -7,8 +7,8 @@ use anyhow::Context;
 use clap::ValueEnum;
 use infer_core::format::{Header, Version};
 use infer_core::{
-    Aligned, BOS, Config, Engine, HASH_START, Kernels, Limits, Model, Runner, Sampler, State, WeightType, classify,
-    forward, hash_logits,
+    Aligned, BOS, Engine, HASH_START, Kernels, Limits, Model, Runner, Sampler, State, WeightType, classify, forward,
+    hash_logits, shapes,
 };
 use serde::Serialize;
 
@@ -182,24 +182,13 @@ fn peak_memory() -> Option<u64> {
 
 /// A version 1 or 2 file with random weights.
 fn random_model(shape: Shape, weights: Weights) -> anyhow::Result<Vec<Aligned<[u8; 64]>>> {
-    let (dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len) = match shape {
-        Shape::S260K => (64, if weights == Weights::Int8 { 192 } else { 172 }, 5, 8, 4, 512, 512),
-        Shape::S15M => (288, 768, 6, 6, 6, 32000, 256),
-        Shape::S42M => (512, 1376, 8, 8, 8, 32000, 1024),
-        Shape::S110M => (768, 2048, 12, 12, 12, 32000, 1024),
-        Shape::S1B => (2048, 5632, 22, 32, 4, 32000, 2048),
-    };
-    let (shared_classifier, f32_) = (true, WeightType::F32);
-    let config = Config {
-        dim,
-        hidden_dim,
-        n_layers,
-        n_heads,
-        n_kv_heads,
-        vocab_size,
-        seq_len,
-        shared_classifier,
-        weights: f32_,
+    let config = match shape {
+        Shape::S260K if weights == Weights::Int8 => shapes::FIRMWARE,
+        Shape::S260K => shapes::STORIES_260K,
+        Shape::S15M => shapes::STORIES_15M,
+        Shape::S42M => shapes::STORIES_42M,
+        Shape::S110M => shapes::STORIES_110M,
+        Shape::S1B => shapes::TINYLLAMA_1B,
     };
     let header = match weights {
         Weights::F32 => Header { version: Version::V1, config },

@@ -73,6 +73,7 @@ pub mod owned;
 mod panel;
 mod runner;
 mod sampler;
+pub mod shapes;
 mod state;
 mod tokenizer;
 

@@ -41,7 +41,7 @@ impl<'m, 'r> Run<'m, 'r> {
     /// When the bytes are no model.
     pub fn with_engine(file: &'m [u8], batch: usize, threads: usize, engine: Engine<'r>) -> Run<'m, 'r> {
         let max_seq = Model::from_bytes(file).unwrap().config().seq_len;
-        Run::with_limits(file, Limits { max_seq, batch, threads, kv: KvType::F32 }, engine)
+        Run::with_limits(file, Limits::new(max_seq).with_batch(batch).with_threads(threads), engine)
     }
 
     /// Buffers for these limits.
