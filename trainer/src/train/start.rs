@@ -1,6 +1,6 @@
 //! What a run starts from: nothing, a checkpoint, or a model file.
 
-use crate::model::{AdamW, Backend, Llama, shapes};
+use crate::model::{AdamW, Backend, Llama, Shape, shapes};
 use anyhow::{Context, bail, ensure};
 use infer_core::{Config, MappedModel, WeightType};
 
@@ -103,7 +103,7 @@ impl Start {
             }
             Start::Resume(mut checkpoint) => {
                 let mut take = |kind| {
-                    let tensors = shapes(&config).into_iter().map(|(name, layer, rows, cols)| {
+                    let tensors = shapes(&config)?.into_iter().map(|Shape { name, layer, rows, cols }| {
                         checkpoint.take(&tensor_name(kind, name, layer), &[rows, cols])
                     });
                     tensors.collect::<anyhow::Result<Vec<_>>>()
