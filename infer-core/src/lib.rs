@@ -76,6 +76,7 @@ mod plan;
 mod quant;
 mod runner;
 mod sampler;
+pub mod shapes;
 mod state;
 mod tokenizer;
 

@@ -2,13 +2,20 @@
 
 use anyhow::Context;
 use infer_core::format::{Header, Tensor, Version};
-use infer_core::{Config, ModelBytes, WeightType};
+use infer_core::{ModelBytes, WeightType, shapes};
 
 use crate::args::{Shape, Weights};
 
 /// A version 1 or 2 file with random weights.
 pub fn model(shape: Shape, weights: Weights) -> anyhow::Result<ModelBytes> {
-    let config = config(shape, weights);
+    let config = match shape {
+        Shape::S260K if weights == Weights::Int8 => shapes::FIRMWARE,
+        Shape::S260K => shapes::STORIES_260K,
+        Shape::S15M => shapes::STORIES_15M,
+        Shape::S42M => shapes::STORIES_42M,
+        Shape::S110M => shapes::STORIES_110M,
+        Shape::S1B => shapes::TINYLLAMA_1B,
+    };
     let header = match weights {
         Weights::F32 => Header { version: Version::V1, config },
         Weights::Int8 => Header { version: Version::V2, config: config.quantized()? },
@@ -26,19 +33,6 @@ pub fn model(shape: Shape, weights: Weights) -> anyhow::Result<ModelBytes> {
         }
     }
     Ok(file)
-}
-
-fn config(shape: Shape, weights: Weights) -> Config {
-    match shape {
-        Shape::S260K => {
-            let hidden_dim = if weights == Weights::Int8 { 192 } else { 172 };
-            Config::new(64, hidden_dim, 5, 8, 512, 512).with_kv_heads(4)
-        }
-        Shape::S15M => Config::new(288, 768, 6, 6, 32000, 256),
-        Shape::S42M => Config::new(512, 1376, 8, 8, 32000, 1024),
-        Shape::S110M => Config::new(768, 2048, 12, 12, 32000, 1024),
-        Shape::S1B => Config::new(2048, 5632, 22, 32, 32000, 2048).with_kv_heads(4),
-    }
 }
 
 /// Draws one layer of a tensor. Weights in ±1/√cols keep activations near 1; those of norms are 1.
