@@ -21,7 +21,7 @@ use std::{env, fs};
 use infer_core::format::{Header, Version};
 use infer_core::{
     Aligned, Config, Engine, HASH_START, IndexEntry, KvBuffers, KvType, MergeSlot, ProbIndex, Tokenizer, hash_bytes,
-    tokenizer,
+    shapes, tokenizer,
 };
 
 /// The project's own model.
@@ -96,10 +96,8 @@ fn check_memory(map: &str, model: &[u8], tokenizer: &[u8]) -> Result<(), Box<dyn
 fn model_and_tokenizer() -> Result<(Vec<u8>, Vec<u8>), Box<dyn Error>> {
     let model = setting("MODEL").unwrap_or(DEFAULT_MODEL.into());
     let header = match model.as_str() {
-        "random-f32" => Header { version: Version::V0, config: random::SHAPE },
-        "random-int8" => {
-            Header { version: Version::V2, config: Config { hidden_dim: 192, ..random::SHAPE }.quantized()? }
-        }
+        "random-f32" => Header { version: Version::V0, config: shapes::STORIES_260K },
+        "random-int8" => Header { version: Version::V2, config: shapes::FIRMWARE.quantized()? },
         path => {
             let beside = || Path::new(path).with_file_name("tokenizer.bin").display().to_string();
             let tokenizer = setting("TOKENIZER").unwrap_or_else(beside);
@@ -135,8 +133,8 @@ fn random_tokenizer() -> std::io::Result<Vec<u8>> {
     pieces.extend((b'a'..=b'z').chain([b' ', b'O']).map(|letter| vec![letter]));
     pieces.extend(WORDS.iter().map(|word| word.as_bytes().to_vec()));
     pieces.extend((b'a'..=b'z').flat_map(|a| "aeiou tnrs".bytes().map(move |b| vec![b'-', a, b])));
-    pieces.truncate(random::SHAPE.vocab_size);
-    assert_eq!(pieces.len(), random::SHAPE.vocab_size);
+    pieces.truncate(shapes::FIRMWARE.vocab_size);
+    assert_eq!(pieces.len(), shapes::FIRMWARE.vocab_size);
 
     let longest = pieces.iter().map(Vec::len).max().unwrap_or(0);
     let mut file = Vec::new();

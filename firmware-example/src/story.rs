@@ -13,7 +13,7 @@ use crate::settings;
 /// The limits of a run: the settings, cut to what the model was trained for.
 pub const fn limits(seq_len: usize) -> Limits {
     let max_seq = if settings::MAX_SEQ < seq_len { settings::MAX_SEQ } else { seq_len };
-    Limits { max_seq, batch: 1, threads: 1, kv: settings::KV }
+    Limits::new(max_seq).with_kv(settings::KV)
 }
 
 /// The memory of a run, of at least the sizes in the plan and of `Tokenizer::max_tokens` of the

@@ -21,8 +21,9 @@ const fn shape(
     vocab_size: usize,
     weights: WeightType,
 ) -> Config {
-    let shared_classifier = vocab_size.is_multiple_of(2);
-    Config { dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len: 300, shared_classifier, weights }
+    let config = Config::new(dim, hidden_dim, n_layers, n_heads, vocab_size, 300);
+    let config = config.with_kv_heads(n_kv_heads).with_weights(weights);
+    if vocab_size.is_multiple_of(2) { config } else { config.with_own_classifier() }
 }
 
 const fn q8(group_size: usize) -> WeightType {
@@ -105,7 +106,7 @@ fn run(memory: &mut Memory) -> Option<()> {
             let len =
                 or_say(write_model(&header, &mut memory.file.0, |tensor, weight| change(&mut random, tensor, weight)))?;
             for kv in [KvType::F32, KvType::I8] {
-                let limits = Limits { max_seq: positions, batch: 1, threads: 1, kv };
+                let limits = Limits::new(positions).with_kv(kv);
                 if config.plan(limits).is_err() {
                     continue; // head sizes of an int8 cache are multiples of 4
                 }
