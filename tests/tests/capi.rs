@@ -148,7 +148,7 @@ fn a_story_from_c_has_the_logits_and_tokens_of_one_from_rust() {
         // SAFETY: as above.
         assert_ok(unsafe { infer_sample(context, &mut next) });
 
-        forward(&model, &mut state, &engine, &[token], pos).unwrap();
+        forward(&model, &mut state, &engine, &[token]).unwrap();
         let logits = classify(&model, &mut state, &engine, 0).unwrap();
         hash = hash_logits(hash, logits);
         assert_eq!(next, sampler.sample(logits, &mut scratch).unwrap());

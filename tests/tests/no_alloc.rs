@@ -81,16 +81,14 @@ fn run(plan: &Plan, file: &[u8], vocabulary: &[u8], kv: KvBuffers<'_>) {
     let n = tokenizer.encode("Once upon a time", true, &mut slots, &mut tokens).unwrap();
     let mut length = 0;
     for tokens in tokens[..n].chunks(4) {
-        let pos = state.filled();
-        forward(&model, &mut state, &engine, tokens, pos).unwrap();
+        forward(&model, &mut state, &engine, tokens).unwrap();
     }
     let mut row = (n - 1) % 4;
     while state.filled() < 40 {
         let logits = classify(&model, &mut state, &engine, row).unwrap();
         let token = sampler.sample(logits, &mut scratch).unwrap();
         length += tokenizer.decode(0, token).unwrap().len();
-        let pos = state.filled();
-        forward(&model, &mut state, &engine, &[token], pos).unwrap();
+        forward(&model, &mut state, &engine, &[token]).unwrap();
         row = 0;
     }
     assert_eq!(ALLOCATIONS.get() - before, 0);

@@ -25,7 +25,7 @@ fn logits_do_not_depend_on_the_pool() {
         for threads in [1, 2, 3] {
             let pool = pool(threads);
             for (kernels, batch) in Kernels::all().flat_map(|kernels| [(kernels, 1), (kernels, 32)]) {
-                let engine = Engine { kernels, runner: &pool };
+                let engine = Engine::new(kernels, &pool);
                 let got = Run::with_engine(file.bytes(), batch, threads, engine).logits(&tokens).unwrap();
                 assert_eq!(got, want, "{}, {threads} threads, batch {batch}", kernels.name);
             }
