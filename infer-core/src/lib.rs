@@ -77,7 +77,7 @@ mod runner;
 mod sampler;
 pub mod shapes;
 mod state;
-mod tokenizer;
+pub mod tokenizer;
 
 pub use cache::KvBuffers;
 pub use config::{Config, WeightType};
