@@ -43,9 +43,10 @@
 //! and embassy.
 //!
 //! # What it does not do
-//! It neither reads files (except [`MappedModel`] under `std`) nor prints; it has no threads of its
+//! It neither reads files (except `MappedModel` under `std`) nor prints; it has no threads of its
 //! own (bring a [`Runner`]); it runs no architecture but Llama-2.
 #![no_std]
+#![cfg_attr(docsrs, feature(doc_cfg))] // docs.rs shows which feature an item needs
 
 #[cfg(target_endian = "big")]
 compile_error!("model files are little endian and are used where they lie: big-endian targets are not supported");
@@ -98,3 +99,8 @@ pub use runner::{Runner, Serial};
 pub use sampler::{ProbIndex, Sampler, penalize};
 pub use state::{HotBuffers, State};
 pub use tokenizer::{BOS, EOS, IndexEntry, MergeSlot, Tokenizer, UNK, build_index, count_entries};
+
+/// The examples of the README, compiled as doc tests.
+#[cfg(all(doctest, feature = "std"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

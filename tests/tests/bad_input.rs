@@ -206,7 +206,7 @@ fn arguments_of_a_pass() {
     let file = tiny().to_file(Version::V0);
     let engine = Engine::scalar();
     let mut run = Run::new(file.bytes(), 4);
-    let (model, max_seq) = (run.model, run.plan.limits.max_seq);
+    let (model, max_seq) = (run.model, run.plan().limits.max_seq);
     let mut state = run.state();
     let state = &mut state;
 

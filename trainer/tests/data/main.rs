@@ -7,8 +7,6 @@ mod vocab;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use tests::tokenizer::{encode, index};
-
 fn trainer(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_trainer"));
     command.args(args).stdin(Stdio::null());
