@@ -1,4 +1,4 @@
-//! Tokenizer files.
+//! Tokenizer files of pieces.
 
 use infer_core::tokenizer::write;
 
