@@ -21,6 +21,7 @@ use std::{env, fs};
 use infer_core::format::{Header, Version};
 use infer_core::{
     Aligned, Config, Engine, HASH_START, IndexEntry, KvBuffers, KvType, MergeSlot, ProbIndex, Tokenizer, hash_bytes,
+    tokenizer,
 };
 
 /// The project's own model.
@@ -110,7 +111,7 @@ fn model_and_tokenizer() -> Result<(Vec<u8>, Vec<u8>), Box<dyn Error>> {
     }
     let mut model = vec![0; header.layout()?.file_bytes as usize];
     random::write_model(&header, &mut model, |_, weight| weight)?;
-    Ok((model, random_tokenizer()))
+    Ok((model, random_tokenizer()?))
 }
 
 /// An environment variable that this script depends on.
@@ -126,7 +127,7 @@ fn read(name: &str, path: &str) -> Result<Vec<u8>, Box<dyn Error>> {
 }
 
 /// The control and byte tokens, letters, the pieces that lead to the prompt's words, and syllables.
-fn random_tokenizer() -> Vec<u8> {
+fn random_tokenizer() -> std::io::Result<Vec<u8>> {
     const WORDS: [&str; 13] =
         [" O", "nc", "nce", " Once", " u", "po", "pon", " upon", " a", " t", "im", "ime", " time"];
     let mut pieces: Vec<Vec<u8>> = vec![b"<unk>".into(), b"\n<s>\n".into(), b"\n</s>\n".into()];
@@ -138,13 +139,9 @@ fn random_tokenizer() -> Vec<u8> {
     assert_eq!(pieces.len(), random::SHAPE.vocab_size);
 
     let longest = pieces.iter().map(Vec::len).max().unwrap_or(0);
-    let mut file = (longest as u32).to_le_bytes().to_vec();
-    for (id, piece) in pieces.iter().enumerate() {
-        file.extend((-(id as f32)).to_le_bytes());
-        file.extend((piece.len() as u32).to_le_bytes());
-        file.extend(piece);
-    }
-    file
+    let mut file = Vec::new();
+    tokenizer::write(&mut file, longest as u32, (0..).map(|id| -(id as f32)).zip(pieces))?;
+    Ok(file)
 }
 
 /// The hashes of the logits of the story and of the benchmark, computed here.

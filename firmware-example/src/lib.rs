@@ -20,7 +20,7 @@ use infer_core::{Engine, Runner};
 /// The fastest kernels of the board's core, and its watchdog fed between the parts of large
 /// matrices.
 pub fn engine() -> Engine<'static> {
-    Engine { kernels: board::kernels(), runner: &OneCore }
+    Engine::new(board::kernels(), &OneCore)
 }
 
 /// Multiplications without feeding the watchdog, but for attention (rounded up to blocks of eight

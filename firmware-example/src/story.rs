@@ -101,7 +101,7 @@ pub fn tell(
     let mut token = BOS; // as the prompt begins
     let mut summary = Summary { positions: 0, ended: false, hash: HASH_START };
     for pos in 0..max_seq {
-        begin(&model, &mut state, &[token], pos)?;
+        begin(&model, &mut state, &[token])?;
         let mut more = true;
         while more {
             more = step(&model, &mut state, engine)?;
@@ -142,7 +142,7 @@ pub fn greedy(
     let (mut token, mut hash) = (BOS, HASH_START);
     for pos in 0..tokens {
         lap(pos);
-        forward(&model, &mut state, engine, &[token], pos)?;
+        forward(&model, &mut state, engine, &[token])?;
         let logits = classify(&model, &mut state, engine, 0)?;
         token = sampler.sample(logits, &mut [])?; // temperature 0 leaves the logits as they are
         lap(pos);

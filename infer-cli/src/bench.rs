@@ -62,7 +62,7 @@ fn measure(args: &BenchArgs, name: String, bytes: &[u8]) -> anyhow::Result<Repor
     let kernels = choose_kernels(args.kernels.as_deref())?;
     let config = *Model::from_bytes(bytes).with_context(in_file)?.config();
     let pool = start_pool(args.threads, &config, 1)?;
-    let engine = Engine { kernels, runner: &pool };
+    let engine = Engine::new(kernels, &pool);
     let tokens = args.tokens.get().min(config.seq_len);
     let batch = args.batch.get().min(tokens);
     let prompt: Vec<u32> = (0..tokens).map(|i| ((i * 7919 + 1) % config.vocab_size) as u32).collect();
@@ -72,7 +72,7 @@ fn measure(args: &BenchArgs, name: String, bytes: &[u8]) -> anyhow::Result<Repor
     let mut buffers =
         buffers(&config, Limits { max_seq: tokens, batch, threads: pool.threads().get(), kv: args.kv.into() })?;
     let mut state = buffers.state()?;
-    forward(&model, &mut state, &engine, &[BOS], 0)?;
+    forward(&model, &mut state, &engine, &[BOS])?;
     classify(&model, &mut state, &engine, 0).with_context(in_file)?;
     let first = start.elapsed().as_secs_f64() * 1e3;
 
@@ -121,8 +121,9 @@ fn read_prompt(
     batch: usize,
 ) -> anyhow::Result<(f64, u64)> {
     let start = Instant::now();
-    for (i, tokens) in prompt.chunks(batch).enumerate() {
-        forward(model, state, engine, tokens, i * batch)?;
+    state.rewind(0)?;
+    for tokens in prompt.chunks(batch) {
+        forward(model, state, engine, tokens)?;
     }
     let logits = classify(model, state, engine, (prompt.len() - 1) % batch)?;
     Ok((start.elapsed().as_secs_f64(), hash_logits(HASH_START, logits)))
@@ -139,9 +140,10 @@ fn generate(
 ) -> anyhow::Result<(f64, u64)> {
     let mut sampler = Sampler::new(0.0, 0.0, 1)?;
     let (mut seconds, mut token) = (0.0, BOS);
-    for pos in 0..n {
+    state.rewind(0)?;
+    for _ in 0..n {
         let start = Instant::now();
-        forward(model, state, engine, &[token], pos)?;
+        forward(model, state, engine, &[token])?;
         let logits = classify(model, state, engine, 0)?;
         token = sampler.sample(logits, &mut [])?; // temperature 0 leaves the logits as they are
         seconds += start.elapsed().as_secs_f64();

@@ -67,7 +67,7 @@ fn measure(files: &ModelFiles, text: &Path, args: &PerplexityArgs) -> anyhow::Re
     }
 
     let pool = start_pool(args.threads, &config, BATCH)?;
-    let engine = Engine { kernels: Kernels::detect(), runner: &pool };
+    let engine = Engine::new(Kernels::detect(), &pool);
     let mut buffers = buffers(
         &config,
         Limits { max_seq: window, batch: BATCH.min(window), threads: pool.threads().get(), kv: args.kv.into() },

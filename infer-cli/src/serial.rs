@@ -401,12 +401,12 @@ fn check(
     let kv = if firmware.kv_int8 { KvType::I8 } else { KvType::F32 };
     let mut buffers = buffers(model.config(), Limits { max_seq, batch: 1, threads: 1, kv })?;
     let mut state = buffers.state()?;
-    let engine = Engine { kernels: Kernels::detect(), runner: &Serial };
+    let engine = Engine::new(Kernels::detect(), &Serial);
     let mut sampler = Sampler::new(temperature, top_p, seed)?;
     let mut scratch = vec![ProbIndex::default(); model.config().vocab_size];
     let (mut token, mut hash, mut here) = (BOS, HASH_START, Vec::new());
     for pos in 0..statistics.positions as usize {
-        forward(&model, &mut state, &engine, &[token], pos)?;
+        forward(&model, &mut state, &engine, &[token])?;
         let logits = classify(&model, &mut state, &engine, 0)?;
         hash = hash_logits(hash, logits);
         token = match prompt.get(pos + 1) {

@@ -76,7 +76,7 @@ mod quant;
 mod runner;
 mod sampler;
 mod state;
-mod tokenizer;
+pub mod tokenizer;
 
 pub use cache::KvBuffers;
 pub use config::{Config, WeightType};

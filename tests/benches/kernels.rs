@@ -21,12 +21,12 @@ fn matmul(c: &mut Criterion) {
         let mut group = c.benchmark_group(format!("matmul {name} 8192 x 256"));
         group.throughput(Throughput::Elements(8192 * 256));
         for kernels in Kernels::all() {
-            let engine = Engine { kernels, runner: &Serial };
+            let engine = Engine::new(kernels, &Serial);
             let mut run = Run::with_engine(file.bytes(), 1, 1, engine);
             assert_eq!(run.logits(&[5]).unwrap(), want, "{}", kernels.name);
             let model = run.model;
             let mut state = run.state();
-            forward(&model, &mut state, &engine, &[5], 0).unwrap();
+            forward(&model, &mut state, &engine, &[5]).unwrap();
             group.bench_function(BenchmarkId::from_parameter(kernels.name), |b| {
                 b.iter(|| black_box(classify(&model, &mut state, &engine, 0).unwrap()[0]));
             });
@@ -45,16 +45,19 @@ fn layers(c: &mut Criterion) {
         let mut group = c.benchmark_group(format!("layers of 260K, {n} token(s) at position 480"));
         group.throughput(Throughput::Elements(n as u64));
         for kernels in Kernels::all() {
-            let engine = Engine { kernels, runner: &Serial };
+            let engine = Engine::new(kernels, &Serial);
             let mut run = Run::with_engine(file.bytes(), 32, 1, engine);
             assert_eq!(run.logits(&tokens).unwrap(), want, "{}", kernels.name);
             let model = run.model;
             let mut state = run.state();
-            for (i, tokens) in tokens.chunks(32).enumerate() {
-                forward(&model, &mut state, &engine, tokens, 32 * i).unwrap();
+            for tokens in tokens.chunks(32) {
+                forward(&model, &mut state, &engine, tokens).unwrap();
             }
             group.bench_function(BenchmarkId::from_parameter(kernels.name), |b| {
-                b.iter(|| forward(&model, &mut state, &engine, black_box(&tokens[..n]), 480).unwrap());
+                b.iter(|| {
+                    state.rewind(480).unwrap();
+                    forward(&model, &mut state, &engine, black_box(&tokens[..n])).unwrap();
+                });
             });
         }
     }

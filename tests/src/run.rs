@@ -1,5 +1,6 @@
 use infer_core::{
-    Engine, Error, HotBuffers, KvBuffers, KvType, Limits, Model, Plan, Runner, Serial, State, classify, forward,
+    Engine, Error, HotBuffers, Kernels, KvBuffers, KvType, Limits, Model, Plan, Runner, Serial, State, classify,
+    forward,
 };
 
 /// Owned buffers for running a model in tests.
@@ -32,7 +33,7 @@ impl<'m, 'r> Run<'m, 'r> {
     /// # Panics
     /// When the bytes are no model.
     pub fn with_runner(file: &'m [u8], batch: usize, threads: usize, runner: &'r dyn Runner) -> Run<'m, 'r> {
-        Run::with_engine(file, batch, threads, Engine { runner, ..Engine::scalar() })
+        Run::with_engine(file, batch, threads, Engine::new(Kernels::scalar(), runner))
     }
 
     /// The same with kernels of choice.
@@ -88,8 +89,8 @@ impl<'m, 'r> Run<'m, 'r> {
         let (model, engine, batch) = (self.model, self.engine, self.plan.limits.batch);
         let mut state = self.state();
         let mut all = Vec::new();
-        for (i, tokens) in tokens.chunks(batch).enumerate() {
-            forward(&model, &mut state, &engine, tokens, i * batch)?;
+        for tokens in tokens.chunks(batch) {
+            forward(&model, &mut state, &engine, tokens)?;
             for row in 0..tokens.len() {
                 all.push(classify(&model, &mut state, &engine, row)?.to_vec());
             }

@@ -1,6 +1,14 @@
-//! A tokenizer's index and tokens in vectors of the right size.
+//! Tokenizer files, and a tokenizer's index and tokens in vectors of the right size.
 
+use infer_core::tokenizer::write;
 use infer_core::{IndexEntry, MergeSlot, Tokenizer, build_index, count_entries};
+
+/// A tokenizer.bin of these pieces: the first has the best score.
+pub fn file<P: AsRef<[u8]>>(max_token_length: u32, pieces: impl IntoIterator<Item = P>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    write(&mut bytes, max_token_length, (0..).map(|i| -(i as f32)).zip(pieces)).unwrap();
+    bytes
+}
 
 /// The index of all tokens in a tokenizer.bin.
 pub fn index(bytes: &[u8]) -> Vec<IndexEntry> {

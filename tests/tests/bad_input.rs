@@ -2,8 +2,8 @@
 
 use infer_core::format::{HEADER_V1, Header, TensorName, Version};
 use infer_core::{
-    Config, Engine, Error, HotBuffers, IndexEntry, Kernels, KvBuffers, KvType, Limits, Model, Sampler, State,
-    Tokenizer, WeightType, begin, classify, count_entries, forward, step,
+    Config, Engine, Error, HotBuffers, IndexEntry, Kernels, KvBuffers, KvType, Limits, Model, Sampler, Serial, State,
+    Tokenizer, WeightType, begin, classify, count_entries, forward, step, tokenizer,
 };
 use tests::Run;
 use tests::random::{File, RandomModel, config};
@@ -186,7 +186,7 @@ fn damaged_weights_are_an_error_wherever_they_are() {
             *weights.last_mut().unwrap() = damage;
             let file = model.to_file(Version::V0);
             for (kernels, kv) in Kernels::all().flat_map(|kernels| [(kernels, KvType::F32), (kernels, KvType::I8)]) {
-                let engine = Engine { kernels, ..Engine::scalar() };
+                let engine = Engine::new(kernels, &Serial);
                 let result = Run::with_limits(file.bytes(), Limits { kv, ..limits }, engine).logits(&[299, 299, 299]);
                 assert!(
                     matches!(result, Err(Error::NotFinite { .. })),
@@ -210,16 +210,16 @@ fn arguments_of_a_pass() {
 
     assert_eq!(step(&model, state, &engine), Err(Error::NotReady));
     assert_eq!(classify(&model, state, &engine, 0).err(), Some(Error::NotReady));
-    assert_eq!(begin(&model, state, &[], 0), Err(Error::Batch { n_tokens: 0, batch: 4 }));
-    assert_eq!(begin(&model, state, &[1; 5], 0), Err(Error::Batch { n_tokens: 5, batch: 4 }));
-    assert_eq!(begin(&model, state, &[1, 300], 0), Err(Error::Token { token: 300, vocab_size: 300 }));
-    assert_eq!(begin(&model, state, &[u32::MAX], 0), Err(Error::Token { token: u32::MAX, vocab_size: 300 }));
+    assert_eq!(begin(&model, state, &[]), Err(Error::Batch { n_tokens: 0, batch: 4 }));
+    assert_eq!(begin(&model, state, &[1; 5]), Err(Error::Batch { n_tokens: 5, batch: 4 }));
+    assert_eq!(begin(&model, state, &[1, 300]), Err(Error::Token { token: 300, vocab_size: 300 }));
+    assert_eq!(begin(&model, state, &[u32::MAX]), Err(Error::Token { token: u32::MAX, vocab_size: 300 }));
     for pos in [1, max_seq, usize::MAX] {
-        let e = begin(&model, state, &[1], pos).unwrap_err();
-        assert_eq!(e, Error::Position { pos, n_tokens: 1, filled: 0, max_seq });
+        let e = state.rewind(pos).unwrap_err();
+        assert_eq!(e, Error::Position { pos, n_tokens: 0, filled: 0, max_seq });
     }
 
-    begin(&model, state, &[1, 2], 0).unwrap();
+    begin(&model, state, &[1, 2]).unwrap();
     assert_eq!(classify(&model, state, &engine, 0).err(), Some(Error::NotReady), "no layer done");
     assert_eq!(step(&model, state, &engine), Ok(true));
     assert_eq!(classify(&model, state, &engine, 0).err(), Some(Error::NotReady), "one layer of two");
@@ -229,19 +229,33 @@ fn arguments_of_a_pass() {
     assert_eq!(classify(&model, state, &engine, 2).err(), Some(Error::NotReady), "two rows only");
     assert_eq!(state.filled(), 2);
 
-    for pos in 2..max_seq {
-        forward(&model, state, &engine, &[3], pos).unwrap();
+    for pos in 2..max_seq - 1 {
+        assert_eq!(state.filled(), pos);
+        forward(&model, state, &engine, &[3]).unwrap();
     }
-    let e = forward(&model, state, &engine, &[3], max_seq).unwrap_err();
+    let e = forward(&model, state, &engine, &[3, 3]).unwrap_err();
+    assert_eq!(e, Error::Position { pos: max_seq - 1, n_tokens: 2, filled: max_seq - 1, max_seq });
+    forward(&model, state, &engine, &[3]).unwrap();
+    let e = forward(&model, state, &engine, &[3]).unwrap_err();
     assert_eq!(e, Error::Position { pos: max_seq, n_tokens: 1, filled: max_seq, max_seq });
-    let e = forward(&model, state, &engine, &[3, 3], max_seq - 1).unwrap_err();
-    assert_eq!(e, Error::Position { pos: max_seq - 1, n_tokens: 2, filled: max_seq, max_seq });
+    let e = state.rewind(max_seq + 1).unwrap_err();
+    assert_eq!(e, Error::Position { pos: max_seq + 1, n_tokens: 0, filled: max_seq, max_seq });
     assert!(classify(&model, state, &engine, 0).is_ok(), "a refused call leaves the state as it was");
 
     let other = RandomModel::new(config(8, 7, 2, 4, 2), 3).to_file(Version::V0);
     let other = Model::from_bytes(other.bytes()).unwrap();
-    assert_eq!(forward(&other, state, &engine, &[1], 0), Err(Error::ModelMismatch));
+    assert_eq!(forward(&other, state, &engine, &[1]), Err(Error::ModelMismatch));
     assert_eq!(classify(&other, state, &engine, 0).err(), Some(Error::ModelMismatch));
+
+    begin(&model, state, &[1]).unwrap_err();
+    state.rewind(3).unwrap();
+    assert_eq!(state.filled(), 3);
+    assert_eq!(classify(&model, state, &engine, 0).err(), Some(Error::NotReady), "its position is forgotten");
+    begin(&model, state, &[1]).unwrap();
+    assert_eq!(step(&model, state, &engine), Ok(true));
+    state.rewind(3).unwrap();
+    assert_eq!(step(&model, state, &engine), Err(Error::NotReady), "the pass was given up");
+    assert_eq!(state.filled(), 3);
 }
 
 #[test]
@@ -331,15 +345,16 @@ fn a_sequence_belongs_to_one_model() {
     let mut state = run.state();
     let state = &mut state;
 
-    begin(&a, state, &[1], 0).unwrap();
+    begin(&a, state, &[1]).unwrap();
     assert_eq!(step(&b, state, &engine), Err(Error::OtherModel));
     while step(&a, state, &engine).unwrap() {}
     assert_eq!(classify(&b, state, &engine, 0).err(), Some(Error::OtherModel));
-    assert_eq!(forward(&b, state, &engine, &[2], 1), Err(Error::OtherModel), "keys and values of the other one");
+    assert_eq!(forward(&b, state, &engine, &[2]), Err(Error::OtherModel), "keys and values of the other one");
     classify(&a, state, &engine, 0).unwrap();
-    forward(&a, state, &engine, &[2], 1).unwrap();
+    forward(&a, state, &engine, &[2]).unwrap();
 
-    forward(&b, state, &engine, &[1], 0).expect("a new sequence may have another model");
+    state.rewind(0).unwrap();
+    forward(&b, state, &engine, &[1]).expect("a new sequence may have another model");
     assert_eq!(classify(&a, state, &engine, 0).err(), Some(Error::OtherModel));
     let again = Model::from_bytes(files[1].bytes()).unwrap();
     classify(&again, state, &engine, 0).expect("the same bytes are the same model");
@@ -365,12 +380,8 @@ fn a_thread_that_does_not_round_to_nearest_gets_no_state() {
 }
 
 fn tokenizer_file(pieces: &[(f32, &[u8])]) -> Vec<u8> {
-    let mut bytes = 27u32.to_le_bytes().to_vec();
-    for (score, piece) in pieces {
-        bytes.extend(score.to_le_bytes());
-        bytes.extend((piece.len() as u32).to_le_bytes());
-        bytes.extend(*piece);
-    }
+    let mut bytes = Vec::new();
+    tokenizer::write(&mut bytes, 27, pieces.iter().copied()).unwrap();
     bytes
 }
 

@@ -28,13 +28,7 @@ struct C {
 impl C {
     fn new() -> C {
         let model = RandomModel::new(config(48, 31, 2, 6, 2), 7).to_file(Version::V0);
-        let mut tokenizer = 0u32.to_le_bytes().to_vec();
-        for id in 0..300u32 {
-            let piece = format!("piece {id}");
-            tokenizer.extend((-(id as f32)).to_le_bytes());
-            tokenizer.extend((piece.len() as u32).to_le_bytes());
-            tokenizer.extend(piece.as_bytes());
-        }
+        let tokenizer = tests::tokenizer::file(0, (0..300).map(|id| format!("piece {id}")));
         let mut memory = MaybeUninit::uninit();
         let bytes = model.bytes();
         // SAFETY: the model has so many bytes, and the other pointers are to what they should be.
@@ -148,7 +142,7 @@ fn a_story_from_c_has_the_logits_and_tokens_of_one_from_rust() {
         // SAFETY: as above.
         assert_ok(unsafe { infer_sample(context, &mut next) });
 
-        forward(&model, &mut state, &engine, &[token], pos).unwrap();
+        forward(&model, &mut state, &engine, &[token]).unwrap();
         let logits = classify(&model, &mut state, &engine, 0).unwrap();
         hash = hash_logits(hash, logits);
         assert_eq!(next, sampler.sample(logits, &mut scratch).unwrap());

@@ -5,8 +5,8 @@ use std::num::NonZeroUsize;
 
 use infer_core::format::{TensorName, Version};
 use infer_core::{
-    Config, Engine, HotBuffers, Kernels, KvBuffers, KvType, Limits, Model, Runner, State, WeightType, begin, classify,
-    forward, step,
+    Config, Engine, HotBuffers, Kernels, KvBuffers, KvType, Limits, Model, Runner, Serial, State, WeightType, begin,
+    classify, forward, step,
 };
 use serde::Deserialize;
 use tests::oracle::Oracle;
@@ -162,9 +162,10 @@ fn kernels_give_the_same_bits() {
         let file = RandomModel::new(config, seed as u64).to_file(version);
         let tokens = tokens(20, 300);
         let want = bits(&Run::new(file.bytes(), 1).logits(&tokens).unwrap());
+        let runner = Scrambled(NonZeroUsize::new(3).unwrap());
         for kernels in Kernels::all() {
             for batch in [1, 7] {
-                let engine = Engine { kernels, runner: &Scrambled(NonZeroUsize::new(3).unwrap()) };
+                let engine = Engine::new(kernels, &runner);
                 let got = bits(&Run::with_engine(file.bytes(), batch, 2, engine).logits(&tokens).unwrap());
                 assert_eq!(got, want, "{} kernels, batch {batch}, {config:?}", kernels.name);
             }
@@ -207,7 +208,7 @@ fn int8_kv_gives_the_same_bits_in_every_way() {
         for kernels in Kernels::all() {
             for (batch, threads) in [(1, 1), (2, 2), (32, 3)] {
                 let runner = Scrambled(NonZeroUsize::new(threads).unwrap());
-                let engine = Engine { kernels, runner: &runner };
+                let engine = Engine::new(kernels, &runner);
                 let mut run = Run::with_limits(file.bytes(), Limits { batch, threads, ..limits }, engine);
                 if batch == 32 {
                     run.logits(&other).unwrap(); // a longer sequence was there before, else garbage
@@ -231,7 +232,7 @@ fn large_sums_of_an_int8_kv_cache() {
     let tokens = tokens(700, 2);
     let limits = Limits { max_seq: 700, batch: 50, threads: 1, kv: KvType::I8 };
     let logits = |kernels| {
-        let engine = Engine { kernels, ..Engine::scalar() };
+        let engine = Engine::new(kernels, &Serial);
         bits(&Run::with_limits(file.bytes(), limits, engine).logits(&tokens).unwrap())
     };
     let want = logits(Kernels::scalar());
@@ -250,13 +251,13 @@ fn bytes_may_lie_at_any_address() {
     let want = bits(&Run::with_limits(file.bytes(), limits, Engine::scalar()).logits(&tokens).unwrap());
     let [mut hot_f32, mut scales] = [plan.hot_f32, plan.kv_scales].map(|n| vec![f32::from_bits(u32::MAX); n]);
     for kernels in Kernels::all() {
-        let engine = Engine { kernels, ..Engine::scalar() };
+        let engine = Engine::new(kernels, &Serial);
         for shift in 0..4 {
             let [mut hot_i8, mut values] = [plan.hot_i8, plan.kv_values].map(|n| vec![-128; shift + n]);
             let hot = HotBuffers { f32: &mut hot_f32, i8: &mut hot_i8[shift..] };
             let kv = KvBuffers::I8 { values: &mut values[shift..], scales: &mut scales };
             let mut state = State::new(&plan, hot, kv).unwrap();
-            forward(&model, &mut state, &engine, &tokens, 0).unwrap();
+            forward(&model, &mut state, &engine, &tokens).unwrap();
             let row = |row: usize| classify(&model, &mut state, &engine, row).unwrap().to_vec();
             assert_eq!(bits(&[0, 1, 2].map(row)), want, "{} kernels, moved by {shift}", kernels.name);
         }
@@ -292,14 +293,16 @@ fn logits_do_not_depend_on_what_was_there_before_in(kv: KvType) {
 
     let mut run = run(4);
     let mut state = run.state();
-    forward(&model, &mut state, &engine, &[9, 8, 7, 6], 0).unwrap();
-    forward(&model, &mut state, &engine, &tokens[..4], 0).unwrap(); // a new sequence
-    forward(&model, &mut state, &engine, &[5, 5, 5], 4).unwrap(); // a branch that is given up
-    forward(&model, &mut state, &engine, &tokens[4..8], 4).unwrap();
-    begin(&model, &mut state, &[1, 2], 8).unwrap(); // a pass that is given up after a layer
+    forward(&model, &mut state, &engine, &[9, 8, 7, 6]).unwrap();
+    state.rewind(0).unwrap(); // a new sequence
+    forward(&model, &mut state, &engine, &tokens[..4]).unwrap();
+    forward(&model, &mut state, &engine, &[5, 5, 5]).unwrap(); // a branch that is given up
+    state.rewind(4).unwrap();
+    forward(&model, &mut state, &engine, &tokens[4..8]).unwrap();
+    begin(&model, &mut state, &[1, 2]).unwrap(); // a pass that is given up after a layer
     assert!(step(&model, &mut state, &engine).unwrap());
     assert_eq!(state.filled(), 8);
-    forward(&model, &mut state, &engine, &tokens[8..], 8).unwrap();
+    forward(&model, &mut state, &engine, &tokens[8..]).unwrap();
     for row in [3, 0, 2, 1, 3] {
         assert_eq!(classify(&model, &mut state, &engine, row).unwrap(), want[8 + row], "row {row}");
     }
@@ -329,7 +332,7 @@ fn flushed_subnormals_give_the_same_bits() {
     let all = [(file, f32_kv)].into_iter().chain(int8.map(|(file, _, limits)| (file, limits)));
     for (file, limits) in all {
         for kernels in Kernels::all() {
-            let engine = Engine { kernels, ..Engine::scalar() };
+            let engine = Engine::new(kernels, &Serial);
             let mut run = Run::with_limits(file.bytes(), limits, engine);
             let tokens = tokens(limits.max_seq.min(40), run.model.config().vocab_size);
             let want = run.logits(&tokens).unwrap();

@@ -4,7 +4,7 @@ use std::vec::Vec;
 
 use super::{Buffers, vec_of};
 use crate::error::Error;
-use crate::forward::{Engine, begin, classify, step};
+use crate::forward::{Engine, begin_at, classify, step};
 use crate::kernels::Kernels;
 use crate::model::Model;
 use crate::runner::Runner;
@@ -42,7 +42,7 @@ impl<'a> Session<'a> {
         Ok(Session {
             model,
             state: buffers.state()?,
-            engine: Engine { kernels: Kernels::detect(), runner },
+            engine: Engine::new(Kernels::detect(), runner),
             sampler,
             scratch,
             tokens: Vec::new(),
@@ -70,7 +70,7 @@ impl<'a> Session<'a> {
     /// Reads tokens behind those that were read before, in batches of the planned size.
     ///
     /// # Errors
-    /// As [`begin`]: above all [`Error::Position`] when the context is full.
+    /// As [`begin`](crate::begin): above all [`Error::Position`] when the context is full.
     pub fn read(&mut self, tokens: &[u32]) -> Result<(), Error> {
         self.read_from(self.pos(), tokens, || false)
     }
@@ -85,7 +85,7 @@ impl<'a> Session<'a> {
         self.tokens.truncate(pos);
         let batch = self.state.plan().limits.batch;
         for (i, tokens) in tokens.chunks(batch).enumerate() {
-            begin(&self.model, &mut self.state, tokens, pos + i * batch)?;
+            begin_at(&self.model, &mut self.state, tokens, pos + i * batch)?;
             while step(&self.model, &mut self.state, &self.engine)? {
                 if stopped() {
                     return Ok(());

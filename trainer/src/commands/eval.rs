@@ -85,8 +85,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         let mut state = buffers.state()?;
         let mut sum = (0.0, 0);
         for (tokens, targets) in batch.x.chunks(BATCH).zip(batch.y.chunks(BATCH)) {
-            let pos = state.filled();
-            forward(&model, &mut state, &engine(), tokens, pos)?;
+            forward(&model, &mut state, &engine(), tokens)?;
             for (row, &target) in targets.iter().enumerate() {
                 sum.0 += surprise(classify(&model, &mut state, &engine(), row)?, target);
                 sum.1 += lengths[target as usize];

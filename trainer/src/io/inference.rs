@@ -98,8 +98,7 @@ pub fn generate(model: &Model<'_>, prompt: Vec<u32>, steps: usize, mut sampler: 
     while tokens.len() < steps {
         let mut row = 0;
         for chunk in tokens[state.filled()..].chunks(BATCH) {
-            let pos = state.filled();
-            forward(model, &mut state, &engine(), chunk, pos)?;
+            forward(model, &mut state, &engine(), chunk)?;
             row = chunk.len() - 1;
         }
         let next = sampler.sample(classify(model, &mut state, &engine(), row)?, &mut scratch)?;
@@ -113,7 +112,7 @@ pub fn generate(model: &Model<'_>, prompt: Vec<u32>, steps: usize, mut sampler: 
 
 /// infer-core on the calling thread: sequences are what runs in parallel here.
 pub fn engine() -> Engine<'static> {
-    Engine { kernels: Kernels::detect(), runner: &Serial }
+    Engine::new(Kernels::detect(), &Serial)
 }
 
 /// The memory of one sequence.
