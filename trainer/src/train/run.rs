@@ -20,6 +20,7 @@ use crate::io::weights::Weights;
 use crate::report::Report;
 use crate::report::metric::Evaluation;
 use crate::report::peak;
+use crate::train::choices::{Device, InitFrom};
 use crate::train::data::Data;
 use crate::train::interrupt::Interrupt;
 use crate::train::memory;
@@ -32,15 +33,15 @@ const SAMPLE_LEN: usize = 128;
 
 /// Trains on the device that the settings name.
 pub fn run(settings: &Settings) -> anyhow::Result<()> {
-    match settings.device.as_str() {
-        "cpu" => {
+    match &settings.device {
+        Device::Cpu => {
             let device = Cpu::default();
             device.enable_cache(); // the gradients of the next step take the memory of the last
             run_on(settings, device)
         }
         #[cfg(feature = "cuda")]
-        "cuda" => run_on(settings, dfdx::prelude::Cuda::default()),
-        other => bail!("device is {other:?}: not in this program"),
+        Device::Cuda => run_on(settings, dfdx::prelude::Cuda::default()),
+        other => bail!("device is {:?}: not in this program", String::from(other.clone())),
     }
 }
 
@@ -57,7 +58,7 @@ fn run_on<D: Backend>(settings: &Settings, device: D) -> anyhow::Result<()> {
         target(settings).check(&config, &inputs(settings))?;
     }
     let given = settings.tokenizer.as_deref().map(TokenizerFile::open).transpose()?;
-    let own = start.tokenizer(settings, given.as_ref())?;
+    let own = start.tokenizer(given.as_ref())?;
     let data = Data::prepare(settings, given, own)?;
     let settings = &Settings { vocab_size: Some(data.tokenizer().vocab_size()), ..settings.clone() };
     memory::check(settings, &start.config(settings)?)?; // with the vocabulary of the data
@@ -83,13 +84,13 @@ fn target(settings: &Settings) -> Target<'_> {
 
 /// Files that a run reads.
 fn inputs(settings: &Settings) -> Vec<&Path> {
-    let Settings { data, valid, tokenizer, teacher, init_from, .. } = settings;
-    [data, valid, tokenizer, teacher]
-        .into_iter()
-        .flatten()
-        .map(PathBuf::as_path)
-        .chain([Path::new(init_from)])
-        .collect()
+    let Settings { data, valid, tokenizer, teacher, .. } = settings;
+    let given = [data, valid, tokenizer, teacher].into_iter().flatten().map(PathBuf::as_path);
+    let model = match &settings.init_from {
+        InitFrom::Model(path) => Some(Path::new(path)),
+        InitFrom::Scratch | InitFrom::Resume => None,
+    };
+    given.chain(model).collect()
 }
 
 /// A run in progress.
@@ -152,7 +153,7 @@ impl<'a, D: Backend> Training<'a, D> {
              mfu is relative to {peak:.0} GFLOP/s, {how}",
             model.parameter_count(),
             describe(&config),
-            if s.device == "cpu" { s.matmul_precision.describe() } else { "f32" },
+            if s.device == Device::Cpu { s.matmul_precision.describe() } else { "f32" },
             train.sequences(),
             s.max_seq_len,
             valid.sequences(),
@@ -193,7 +194,7 @@ impl<'a, D: Backend> Training<'a, D> {
             n_heads: c.n_heads,
             n_kv_heads: Some(c.n_kv_heads),
             vocab_size: Some(c.vocab_size),
-            init_from: "resume".into(),
+            init_from: InitFrom::Resume,
             eval_only: false,
             ..self.settings.clone()
         };
@@ -299,12 +300,12 @@ impl<'a, D: Backend> Training<'a, D> {
     /// probability.
     fn warn_if_worse_than_guessing(&self, loss: f64) {
         let guessing = (self.model.config.vocab_size as f64).ln();
-        let is_tuned = !["scratch", "resume"].contains(&self.settings.init_from.as_str());
-        if is_tuned && loss > guessing {
+        if let InitFrom::Model(path) = &self.settings.init_from
+            && loss > guessing
+        {
             self.report.say(format!(
-                "warning: the first validation loss is {loss:.2}, and guessing gives {guessing:.2}: {} does not know these \
+                "warning: the first validation loss is {loss:.2}, and guessing gives {guessing:.2}: {path} does not know these \
                  tokens. Is {} its tokenizer?",
-                self.settings.init_from,
                 self.data.tokenizer().path.display()
             ));
         }
