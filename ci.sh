@@ -9,6 +9,7 @@
 #   panics    the firmware image has no symbol of panics, allocation or formatting
 #   firmware  firmware in QEMU and its host link: the host's bits from each core, board and layout
 #   capi      the C header is up to date; C programs tell infer-cli's story in QEMU and in valgrind
+#   bindings  WebAssembly in node, Python, and FORMAT.md's program tell what infer-cli tells
 #   asan      the library's tests under the address sanitizer
 #   fuzz      each fuzz target for FUZZ_SECONDS (20)
 #   miri      the library's tests under Miri, where the toolchain has it
@@ -21,7 +22,7 @@ shopt -s inherit_errexit # or a failure inside of $(…) would go unnoticed
 cd "$(dirname "$0")"
 
 root=$PWD
-steps=(fmt clippy test docs nostd panics firmware capi asan fuzz miri)
+steps=(fmt clippy test docs nostd panics firmware capi bindings asan fuzz miri)
 skipped=77 # exit status of a step that cannot run here
 target_dir=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 chip=thumbv7em-none-eabihf
@@ -30,6 +31,7 @@ source ci/text.sh
 source ci/symbols.sh
 source ci/firmware.sh
 source ci/capi.sh
+source ci/bindings.sh
 source ci/sanitizers.sh
 
 clippy() {

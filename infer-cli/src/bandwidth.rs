@@ -4,9 +4,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use infer_core::Runner;
-
-use crate::pool::Pool;
+use infer_core::{Pool, Runner};
 
 /// Passes over the bytes per loop.
 const PASSES: usize = 5;

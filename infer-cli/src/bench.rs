@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::args::{BenchArgs, Shape, Weights};
 use crate::bandwidth;
-use crate::session::{Buffers, Usage, start_pool};
+use crate::session::{Usage, buffers, start_pool};
 use crate::source::Source;
 
 /// What a run measured; the fields of the JSON object.
@@ -70,7 +70,7 @@ fn measure(args: &BenchArgs, name: String, bytes: &[u8]) -> anyhow::Result<Repor
     let start = Instant::now();
     let model = Model::from_bytes(bytes)?;
     let mut buffers =
-        Buffers::new(&config, Limits { max_seq: tokens, batch, threads: pool.threads().get(), kv: args.kv.into() })?;
+        buffers(&config, Limits { max_seq: tokens, batch, threads: pool.threads().get(), kv: args.kv.into() })?;
     let mut state = buffers.state()?;
     forward(&model, &mut state, &engine, &[BOS], 0)?;
     classify(&model, &mut state, &engine, 0).with_context(in_file)?;

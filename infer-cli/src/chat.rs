@@ -9,13 +9,13 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
-use infer_core::{BOS, EOS, Limits, Runner, Tokenizer};
+use infer_core::{BOS, EOS, Limits, OwnedTokenizer, Runner, Session};
 
 use self::input::{Asked, Input, Quiet, normalize};
 use self::turns::Turns;
 use crate::args::GenerateArgs;
 use crate::note::note;
-use crate::session::{BATCH, Buffers, ModelFiles, Session, Usage, budget, start_pool};
+use crate::session::{BATCH, ModelFiles, Usage, budget, buffers, session, start_pool};
 use crate::source::folder_of;
 use crate::text::TextOut;
 
@@ -45,20 +45,20 @@ fn stopped() -> bool {
 
 pub fn run(files: &ModelFiles, args: &GenerateArgs) -> anyhow::Result<()> {
     let tokenizer = files.tokenizer()?;
-    let tokenizer = tokenizer.get();
     let config = *files.model()?.config();
     let mut input = Input::open()?;
     let context = budget(args.steps.unwrap_or(0), &config);
     let pool = start_pool(args.threads, &config, 1)?;
-    let mut buffers = Buffers::new(
+    let mut buffers = buffers(
         &config,
         Limits { max_seq: context, batch: BATCH.min(context), threads: pool.threads().get(), kv: args.kv.into() },
     )?;
     IN_TERMINAL.store(input.is_terminal(), Relaxed);
     let mut chat = Chat {
-        session: Session::new(files, &mut buffers, &pool, args.sampling)?,
-        turns: Turns::new(tokenizer, context),
-        tokenizer,
+        session: session(files, &mut buffers, &pool, &args.sampling)?,
+        turns: Turns::new(&tokenizer, context),
+        files,
+        tokenizer: &tokenizer,
         context,
         seq_len: config.seq_len,
         // A person talks on and on. Input from elsewhere ends where -n says, as in llama2.c.
@@ -78,7 +78,8 @@ pub fn run(files: &ModelFiles, args: &GenerateArgs) -> anyhow::Result<()> {
 struct Chat<'a> {
     session: Session<'a>,
     turns: Turns<'a>,
-    tokenizer: Tokenizer<'a>,
+    files: &'a ModelFiles,
+    tokenizer: &'a OwnedTokenizer<&'a [u8]>,
     /// Positions of the KV cache.
     context: usize,
     /// Positions of the model.
@@ -287,10 +288,12 @@ impl Chat<'_> {
     /// Reads what the model has not read, and picks the token that follows. `None` after Ctrl-C.
     fn next_token(&mut self) -> anyhow::Result<Option<u32>> {
         let (tokens, pos) = self.turns.unread();
-        let n = tokens.len();
         self.session.read_from(pos, tokens, stopped)?;
         self.turns.set_cached(self.session.pos());
-        if stopped() { Ok(None) } else { self.session.next_token(n).map(Some) }
+        if stopped() {
+            return Ok(None);
+        }
+        Ok(Some(self.session.next_token().map_err(|e| self.files.explain(e))?))
     }
 
     fn note_dropped(&self, dropped: usize) -> anyhow::Result<()> {

@@ -3,12 +3,12 @@
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
-use infer_core::{BOS, Limits, Runner, Tokenizer};
+use infer_core::{BOS, Limits, OwnedTokenizer, Runner, Session};
 use serde::Serialize;
 
 use crate::args::GenerateArgs;
 use crate::note::note;
-use crate::session::{BATCH, Buffers, ModelFiles, Session, Usage, budget, encode, seed_or_clock, start_pool};
+use crate::session::{BATCH, ModelFiles, Usage, budget, buffers, seed_or_clock, session, start_pool};
 use crate::stop::Stops;
 use crate::text::TextOut;
 
@@ -50,10 +50,9 @@ const STEPS: usize = 256;
 
 pub fn run(files: &ModelFiles, args: &GenerateArgs) -> anyhow::Result<()> {
     let tokenizer = files.tokenizer()?;
-    let tokenizer = tokenizer.get();
     let config = *files.model()?.config();
     let steps = budget(args.steps.unwrap_or(if files.is_embedded() { 0 } else { STEPS }), &config);
-    let prompt = encode(&tokenizer, args.prompt.as_deref().unwrap_or(""))?;
+    let prompt = tokenizer.encode(args.prompt.as_deref().unwrap_or(""))?;
     if prompt.len() > steps {
         let n = prompt.len();
         return Err(Usage(format!(
@@ -64,21 +63,21 @@ pub fn run(files: &ModelFiles, args: &GenerateArgs) -> anyhow::Result<()> {
     }
 
     let pool = start_pool(args.threads, &config, 1)?;
-    let mut buffers = Buffers::new(
+    let mut buffers = buffers(
         &config,
         Limits { max_seq: steps, batch: prompt.len().min(BATCH), threads: pool.threads().get(), kv: args.kv.into() },
     )?;
     let mut sampling = args.sampling;
     sampling.basic.seed = seed_or_clock(sampling.basic.seed);
-    let mut session = Session::new(files, &mut buffers, &pool, sampling)?;
+    let mut session = session(files, &mut buffers, &pool, &sampling)?;
     let mut stops = Stops::new(&args.stop);
     if !args.json {
         let mut out = TextOut::new(io::stdout().lock());
-        let told = tell(&mut session, &tokenizer, &prompt, steps, &mut stops, &mut out)?;
+        let told = tell(files, &mut session, &tokenizer, &prompt, steps, &mut stops, &mut out)?;
         return show_rate(&prompt, &told);
     }
     let mut text = Vec::new();
-    let told = tell(&mut session, &tokenizer, &prompt, steps, &mut stops, &mut TextOut::new(&mut text))?;
+    let told = tell(files, &mut session, &tokenizer, &prompt, steps, &mut stops, &mut TextOut::new(&mut text))?;
     text.pop(); // the end of the line
     let (prompt_rate, rate) = rates(&prompt, &told);
     let report = Report {
@@ -95,8 +94,9 @@ pub fn run(files: &ModelFiles, args: &GenerateArgs) -> anyhow::Result<()> {
 
 /// Tells the story, prompt first, and ends the line.
 fn tell(
+    files: &ModelFiles,
     session: &mut Session<'_>,
-    tokenizer: &Tokenizer<'_>,
+    tokenizer: &OwnedTokenizer<&[u8]>,
     prompt: &[u32],
     steps: usize,
     stops: &mut Stops<'_>,
@@ -108,7 +108,7 @@ fn tell(
     let start = Instant::now();
     session.read(prompt)?;
     let mut token = *prompt.last().unwrap_or(&BOS);
-    let mut next = session.next_token(prompt.len())?;
+    let mut next = session.next_token().map_err(|e| files.explain(e))?;
     let prompt_time = start.elapsed();
     let mut tokens = Vec::new();
     let end = loop {
@@ -127,7 +127,7 @@ fn tell(
             break End::Steps;
         }
         session.read(&[token])?;
-        next = session.next_token(1)?;
+        next = session.next_token().map_err(|e| files.explain(e))?;
     };
     out.push(&stops.rest())?;
     out.finish()?;

@@ -10,7 +10,6 @@ mod input;
 mod inspect;
 mod note;
 mod perplexity;
-mod pool;
 mod quantize;
 mod serial;
 mod session;

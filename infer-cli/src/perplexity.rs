@@ -3,14 +3,13 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use anyhow::Context;
-use infer_core::{BOS, Engine, Kernels, Limits, Runner, Tokenizer, classify, forward};
+use infer_core::{Engine, Kernels, Limits, OwnedTokenizer, Perplexity, Runner};
 use serde::Serialize;
 
 use crate::args::PerplexityArgs;
 use crate::input::read_text;
 use crate::note::progress;
-use crate::session::{BATCH, Buffers, ModelFiles, Usage, encode, start_pool};
+use crate::session::{BATCH, ModelFiles, Usage, buffers, start_pool};
 
 /// What separates the stories of a text.
 const SEPARATOR: &str = "<|endoftext|>";
@@ -54,7 +53,6 @@ fn measure(files: &ModelFiles, text: &Path, args: &PerplexityArgs) -> anyhow::Re
         return Err(Usage(format!("--window {window}: give 1 to {}, the model's context", config.seq_len)).into());
     }
     let tokenizer = files.tokenizer()?;
-    let tokenizer = tokenizer.get();
     let ids = read_stream(&tokenizer, text)?;
     let most = ids.len().saturating_sub(1) / window;
     let windows = args.windows.map_or(most, |n| n.get().min(most));
@@ -70,50 +68,32 @@ fn measure(files: &ModelFiles, text: &Path, args: &PerplexityArgs) -> anyhow::Re
 
     let pool = start_pool(args.threads, &config, BATCH)?;
     let engine = Engine { kernels: Kernels::detect(), runner: &pool };
-    let mut buffers = Buffers::new(
+    let mut buffers = buffers(
         &config,
         Limits { max_seq: window, batch: BATCH.min(window), threads: pool.threads().get(), kv: args.kv.into() },
     )?;
     let mut state = buffers.state()?;
     let progress = progress(windows as u64, "{bar:40} window {pos}/{len}, {msg}, {eta} left")?;
-    let (mut nats, mut bytes) = (0.0, 0);
-    for k in 0..windows {
-        let start = k * window;
-        for (i, tokens) in ids[start..start + window].chunks(BATCH).enumerate() {
-            let pos = i * BATCH;
-            forward(&model, &mut state, &engine, tokens, pos)?;
-            for row in 0..tokens.len() {
-                let next = ids[start + pos + row + 1];
-                let logits =
-                    classify(&model, &mut state, &engine, row).with_context(|| files.model_name().to_owned())?;
-                nats += surprise(logits, next);
-                bytes += if next == BOS { 0 } else { tokenizer.decode(0, next)?.len() };
-            }
-        }
-        progress.set_message(format!("{:.4} nats per token", nats / ((k + 1) * window) as f64));
+    let mut sum = Perplexity::default();
+    for start in (0..windows * window).step_by(window) {
+        let (tokens, targets) = (&ids[start..start + window], &ids[start + 1..=start + window]);
+        sum.add_window(&model, &mut state, &engine, &tokenizer.get(), tokens, targets).map_err(|e| files.explain(e))?;
+        progress.set_message(format!("{:.4} nats per token", sum.per_token()));
         progress.inc(1);
     }
     progress.finish_and_clear();
 
-    let tokens = windows * window;
-    let nats_per_token = nats / tokens as f64;
-    let (perplexity, nats_per_byte) = (nats_per_token.exp(), nats / bytes as f64);
-    Ok(Report { windows, window, tokens, bytes, nats_per_token, perplexity, nats_per_byte })
+    let Perplexity { tokens, bytes, .. } = sum;
+    let (nats_per_token, nats_per_byte) = (sum.per_token(), sum.per_byte());
+    Ok(Report { windows, window, tokens, bytes, nats_per_token, perplexity: sum.perplexity(), nats_per_byte })
 }
 
 /// All stories of a text, each with BOS in front.
-fn read_stream(tokenizer: &Tokenizer<'_>, path: &Path) -> anyhow::Result<Vec<u32>> {
+fn read_stream(tokenizer: &OwnedTokenizer<&[u8]>, path: &Path) -> anyhow::Result<Vec<u32>> {
     let text = read_text(path)?;
     let mut ids = Vec::new();
     for story in text.split(SEPARATOR).map(str::trim).filter(|story| !story.is_empty()) {
-        ids.extend(encode(tokenizer, story)?);
+        ids.extend(tokenizer.encode(story)?);
     }
     Ok(ids)
-}
-
-/// -ln of the probability that softmax gives to `token`.
-fn surprise(logits: &[f32], token: u32) -> f64 {
-    let max = logits.iter().fold(f32::NEG_INFINITY, |max, &x| max.max(x));
-    let sum: f64 = logits.iter().map(|&x| f64::from(x - max).exp()).sum();
-    sum.ln() - f64::from(logits[token as usize] - max)
 }

@@ -6,12 +6,12 @@ use std::sync::Mutex;
 
 use anyhow::{Context, ensure};
 use infer_core::format::{Header, Tensor, Version, quantize_group};
-use infer_core::{Error, WeightType};
+use infer_core::{Error, OwnedTokenizer, WeightType};
 use same_file::is_same_file;
 use tempfile::NamedTempFile;
 
 use crate::note::{note, progress};
-use crate::session::{OwnedTokenizer, TOKENIZER, Usage};
+use crate::session::{TOKENIZER, Usage};
 use crate::source::{Source, folder_of, read};
 
 pub fn run(input: &Path, output: &Path, tokenizer: Option<&Path>) -> anyhow::Result<()> {
@@ -110,7 +110,7 @@ impl Companion {
         if is_same_file(from, output).unwrap_or(false) {
             return Err(Usage(format!("output {} is the tokenizer itself: give another name", output.display())).into());
         }
-        OwnedTokenizer::new(&source, vocab_size)
+        OwnedTokenizer::new(&*source, vocab_size)
             .with_context(|| format!("{}: name the model's own with -z", source.name))?;
         if !path.exists() {
             return Ok(Companion { path, bytes: Some(source.to_vec()) });

@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use infer_core::{
-    BOS, Engine, HASH_START, Kernels, KvType, Limits, ProbIndex, Sampler, Serial, Tokenizer, classify, forward,
+    BOS, Engine, HASH_START, Kernels, KvType, Limits, OwnedTokenizer, ProbIndex, Sampler, Serial, classify, forward,
     hash_logits,
 };
 use infer_link::{Decoder, MAX_PROMPT, MAX_REPLY, Message, Reply, Request, Statistics, VERSION};
 
 use crate::INTERRUPTED;
 use crate::args::SerialArgs;
-use crate::session::{Buffers, ModelFiles, Usage, encode, seed_or_clock};
+use crate::session::{ModelFiles, Usage, buffers, seed_or_clock};
 use crate::text::TextOut;
 
 /// Times that a story is asked for without a new token.
@@ -66,7 +66,7 @@ pub fn run(args: &SerialArgs) -> anyhow::Result<()> {
     let (tokens, statistics) = link.story(request, &firmware)?;
     report(&firmware, &statistics)?;
     if let Some((files, tokenizer)) = files.as_ref().zip(tokenizer.as_ref()) {
-        check(files, &tokenizer.get(), request, &firmware, &tokens, &statistics)?;
+        check(files, tokenizer, request, &firmware, &tokens, &statistics)?;
     }
     if stopped() {
         std::process::exit(INTERRUPTED);
@@ -388,7 +388,7 @@ fn open_line(port: &str, baud: u32) -> anyhow::Result<Box<dyn Line>> {
 /// Runs the model here with the same settings and compares.
 fn check(
     files: &ModelFiles,
-    tokenizer: &Tokenizer<'_>,
+    tokenizer: &OwnedTokenizer<&[u8]>,
     request: Request<'_>,
     firmware: &Firmware,
     tokens: &[u32],
@@ -396,10 +396,10 @@ fn check(
 ) -> anyhow::Result<()> {
     let Request::Tell { temperature, top_p, seed, steps, prompt } = request else { return Ok(()) };
     let model = files.model()?;
-    let prompt = encode(tokenizer, prompt)?;
+    let prompt = tokenizer.encode(prompt)?;
     let max_seq = firmware.max_seq.min(steps as usize);
     let kv = if firmware.kv_int8 { KvType::I8 } else { KvType::F32 };
-    let mut buffers = Buffers::new(model.config(), Limits { max_seq, batch: 1, threads: 1, kv })?;
+    let mut buffers = buffers(model.config(), Limits { max_seq, batch: 1, threads: 1, kv })?;
     let mut state = buffers.state()?;
     let engine = Engine { kernels: Kernels::detect(), runner: &Serial };
     let mut sampler = Sampler::new(temperature, top_p, seed)?;

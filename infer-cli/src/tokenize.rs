@@ -4,11 +4,10 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use anyhow::Context;
-use infer_core::{Tokenizer, count_entries};
+use infer_core::OwnedTokenizer;
 use serde::Serialize;
 
 use crate::input::read_stdin;
-use crate::session::{OwnedTokenizer, encode};
 use crate::source::Source;
 
 /// The fields of the JSON object.
@@ -21,12 +20,9 @@ struct Report<'a> {
 
 pub fn run(path: Option<&Path>, text: Option<&str>, json: bool) -> anyhow::Result<()> {
     let bytes = Source::tokenizer(path)?;
-    let in_file = || bytes.name.clone();
-    let vocab_size = count_entries(&bytes).with_context(in_file)?;
-    let tokenizer = OwnedTokenizer::new(&bytes, vocab_size).with_context(in_file)?;
-    let tokenizer = tokenizer.get();
+    let tokenizer = OwnedTokenizer::whole(&*bytes).with_context(|| bytes.name.clone())?;
     let text = text.map_or_else(read_stdin, |text| Ok(text.to_owned()))?;
-    let tokens = encode(&tokenizer, &text)?;
+    let tokens = tokenizer.encode(&text)?;
     let mut out = BufWriter::new(io::stdout().lock());
     if json {
         serde_json::to_writer(&mut out, &Report { tokens: &tokens, pieces: pieces(&tokenizer, &tokens)? })?;
@@ -40,7 +36,7 @@ pub fn run(path: Option<&Path>, text: Option<&str>, json: bool) -> anyhow::Resul
     Ok(())
 }
 
-fn pieces(tokenizer: &Tokenizer<'_>, tokens: &[u32]) -> Result<Vec<String>, infer_core::Error> {
+fn pieces(tokenizer: &OwnedTokenizer<&[u8]>, tokens: &[u32]) -> Result<Vec<String>, infer_core::Error> {
     let piece = |&token| Ok(String::from_utf8_lossy(tokenizer.decode(0, token)?).into_owned());
     tokens.iter().map(piece).collect()
 }

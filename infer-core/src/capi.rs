@@ -632,7 +632,7 @@ fn engine(kernels: Kernels) -> Engine<'static> {
 }
 
 /// Never linked: the symbol check of the archive fails when something could panic.
-#[cfg(target_os = "none")]
+#[cfg(any(target_os = "none", target_family = "wasm"))]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}

@@ -59,6 +59,14 @@ pub enum Error {
         /// Elements given.
         have: usize,
     },
+    /// The system has no memory for a buffer.
+    #[cfg(feature = "std")]
+    OutOfMemory {
+        /// Which buffer.
+        buffer: &'static str,
+        /// Bytes needed.
+        bytes: u64,
+    },
     /// The state was planned for a model of another configuration, or the plan was changed by hand.
     ModelMismatch,
     /// The sequence was begun with another model, or with the same one at another place in memory.
@@ -156,6 +164,10 @@ impl fmt::Display for Error {
             Error::Unsupported { what } => write!(f, "{what}: not supported by this build"),
             Error::BufferTooSmall { buffer, need, have } => {
                 write!(f, "buffer {buffer} has room for {have} elements and needs {need}")
+            }
+            #[cfg(feature = "std")]
+            Error::OutOfMemory { buffer, bytes } => {
+                write!(f, "memory allocation failed: buffer {buffer} takes {bytes} bytes")
             }
             Error::ModelMismatch => {
                 write!(f, "the plan is not this model's: make a new one with the model's Config::plan")

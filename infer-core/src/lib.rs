@@ -50,8 +50,9 @@
 #[cfg(target_endian = "big")]
 compile_error!("model files are little endian and are used where they lie: big-endian targets are not supported");
 
-// The C archive for a desktop takes the panic handler of std; on bare metal it has its own.
-#[cfg(any(test, feature = "std", all(feature = "capi", not(target_os = "none"))))]
+// The C library for a desktop takes the panic handler of std; on bare metal and in WebAssembly it has
+// its own.
+#[cfg(any(test, feature = "std", all(feature = "capi", not(any(target_os = "none", target_family = "wasm")))))]
 extern crate std;
 
 mod cache;
@@ -67,6 +68,8 @@ mod mapped;
 pub mod math;
 mod matrix;
 mod model;
+#[cfg(feature = "std")]
+pub mod owned;
 mod panel;
 mod runner;
 mod sampler;
@@ -82,6 +85,10 @@ pub use mapped::{MappedModel, Mmap, OpenError, exit_when_a_map_is_cut, map_file}
 pub use math::{HASH_START, hash_bytes, hash_logits};
 pub use matrix::{Matrix, Q8Matrix};
 pub use model::{Aligned, Layer, Model};
+#[cfg(feature = "std")]
+pub use owned::{
+    Buffers, ModelBytes, OwnedTokenizer, Perplexity, Pool, Session, TextStream, default_threads, nats, threads_for,
+};
 pub use runner::{Runner, Serial};
 pub use sampler::{ProbIndex, Sampler, penalize};
 pub use state::{HotBuffers, KvBuffers, State};

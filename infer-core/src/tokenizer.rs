@@ -149,6 +149,12 @@ impl<'t> Tokenizer<'t> {
         Tokenizer { bytes, index, byte_tokens, splits, file_bytes }
     }
 
+    /// The same tokenizer, whose bytes and index now lie elsewhere.
+    #[cfg(feature = "std")]
+    pub(crate) fn moved_to<'a>(&self, bytes: &'a [u8], index: &'a [IndexEntry]) -> Tokenizer<'a> {
+        Tokenizer { bytes, index, ..*self }
+    }
+
     /// Number of tokens.
     pub fn vocab_size(&self) -> usize {
         self.index.len()

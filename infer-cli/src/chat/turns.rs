@@ -1,13 +1,12 @@
 //! The turns of a conversation, and which of their tokens the model reads.
 
-use infer_core::{BOS, EOS, Tokenizer};
+use infer_core::{BOS, EOS, OwnedTokenizer};
 
-use crate::session::encode;
 use crate::text::TextOut;
 
 /// A conversation. The model reads its youngest turns, as many as the context holds.
 pub struct Turns<'t> {
-    tokenizer: Tokenizer<'t>,
+    tokenizer: &'t OwnedTokenizer<&'t [u8]>,
     /// Positions of the KV cache.
     context: usize,
     system: String,
@@ -28,7 +27,7 @@ struct Turn {
 }
 
 impl<'t> Turns<'t> {
-    pub fn new(tokenizer: Tokenizer<'t>, context: usize) -> Turns<'t> {
+    pub fn new(tokenizer: &'t OwnedTokenizer<&'t [u8]>, context: usize) -> Turns<'t> {
         let (turns, tokens) = (Vec::new(), Vec::new());
         Turns { tokenizer, context, system: String::new(), turns, first: 0, tokens, cached: 0 }
     }
@@ -47,7 +46,7 @@ impl<'t> Turns<'t> {
     /// Changes the system prompt, from the next message on. Keeps the old one where no message fits
     /// beside the new one, and returns the number of its tokens then.
     pub fn set_system(&mut self, system: &str) -> anyhow::Result<Result<(), usize>> {
-        let n = encode(&self.tokenizer, &render(system, ""))?.len();
+        let n = self.tokenizer.encode(&render(system, ""))?.len();
         if n >= self.context {
             return Ok(Err(n));
         }
@@ -63,13 +62,13 @@ impl<'t> Turns<'t> {
 
     /// Tokens of a message that begins a conversation, with the system prompt.
     pub fn len_alone(&self, user: &str) -> anyhow::Result<usize> {
-        Ok(encode(&self.tokenizer, &render(&self.system, user))?.len())
+        Ok(self.tokenizer.encode(&render(&self.system, user))?.len())
     }
 
     /// Tokens of a message behind the turns so far.
     pub fn len_next(&self, user: &str) -> anyhow::Result<usize> {
         let system = if self.turns.is_empty() { &self.system } else { "" };
-        Ok(encode(&self.tokenizer, &render(system, user))?.len())
+        Ok(self.tokenizer.encode(&render(system, user))?.len())
     }
 
     /// Begins a turn with a message that fits alone. Returns the number of tokens by which the
@@ -77,7 +76,7 @@ impl<'t> Turns<'t> {
     pub fn begin(&mut self, user: String) -> anyhow::Result<usize> {
         let eos = usize::from(!self.turns.is_empty());
         let grown = eos + self.len_next(&user)?;
-        let prompt = encode(&self.tokenizer, &render("", &user))?;
+        let prompt = self.tokenizer.encode(&render("", &user))?;
         self.turns.push(Turn { user, prompt, answer: Vec::new() });
         self.arrange()?;
         Ok(grown)
@@ -168,7 +167,7 @@ impl<'t> Turns<'t> {
                 tokens.push(EOS);
                 tokens.extend(&turn.prompt);
             } else {
-                tokens = encode(&self.tokenizer, &render(&self.system, &turn.user))?;
+                tokens = self.tokenizer.encode(&render(&self.system, &turn.user))?;
             }
             tokens.extend(&turn.answer);
         }
@@ -197,14 +196,13 @@ mod tests {
     fn kept_turns_are_lined_up_behind_the_system_prompt() {
         let files = ModelFiles::open(None, None).unwrap();
         let tokenizer = files.tokenizer().unwrap();
-        let tokenizer = tokenizer.get();
-        let tokens = |text: &str| encode(&tokenizer, text).unwrap();
+        let tokens = |text: &str| tokenizer.encode(text).unwrap();
         let answer = [5, 6, 7];
         let rest = [&tokens("[INST] two [/INST]")[..], &answer, &[EOS], &tokens("[INST] three [/INST]")].concat();
         let first = tokens("[INST] <<SYS>>\nBe kind.\n<</SYS>>\n\none [/INST]");
         let all = [&first[..], &answer, &[EOS], &rest].concat();
 
-        let mut turns = Turns::new(tokenizer, all.len());
+        let mut turns = Turns::new(&tokenizer, all.len());
         turns.set_system("Be kind.").unwrap().unwrap();
         for (user, grown) in [("one", first.len()), ("two", 1 + tokens("[INST] two [/INST]").len())] {
             assert_eq!(turns.begin(user.into()).unwrap(), grown);
@@ -235,7 +233,7 @@ mod tests {
     fn an_unanswered_turn_is_taken_back() {
         let files = ModelFiles::open(None, None).unwrap();
         let tokenizer = files.tokenizer().unwrap();
-        let mut turns = Turns::new(tokenizer.get(), 100);
+        let mut turns = Turns::new(&tokenizer, 100);
         for _ in 0..2 {
             turns.begin("one".into()).unwrap();
             turns.set_cached(usize::MAX);

@@ -165,6 +165,8 @@ impl From<Error> for infer_error {
             Error::BufferTooSmall { buffer, need, have } => {
                 new(INFER_ERROR_BUFFER_TOO_SMALL, buffer, "", [need as i64, have as i64, 0, 0])
             }
+            #[cfg(feature = "std")] // C functions allocate nothing
+            Error::OutOfMemory { .. } => new(INFER_ERROR_TOO_LARGE, "", "", [0; 4]),
             Error::ModelMismatch | Error::OtherModel => new(INFER_ERROR_MODEL_MISMATCH, "", "", [0; 4]),
             Error::Token { token, vocab_size } => {
                 new(INFER_ERROR_TOKEN, "", "", [token.into(), vocab_size as i64, 0, 0])

@@ -7,16 +7,20 @@
 //! begun, and nobody spins for long.
 #![allow(unsafe_code)]
 
+use std::format;
+use std::io::{Error, ErrorKind};
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
+use std::vec::Vec;
 
-use infer_core::Runner;
+use crate::config::Config;
+use crate::runner::Runner;
 
-/// Threads that `--threads` may ask for.
-pub const MAX_THREADS: usize = 1024;
+/// The most threads of a pool.
+const MAX_THREADS: usize = 1024;
 /// How long a thread waits before it sleeps: longer than anything between two rounds of one token.
 const PATIENCE: Duration = Duration::from_micros(500);
 /// How often a thread looks before it lets others run, some microseconds.
@@ -26,7 +30,16 @@ const SPINS: u32 = 100;
 const SHARE_BITS: u32 = 16;
 const _: () = assert!(MAX_THREADS < 1 << SHARE_BITS);
 
+/// Multiplications that are worth a thread of their own: some 50 µs, in which threads meet dozens
+/// of times.
+const WORK_PER_THREAD: usize = 1 << 20;
+
 /// A fixed number of threads, the calling one included.
+///
+/// A general thread pool is no [`Runner`] to take instead: one on rayon was measured 13 times slower
+/// than no threads at all on a small model. A token of such a model is dozens of rounds of tasks,
+/// microseconds each, and to wake a thread for a round takes longer than the round. The workers here
+/// spin between rounds, and sleep after half a millisecond without one.
 pub struct Pool {
     shared: Arc<Shared>,
     /// Held during a round: there is one job at a time.
@@ -72,8 +85,18 @@ struct Job<'a> {
 }
 
 impl Pool {
+    /// The most threads that a pool may have.
+    pub const MAX_THREADS: usize = MAX_THREADS;
+
     /// Starts `threads - 1` workers.
+    ///
+    /// # Errors
+    /// The system starts no more threads, or these are more than [`Pool::MAX_THREADS`].
     pub fn new(threads: NonZeroUsize) -> std::io::Result<Pool> {
+        if threads.get() > MAX_THREADS {
+            let problem = format!("{threads} threads: a pool has at most {MAX_THREADS}");
+            return Err(Error::new(ErrorKind::InvalidInput, problem));
+        }
         let mut pool = Pool::without_workers(threads.get());
         for i in 1..threads.get() {
             let shared = Arc::clone(&pool.shared);
@@ -273,112 +296,19 @@ pub fn default_threads() -> NonZeroUsize {
     logical.min(physical).min(const { NonZeroUsize::new(MAX_THREADS).unwrap() })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_index_runs_once() {
-        for threads in [1, 2, 3, 8] {
-            let pool = Pool::new(NonZeroUsize::new(threads).unwrap()).unwrap();
-            assert_eq!(pool.threads().get(), threads);
-            for round in 0..2000 {
-                let n = round % 20;
-                let counts: Vec<AtomicUsize> = (0..n).map(|_| AtomicUsize::new(0)).collect();
-                pool.run(n, &|i| {
-                    counts[i].fetch_add(1, Ordering::Relaxed);
-                });
-                assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1), "{threads} threads, {n} tasks");
-            }
-        }
-    }
-
-    #[test]
-    fn shares_of_threads_without_a_core_are_taken_over() {
-        let pool = Pool::without_workers(4); // as if no worker ever ran
-        for n in [2, 4, 9] {
-            let counts: Vec<AtomicUsize> = (0..n).map(|_| AtomicUsize::new(0)).collect();
-            pool.run(n, &|i| {
-                counts[i].fetch_add(1, Ordering::Relaxed);
-            });
-            assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1), "{n} tasks");
-        }
-    }
-
-    #[test]
-    fn the_caller_sleeps_until_a_slow_worker_is_done() {
-        let pool = Pool::new(NonZeroUsize::new(2).unwrap()).unwrap();
-        for _ in 0..3 {
-            let (begun, done) = (AtomicBool::new(false), AtomicBool::new(false));
-            pool.run(2, &|i| {
-                if i == 0 {
-                    while !begun.load(Ordering::Acquire) {
-                        thread::yield_now(); // so that the worker takes its own share
-                    }
-                } else {
-                    begun.store(true, Ordering::Release);
-                    thread::sleep(PATIENCE * 200); // longer than a busy machine keeps the caller waiting for a core
-                    done.store(true, Ordering::Release);
-                }
-            });
-            assert!(done.into_inner());
-        }
-    }
-
-    #[test]
-    fn logits_do_not_depend_on_the_pool() {
-        use ::tests::Run;
-        use ::tests::random::{RandomModel, config};
-        use infer_core::format::Version;
-        use infer_core::{Config, Engine, Kernels, WeightType};
-
-        let f32_ = config(256, 512, 2, 4, 2);
-        let int8 = Config { weights: WeightType::Q8 { group_size: 64 }, ..f32_ };
-        for (version, config) in [(Version::V1, f32_), (Version::V2, int8)] {
-            let file = RandomModel::new(config, 1).to_file(version);
-            let tokens: Vec<u32> = (0..40).collect();
-            let want = Run::new(file.bytes(), 1).logits(&tokens).unwrap();
-            for threads in [1, 2, 3] {
-                let pool = Pool::new(NonZeroUsize::new(threads).unwrap()).unwrap();
-                for (kernels, batch) in Kernels::all().flat_map(|kernels| [(kernels, 1), (kernels, 32)]) {
-                    let engine = Engine { kernels, runner: &pool };
-                    let got = Run::with_engine(file.bytes(), batch, threads, engine).logits(&tokens).unwrap();
-                    assert_eq!(got, want, "{}, {threads} threads, batch {batch}", kernels.name);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn nested_and_concurrent_rounds_do_their_own_work() {
-        let pool = Pool::new(NonZeroUsize::new(3).unwrap()).unwrap();
-        let sum = AtomicUsize::new(0);
-        thread::scope(|scope| {
-            for _ in 0..2 {
-                scope.spawn(|| {
-                    for _ in 0..200 {
-                        pool.run(4, &|_| {
-                            pool.run(5, &|i| {
-                                sum.fetch_add(i, Ordering::Relaxed);
-                            });
-                        });
-                    }
-                });
-            }
-        });
-        assert_eq!(sum.into_inner(), 2 * 200 * 4 * 10);
-    }
-
-    #[test]
-    fn workers_wake_after_sleep() {
-        let pool = Pool::new(NonZeroUsize::new(3).unwrap()).unwrap();
-        for _ in 0..5 {
-            thread::sleep(PATIENCE * 4);
-            let sum = AtomicUsize::new(0);
-            pool.run(9, &|i| {
-                sum.fetch_add(i, Ordering::Relaxed);
-            });
-            assert_eq!(sum.into_inner(), 36);
-        }
-    }
+/// [`default_threads`], or fewer for a small model, which is slower with a second thread. `batch` is
+/// the number of tokens that are mostly read at a time: 1 for a program that generates text.
+pub fn threads_for(config: &Config, batch: usize) -> NonZeroUsize {
+    let enough = batch.saturating_mul(multiplications(config)) / WORK_PER_THREAD;
+    default_threads().min(NonZeroUsize::new(enough).unwrap_or(NonZeroUsize::MIN))
 }
+
+/// Multiplications of weights for one token.
+fn multiplications(config: &Config) -> usize {
+    let Config { dim, hidden_dim, n_layers, vocab_size, .. } = *config;
+    let layer = [2 * dim, 2 * config.kv_dim(), 3 * hidden_dim].iter().fold(0, |sum: usize, n| sum.saturating_add(*n));
+    n_layers.saturating_mul(layer).saturating_add(vocab_size).saturating_mul(dim)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,116 @@
+//! One sequence of a model: tokens go in, the next one comes out.
+
+use std::vec::Vec;
+
+use super::{Buffers, vec_of};
+use crate::error::Error;
+use crate::forward::{Engine, begin, classify, step};
+use crate::kernels::Kernels;
+use crate::model::Model;
+use crate::runner::Runner;
+use crate::sampler::{ProbIndex, Sampler, penalize};
+use crate::state::State;
+use crate::tokenizer::BOS;
+
+/// A model with the memory of one sequence, threads, and a sampler.
+pub struct Session<'a> {
+    model: Model<'a>,
+    state: State<'a>,
+    engine: Engine<'a>,
+    /// Picks the tokens.
+    pub sampler: Sampler,
+    scratch: Vec<ProbIndex>,
+    /// All tokens read, for the repetition penalty.
+    tokens: Vec<u32>,
+    penalty: f32,
+    /// Last tokens that the penalty looks at.
+    last_n: usize,
+}
+
+impl<'a> Session<'a> {
+    /// An empty sequence, computed by the machine's best kernels on the runner's threads.
+    ///
+    /// # Errors
+    /// [`Error::Rounding`], [`Error::OutOfMemory`].
+    pub fn new(
+        model: Model<'a>,
+        buffers: &'a mut Buffers,
+        runner: &'a dyn Runner,
+        sampler: Sampler,
+    ) -> Result<Session<'a>, Error> {
+        let scratch = vec_of("sampler scratch", ProbIndex::default(), model.config().vocab_size)?;
+        Ok(Session {
+            model,
+            state: buffers.state()?,
+            engine: Engine { kernels: Kernels::detect(), runner },
+            sampler,
+            scratch,
+            tokens: Vec::new(),
+            penalty: 1.0,
+            last_n: 0,
+        })
+    }
+
+    /// Makes those of the `last_n` tokens read last less likely that came up in them, see
+    /// [`penalize`]; 1 turns it off.
+    pub fn penalize_repeats(&mut self, penalty: f32, last_n: usize) {
+        (self.penalty, self.last_n) = (penalty, last_n);
+    }
+
+    /// Positions used so far.
+    pub fn pos(&self) -> usize {
+        self.state.filled()
+    }
+
+    /// The last token read: BOS if there is none.
+    pub fn last_token(&self) -> u32 {
+        self.tokens.last().copied().unwrap_or(BOS)
+    }
+
+    /// Reads tokens behind those that were read before, in batches of the planned size.
+    ///
+    /// # Errors
+    /// As [`begin`]: above all [`Error::Position`] when the context is full.
+    pub fn read(&mut self, tokens: &[u32]) -> Result<(), Error> {
+        self.read_from(self.pos(), tokens, || false)
+    }
+
+    /// Reads tokens from position `pos` on, in batches; what was read from there on before is
+    /// forgotten. Ends early once `stopped`, which it asks after each layer: [`pos`](Session::pos)
+    /// tells how far it came.
+    ///
+    /// # Errors
+    /// As [`read`](Session::read).
+    pub fn read_from(&mut self, pos: usize, tokens: &[u32], stopped: impl Fn() -> bool) -> Result<(), Error> {
+        self.tokens.truncate(pos);
+        let batch = self.state.plan().limits.batch;
+        for (i, tokens) in tokens.chunks(batch).enumerate() {
+            begin(&self.model, &mut self.state, tokens, pos + i * batch)?;
+            while step(&self.model, &mut self.state, &self.engine)? {
+                if stopped() {
+                    return Ok(());
+                }
+            }
+            self.tokens.extend(tokens);
+        }
+        Ok(())
+    }
+
+    /// Picks the token that follows the last one read.
+    ///
+    /// # Errors
+    /// As [`classify`], [`penalize`] and [`Sampler::sample`]; [`Error::NotReady`] before a token
+    /// was read.
+    pub fn next_token(&mut self) -> Result<u32, Error> {
+        let last = self.state.progress.rows.checked_sub(1).ok_or(Error::NotReady)?;
+        let logits = classify(&self.model, &mut self.state, &self.engine, last)?;
+        if self.penalty != 1.0 {
+            let start = self.tokens.len().saturating_sub(self.last_n);
+            let mut recent = self.tokens.get(start..).unwrap_or_default().to_vec();
+            recent.sort_unstable();
+            recent.dedup(); // the time grows with the square of their number
+            penalize(logits, &recent, self.penalty)?;
+        }
+        self.sampler.sample(logits, &mut self.scratch)
+    }
+}
