@@ -8,14 +8,14 @@ use crate::report::output::note;
 use anyhow::{Context, bail, ensure};
 use dfdx::prelude::{Cache, Cpu};
 use indicatif::HumanDuration;
-use infer_core::{Sampler, Tokenizer};
+use infer_core::Sampler;
 
 use crate::data::batches::{Batch, Batches, mix};
 use crate::data::tokenizer::TokenizerFile;
 use crate::io::checkpoint::{Checkpoints, Order, Run, Tensor, tensor_name};
 use crate::io::export::Target;
 use crate::io::files::{SETTINGS, lock, write_whole};
-use crate::io::inference::{Runnable, token_lengths, tokenizer_index};
+use crate::io::inference::Runnable;
 use crate::io::weights::Weights;
 use crate::report::Report;
 use crate::report::metric::Evaluation;
@@ -139,8 +139,7 @@ impl<'a, D: Backend> Training<'a, D> {
         model.matmul_precision = s.matmul_precision;
         let teacher = data.teacher.as_ref().map(|teacher| Llama::from_model(&teacher.model()?, &device)).transpose()?;
         let checkpoints = Checkpoints::open(&s.out_dir)?;
-        let index = tokenizer_index(&data.tokenizer().bytes, config.vocab_size)?;
-        let token_lengths = token_lengths(&Tokenizer::with_index(&data.tokenizer().bytes, &index))?;
+        let token_lengths = data.tokenizer().token_lengths()?;
         let interrupt = Interrupt::default();
         let (peak, how) = match s.peak_gflops {
             Some(peak) => (peak, "given"),
@@ -177,7 +176,7 @@ impl<'a, D: Backend> Training<'a, D> {
 
     /// Opens the run's files and writes settings.toml, from which a run resumes.
     fn begin(&mut self) -> anyhow::Result<()> {
-        target(self.settings).check_tokenizer(&self.model.config, &self.data.tokenizer().bytes)?;
+        target(self.settings).check_tokenizer(&self.model.config, self.data.tokenizer().bytes())?;
         self.interrupt = Interrupt::catch()?;
         self.checkpoints.begin(self.run.iter, self.settings.always_save_checkpoint)?;
         self.report.open_files(self.run.iter)?;
@@ -325,7 +324,7 @@ impl<'a, D: Backend> Training<'a, D> {
             tokens: self.run.sequences * self.settings.max_seq_len as u64,
             seconds: self.run.seconds,
         })?;
-        let runnable = Runnable::new(&self.weights(), self.data.tokenizer().bytes.clone())?;
+        let runnable = Runnable::new(&self.weights(), self.data.tokenizer().bytes().to_vec())?;
         let story = runnable.story("", SAMPLE_LEN, Sampler::new(1.0, 0.9, self.settings.seed.max(1))?)?;
         self.report.say(format!("a story: {}", story.replace('\n', " ")));
         Ok(val_loss)
@@ -357,7 +356,7 @@ impl<'a, D: Backend> Training<'a, D> {
                 tensors.push(Tensor { name: tensor_name(kind, name, layer), shape: vec![rows, cols], data });
             }
         }
-        self.checkpoints.save(&self.run, &tensors, &self.data.tokenizer().bytes)
+        self.checkpoints.save(&self.run, &tensors, self.data.tokenizer().bytes())
     }
 
     /// Exports the best weights and says what they reach.
@@ -366,7 +365,7 @@ impl<'a, D: Backend> Training<'a, D> {
         let best = self.checkpoints.read_best()?;
         let is_saved = best.is_some();
         let weights = best.map_or_else(|| Ok(self.weights()), |mut best| Weights::from_checkpoint(&mut best))?;
-        let written = target(s).write(&weights, &self.data.tokenizer().bytes);
+        let written = target(s).write(&weights, self.data.tokenizer().bytes());
         if is_saved {
             written.with_context(|| format!("the weights are safe: trainer export {} OUT.bin", s.out_dir.display()))?;
         } else {
