@@ -8,12 +8,26 @@
 //!   the factors of one integer product. Keys and values have a scale per position and layer,
 //!   shared by all heads.
 
-use crate::config::{KvType, Plan, block_len};
 use crate::error::Error;
-use crate::kernels::scalar::{group_scale, round};
-use crate::math::LANES;
+use crate::math::{LANES, native};
 use crate::matrix::{rows_of, rows_of_mut};
-use crate::state::KvBuffers;
+use crate::plan::{KvType, Plan, block_len};
+use crate::quant::{factor_for, round};
+
+/// The caller's memory for cached keys and values.
+#[derive(Debug)]
+pub enum KvBuffers<'s> {
+    /// [`Plan::kv_values`] elements.
+    F32(&'s mut [f32]),
+    /// [`Plan::kv_values`] and [`Plan::kv_scales`] elements.
+    I8 {
+        /// Quantised keys and values, at any address: on a chip, unaligned words must be allowed,
+        /// as they are after a reset.
+        values: &'s mut [i8],
+        /// Their scales.
+        scales: &'s mut [f32],
+    },
+}
 
 /// The KV cache of all layers.
 #[derive(Debug)]
@@ -96,7 +110,8 @@ impl<'s> Cache<'s> {
                     else {
                         return;
                     };
-                    let (k_factor, v_factor) = (group_scale(k, key_scale), group_scale(v, value_scale));
+                    let k_factor = factor_for(native::largest_magnitude(k), key_scale);
+                    let v_factor = factor_for(native::largest_magnitude(v), value_scale);
                     for (keys, k) in rows_of_mut(keys, head_size * slots).zip(rows_of(k, head_size)) {
                         store_by_quads(keys, k, k_factor, pos, head_size);
                     }

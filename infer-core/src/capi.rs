@@ -11,12 +11,13 @@ mod memory;
 
 use core::ffi::{c_char, c_void};
 
-use crate::config::{Config, KvType, Limits, Plan, WeightType};
+use crate::config::{Config, WeightType};
 use crate::error::Error;
 use crate::forward::{Engine, begin, classify, forward, step};
 use crate::kernels::Kernels;
 use crate::math::{HASH_START, hash_logits};
 use crate::model::Model;
+use crate::plan::{KvType, Limits, Plan};
 use crate::runner::Serial;
 use crate::sampler::{ProbIndex, Sampler, penalize};
 use crate::state::State;

@@ -5,6 +5,7 @@
 
 use crate::config::{Config, WeightType, product, sum};
 use crate::error::Error;
+pub use crate::quant::quantize_group;
 
 /// First four bytes (little endian) of versions 1 and 2.
 pub const MAGIC: u32 = 0x616b_3432;
@@ -124,6 +125,19 @@ impl Layout {
     /// The tensor of this name.
     pub fn get(&self, name: TensorName) -> Option<Tensor> {
         self.iter().find(|tensor| tensor.name == name)
+    }
+}
+
+impl Config {
+    /// Reads the header of a model file of any version; the rest of the file need not be there.
+    ///
+    /// # Errors
+    /// [`Error::Truncated`], [`Error::UnknownVersion`], [`Error::Header`] or [`Error::GroupSize`].
+    pub const fn from_header(bytes: &[u8]) -> Result<Config, Error> {
+        match Header::parse(bytes) {
+            Ok(header) => Ok(header.config),
+            Err(e) => Err(e),
+        }
     }
 }
 
@@ -384,20 +398,6 @@ const fn parse_fields(
         Ok(()) => Ok(config),
         Err(e) => Err(e),
     }
-}
-
-/// Quantises one group of weights: `s = max|w| / 127`, `q = round-half-even(w / s)`; q = s = 0 for
-/// a group of zeros. Returns s. A group with a NaN or an infinity has no scale: `None`.
-pub fn quantize_group(w: &[f32], q: &mut [i8]) -> Option<f32> {
-    let max = w.iter().fold(0f32, |max, w| if w.abs() > max { w.abs() } else { max });
-    let s = max / 127.0;
-    for (q, &w) in q.iter_mut().zip(w) {
-        if !w.is_finite() {
-            return None;
-        }
-        *q = if s > 0.0 { libm::rintf(w / s) as i8 } else { 0 };
-    }
-    Some(s)
 }
 
 /// The i32 at a byte offset, `None` past the end.

@@ -5,14 +5,15 @@
 //! weights are read once for all of them.
 
 use crate::cache::{Cache, Head};
-use crate::config::{Config, KvType, Limits, XQ_BYTES, block_len};
+use crate::config::Config;
 use crate::error::Error;
-use crate::kernels::scalar::quantize;
 use crate::kernels::{Heads, HeadsQ8, Kernels};
-use crate::math::{check_finite, rope, sin_cos, sqrt};
+use crate::math::{check_finite, native, rope, sin_cos};
 use crate::matrix::{Matrix, Q8Matrix, rows_of, rows_of_mut};
 use crate::model::{Layer, Model};
 use crate::panel::SharedOut;
+use crate::plan::{KvType, Limits, XQ_BYTES, block_len};
+use crate::quant::quantize_by;
 use crate::runner::{Runner, Serial};
 use crate::state::{Progress, State};
 
@@ -223,10 +224,11 @@ fn attend_heads(
     // One part of the scratch per task, so there are at most as many tasks as parts.
     let tasks =
         engine.tasks(q.len().saturating_mul(pos + rows)).min(att.len().checked_div(scratch).unwrap_or(0)).max(1);
-    let scale = core::f32::consts::LOG2_E / sqrt(head_size as f32);
+    let scale = core::f32::consts::LOG2_E / native::sqrt(head_size as f32);
     let (xq, xs) = (prefix(xq, XQ_BYTES, q.len()), prefix(xs, rows, config.n_heads));
     if let KvType::I8 = limits.kv {
-        quantize(q, head_size, xq, xs); // one byte per value: the layout that all attention kernels read
+        // One byte per value: the layout that all attention kernels read.
+        quantize_by(native::largest_magnitude, q, head_size, xq, xs);
     }
     let (xq, xs) = (&*xq, &*xs);
     let out = SharedOut::new(out, out.len());

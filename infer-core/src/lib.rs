@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! &[u8]           ─ Model::from_bytes ─> Model     checked once, borrowed for ever        format, matrix, model
-//! caller's memory ─ State::new ────────> State     activations (hot), KV cache (cold)     config, state
+//! caller's memory ─ State::new ────────> State     activations (hot), KV cache (cold)     plan, cache, state
 //! text            ─ Tokenizer::encode ─> tokens                                           tokenizer
 //! tokens          ─ forward, classify ─> logits    one step per layer, one per row        forward, kernels, math
 //! logits          ─ Sampler::sample ───> token ─ Tokenizer::decode ─> bytes               sampler
@@ -71,12 +71,15 @@ mod model;
 #[cfg(feature = "std")]
 pub mod owned;
 mod panel;
+mod plan;
+mod quant;
 mod runner;
 mod sampler;
 mod state;
 mod tokenizer;
 
-pub use config::{Config, KvType, Limits, Plan, WeightType};
+pub use cache::KvBuffers;
+pub use config::{Config, WeightType};
 pub use error::Error;
 pub use forward::{Engine, begin, classify, forward, step};
 pub use kernels::Kernels;
@@ -89,7 +92,8 @@ pub use model::{Aligned, Layer, Model};
 pub use owned::{
     Buffers, ModelBytes, OwnedTokenizer, Perplexity, Pool, Session, TextStream, default_threads, nats, threads_for,
 };
+pub use plan::{KvType, Limits, Plan};
 pub use runner::{Runner, Serial};
 pub use sampler::{ProbIndex, Sampler, penalize};
-pub use state::{HotBuffers, KvBuffers, State};
+pub use state::{HotBuffers, State};
 pub use tokenizer::{BOS, EOS, IndexEntry, MergeSlot, Tokenizer, UNK, build_index, count_entries};

@@ -7,6 +7,19 @@
 
 use crate::error::Error;
 
+#[cfg(thumb_fpu)]
+#[doc(hidden)] // public for the check on the chip
+pub mod thumb;
+
+/// The functions of this module that a target known at compile time has faster, with the same
+/// results. Code that is no kernel calls them here; kernels name what they take.
+pub(crate) mod native {
+    #[cfg(thumb_fpu)]
+    pub use super::thumb::{largest_magnitude, max, sqrt};
+    #[cfg(not(thumb_fpu))]
+    pub use super::{largest_magnitude, max, sqrt};
+}
+
 /// Lanes of a sum.
 pub const LANES: usize = 8;
 
@@ -58,7 +71,7 @@ pub(crate) fn sum(x: &[f32]) -> f32 {
 /// [`Error::NotFinite`] with the first element that is NaN or infinite.
 pub(crate) fn check_finite(x: &[f32]) -> Result<(), Error> {
     // Without an early exit, so that it vectorises.
-    if largest_magnitude(x) < f32::INFINITY {
+    if native::largest_magnitude(x) < f32::INFINITY {
         return Ok(());
     }
     Err(Error::NotFinite { token: x.iter().position(|x| !x.is_finite()).unwrap_or(0) })
@@ -66,12 +79,9 @@ pub(crate) fn check_finite(x: &[f32]) -> Result<(), Error> {
 
 /// The largest magnitude; a NaN is above everything.
 #[inline(always)]
-pub(crate) fn largest_magnitude(x: &[f32]) -> f32 {
-    // Magnitudes compare like their bits, of which the shift drops the sign.
-    #[cfg(not(thumb_fpu))]
+pub fn largest_magnitude(x: &[f32]) -> f32 {
+    // Magnitudes compare like their bits; the shift drops the sign bit.
     let max = x.iter().fold(0, |max, x| max.max(x.to_bits() << 1));
-    #[cfg(thumb_fpu)]
-    let max = crate::kernels::cortex_m::largest_shifted(x);
     f32::from_bits(max >> 1)
 }
 
@@ -99,10 +109,9 @@ pub fn hash_bytes(hash: u64, bytes: &[u8]) -> u64 {
     bytes.iter().fold(hash, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }
 
-/// Largest element; NaN counts for nothing.
+/// The largest element; NaN counts for nothing.
 #[inline(always)]
-#[cfg(not(thumb_fpu))]
-pub(crate) fn max(x: &[f32]) -> f32 {
+pub fn max(x: &[f32]) -> f32 {
     // In lanes, as a plain fold does not vectorise.
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let (chunks, tail) = x.as_chunks::<LANES>();
@@ -114,53 +123,35 @@ pub(crate) fn max(x: &[f32]) -> f32 {
     lanes.iter().chain(tail).fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max })
 }
 
-#[cfg(thumb_fpu)]
-pub(crate) use crate::kernels::cortex_m::largest as max;
-
 /// `out = weight · x / sqrt(mean(x²) + 1e-5)` (Zhang and Sennrich, 2019).
 #[inline(always)]
 pub fn rmsnorm(out: &mut [f32], x: &[f32], weight: &[f32]) {
-    let scale = rms_scale(dot(x, x), x.len());
+    let scale = 1.0 / sqrt(mean_square(dot(x, x), x.len()));
     for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
         *out = weight * (scale * x);
     }
 }
 
-/// What [`rmsnorm`] multiplies by, given the sum of `n` squares.
+/// The number under [`rmsnorm`]'s root, given the sum of `n` squares. It is NaN where the sum is
+/// infinite: dividing by infinity would turn damage into zeros that look sound.
 #[inline(always)]
-pub(crate) fn rms_scale(sum: f32, n: usize) -> f32 {
+pub(crate) fn mean_square(sum: f32, n: usize) -> f32 {
     let mean = sum / n as f32;
-    // Dividing by infinity would turn damage into zeros that look sound.
-    if mean < f32::INFINITY { 1.0 / sqrt(mean + 1e-5) } else { f32::NAN }
+    if mean < f32::INFINITY { mean + 1e-5 } else { f32::NAN }
 }
 
-/// Square root, correctly rounded everywhere. libm's is inline assembly on x86-64, which stalls
-/// between AVX instructions, and 160 instructions on a Cortex-M.
+/// The square root, correctly rounded everywhere. libm's is inline assembly on x86-64, which stalls
+/// between AVX instructions, so that an intrinsic takes its place there.
 #[inline(always)]
 pub fn sqrt(x: f32) -> f32 {
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
     #[allow(unsafe_code)]
-    // SAFETY: SSE2 is there.
+    // SAFETY: the intrinsics need SSE2, which the target has.
     unsafe {
         use core::arch::x86_64::{_mm_cvtss_f32, _mm_set_ss, _mm_sqrt_ss};
         _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x)))
     }
-    #[cfg(thumb_fpu)]
-    #[allow(unsafe_code)]
-    // SAFETY: computes on registers.
-    unsafe {
-        let mut bits = x.to_bits();
-        core::arch::asm!(
-            "vmov s0, {bits}",
-            "vsqrt.f32 s0, s0",
-            "vmov {bits}, s0",
-            bits = inout(reg) bits,
-            out("s0") _,
-            options(pure, nomem, nostack), // flags tell that the root was rounded
-        );
-        f32::from_bits(bits)
-    }
-    #[cfg(not(any(thumb_fpu, all(target_arch = "x86_64", target_feature = "sse2"))))]
+    #[cfg(not(all(target_arch = "x86_64", target_feature = "sse2")))]
     libm::sqrtf(x)
 }
 

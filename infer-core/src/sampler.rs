@@ -5,7 +5,8 @@
 //! up to 6e-5, and the nucleus would end elsewhere.
 
 use crate::error::Error;
-use crate::math::{exp, max};
+use crate::math::exp;
+use crate::math::native::max;
 
 /// Scratch of sampling within limits: one candidate.
 #[derive(Clone, Copy, Debug, Default)]

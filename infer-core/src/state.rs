@@ -1,9 +1,10 @@
 //! The buffers of a forward pass, all borrowed from the caller, and how far the pass has come.
 
-use crate::cache::Cache;
-use crate::config::{Config, HotSizes, Plan, XQ_ALIGN, block_len};
+use crate::cache::{Cache, KvBuffers};
+use crate::config::Config;
 use crate::error::Error;
 use crate::math::{rope_frequency, rounds_to_nearest};
+use crate::plan::{HotSizes, Plan, XQ_ALIGN, block_len};
 
 /// The caller's memory for activations: fast memory on a chip that has two kinds.
 #[derive(Debug)]
@@ -12,21 +13,6 @@ pub struct HotBuffers<'s> {
     pub f32: &'s mut [f32],
     /// [`Plan::hot_i8`] elements.
     pub i8: &'s mut [i8],
-}
-
-/// The caller's memory for cached keys and values.
-#[derive(Debug)]
-pub enum KvBuffers<'s> {
-    /// [`Plan::kv_values`] elements.
-    F32(&'s mut [f32]),
-    /// [`Plan::kv_values`] and [`Plan::kv_scales`] elements.
-    I8 {
-        /// Quantised keys and values, at any address: on a chip, unaligned words must be allowed,
-        /// as they are after a reset.
-        values: &'s mut [i8],
-        /// Their scales.
-        scales: &'s mut [f32],
-    },
 }
 
 /// Activations, KV cache and progress of one sequence.

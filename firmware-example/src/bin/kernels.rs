@@ -1,6 +1,6 @@
 //! Whether the kernels of this core give the bits of the scalar ones, for shapes and numbers that a
-//! trained model does not have: subnormal numbers, which some vector units flush, and damage.
-//! (Square roots and largest numbers are the chip's own on both sides.)
+//! trained model does not have: subnormal numbers, which some vector units flush, and damage. And
+//! whether `math::thumb` computes what `math` defines.
 #![no_std]
 #![no_main]
 
@@ -8,6 +8,8 @@ use cortex_m_rt::entry;
 use firmware_example::random::{Random, write_model};
 use firmware_example::{board, engine, print};
 use infer_core::format::{Header, TensorName, Version};
+#[cfg(target_abi = "eabihf")]
+use infer_core::math::{self, thumb};
 use infer_core::{
     Aligned, Config, Engine, Error, HASH_START, HotBuffers, KvBuffers, KvType, Limits, Model, State, WeightType,
     classify, forward, hash_bytes, hash_logits,
@@ -94,7 +96,7 @@ fn run(memory: &mut Memory) -> Option<()> {
     print::text("kernels ");
     print::text(engine().kernels.name);
     print::text("\n");
-    let mut passed = Some(());
+    let mut passed = floor_is_as_defined();
     for (config, positions) in SHAPES {
         let version = if let WeightType::F32 = config.weights { Version::V1 } else { Version::V2 };
         for (name, change) in CHANGES {
@@ -121,6 +123,37 @@ fn run(memory: &mut Memory) -> Option<()> {
         }
     }
     passed
+}
+
+/// Whether the FPU's square roots and largest numbers are those of the definition.
+#[cfg(target_abi = "eabihf")]
+fn floor_is_as_defined() -> Option<()> {
+    let mut random = Random::new();
+    // Any bits: all exponents, both signs, NaNs and infinities.
+    let mut half = || (random.uniform() * 32_768.0) as i32 as u32;
+    let mut any = || f32::from_bits(half() ^ half() << 16);
+    let same = |a: f32, b: f32| a == b || a.is_nan() && b.is_nan();
+    let mut passed = true;
+    for x in [0.0, -0.0, 1e-45, 1e-38, f32::MAX, f32::INFINITY, f32::NAN] {
+        passed &= same(thumb::sqrt(x), math::sqrt(x));
+    }
+    let mut x = [0.0; 23];
+    for round in 0..20_000 {
+        x.fill_with(&mut any);
+        let x = x.get(..round % 24).unwrap_or(&[]);
+        passed &= x.iter().all(|&x| same(thumb::sqrt(x), math::sqrt(x)));
+        passed &= thumb::max(x) == math::max(x);
+        passed &= thumb::largest_magnitude(x).to_bits() == math::largest_magnitude(x).to_bits();
+    }
+    if !passed {
+        print::text("math::thumb is not as defined\n");
+    }
+    passed.then_some(())
+}
+
+#[cfg(not(target_abi = "eabihf"))]
+fn floor_is_as_defined() -> Option<()> {
+    Some(())
 }
 
 /// The hash of the logits of some tokens, and of which logit is the first that is no number.

@@ -6,11 +6,12 @@ use bytemuck::Zeroable;
 
 use super::error::infer_code::*;
 use super::error::infer_error;
-use crate::config::{KvType, Plan};
+use crate::cache::KvBuffers;
 use crate::error::Error;
 use crate::format;
+use crate::plan::{KvType, Plan};
 use crate::sampler::ProbIndex;
-use crate::state::{HotBuffers, KvBuffers};
+use crate::state::HotBuffers;
 use crate::tokenizer::{IndexEntry, MergeSlot, Tokenizer};
 
 /// Every part of the memory, and the model, start at a multiple of this many bytes.

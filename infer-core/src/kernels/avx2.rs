@@ -10,12 +10,16 @@
 
 use core::arch::x86_64::*;
 
-use super::{HeadsQ8, Kernels, scalar};
+use self::vectors::tail_mask;
+use super::scalar;
+use super::table::{HeadsQ8, Kernels};
 use crate::math;
 use crate::matrix::Q8Matrix;
 use crate::panel::Panel;
+use crate::quant;
 
 pub(super) mod attention;
+mod vectors;
 
 /// Rows of a block.
 const ROWS: usize = 8;
@@ -34,12 +38,12 @@ const NOTHING: i32 = _MM_HINT_NTA;
 const LARGE: usize = 1 << 17;
 
 /// The kernels, if this machine has AVX2.
-pub(crate) fn avx2() -> Option<Kernels> {
+pub(super) fn avx2() -> Option<Kernels> {
     std::is_x86_feature_detected!("avx2").then_some(Kernels { name: "avx2", ..TABLE })
 }
 
 /// The kernels, if this machine has AVX2 and AVX-VNNI.
-pub(crate) fn avx_vnni() -> Option<Kernels> {
+pub(super) fn avx_vnni() -> Option<Kernels> {
     let kernels = Kernels { name: "avx-vnni", matmul_q8: matmul_q8_vnni, ..TABLE };
     (std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("avxvnni")).then_some(kernels)
 }
@@ -53,7 +57,7 @@ const TABLE: Kernels =
 fn quantize(x: &[f32], group_size: usize, q: &mut [i8], s: &mut [f32]) {
     #[target_feature(enable = "avx2")]
     fn avx2(x: &[f32], group_size: usize, q: &mut [i8], s: &mut [f32]) {
-        scalar::quantize(x, group_size, q, s);
+        quant::quantize(x, group_size, q, s);
     }
     // SAFETY: AVX2 was detected.
     unsafe { avx2(x, group_size, q, s) }
@@ -168,13 +172,6 @@ fn fetch<const CACHE: i32>(place: *const i8) {
     for line in 0..4 {
         _mm_prefetch::<CACHE>(place.wrapping_add(ahead + 64 * line));
     }
-}
-
-/// A mask of the first `n` of eight elements.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn tail_mask(n: usize) -> __m256i {
-    _mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))
 }
 
 /// [`math::sum_lanes`] of eight sums, in their order.

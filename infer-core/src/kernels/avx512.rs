@@ -7,12 +7,13 @@
 
 use core::arch::x86_64::*;
 
-use super::{Heads, Kernels, avx2};
-use crate::config::block_len;
+use super::avx2;
+use super::table::{Heads, Kernels};
 use crate::math::{EXP2_G, LANES, ROUND, SMALLEST_SCORE, sum_lanes};
+use crate::plan::block_len;
 
 /// The kernels, if this machine has AVX2 and AVX-512.
-pub(crate) fn avx512() -> Option<Kernels> {
+pub(super) fn avx512() -> Option<Kernels> {
     let kernels = Kernels { name: "avx512", attend, ..avx2::avx_vnni().or_else(avx2::avx2)? };
     let detected = std::is_x86_feature_detected!("avx512f")
         && std::is_x86_feature_detected!("avx512dq")

@@ -16,112 +16,37 @@
 //!   `preserves_flags` says otherwise.
 #![allow(unsafe_code)]
 
+pub(super) mod asm;
 mod attention;
 mod attention_q8;
 mod exp2;
 mod int8;
 mod matmul;
-mod norm;
+pub(super) mod norm;
 mod scale;
 
-use super::Kernels;
+use super::scalar::SCALAR;
+use super::table::Kernels;
+use crate::math::thumb;
+use crate::quant::quantize_by;
+
 pub(super) use attention_q8::attend_q8;
-pub(crate) use norm::{largest, largest_shifted};
-
-// For the assembler: thumbv8m has the DSP extension as an option only.
-#[cfg(thumb_dsp)]
-macro_rules! with_dsp {
-    () => {
-        ""
-    };
-}
-#[cfg(not(thumb_dsp))]
-macro_rules! with_dsp {
-    () => {
-        ".cpu cortex-m33"
-    };
-}
-
-use with_dsp;
-
-/// An instruction for each of eight registers from `$d` on: `d = op(d, e)` with the eight from `$e`
-/// on or with a register for all of them, or `d = op(d)`.
-macro_rules! eight {
-    ($op:literal, $d:ident $(, $e:tt)?) => {
-        eight!(@from $d $op [] $($e)?)
-    };
-    (@from s0 $($rest:tt)*) => {
-        eight!(@list ["s0" "s1" "s2" "s3" "s4" "s5" "s6" "s7"] $($rest)*)
-    };
-    (@from s8 $($rest:tt)*) => {
-        eight!(@list ["s8" "s9" "s10" "s11" "s12" "s13" "s14" "s15"] $($rest)*)
-    };
-    (@from s16 $($rest:tt)*) => {
-        eight!(@list ["s16" "s17" "s18" "s19" "s20" "s21" "s22" "s23"] $($rest)*)
-    };
-    (@from s24 $($rest:tt)*) => {
-        eight!(@list ["s24" "s25" "s26" "s27" "s28" "s29" "s30" "s31"] $($rest)*)
-    };
-    (@list [$($d:literal)*] $op:literal []) => {
-        eight!(@lines $([$op, " ", $d, ", ", $d])*)
-    };
-    (@list [$($d:literal)*] $op:literal [] $e:literal) => {
-        eight!(@lines $([$op, " ", $d, ", ", $d, ", ", $e])*)
-    };
-    (@list $d:tt $op:literal [] $e:ident) => {
-        eight!(@from $e $op $d)
-    };
-    (@list [$($e:literal)*] $op:literal [$($d:literal)*]) => {
-        eight!(@lines $([$op, " ", $d, ", ", $d, ", ", $e])*)
-    };
-    (@lines [$($first:literal),*] $([$($next:literal),*])*) => {
-        concat!($($first,)* $("\n", $($next,)*)*)
-    };
-}
-use eight;
-
-/// Adds up the eight lanes of two rows, from s16 and from s24 on, into s16 and s17:
-/// [`crate::math::sum_lanes`].
-macro_rules! sum_lanes {
-    () => {
-        concat!(
-            "vadd.f32 s16, s16, s20
-            vadd.f32 s17, s17, s21
-            vadd.f32 s18, s18, s22
-            vadd.f32 s19, s19, s23
-            vadd.f32 s24, s24, s28
-            vadd.f32 s25, s25, s29
-            vadd.f32 s26, s26, s30
-            vadd.f32 s27, s27, s31\n",
-            $crate::kernels::cortex_m::sum_four_lanes!()
-        )
-    };
-}
-use sum_lanes;
-
-/// The rest of it, when four are left of each row.
-macro_rules! sum_four_lanes {
-    () => {
-        "vadd.f32 s16, s16, s18
-        vadd.f32 s17, s17, s19
-        vadd.f32 s24, s24, s26
-        vadd.f32 s25, s25, s27
-        vadd.f32 s16, s16, s17
-        vadd.f32 s17, s24, s25"
-    };
-}
-pub(super) use sum_four_lanes;
 
 /// The kernels of a Cortex-M with FPU.
-pub(crate) const FPU: Kernels = Kernels {
+pub(super) const FPU: Kernels = Kernels {
     name: "cortex-m",
     matmul_f32: matmul::matmul_f32,
     attend: attention::attend,
+    quantize,
     rmsnorm: norm::rmsnorm,
     swiglu: exp2::swiglu,
-    ..Kernels::scalar()
+    ..SCALAR
 };
 
 /// The kernels of a Cortex-M with FPU and DSP extension.
-pub(crate) const DSP: Kernels =
+pub(super) const DSP: Kernels =
     Kernels { name: "cortex-m-dsp", matmul_q8: int8::matmul_q8, quantize: int8::quantize, attend_q8, ..FPU };
+
+fn quantize(x: &[f32], group_size: usize, q: &mut [i8], s: &mut [f32]) {
+    quantize_by(thumb::largest_magnitude, x, group_size, q, s);
+}

@@ -8,7 +8,8 @@
 
 use core::arch::aarch64::*;
 
-use super::{Kernels, scalar};
+use super::scalar;
+use super::table::Kernels;
 use crate::matrix::Q8Matrix;
 use crate::panel::Panel;
 
@@ -17,7 +18,7 @@ const ROWS: usize = 4;
 /// Bytes of a register.
 const BYTES: usize = 16;
 
-pub(crate) const NEON: Kernels = Kernels { name: "neon", matmul_q8, ..Kernels::scalar() };
+pub(super) const NEON: Kernels = Kernels { name: "neon", matmul_q8, ..scalar::SCALAR };
 
 fn matmul_q8(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
     let (cols, group_size) = (w.cols, w.group_size);

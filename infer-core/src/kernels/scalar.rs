@@ -1,18 +1,23 @@
 //! Portable kernels. They define the result; the compiler may vectorise them, since eight
 //! independent lanes leave it the freedom that a single running sum would not.
 
-use super::{Heads, HeadsQ8, Q8_POSITIONS};
-use crate::config::block_len;
-use crate::math::{LANES, ROUND, dot, exp2_score, largest_magnitude, max, sum, sum_lanes};
+use super::table::{Heads, HeadsQ8, Kernels, Q8_POSITIONS};
+use crate::math::{LANES, ROUND, dot, exp2_score, largest_magnitude, max, rmsnorm, sum, sum_lanes, swiglu};
 use crate::matrix::{Q8Matrix, rows_of, rows_of_mut};
 use crate::panel::Panel;
+use crate::plan::block_len;
+use crate::quant::quantize;
+
+/// The portable kernels, which define the result.
+pub(super) const SCALAR: Kernels =
+    Kernels { name: "scalar", matmul_f32, matmul_q8, quantize, attend, attend_q8, rmsnorm, swiglu };
 
 /// Rows that share each load of x. Four rows of eight lanes are eight SSE registers, and half of
 /// NEON's.
 const ROWS: usize = 4;
 
 #[inline(always)]
-pub(crate) fn matmul_f32(w: &[f32], cols: usize, x: &[f32], out: &mut Panel<'_>) {
+pub(super) fn matmul_f32(w: &[f32], cols: usize, x: &[f32], out: &mut Panel<'_>) {
     let cols = cols.max(1);
     let block = ROWS.saturating_mul(cols).max(1);
     // Weights outside, batch inside: a block of rows stays in the first-level cache for the whole
@@ -58,7 +63,7 @@ fn dot_rows([a, b, c, d]: [&[f32]; ROWS], x: &[f32]) -> [f32; ROWS] {
 }
 
 #[inline(always)]
-pub(crate) fn matmul_q8(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
+pub(super) fn matmul_q8(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
     let (cols, group_size) = (w.cols.max(1), w.group_size.max(1));
     let groups = (cols / group_size).max(1);
     for (r, (q, s)) in rows_of(w.q, cols).zip(rows_of(w.s, groups)).enumerate() {
@@ -71,7 +76,7 @@ pub(crate) fn matmul_q8(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<
 }
 
 #[inline(always)]
-pub(crate) fn dot_q8(w: &[i8], ws: &[f32], x: &[i8], xs: &[f32], group_size: usize) -> f32 {
+pub(super) fn dot_q8(w: &[i8], ws: &[f32], x: &[i8], xs: &[f32], group_size: usize) -> f32 {
     let mut lanes = [0.0; LANES];
     let group_size = group_size.max(1); // the compiler does not know
     let products = w.chunks_exact(group_size).zip(x.chunks_exact(group_size)).zip(ws.iter().zip(xs));
@@ -83,47 +88,8 @@ pub(crate) fn dot_q8(w: &[i8], ws: &[f32], x: &[i8], xs: &[f32], group_size: usi
     sum_lanes(lanes)
 }
 
-/// Below this, a group's largest magnitude counts as 0: 127/m would soon overflow, and scales would
-/// be subnormal, which some vector units flush to 0.
-const SMALLEST_MAX: f32 = 1.0 / (1u128 << 100) as f32;
-
 #[inline(always)]
-pub(crate) fn quantize(x: &[f32], group_size: usize, q: &mut [i8], s: &mut [f32]) {
-    let group_size = group_size.max(1);
-    for ((x, q), s) in x.chunks_exact(group_size).zip(q.chunks_exact_mut(group_size)).zip(s) {
-        let scale = group_scale(x, s);
-        for (q, x) in q.iter_mut().zip(x) {
-            *q = round(x * scale);
-        }
-    }
-}
-
-/// Writes the scale of a group, and returns what its values are to be multiplied by: 127/m, or 0. A
-/// value that is not finite makes the scale NaN or infinite, so that it is not lost.
-#[inline(always)]
-pub(crate) fn group_scale(x: &[f32], s: &mut f32) -> f32 {
-    scale_for(largest_magnitude(x), s)
-}
-
-/// [`group_scale`] of a group with this largest magnitude.
-#[inline(always)]
-pub(crate) fn scale_for(max: f32, s: &mut f32) -> f32 {
-    if max < SMALLEST_MAX {
-        *s = 0.0;
-        return 0.0;
-    }
-    *s = max / 127.0;
-    127.0 / max
-}
-
-/// Rounds a number of at most 127 half to even: the integer then stands in the low bits of the sum.
-#[inline(always)]
-pub(crate) fn round(x: f32) -> i8 {
-    (x + ROUND).to_bits() as i8
-}
-
-#[inline(always)]
-pub(crate) fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
+pub(super) fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
     let head_size = heads.head_size.max(1);
     let slots = block_len(heads.positions).max(1);
     let mut q = heads.q.chunks_exact(head_size);
@@ -261,7 +227,7 @@ fn weigh_part<const H: usize, const W: usize>(
 }
 
 #[inline(always)]
-pub(crate) fn attend_q8(heads: &HeadsQ8<'_>, att: &mut [f32], out: &mut [f32]) {
+pub(super) fn attend_q8(heads: &HeadsQ8<'_>, att: &mut [f32], out: &mut [f32]) {
     let head_size = heads.head_size.max(1);
     let q = rows_of(heads.q, head_size).zip(heads.q_scales);
     let att = rows_of_mut(att, block_len(heads.positions));
@@ -292,8 +258,8 @@ fn scores_q8(q: &[i8], scale: f32, heads: &HeadsQ8<'_>, att: &mut [[f32; LANES]]
 /// Puts a 16-bit integer in the place of each weight, and returns its unit.
 #[inline(always)]
 fn quantize_weights(att: &mut [f32], heads: &HeadsQ8<'_>) -> f32 {
-    let (unit, factor) = weight_unit(heads);
-    let scales = heads.value_scales.iter().take(heads.positions);
+    let scales = heads.value_scales.get(..heads.positions).unwrap_or(&[]);
+    let (unit, factor) = weight_unit(largest_magnitude(scales));
     for (weight, scale) in att.iter_mut().zip(scales) {
         // Its bits stand in for those of the f32, as there is no other room for them.
         *weight = f32::from_bits((*weight * (scale * factor) + ROUND).to_bits() & 0xffff);
@@ -301,16 +267,10 @@ fn quantize_weights(att: &mut [f32], heads: &HeadsQ8<'_>) -> f32 {
     unit
 }
 
-/// The unit of quantised weights, and its inverse. A scale that is not finite makes the unit NaN or
-/// infinite.
+/// The unit of quantised weights, and its inverse, for values with this largest scale. A scale that
+/// is not finite makes the unit NaN or infinite.
 #[inline(always)]
-pub(crate) fn weight_unit(heads: &HeadsQ8<'_>) -> (f32, f32) {
-    weight_unit_for(largest_magnitude(heads.value_scales.get(..heads.positions).unwrap_or(&[])))
-}
-
-/// [`weight_unit`] of values with this largest scale.
-#[inline(always)]
-pub(crate) fn weight_unit_for(max: f32) -> (f32, f32) {
+pub(super) fn weight_unit(max: f32) -> (f32, f32) {
     if max == 0.0 { (0.0, 0.0) } else { (max / 32767.0, 32767.0 / max) }
 }
 

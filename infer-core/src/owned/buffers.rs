@@ -3,9 +3,11 @@
 use std::vec::Vec;
 
 use super::vec_of;
-use crate::config::{Config, KvType, Limits, Plan};
+use crate::cache::KvBuffers;
+use crate::config::Config;
 use crate::error::Error;
-use crate::state::{HotBuffers, KvBuffers, State};
+use crate::plan::{KvType, Limits, Plan};
+use crate::state::{HotBuffers, State};
 
 /// Memory that a [`State`] borrows, as large as a [`Plan`] says.
 #[derive(Debug)]

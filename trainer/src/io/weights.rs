@@ -8,7 +8,7 @@ use infer_core::{Config, WeightType};
 use serde::{Deserialize, Serialize};
 
 use crate::io::checkpoint::{Checkpoint, tensor_name};
-use crate::model::shapes;
+use crate::model::shapes::{Shape, shapes};
 
 /// Version of a model file on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -42,9 +42,9 @@ impl Weights {
     /// A tensor that is missing or has another shape.
     pub fn from_checkpoint(checkpoint: &mut Checkpoint) -> anyhow::Result<Weights> {
         let config = checkpoint.run.config();
-        let tensors = shapes(&config)
-            .into_iter()
-            .map(|(name, layer, rows, cols)| checkpoint.take(&tensor_name("weight", name, layer), &[rows, cols]));
+        let tensors = shapes(&config)?.into_iter().map(|Shape { name, layer, rows, cols }| {
+            checkpoint.take(&tensor_name("weight", name, layer), &[rows, cols])
+        });
         Ok(Weights { config, tensors: tensors.collect::<anyhow::Result<_>>()? })
     }
 
@@ -56,12 +56,12 @@ impl Weights {
             FileVersion::V1 => Header { version: Version::V1, config },
             FileVersion::V2 => Header { version: Version::V2, config: config.quantized()? },
         };
-        let shapes = shapes(&config);
+        let shapes = shapes(&config)?;
         let mut out = header.to_bytes()?[..header.size()].to_vec();
         for tensor in header.layout()?.iter() {
             for layer in 0..tensor.count {
                 let name = tensor.name;
-                let given = shapes.iter().position(|&(n, l, ..)| (n, l) == (name, layer));
+                let given = shapes.iter().position(|s| (s.name, s.layer) == (name, layer));
                 let computed;
                 let values = match given {
                     Some(i) => &self.tensors[i],
@@ -121,7 +121,7 @@ mod tests {
                 })
                 .collect()
         };
-        Weights { config, tensors: shapes(&config).iter().map(|(_, _, rows, cols)| values(rows * cols)).collect() }
+        Weights { config, tensors: shapes(&config).unwrap().iter().map(|s| values(s.size())).collect() }
     }
 
     #[test]

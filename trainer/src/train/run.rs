@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::model::{self, AdamW, Backend, Llama, Options, clip_gradients, shapes};
+use crate::model::{self, AdamW, Backend, Llama, Options, Shape, clip_gradients};
 use crate::report::output::note;
 use anyhow::{Context, bail, ensure};
 use dfdx::prelude::{Cache, Cpu};
@@ -352,7 +352,8 @@ impl<'a, D: Backend> Training<'a, D> {
         let [moment1, moment2] = self.optimizer.moments(&self.model);
         let mut tensors = Vec::new();
         for (kind, values) in [("weight", self.model.to_vecs()), ("moment1", moment1), ("moment2", moment2)] {
-            for (data, (name, layer, rows, cols)) in values.into_iter().zip(shapes(&self.model.config)) {
+            for (data, parameter) in values.into_iter().zip(&self.model.parameters) {
+                let Shape { name, layer, rows, cols } = parameter.shape;
                 tensors.push(Tensor { name: tensor_name(kind, name, layer), shape: vec![rows, cols], data });
             }
         }

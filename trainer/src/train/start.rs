@@ -1,6 +1,5 @@
 //! What a run starts from: nothing, a checkpoint, or a model file.
 
-use crate::model::{AdamW, Backend, Llama, shapes};
 use std::path::PathBuf;
 
 use anyhow::{Context, bail, ensure};
@@ -9,6 +8,7 @@ use infer_core::{Config, MappedModel, WeightType};
 use crate::data::tokenizer::TokenizerFile;
 use crate::io::checkpoint::{Checkpoint, Checkpoints, tensor_name};
 use crate::io::files::{SETTINGS, open_model};
+use crate::model::{AdamW, Backend, Llama, Shape, shapes};
 use crate::train::choices::InitFrom;
 use crate::train::settings::Settings;
 
@@ -113,7 +113,7 @@ impl Start {
             }
             Start::Resume(mut checkpoint) => {
                 let mut take = |kind| {
-                    let tensors = shapes(&config).into_iter().map(|(name, layer, rows, cols)| {
+                    let tensors = shapes(&config)?.into_iter().map(|Shape { name, layer, rows, cols }| {
                         checkpoint.take(&tensor_name(kind, name, layer), &[rows, cols])
                     });
                     tensors.collect::<anyhow::Result<Vec<_>>>()

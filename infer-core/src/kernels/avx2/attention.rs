@@ -3,12 +3,13 @@
 
 use core::arch::x86_64::*;
 
-use super::tail_mask;
-use crate::config::block_len;
-use crate::kernels::{Heads, scalar};
+use super::vectors::{load, store, tail_mask};
+use crate::kernels::scalar;
+use crate::kernels::table::Heads;
 use crate::math::{EXP2_G, LANES, ROUND, SMALLEST_SCORE, sum_lanes};
+use crate::plan::block_len;
 
-pub(in crate::kernels) fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
+pub(crate) fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
     // SAFETY: AVX2 was detected.
     unsafe { attend_avx2(heads, att, out) }
 }
@@ -55,7 +56,7 @@ fn numerators(att: &mut [f32], max: f32) -> f32 {
 }
 
 /// Whether heads are whole vectors, and the values are there.
-pub(in crate::kernels) fn is_whole(heads: &Heads<'_>) -> bool {
+pub(crate) fn is_whole(heads: &Heads<'_>) -> bool {
     let head_size = heads.head_size;
     let whole = head_size > 0 && head_size.is_multiple_of(LANES);
     whole && heads.positions > 0 && heads.values.len() >= heads.positions * head_size
@@ -178,18 +179,4 @@ unsafe fn weigh_columns<const H: usize, const C: usize>(
             store(out, _mm256_mul_ps(sum, _mm256_set1_ps(inverse)));
         }
     }
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn load(x: &[f32; LANES]) -> __m256 {
-    // SAFETY: eight numbers.
-    unsafe { _mm256_loadu_ps(x.as_ptr()) }
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn store(x: &mut [f32; LANES], value: __m256) {
-    // SAFETY: eight numbers.
-    unsafe { _mm256_storeu_ps(x.as_mut_ptr(), value) }
 }

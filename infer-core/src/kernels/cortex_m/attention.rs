@@ -2,12 +2,12 @@
 
 use core::arch::asm;
 
-use super::eight;
+use super::asm::eight;
 use super::exp2::numerators;
-use crate::config::block_len;
-use crate::kernels::Heads;
+use crate::kernels::table::Heads;
 use crate::math::LANES;
 use crate::matrix::{rows_of, rows_of_mut};
+use crate::plan::block_len;
 
 pub(super) fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
     let head_size = heads.head_size;

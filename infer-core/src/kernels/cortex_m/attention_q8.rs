@@ -2,17 +2,17 @@
 
 use core::arch::asm;
 
+use super::asm::{eight, with_dsp};
 use super::exp2::numerators;
-use super::{eight, with_dsp};
-use crate::config::block_len;
-use crate::kernels::{HeadsQ8, Q8_POSITIONS, scalar};
-use crate::math::{LANES, ROUND};
+use crate::kernels::scalar;
+use crate::kernels::table::{HeadsQ8, Q8_POSITIONS};
+use crate::math::{LANES, ROUND, thumb};
 use crate::matrix::{rows_of, rows_of_mut};
+use crate::plan::block_len;
 
 /// [`scalar::attend_q8`] with two products per instruction.
 pub(crate) fn attend_q8(heads: &HeadsQ8<'_>, att: &mut [f32], out: &mut [f32]) {
     let (head_size, slots) = (heads.head_size, block_len(heads.positions));
-    let (unit, factor) = scalar::weight_unit(heads);
     let q = rows_of(heads.q, head_size).zip(heads.q_scales);
     let att = rows_of_mut(att, slots);
     let (Some(keys), Some(values)) = (heads.keys.get(..slots * head_size), heads.values.get(..slots * head_size))
@@ -23,6 +23,8 @@ pub(crate) fn attend_q8(heads: &HeadsQ8<'_>, att: &mut [f32], out: &mut [f32]) {
     else {
         return;
     };
+    let largest_scale = thumb::largest_magnitude(value_scales.get(..heads.positions).unwrap_or(&[]));
+    let (unit, factor) = scalar::weight_unit(largest_scale);
     for (((q, q_scale), att), out) in q.zip(att).zip(rows_of_mut(out, head_size)) {
         let scale = q_scale * heads.scale;
         match q.try_into() {

@@ -3,9 +3,8 @@
 
 use core::arch::asm;
 
-use super::eight;
-use super::norm::largest;
-use crate::math::{self, EXP2_G, LANES, ROUND, SMALLEST_SCORE, exp2_score, sum_lanes};
+use super::asm::eight;
+use crate::math::{self, EXP2_G, LANES, ROUND, SMALLEST_SCORE, exp2_score, sum_lanes, thumb};
 
 /// [`exp2`](math::exp2) of four registers in a row, in place, with [`CONSTANTS`] in s24 to s30 and
 /// {one} = 1.0. Uses s8 to s15, {a} and {b}. Ends with `$check` of what {a} and {b} receive: the
@@ -75,7 +74,7 @@ static CONSTANTS: [f32; 7] = {
 
 /// Turns scores into the numerators of softmax, and returns their sum.
 pub(super) fn numerators(scores: &mut [f32]) -> f32 {
-    let max = largest(scores);
+    let max = thumb::max(scores);
     let mut lanes = [0.0; LANES];
     let add = |scores: &mut [f32], lanes: &mut [f32; LANES]| {
         for (score, lane) in scores.iter_mut().zip(lanes) {

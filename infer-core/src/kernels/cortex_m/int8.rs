@@ -4,19 +4,19 @@ use core::arch::asm;
 use core::mem::MaybeUninit;
 use core::ops::Range;
 
+use super::asm::{eight, with_dsp};
 use super::scale::{add_groups, scale};
-use super::{eight, with_dsp};
-use crate::kernels::scalar;
-use crate::math::{LANES, ROUND, sum_lanes};
+use crate::math::{LANES, ROUND, sum_lanes, thumb};
 use crate::matrix::{Q8Matrix, rows_of, rows_of_mut};
 use crate::panel::Panel;
+use crate::quant::factor_for;
 
-/// [`scalar::quantize`], widened for SMLAD: of each four values, the first and the third share a
+/// [`quantize`](crate::quant::quantize), widened for SMLAD: of each four values, the first and the third share a
 /// word, then the second and the fourth, as SXTB16 unpacks weights.
 pub(super) fn quantize(x: &[f32], group_size: usize, q: &mut [i8], s: &mut [f32]) {
     let Ok(q) = bytemuck::try_cast_slice_mut::<i8, [u32; 2]>(q) else { return };
     for ((x, q), s) in rows_of(x, group_size).zip(rows_of_mut(q, group_size / 4)).zip(s) {
-        let factor = scalar::group_scale(x, s);
+        let factor = factor_for(thumb::largest_magnitude(x), s);
         let ((eights, last), (pairs, q_last)) = (x.as_chunks::<8>(), q.as_chunks_mut::<2>());
         if !eights.is_empty() && eights.len() == pairs.len() {
             // SAFETY: both have as many elements, and some.

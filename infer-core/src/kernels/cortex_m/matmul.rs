@@ -2,7 +2,7 @@
 
 use core::arch::asm;
 
-use super::{eight, sum_lanes};
+use super::asm::{eight, sum_lanes};
 use crate::kernels::scalar;
 use crate::math::LANES;
 use crate::panel::Panel;

@@ -1,21 +1,27 @@
-//! Root mean square normalisation, and the largest of some numbers.
+//! Root mean square normalisation.
 
 use core::arch::asm;
 
-use super::eight;
-use crate::math::{self, LANES, rms_scale, sum_lanes};
+use super::asm::eight;
+use crate::math::{LANES, dot, mean_square, sum_lanes, thumb};
 
-pub(super) fn rmsnorm(out: &mut [f32], x: &[f32], weight: &[f32]) {
+pub(crate) fn rmsnorm(out: &mut [f32], x: &[f32], weight: &[f32]) {
     let ((blocks, rest), (weights, _)) = (x.as_chunks(), weight.as_chunks());
     let (outs, _) = out.as_chunks_mut();
     if blocks.is_empty() || !rest.is_empty() || weights.len() != blocks.len() || outs.len() != blocks.len() {
-        return math::rmsnorm(out, x, weight);
+        let scale = rms_scale(dot(x, x), x.len());
+        return out.iter_mut().zip(x).zip(weight).for_each(|((out, x), weight)| *out = weight * (scale * x));
     }
     // SAFETY: all three have as many blocks, and some.
     unsafe {
         let sum = sum_lanes(squares(blocks));
         scale(outs, blocks, weights, rms_scale(sum, x.len()));
     }
+}
+
+/// The factor of the norm, given the sum of `n` squares.
+pub(crate) fn rms_scale(sum: f32, n: usize) -> f32 {
+    1.0 / thumb::sqrt(mean_square(sum, n))
 }
 
 /// Lanes of the sum of squares.
@@ -75,80 +81,4 @@ unsafe fn scale(out: &mut [[f32; LANES]], x: &[[f32; LANES]], weight: &[[f32; LA
             options(nostack),
         );
     }
-}
-
-/// A loop over {n} times four numbers, which `$load` puts into the registers `$x`. Where one is
-/// larger than the largest so far, which is seldom, a branch leaves for its place behind the loop
-/// and comes back. Comparing and taking it are given as what stands before and behind the register.
-macro_rules! largest_of_quads {
-    (
-        $load:literal,
-        $compare:literal $branch:literal,
-        $take:literal $taken:literal,
-        $($x:literal $larger:literal $back:literal),*
-    ) => {
-        concat!(
-            "2: ", $load, "\n",
-            $($compare, $x, $branch, " ", $larger, "f\n", $back, ":\n",)*
-            "subs {n}, {n}, #1\n",
-            "bne 2b\n",
-            "b 7f\n",
-            $($larger, ": ", $take, $x, $taken, "\nb.w ", $back, "b\n",)*
-            "7:",
-        )
-    };
-}
-
-/// The largest of the numbers' bits, shifted left by one.
-pub(crate) fn largest_shifted(x: &[f32]) -> u32 {
-    let (quads, rest) = x.as_chunks::<4>();
-    let mut max = rest.iter().fold(0, |max, x| max.max(x.to_bits() << 1));
-    if quads.is_empty() {
-        return max;
-    }
-    // SAFETY: reads quads, which are some.
-    unsafe {
-        asm!(
-            largest_of_quads!(
-                "ldmia {x}!, {{r2-r5}}",
-                "cmp {max}, " ", lsl #1\nblo.w",
-                "lsl {max}, " ", #1",
-                "r2" "12" "3", "r3" "13" "4", "r4" "14" "5", "r5" "15" "6"
-            ),
-            x = inout(reg) quads.as_ptr() => _,
-            n = inout(reg) quads.len() => _,
-            max = inout(reg) max,
-            out("r2") _, out("r3") _, out("r4") _, out("r5") _,
-            options(nostack, readonly),
-        );
-    }
-    max
-}
-
-/// The largest number; NaN counts for nothing.
-pub(crate) fn largest(x: &[f32]) -> f32 {
-    let (quads, rest) = x.as_chunks::<4>();
-    let mut max = rest.iter().fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max });
-    if quads.is_empty() {
-        return max;
-    }
-    // SAFETY: reads quads, which are some.
-    unsafe {
-        asm!(
-            "vmov s4, {max}",
-            largest_of_quads!(
-                "vldmia {x}!, {{s0-s3}}",
-                "vcmp.f32 " ", s4\nvmrs apsr_nzcv, fpscr\nbgt.w",
-                "vmov.f32 s4, " "",
-                "s0" "12" "3", "s1" "13" "4", "s2" "14" "5", "s3" "15" "6"
-            ),
-            "vmov {max}, s4",
-            x = inout(reg) quads.as_ptr() => _,
-            n = inout(reg) quads.len() => _,
-            max = inout(reg) max,
-            out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _,
-            options(nostack, readonly),
-        );
-    }
-    max
 }

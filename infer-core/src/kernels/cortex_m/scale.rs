@@ -2,7 +2,7 @@
 
 use core::arch::asm;
 
-use super::{eight, sum_lanes};
+use super::asm::{eight, sum_lanes};
 use crate::math::LANES;
 
 /// Scales the sums of the groups of pairs of rows, and adds each to its lane.

@@ -3,11 +3,13 @@
 
 use core::arch::asm;
 
-use super::{exact, exp2, max_magnitude, sum_lanes};
-use crate::config::block_len;
-use crate::kernels::{Heads, HeadsQ8, Q8_POSITIONS, cortex_m, scalar};
+use super::asm::{exact, exp2, sum_lanes};
+use super::rows::max_magnitude;
+use crate::kernels::table::{Heads, HeadsQ8, Q8_POSITIONS};
+use crate::kernels::{cortex_m, scalar};
 use crate::math::{EXP2_G, LANES, ROUND, SMALLEST_SCORE};
 use crate::matrix::{rows_of, rows_of_mut};
+use crate::plan::block_len;
 
 pub(super) fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
     let Heads { positions, head_size, .. } = *heads;
@@ -243,7 +245,7 @@ pub(super) fn attend_q8(heads: &HeadsQ8<'_>, att: &mut [f32], out: &mut [f32]) {
     else {
         return; // the cache has them all, and such head sizes only
     };
-    let (unit, factor) = scalar::weight_unit_for(max_magnitude(value_scales));
+    let (unit, factor) = scalar::weight_unit(max_magnitude(value_scales));
     let q = rows_of(heads.q, head_size).zip(heads.q_scales);
     let rows = rows_of_mut(att, slots).zip(rows_of_mut(out, head_size));
     for ((q, q_scale), (att, out)) in q.zip(rows) {

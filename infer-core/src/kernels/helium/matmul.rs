@@ -3,7 +3,8 @@
 
 use core::arch::asm;
 
-use super::exact;
+use super::asm::exact;
+use crate::kernels::cortex_m::asm::sum_four_lanes;
 use crate::kernels::{cortex_m, scalar};
 use crate::math::{LANES, dot};
 use crate::matrix::{Q8Matrix, rows_of};
@@ -72,7 +73,7 @@ unsafe fn dot_rows(w: &[f32], x: &[f32], out: &mut [[f32; 2]]) {
             "5:", // sum_lanes
             "vadd.f32 q4, q4, q5",
             "vadd.f32 q6, q6, q7",
-            cortex_m::sum_four_lanes!(),
+            sum_four_lanes!(),
             "vstmia {out}!, {{s16-s17}}",
             "mov {w}, {w1}",
             "6:",

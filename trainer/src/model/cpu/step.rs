@@ -141,7 +141,7 @@ pub fn loss<T: Tape<f32, Cpu>>(
     if let Some(mut gradients) = gradients {
         let (ghosts, loss_ghost): (Vec<_>, _) =
             (model.parameters.iter().map(|p| p.tensor.ghost()).collect(), loss.ghost());
-        let names: Vec<_> = model.parameters.iter().map(|p| (p.name, p.layer)).collect();
+        let names: Vec<_> = model.parameters.iter().map(|p| (p.shape.name, p.shape.layer)).collect();
         let (config, workspace) = (model.config, model.workspace.clone());
         tape.add_backward_op(move |all| {
             let upstream = all.get_or_alloc_mut(&loss_ghost)?[0];
@@ -367,10 +367,10 @@ impl Weights {
             }
             layers.par_iter_mut().enumerate().for_each(|(l, layer)| {
                 let mut values = Vec::new();
-                for parameter in model.parameters.iter().filter(|p| p.layer == l) {
+                for parameter in model.parameters.iter().filter(|p| p.shape.layer == l) {
                     // copy_into, the only way to read a tensor, reads it whole.
-                    let n = parameter.rows * parameter.cols;
-                    layer.for_each_part(&model.config, parameter.name, n, |at, part| {
+                    let n = parameter.shape.size();
+                    layer.for_each_part(&model.config, parameter.shape.name, n, |at, part| {
                         if part.len() == n {
                             return parameter.tensor.copy_into(part);
                         }
