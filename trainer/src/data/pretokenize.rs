@@ -11,7 +11,6 @@ use std::time::Instant;
 use anyhow::{Context, anyhow, ensure};
 use crc32c::crc32c_append;
 use indicatif::ProgressBar;
-use infer_core::{MergeSlot, Tokenizer};
 use rayon::prelude::*;
 
 use crate::data::corpus::{self, Counts, Piece};
@@ -120,7 +119,7 @@ pub fn make(job: &Job, out: &Path) -> anyhow::Result<()> {
 fn begin(job: &Job, out: &Path) -> anyhow::Result<Meta> {
     remove_unfinished(out)?;
     let beside = out.join("tokenizer.bin");
-    let other = fs::read(&beside).ok().filter(|bytes| *bytes != job.tokenizer.bytes);
+    let other = fs::read(&beside).ok().filter(|bytes| bytes != job.tokenizer.bytes());
     let there = match read_meta(out) {
         Err(_) if job.replace => None,
         there => there?,
@@ -138,7 +137,7 @@ fn begin(job: &Job, out: &Path) -> anyhow::Result<Meta> {
     );
     match there {
         Some(there) if there.makes_the_same(&job.meta) => {
-            write_whole(&beside, |file| Ok(file.write_all(&job.tokenizer.bytes)?))?;
+            write_whole(&beside, |file| Ok(file.write_all(job.tokenizer.bytes())?))?;
             return Ok(there);
         }
         Some(there) => {
@@ -162,7 +161,7 @@ fn begin(job: &Job, out: &Path) -> anyhow::Result<Meta> {
     if other.is_some() && trained.exists() {
         remove(&trained)?;
     }
-    write_whole(&beside, |file| Ok(file.write_all(&job.tokenizer.bytes)?))?;
+    write_whole(&beside, |file| Ok(file.write_all(job.tokenizer.bytes())?))?;
     job.meta.write(out)?;
     Ok(job.meta.clone())
 }
@@ -219,23 +218,17 @@ impl std::ops::Add for Made {
 
 fn write_shard(i: usize, job: &Job, meta: &Mutex<Meta>, out: &Path, progress: &ProgressBar) -> anyhow::Result<Made> {
     let part = &job.meta.shards[i];
-    let tokenizer = job.tokenizer.tokenizer();
     let mut made = Made::default();
     write_whole(&shard_path(out, i), |file| {
         let mut file = BufWriter::with_capacity(1 << 20, Checked { file, crc: 0 });
-        let (mut scratch, mut tokens) = (Vec::new(), Vec::new());
         let (mut n_tokens, mut bytes) = (0, 0);
         for piece in &part.pieces {
             made.read += part.stories.read(piece, &job.meta.separator, progress, &mut |story| {
-                let most = Tokenizer::max_tokens(story.len());
-                if tokens.len() < most {
-                    (scratch, tokens) = (vec![MergeSlot::EMPTY; most], vec![0; most]);
-                }
-                let n = tokenizer.encode(story, true, &mut scratch, &mut tokens)?;
-                for token in &tokens[..n] {
+                let tokens = job.tokenizer.tokenizer.encode(story)?;
+                for token in &tokens {
                     file.write_all(&token.to_le_bytes()[..job.meta.token_bytes])?;
                 }
-                n_tokens += n as u64;
+                n_tokens += tokens.len() as u64;
                 bytes += story.len() as u64;
                 Ok(())
             })?;

@@ -51,7 +51,7 @@ impl Meta {
     /// Shards that are still to be made.
     pub fn new(tokenizer: &TokenizerFile, separator: Separator, shards: Vec<Part>) -> Meta {
         let vocab_size = tokenizer.vocab_size();
-        let (token_bytes, tokenizer_sha256) = (token_bytes(vocab_size), sha256(&tokenizer.bytes));
+        let (token_bytes, tokenizer_sha256) = (token_bytes(vocab_size), sha256(tokenizer.bytes()));
         Meta { vocab_size, token_bytes, tokenizer_sha256, separator, crc32c: vec![None; shards.len()], shards }
     }
 
@@ -115,7 +115,7 @@ impl Shards {
     fn open_ours(dir: &Path, meta: &Meta) -> anyhow::Result<Shards> {
         let tokenizer = TokenizerFile::open(&dir.join("tokenizer.bin"))?;
         ensure!(
-            sha256(&tokenizer.bytes) == meta.tokenizer_sha256,
+            sha256(tokenizer.bytes()) == meta.tokenizer_sha256,
             "{} is not the tokenizer that the shards beside it were made with: put that one back, or run \
              `trainer pretokenize` into another folder",
             tokenizer.path.display()

@@ -4,16 +4,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
-use infer_core::{EOS, IndexEntry, Tokenizer, build_index, count_entries};
+use infer_core::{BOS, EOS, OwnedTokenizer, count_entries};
 
 /// The contents of a tokenizer.bin.
 #[derive(Clone)]
 pub struct TokenizerFile {
     /// Where it was read.
     pub path: PathBuf,
-    /// Contents of the file.
-    pub bytes: Vec<u8>,
-    index: Vec<IndexEntry>,
+    /// Its contents.
+    pub tokenizer: OwnedTokenizer<Vec<u8>>,
 }
 
 impl TokenizerFile {
@@ -34,9 +33,8 @@ impl TokenizerFile {
         let in_file = || format!("tokenizer {} is no tokenizer.bin of llama2.c, or damaged", path.display());
         let n = count_entries(&bytes).with_context(in_file)?;
         ensure!(n > EOS as usize, "tokenizer {} has {n} tokens: BOS and EOS are missing", path.display());
-        let mut index = vec![IndexEntry::EMPTY; n];
-        build_index(&bytes, n, &mut index).with_context(in_file)?;
-        Ok(TokenizerFile { path: path.to_path_buf(), bytes, index })
+        let tokenizer = OwnedTokenizer::new(bytes, n).with_context(in_file)?;
+        Ok(TokenizerFile { path: path.to_path_buf(), tokenizer })
     }
 
     /// The tokenizer that a model of `vocab_size` tokens was trained with: tokenizer.bin beside it,
@@ -67,20 +65,29 @@ impl TokenizerFile {
         }
     }
 
-    /// The tokenizer itself.
-    pub fn tokenizer(&self) -> Tokenizer<'_> {
-        Tokenizer::with_index(&self.bytes, &self.index)
+    /// Contents of the file.
+    pub fn bytes(&self) -> &[u8] {
+        self.tokenizer.bytes()
     }
 
     /// Number of tokens.
     pub fn vocab_size(&self) -> usize {
-        self.index.len()
+        self.tokenizer.get().vocab_size()
+    }
+
+    /// Bytes of text that each token stands for. BOS stands for none.
+    ///
+    /// # Errors
+    /// None: every token is there.
+    pub fn token_lengths(&self) -> anyhow::Result<Vec<usize>> {
+        let length = |token| Ok(if token == BOS { 0 } else { self.tokenizer.decode(0, token)?.len() });
+        (0..self.vocab_size() as u32).map(length).collect()
     }
 
     /// Whether every id has the same piece in both. Scores may differ: they only say how a text is
     /// cut into pieces.
     pub fn means_the_same(&self, other: &TokenizerFile) -> bool {
-        let (ours, theirs) = (self.tokenizer(), other.tokenizer());
+        let (ours, theirs) = (self.tokenizer.get(), other.tokenizer.get());
         self.vocab_size() == other.vocab_size()
             && (0..self.vocab_size() as u32).all(|token| ours.piece(token) == theirs.piece(token))
     }

@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use crc32c::crc32c;
+use infer_core::Config;
 use infer_core::format::TensorName;
-use infer_core::{Config, WeightType};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
@@ -108,9 +108,8 @@ impl Run {
     /// Shape of the model.
     pub fn config(&self) -> Config {
         let [dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len] = self.shape;
-        let shared_classifier = self.shared_classifier;
-        let weights = WeightType::F32;
-        Config { dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len, shared_classifier, weights }
+        let config = Config::new(dim, hidden_dim, n_layers, n_heads, vocab_size, seq_len).with_kv_heads(n_kv_heads);
+        if self.shared_classifier { config } else { config.with_own_classifier() }
     }
 }
 

@@ -3,10 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
-use infer_core::Config;
+use infer_core::{Config, OwnedTokenizer};
 
 use crate::io::files::{CURVE, METRICS, SETTINGS, TOKENIZER, folder_of, open_model, remove_unfinished, write_whole};
-use crate::io::inference::tokenizer_index;
 use crate::io::weights::{FileVersion, Weights};
 
 /// Where a model goes, and in which version.
@@ -57,7 +56,7 @@ impl Target<'_> {
     /// Refuses a tokenizer that is not whole, and one that would replace another: the models beside
     /// that one would tell gibberish. Returns whether it is there already.
     pub fn check_tokenizer(&self, config: &Config, tokenizer: &[u8]) -> anyhow::Result<bool> {
-        tokenizer_index(tokenizer, config.vocab_size).context("the tokenizer of this run")?;
+        OwnedTokenizer::new(tokenizer, config.vocab_size).context("the tokenizer of this run")?;
         let path = self.path.with_file_name(TOKENIZER);
         match std::fs::read(&path) {
             Ok(there) => ensure!(

@@ -14,6 +14,7 @@ use crate::data::{corpus, generated, split};
 use crate::io::checkpoint::Checkpoint;
 use crate::io::files::{SETTINGS, folder_of, write_whole};
 use crate::report::output::say;
+use crate::train::choices::{InitFrom, VocabSource};
 use crate::train::settings::Settings;
 use crate::train::teacher::Teacher;
 
@@ -45,7 +46,7 @@ impl Data {
     ) -> anyhow::Result<Data> {
         let teacher = settings.teacher.as_deref().map(|path| Teacher::open(path, settings.max_seq_len)).transpose()?;
         let teachers = teacher.as_ref().map(|teacher| teacher.tokenizer(given.as_ref())).transpose()?;
-        if let (Some(given), "llama2") = (&given, settings.vocab_source.as_str()) {
+        if let (Some(given), VocabSource::Llama2) = (&given, &settings.vocab_source) {
             let n = given.vocab_size();
             ensure!(n == 32_000, "vocab_source llama2 has 32,000 tokens, but {} has {n}", given.path.display());
         }
@@ -131,7 +132,7 @@ fn check_vocabulary(
     let has = shards.vocab_size();
     if let Some(known) = known {
         // Weights to start from and a teacher keep their vocabulary, whatever --tokenizer says.
-        let is_choice = settings.init_from == "scratch" && settings.teacher.is_none();
+        let is_choice = settings.init_from == InitFrom::Scratch && settings.teacher.is_none();
         ensure!(
             known.means_the_same(shards.tokenizer()),
             "the shards in {} have another vocabulary ({has} tokens) than {} ({} tokens): {}give stories with --data, or \
@@ -157,7 +158,7 @@ fn check_vocabulary(
 fn find_shards(settings: &Settings, known: Option<&TokenizerFile>) -> anyhow::Result<(PathBuf, Shards)> {
     let folder = match &settings.data {
         Some(path) => path.clone(),
-        None if settings.init_from == "resume" => data_of_run(&settings.out_dir)?.with_context(|| {
+        None if settings.init_from == InitFrom::Resume => data_of_run(&settings.out_dir)?.with_context(|| {
             format!(
                 "no {SETTINGS} in {} says what the run was trained on: give its data with --data, or its settings with \
                  --config",
@@ -179,8 +180,8 @@ fn find_shards(settings: &Settings, known: Option<&TokenizerFile>) -> anyhow::Re
         return Ok((folder, shards));
     }
     let stories = match &settings.data {
-        None if settings.init_from != "resume" && Path::new(corpus::DEFAULT).exists() => corpus::DEFAULT.into(),
-        None if settings.init_from != "resume" => generate(settings)?,
+        None if settings.init_from != InitFrom::Resume && Path::new(corpus::DEFAULT).exists() => corpus::DEFAULT.into(),
+        None if settings.init_from != InitFrom::Resume => generate(settings)?,
         _ => {
             ensure!(
                 folder.exists(),
@@ -252,7 +253,7 @@ fn tokenise(settings: &Settings, stories: &Path, known: Option<&TokenizerFile>) 
         },
     };
     let job = Job { meta: meta(&tokenizer), tokenizer, replace: true };
-    if settings.init_from == "resume" && !settings.eval_only {
+    if settings.init_from == InitFrom::Resume && !settings.eval_only {
         // A run that goes on keeps the shards that it was trained on.
         ensure!(
             read_meta(&folder)?.is_none_or(|there| there.makes_the_same(&job.meta)),

@@ -4,12 +4,13 @@ use crate::model::training_bytes;
 use anyhow::bail;
 use infer_core::Config;
 
+use crate::train::choices::Device;
 use crate::train::settings::Settings;
 
 /// # Errors
 /// The training needs more than there is, with what to lower.
 pub fn check(settings: &Settings, config: &Config) -> anyhow::Result<()> {
-    let available = if settings.device == "cpu" { available() } else { None };
+    let available = if settings.device == Device::Cpu { available() } else { None };
     fits(settings, config, available.map_or(f64::INFINITY, |bytes| bytes as f64))
 }
 

@@ -8,18 +8,19 @@ use crate::report::output::note;
 use anyhow::{Context, bail, ensure};
 use dfdx::prelude::{Cache, Cpu};
 use indicatif::HumanDuration;
-use infer_core::{Sampler, Tokenizer};
+use infer_core::Sampler;
 
 use crate::data::batches::{Batch, Batches, mix};
 use crate::data::tokenizer::TokenizerFile;
 use crate::io::checkpoint::{Checkpoints, Order, Run, Tensor, tensor_name};
 use crate::io::export::Target;
 use crate::io::files::{SETTINGS, lock, write_whole};
-use crate::io::inference::{Runnable, token_lengths, tokenizer_index};
+use crate::io::inference::Runnable;
 use crate::io::weights::Weights;
 use crate::report::Report;
 use crate::report::metric::Evaluation;
 use crate::report::peak;
+use crate::train::choices::{Device, InitFrom};
 use crate::train::data::Data;
 use crate::train::interrupt::Interrupt;
 use crate::train::memory;
@@ -32,15 +33,15 @@ const SAMPLE_LEN: usize = 128;
 
 /// Trains on the device that the settings name.
 pub fn run(settings: &Settings) -> anyhow::Result<()> {
-    match settings.device.as_str() {
-        "cpu" => {
+    match &settings.device {
+        Device::Cpu => {
             let device = Cpu::default();
             device.enable_cache(); // the gradients of the next step take the memory of the last
             run_on(settings, device)
         }
         #[cfg(feature = "cuda")]
-        "cuda" => run_on(settings, dfdx::prelude::Cuda::default()),
-        other => bail!("device is {other:?}: not in this program"),
+        Device::Cuda => run_on(settings, dfdx::prelude::Cuda::default()),
+        other => bail!("device is {:?}: not in this program", String::from(other.clone())),
     }
 }
 
@@ -57,7 +58,7 @@ fn run_on<D: Backend>(settings: &Settings, device: D) -> anyhow::Result<()> {
         target(settings).check(&config, &inputs(settings))?;
     }
     let given = settings.tokenizer.as_deref().map(TokenizerFile::open).transpose()?;
-    let own = start.tokenizer(settings, given.as_ref())?;
+    let own = start.tokenizer(given.as_ref())?;
     let data = Data::prepare(settings, given, own)?;
     let settings = &Settings { vocab_size: Some(data.tokenizer().vocab_size()), ..settings.clone() };
     memory::check(settings, &start.config(settings)?)?; // with the vocabulary of the data
@@ -83,13 +84,13 @@ fn target(settings: &Settings) -> Target<'_> {
 
 /// Files that a run reads.
 fn inputs(settings: &Settings) -> Vec<&Path> {
-    let Settings { data, valid, tokenizer, teacher, init_from, .. } = settings;
-    [data, valid, tokenizer, teacher]
-        .into_iter()
-        .flatten()
-        .map(PathBuf::as_path)
-        .chain([Path::new(init_from)])
-        .collect()
+    let Settings { data, valid, tokenizer, teacher, .. } = settings;
+    let given = [data, valid, tokenizer, teacher].into_iter().flatten().map(PathBuf::as_path);
+    let model = match &settings.init_from {
+        InitFrom::Model(path) => Some(Path::new(path)),
+        InitFrom::Scratch | InitFrom::Resume => None,
+    };
+    given.chain(model).collect()
 }
 
 /// A run in progress.
@@ -138,8 +139,7 @@ impl<'a, D: Backend> Training<'a, D> {
         model.matmul_precision = s.matmul_precision;
         let teacher = data.teacher.as_ref().map(|teacher| Llama::from_model(&teacher.model()?, &device)).transpose()?;
         let checkpoints = Checkpoints::open(&s.out_dir)?;
-        let index = tokenizer_index(&data.tokenizer().bytes, config.vocab_size)?;
-        let token_lengths = token_lengths(&Tokenizer::with_index(&data.tokenizer().bytes, &index))?;
+        let token_lengths = data.tokenizer().token_lengths()?;
         let interrupt = Interrupt::default();
         let (peak, how) = match s.peak_gflops {
             Some(peak) => (peak, "given"),
@@ -152,7 +152,7 @@ impl<'a, D: Backend> Training<'a, D> {
              mfu is relative to {peak:.0} GFLOP/s, {how}",
             model.parameter_count(),
             describe(&config),
-            if s.device == "cpu" { s.matmul_precision.describe() } else { "f32" },
+            if s.device == Device::Cpu { s.matmul_precision.describe() } else { "f32" },
             train.sequences(),
             s.max_seq_len,
             valid.sequences(),
@@ -176,7 +176,7 @@ impl<'a, D: Backend> Training<'a, D> {
 
     /// Opens the run's files and writes settings.toml, from which a run resumes.
     fn begin(&mut self) -> anyhow::Result<()> {
-        target(self.settings).check_tokenizer(&self.model.config, &self.data.tokenizer().bytes)?;
+        target(self.settings).check_tokenizer(&self.model.config, self.data.tokenizer().bytes())?;
         self.interrupt = Interrupt::catch()?;
         self.checkpoints.begin(self.run.iter, self.settings.always_save_checkpoint)?;
         self.report.open_files(self.run.iter)?;
@@ -193,7 +193,7 @@ impl<'a, D: Backend> Training<'a, D> {
             n_heads: c.n_heads,
             n_kv_heads: Some(c.n_kv_heads),
             vocab_size: Some(c.vocab_size),
-            init_from: "resume".into(),
+            init_from: InitFrom::Resume,
             eval_only: false,
             ..self.settings.clone()
         };
@@ -299,12 +299,12 @@ impl<'a, D: Backend> Training<'a, D> {
     /// probability.
     fn warn_if_worse_than_guessing(&self, loss: f64) {
         let guessing = (self.model.config.vocab_size as f64).ln();
-        let is_tuned = !["scratch", "resume"].contains(&self.settings.init_from.as_str());
-        if is_tuned && loss > guessing {
+        if let InitFrom::Model(path) = &self.settings.init_from
+            && loss > guessing
+        {
             self.report.say(format!(
-                "warning: the first validation loss is {loss:.2}, and guessing gives {guessing:.2}: {} does not know these \
+                "warning: the first validation loss is {loss:.2}, and guessing gives {guessing:.2}: {path} does not know these \
                  tokens. Is {} its tokenizer?",
-                self.settings.init_from,
                 self.data.tokenizer().path.display()
             ));
         }
@@ -324,7 +324,7 @@ impl<'a, D: Backend> Training<'a, D> {
             tokens: self.run.sequences * self.settings.max_seq_len as u64,
             seconds: self.run.seconds,
         })?;
-        let runnable = Runnable::new(&self.weights(), self.data.tokenizer().bytes.clone())?;
+        let runnable = Runnable::new(&self.weights(), self.data.tokenizer().bytes().to_vec())?;
         let story = runnable.story("", SAMPLE_LEN, Sampler::new(1.0, 0.9, self.settings.seed.max(1))?)?;
         self.report.say(format!("a story: {}", story.replace('\n', " ")));
         Ok(val_loss)
@@ -357,7 +357,7 @@ impl<'a, D: Backend> Training<'a, D> {
                 tensors.push(Tensor { name: tensor_name(kind, name, layer), shape: vec![rows, cols], data });
             }
         }
-        self.checkpoints.save(&self.run, &tensors, &self.data.tokenizer().bytes)
+        self.checkpoints.save(&self.run, &tensors, self.data.tokenizer().bytes())
     }
 
     /// Exports the best weights and says what they reach.
@@ -366,7 +366,7 @@ impl<'a, D: Backend> Training<'a, D> {
         let best = self.checkpoints.read_best()?;
         let is_saved = best.is_some();
         let weights = best.map_or_else(|| Ok(self.weights()), |mut best| Weights::from_checkpoint(&mut best))?;
-        let written = target(s).write(&weights, &self.data.tokenizer().bytes);
+        let written = target(s).write(&weights, self.data.tokenizer().bytes());
         if is_saved {
             written.with_context(|| format!("the weights are safe: trainer export {} OUT.bin", s.out_dir.display()))?;
         } else {

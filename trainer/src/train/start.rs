@@ -1,12 +1,15 @@
 //! What a run starts from: nothing, a checkpoint, or a model file.
 
-use crate::model::{AdamW, Backend, Llama, Shape, shapes};
+use std::path::PathBuf;
+
 use anyhow::{Context, bail, ensure};
 use infer_core::{Config, MappedModel, WeightType};
 
 use crate::data::tokenizer::TokenizerFile;
 use crate::io::checkpoint::{Checkpoint, Checkpoints, tensor_name};
 use crate::io::files::{SETTINGS, open_model};
+use crate::model::{AdamW, Backend, Llama, Shape, shapes};
+use crate::train::choices::InitFrom;
 use crate::train::settings::Settings;
 
 /// Where the weights come from.
@@ -16,7 +19,12 @@ pub enum Start {
     /// The last checkpoint of the run in out_dir.
     Resume(Box<Checkpoint>),
     /// A model file.
-    FineTune(MappedModel),
+    FineTune {
+        /// Where the file is.
+        path: PathBuf,
+        /// The file.
+        file: MappedModel,
+    },
 }
 
 impl Start {
@@ -26,17 +34,17 @@ impl Start {
     /// What the settings ask for is not there, or would be overwritten.
     pub fn find(settings: &Settings) -> anyhow::Result<Start> {
         let checkpoints = Checkpoints::open(&settings.out_dir)?;
-        match (settings.init_from.as_str(), checkpoints.last()) {
-            ("resume", _) => {
+        match (&settings.init_from, checkpoints.last()) {
+            (InitFrom::Resume, _) => {
                 let Some(checkpoint) = checkpoints.read_last()? else {
                     bail!("there is no checkpoint in {} to resume from", settings.out_dir.display());
                 };
                 let has = checkpoint.run.config();
-                let vocab_size = settings.vocab_size.unwrap_or(has.vocab_size);
+                let mut wants = settings.config();
+                wants.vocab_size = settings.vocab_size.unwrap_or(has.vocab_size);
                 // No setting says whether the classifier is shared: a model to fine-tune brings its
                 // own.
-                let shared_classifier = has.shared_classifier;
-                let wants = Config { vocab_size, shared_classifier, ..settings.config() };
+                wants.shared_classifier = has.shared_classifier;
                 ensure!(
                     has == wants,
                     "the checkpoint {} has {}, but the settings ask for {}: resume with {}",
@@ -53,24 +61,24 @@ impl Start {
                 last.display(),
                 settings.out_dir.join(SETTINGS).display()
             ),
-            ("scratch", _) => Ok(Start::Scratch),
-            (path, _) => {
+            (InitFrom::Scratch, _) => Ok(Start::Scratch),
+            (InitFrom::Model(path), _) => {
                 let file = open_model(path)
                     .with_context(|| format!("init_from is {path:?}, neither scratch nor resume nor a model file"))?;
-                Ok(Start::FineTune(file))
+                Ok(Start::FineTune { path: path.into(), file })
             }
         }
     }
 
     /// The tokenizer of the weights to start from.
-    pub fn tokenizer(&self, s: &Settings, given: Option<&TokenizerFile>) -> anyhow::Result<Option<TokenizerFile>> {
+    pub fn tokenizer(&self, given: Option<&TokenizerFile>) -> anyhow::Result<Option<TokenizerFile>> {
         match self {
             Start::Scratch => Ok(None),
             Start::Resume(last) => {
                 TokenizerFile::from_bytes(&last.path.join("tokenizer.bin"), last.tokenizer.clone()).map(Some)
             }
-            Start::FineTune(file) => {
-                TokenizerFile::of_model(s.init_from.as_ref(), file.model()?.config().vocab_size, given).map(Some)
+            Start::FineTune { path, file } => {
+                TokenizerFile::of_model(path, file.model()?.config().vocab_size, given).map(Some)
             }
         }
     }
@@ -82,8 +90,10 @@ impl Start {
             Start::Resume(checkpoint) => Ok(checkpoint.run.config()),
             // As in llama2.c, the model gets as many positions as it is trained on; rotary angles
             // have no weights.
-            Start::FineTune(file) => {
-                Ok(Config { weights: WeightType::F32, seq_len: settings.max_seq_len, ..*file.model()?.config() })
+            Start::FineTune { file, .. } => {
+                let mut config = file.model()?.config().with_weights(WeightType::F32);
+                config.seq_len = settings.max_seq_len;
+                Ok(config)
             }
         }
     }
@@ -97,7 +107,7 @@ impl Start {
     ) -> anyhow::Result<(Llama<D>, AdamW<D>)> {
         let (model, moments) = match self {
             Start::Scratch => (Llama::init(config, device, s.seed)?, None),
-            Start::FineTune(file) => {
+            Start::FineTune { file, .. } => {
                 let weights = Llama::from_model(&file.model()?, device)?.to_vecs();
                 (Llama::from_slices(config, device, &weights)?, None)
             }

@@ -68,7 +68,7 @@ impl Teacher {
             if !is_whole(&path, token_bytes, vocab_size) {
                 let stories = (from..to).into_par_iter().map(|i| {
                     let sampler = Sampler::new(1.0, 1.0, mix(&[seed, i as u64]).max(1))?;
-                    let story = generate(&model, vec![BOS], model.config().seq_len, sampler)?;
+                    let story = generate(model, vec![BOS], model.config().seq_len, sampler)?;
                     progress.inc(1);
                     anyhow::Ok(story.iter().flat_map(|t| t.to_le_bytes()[..token_bytes].to_vec()).collect::<Vec<u8>>())
                 });

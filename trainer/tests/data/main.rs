@@ -7,7 +7,7 @@ mod vocab;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use tests::tokenizer::{encode, index};
+use infer_core::OwnedTokenizer;
 
 fn trainer(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_trainer"));
@@ -39,6 +39,11 @@ fn scratch(test: &str) -> PathBuf {
     let _ = std::fs::remove_dir_all(&folder);
     std::fs::create_dir_all(&folder).unwrap();
     folder
+}
+
+/// The tokenizer.bin in a folder.
+fn vocabulary(folder: &Path) -> OwnedTokenizer<Vec<u8>> {
+    OwnedTokenizer::whole(std::fs::read(folder.join("tokenizer.bin")).unwrap()).unwrap()
 }
 
 fn text(path: &Path) -> &str {

@@ -7,9 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use infer_core::Tokenizer;
-
-use crate::{assert_fails, encode, index, run, scratch, stories, text, trainer};
+use crate::{assert_fails, run, scratch, stories, text, trainer, vocabulary};
 
 /// A folder with a vocabulary of the stories.
 fn with_vocabulary(test: &str, stories: &[String]) -> PathBuf {
@@ -21,10 +19,8 @@ fn with_vocabulary(test: &str, stories: &[String]) -> PathBuf {
 }
 
 fn expected(folder: &Path, stories: &[String]) -> Vec<u32> {
-    let bytes = fs::read(folder.join("tokenizer.bin")).unwrap();
-    let index = index(&bytes);
-    let tokenizer = Tokenizer::with_index(&bytes, &index);
-    stories.iter().flat_map(|story| encode(&tokenizer, story, true)).collect()
+    let tokenizer = vocabulary(folder);
+    stories.iter().flat_map(|story| tokenizer.encode(story).unwrap()).collect()
 }
 
 fn shards(folder: &Path) -> Vec<PathBuf> {

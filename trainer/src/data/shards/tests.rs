@@ -19,7 +19,7 @@ fn folder() -> tempfile::TempDir {
     meta.crc32c = [&VALID[..], &TRAIN].map(|bytes| Some(crc32c::crc32c(bytes))).to_vec();
     meta.write(folder.path()).unwrap();
     let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
-    write("tokenizer.bin", &file.bytes);
+    write("tokenizer.bin", file.bytes());
     write("shard00000.bin", &VALID);
     write("shard00001.bin", &TRAIN);
     folder

@@ -2,10 +2,8 @@
 
 use std::fs;
 
-use infer_core::Tokenizer;
-
 use super::{expected, pretokenize, read, shards, with_vocabulary};
-use crate::{assert_fails, index, run, scratch, stories, text};
+use crate::{assert_fails, run, scratch, stories, text, vocabulary};
 
 /// Without a validation split of its own, a corpus lends one story in twenty, and both splits make
 /// up the whole.
@@ -118,9 +116,7 @@ fn few_stories_are_split_by_position() {
         assert!(said.contains(&format!("2 shards, {n} stories, ")), "{said}");
         let [valid, train] = [0, 1].map(|i| read(&shards(&folder)[i]).len());
         assert!((8 * valid..11 * valid).contains(&train), "{valid} of {}", valid + train);
-        let bytes = fs::read(folder.join("tokenizer.bin")).unwrap();
-        let index = index(&bytes);
-        let tokenizer = Tokenizer::with_index(&bytes, &index);
+        let tokenizer = vocabulary(&folder);
         let words = |i: usize| {
             let tokens = read(&shards(&folder)[i]);
             let text: Vec<u8> = tokens
