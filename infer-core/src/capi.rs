@@ -13,7 +13,7 @@ use core::ffi::{c_char, c_void};
 
 use crate::config::{Config, WeightType};
 use crate::error::Error;
-use crate::forward::{Engine, begin, classify, forward, step};
+use crate::forward::{Engine, begin_at, classify, step};
 use crate::kernels::Kernels;
 use crate::math::{HASH_START, hash_logits};
 use crate::model::Model;
@@ -410,7 +410,9 @@ pub unsafe extern "C" fn infer_forward(
         // SAFETY: the caller's promise.
         let tokens = unsafe { slice("tokens", tokens, n_tokens) }?;
         context.classified = false;
-        Ok(forward(&context.model, &mut context.state, &engine(context.kernels), tokens, pos)?)
+        begin_at(&context.model, &mut context.state, tokens, pos)?;
+        while step(&context.model, &mut context.state, &engine(context.kernels))? {}
+        Ok(())
     })
 }
 
@@ -435,7 +437,7 @@ pub unsafe extern "C" fn infer_begin(
         // SAFETY: the caller's promise.
         let tokens = unsafe { slice("tokens", tokens, n_tokens) }?;
         context.classified = false;
-        Ok(begin(&context.model, &mut context.state, tokens, pos)?)
+        Ok(begin_at(&context.model, &mut context.state, tokens, pos)?)
     })
 }
 
@@ -629,7 +631,7 @@ fn native() -> Kernels {
 }
 
 fn engine(kernels: Kernels) -> Engine<'static> {
-    Engine { kernels, runner: &Serial }
+    Engine::new(kernels, &Serial)
 }
 
 /// Never linked: the symbol check of the archive fails when something could panic.

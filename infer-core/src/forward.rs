@@ -26,7 +26,12 @@ pub struct Engine<'r> {
     pub runner: &'r dyn Runner,
 }
 
-impl Engine<'_> {
+impl<'r> Engine<'r> {
+    /// These kernels, with tasks that `runner` runs.
+    pub const fn new(kernels: Kernels, runner: &'r dyn Runner) -> Engine<'r> {
+        Engine { kernels, runner }
+    }
+
     /// Into how many tasks to cut a piece of work of so many multiplications.
     fn tasks(&self, work: usize) -> usize {
         let enough = work.checked_div(self.runner.min_work()).unwrap_or(work);
@@ -37,42 +42,41 @@ impl Engine<'_> {
 impl Engine<'static> {
     /// The portable kernels on the calling thread.
     pub const fn scalar() -> Engine<'static> {
-        Engine { kernels: Kernels::scalar(), runner: &Serial }
+        Engine::new(Kernels::scalar(), &Serial)
     }
 
     /// The best kernels known at compile time on the calling thread.
     pub const fn native() -> Engine<'static> {
-        Engine { kernels: Kernels::native(), runner: &Serial }
+        Engine::new(Kernels::native(), &Serial)
     }
 }
 
-/// Feeds `tokens` at positions `pos`, `pos + 1`, … through all layers. Then [`classify`] gives
-/// logits.
+/// Feeds `tokens` through all layers, at the positions behind those that the state has read:
+/// [`State::filled`] and on. Then [`classify`] gives logits.
 ///
-/// `pos` may be at most [`State::filled`]; a smaller one forgets the positions from there on, 0
-/// starts a new sequence. A sequence belongs to one model, at one place in memory.
+/// [`State::rewind`] goes back to an earlier position or to a new sequence. A sequence belongs to
+/// one model, at one place in memory.
 ///
 /// # Errors
 /// As [`begin`] and [`step`].
-pub fn forward(
-    model: &Model<'_>,
-    state: &mut State<'_>,
-    engine: &Engine<'_>,
-    tokens: &[u32],
-    pos: usize,
-) -> Result<(), Error> {
-    begin(model, state, tokens, pos)?;
+pub fn forward(model: &Model<'_>, state: &mut State<'_>, engine: &Engine<'_>, tokens: &[u32]) -> Result<(), Error> {
+    begin(model, state, tokens)?;
     while step(model, state, engine)? {}
     Ok(())
 }
 
 /// Starts a pass over `tokens`: looks up their embeddings. [`step`] does the rest, layer by layer,
-/// with time for a watchdog or other tasks in between.
+/// with time for a watchdog or other tasks in between. A pass that has not ended is given up.
 ///
 /// # Errors
 /// [`Error::ModelMismatch`], [`Error::OtherModel`] when another model began the sequence,
 /// [`Error::Batch`], [`Error::Position`] or [`Error::Token`]; the state is then as before.
-pub fn begin(model: &Model<'_>, state: &mut State<'_>, tokens: &[u32], pos: usize) -> Result<(), Error> {
+pub fn begin(model: &Model<'_>, state: &mut State<'_>, tokens: &[u32]) -> Result<(), Error> {
+    begin_at(model, state, tokens, state.filled)
+}
+
+/// [`State::rewind`] to `pos` and [`begin`] in one, which an error leaves undone.
+pub(crate) fn begin_at(model: &Model<'_>, state: &mut State<'_>, tokens: &[u32], pos: usize) -> Result<(), Error> {
     check_config(model, state)?;
     let Config { dim, vocab_size, .. } = *model.config();
     let limits = state.plan.limits;

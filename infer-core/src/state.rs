@@ -115,10 +115,24 @@ impl<'s> State<'s> {
         &self.plan
     }
 
-    /// Positions of the sequence so far: the next token goes here. To start a new sequence, begin
-    /// again at 0.
+    /// Positions of the sequence so far: the next token goes here.
     pub fn filled(&self) -> usize {
         self.filled
+    }
+
+    /// Forgets the positions from `pos` on, and a pass that has not ended; 0 begins a new sequence.
+    ///
+    /// # Errors
+    /// [`Error::Position`] when `pos` is above [`filled`](State::filled); the state is then as
+    /// before.
+    pub fn rewind(&mut self, pos: usize) -> Result<(), Error> {
+        if pos > self.filled {
+            let max_seq = self.plan.limits.max_seq;
+            return Err(Error::Position { pos, n_tokens: 0, filled: self.filled, max_seq });
+        }
+        self.filled = pos;
+        self.progress.rows = 0;
+        Ok(())
     }
 
     /// The logits (vocab_size) of the last [`classify`](crate::classify).

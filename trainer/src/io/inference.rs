@@ -111,7 +111,7 @@ pub fn perplexity(
 ) -> anyhow::Result<Perplexity> {
     let limits = Limits::new(tokens.len()).with_batch(BATCH.min(tokens.len()));
     let mut buffers = Buffers::new(model.config(), limits)?;
-    let engine = Engine { kernels: Kernels::detect(), runner: &Serial };
+    let engine = Engine::new(Kernels::detect(), &Serial);
     let mut perplexity = Perplexity::default();
     perplexity.add_window(model, &mut buffers.state()?, &engine, tokenizer, tokens, targets)?;
     Ok(perplexity)
