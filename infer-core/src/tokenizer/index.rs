@@ -29,7 +29,7 @@ pub struct IndexEntry {
 }
 
 impl IndexEntry {
-    /// Content does not matter before the index is built.
+    /// An element to make a slice of: building the index overwrites it.
     pub const EMPTY: IndexEntry = IndexEntry { offset: 0, head: NONE, next: NONE };
 }
 
@@ -110,7 +110,8 @@ impl<'t> Pieces<'t> {
         }
     }
 
-    /// The token of two neighbours' text together, or `NONE`. Control and byte tokens never merge.
+    /// The token whose piece is the pieces of two neighbours together, or `NONE`. Control and byte
+    /// tokens never merge.
     pub fn pair(&self, left: u32, right: u32) -> u32 {
         let first = if self.byte_tokens { FIRST_BYTE + 256 } else { FIRST_BYTE };
         if left < first || right < first {
@@ -163,7 +164,7 @@ const fn bucket(hash: u32, n: usize) -> usize {
     ((hash.wrapping_mul(0x9e37_79b1) as u64 * n as u64) >> 32) as usize
 }
 
-/// End of the entry at `offset`, if it is whole and sane.
+/// Checks the entry at `offset` and returns its end.
 const fn check_entry(bytes: &[u8], offset: usize, token: usize, vocab_size: usize) -> Result<usize, Error> {
     let truncated = Error::TokenizerTruncated { token, vocab_size, have: bytes.len() };
     let Some((_, entry)) = bytes.split_at_checked(offset) else { return Err(truncated) };
@@ -180,7 +181,7 @@ const fn check_entry(bytes: &[u8], offset: usize, token: usize, vocab_size: usiz
     Ok(offset + ENTRY_HEADER + length as usize)
 }
 
-/// The text of the entry at `offset`; empty if there is none.
+/// The piece of the entry at `offset`; empty if there is no entry.
 const fn piece_at(bytes: &[u8], offset: usize) -> &[u8] {
     let Some((_, entry)) = bytes.split_at_checked(offset) else { return &[] };
     let (Some(length), Some((_, rest))) = (read_i32(entry, 4), entry.split_at_checked(ENTRY_HEADER)) else {

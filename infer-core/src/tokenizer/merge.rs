@@ -10,17 +10,17 @@ use crate::error::Error;
 pub struct MergeSlot {
     /// Current token; the merged one if it absorbed its right neighbours.
     token: u32,
-    /// Living neighbours.
+    /// The left neighbour that has not been merged away, or `NONE`; `next` is the right one.
     prev: u32,
     next: u32,
-    /// What the token becomes together with its right neighbour.
+    /// The token of the pair with the right neighbour, or `NONE`.
     merged: u32,
     /// Node of the tournament over all slots: the slot with the best merge below it.
     winner: u32,
 }
 
 impl MergeSlot {
-    /// Content does not matter.
+    /// An element to make a slice of: encoding overwrites it.
     pub const EMPTY: MergeSlot = MergeSlot { token: 0, prev: NONE, next: NONE, merged: NONE, winner: 0 };
 }
 
@@ -112,8 +112,8 @@ fn replay(pieces: &Pieces<'_>, slots: &mut [MergeSlot], slot: u32) {
     }
 }
 
-/// One match: the better of the winners of nodes 2·node and 2·node + 1. Nodes from n on are the
-/// slots themselves.
+/// Plays one match: the better of the winners of nodes 2·node and 2·node + 1 wins. Nodes from n on
+/// are the slots themselves.
 fn play(pieces: &Pieces<'_>, slots: &mut [MergeSlot], node: usize) {
     let n = slots.len();
     let contender = |node: usize| {
