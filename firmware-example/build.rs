@@ -20,8 +20,8 @@ use std::{env, fs};
 
 use infer_core::format::{Header, Version};
 use infer_core::{
-    Aligned, Config, Engine, HASH_START, IndexEntry, KvBuffers, KvType, MergeSlot, ProbIndex, Tokenizer, hash_bytes,
-    shapes,
+    Buffers, Config, Engine, HASH_START, KvType, MergeSlot, ModelBytes, OwnedTokenizer, ProbIndex, Tokenizer,
+    hash_bytes, shapes,
 };
 
 /// The project's own model.
@@ -149,38 +149,22 @@ fn random_tokenizer() -> Vec<u8> {
 /// The hashes of the logits of the story and of the benchmark, computed here.
 fn host_hashes(model: &[u8], tokenizer: &[u8]) -> Result<[u64; 2], Box<dyn Error>> {
     let config = Config::from_header(model).map_err(|e| format!("MODEL: {e}"))?;
-    let plan = config.plan(story::limits(config.seq_len))?;
-    let mut blocks = vec![Aligned([0u8; 16]); model.len().div_ceil(16)];
-    blocks.iter_mut().zip(model.chunks(16)).for_each(|(block, bytes)| block.0[..bytes.len()].copy_from_slice(bytes));
-    // SAFETY: the blocks are 16 bytes without padding.
-    #[allow(unsafe_code)]
-    let model = unsafe { std::slice::from_raw_parts(blocks.as_ptr().cast::<u8>(), model.len()) };
-    let mut index = vec![IndexEntry::EMPTY; config.vocab_size];
-    let tokenizer = Tokenizer::new(tokenizer, config.vocab_size, &mut index).map_err(|e| format!("TOKENIZER: {e}"))?;
-    let (mut f32_values, mut i8_values, mut scales);
-    let kv = match settings::KV {
-        KvType::F32 => {
-            f32_values = vec![0.0; plan.kv_values];
-            KvBuffers::F32(&mut f32_values)
-        }
-        KvType::I8 => {
-            (i8_values, scales) = (vec![0; plan.kv_values], vec![0.0; plan.kv_scales]);
-            KvBuffers::I8 { values: &mut i8_values, scales: &mut scales }
-        }
-    };
+    let model = ModelBytes::copy(model)?;
+    let tokenizer = OwnedTokenizer::new(tokenizer, config.vocab_size).map_err(|e| format!("TOKENIZER: {e}"))?;
+    let mut buffers = Buffers::new(&config, story::limits(config.seq_len))?;
     let most = Tokenizer::max_tokens(settings::PROMPT.len());
-    let mut memory = story::Memory {
-        state: story::Buffers { hot_f32: &mut vec![0.0; plan.hot_f32], hot_i8: &mut vec![0; plan.hot_i8], kv },
-        candidates: &mut vec![ProbIndex::default(); plan.sampler],
+    let mut scratch = story::Scratch {
+        candidates: &mut vec![ProbIndex::default(); config.vocab_size],
         merge: &mut vec![MergeSlot::EMPTY; most],
         tokens: &mut vec![0; most],
     };
     let engine = Engine::scalar();
     let request = story::Request::new(settings::PROMPT);
-    let story = story::tell(model, &plan, &tokenizer, &engine, &request, &mut memory, &mut Nobody)
+    let state = buffers.state()?;
+    let story = story::tell(model.bytes(), state, &tokenizer.get(), &engine, &request, &mut scratch, &mut Nobody)
         .map_err(|e| format!("MODEL: {e}"))?;
-    let tokens = settings::BENCH_TOKENS.min(plan.limits.max_seq);
-    Ok([story.hash, story::greedy(model, &plan, &engine, &mut memory, tokens, |_| ())?])
+    let tokens = settings::BENCH_TOKENS.min(buffers.plan().limits.max_seq);
+    Ok([story.hash, story::greedy(model.bytes(), buffers.state()?, &engine, tokens, |_| ())?])
 }
 
 struct Nobody;

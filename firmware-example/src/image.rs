@@ -8,13 +8,13 @@ use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use infer_core::{
-    Aligned, Config, HASH_START, IndexEntry, KvBuffers, KvType, MergeSlot, Plan, ProbIndex, Tokenizer, build_index,
-    hash_bytes,
+    Aligned, Config, Error, HASH_START, HotBuffers, IndexEntry, KvBuffers, KvType, MergeSlot, Plan, ProbIndex, State,
+    Tokenizer, build_index, hash_bytes,
 };
 
 use crate::board;
 use crate::settings::MAX_PROMPT;
-use crate::story::{self, Buffers, Memory};
+use crate::story::{self, Scratch};
 
 #[unsafe(link_section = ".model")]
 static MODEL: Aligned<[u8; MODEL_LEN]> = Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/model.bin")));
@@ -73,8 +73,28 @@ pub fn tokenizer() -> Tokenizer<'static> {
 /// Room for elements that get their values at run time, so that the memory needs no image in flash.
 type Room<T, const N: usize> = MaybeUninit<[T; N]>;
 
-/// The buffers; `None` from the second call on.
-pub fn memory() -> Option<Memory<'static>> {
+/// The memory of a run.
+pub struct Memory {
+    hot_f32: &'static mut [f32],
+    hot_i8: &'static mut [i8],
+    kv: KvBuffers<'static>,
+    pub scratch: Scratch<'static>,
+}
+
+impl Memory {
+    /// An empty state, and the scratch beside it.
+    pub fn state(&mut self) -> Result<(State<'_>, &mut Scratch<'static>), Error> {
+        let kv = match &mut self.kv {
+            KvBuffers::F32(values) => KvBuffers::F32(values),
+            KvBuffers::I8 { values, scales } => KvBuffers::I8 { values, scales },
+        };
+        let state = State::new(&PLAN, HotBuffers { f32: self.hot_f32, i8: self.hot_i8 }, kv)?;
+        Ok((state, &mut self.scratch))
+    }
+}
+
+/// The memory; `None` from the second call on.
+pub fn memory() -> Option<Memory> {
     // sections.x places .hot and .cold in the memories that the board names for them.
     #[unsafe(link_section = ".hot.f32")]
     static mut HOT_F32: Room<f32, { PLAN.hot_f32 }> = MaybeUninit::uninit();
@@ -106,10 +126,14 @@ pub fn memory() -> Option<Memory<'static>> {
             }
         };
         Some(Memory {
-            state: Buffers { hot_f32: fill(&mut *&raw mut HOT_F32, 0.0), hot_i8: fill(&mut *&raw mut HOT_I8, 0), kv },
-            candidates: fill(&mut *&raw mut CANDIDATES, ProbIndex { prob: 0.0, index: 0 }),
-            merge: fill(&mut *&raw mut MERGE, MergeSlot::EMPTY),
-            tokens: fill(&mut *&raw mut TOKENS, 0),
+            hot_f32: fill(&mut *&raw mut HOT_F32, 0.0),
+            hot_i8: fill(&mut *&raw mut HOT_I8, 0),
+            kv,
+            scratch: Scratch {
+                candidates: fill(&mut *&raw mut CANDIDATES, ProbIndex { prob: 0.0, index: 0 }),
+                merge: fill(&mut *&raw mut MERGE, MergeSlot::EMPTY),
+                tokens: fill(&mut *&raw mut TOKENS, 0),
+            },
         })
     }
 }

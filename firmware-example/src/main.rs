@@ -4,9 +4,9 @@
 #![no_main]
 
 use cortex_m_rt::entry;
-use firmware_example::image::{self, PLAN, STORY_HASH};
+use firmware_example::image::{self, Memory, STORY_HASH};
 use firmware_example::settings::{MAX_PROMPT, PROMPT};
-use firmware_example::story::{self, Listener, Memory, Request, Summary};
+use firmware_example::story::{self, Listener, Request, Summary};
 use firmware_example::{board, engine, print, stack};
 
 #[entry]
@@ -40,10 +40,13 @@ fn run() -> Option<()> {
     }
 }
 
-fn tell(prompt: &str, memory: &mut Memory<'_>) -> Option<Summary> {
+fn tell(prompt: &str, memory: &mut Memory) -> Option<Summary> {
     let request = Request::new(prompt);
     let tokenizer = image::tokenizer();
-    match story::tell(image::model(), &PLAN, &tokenizer, &engine(), &request, memory, &mut Terminal) {
+    let told = memory.state().and_then(|(state, scratch)| {
+        story::tell(image::model(), state, &tokenizer, &engine(), &request, scratch, &mut Terminal)
+    });
+    match told {
         Ok(summary) => Some(summary),
         Err(error) => {
             print::error(&error);

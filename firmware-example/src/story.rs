@@ -4,8 +4,8 @@
 //! model. Equal hashes mean equal bits of every logit.
 
 use infer_core::{
-    BOS, Engine, Error, HASH_START, HotBuffers, KvBuffers, Limits, MergeSlot, Model, Plan, ProbIndex, Sampler, State,
-    Tokenizer, begin, classify, forward, hash_logits, step,
+    BOS, Engine, Error, HASH_START, Limits, MergeSlot, Model, ProbIndex, Sampler, State, Tokenizer, begin, classify,
+    forward, hash_logits, step,
 };
 
 use crate::settings;
@@ -16,30 +16,12 @@ pub const fn limits(seq_len: usize) -> Limits {
     Limits::new(max_seq).with_kv(settings::KV)
 }
 
-/// The memory of a run, of at least the sizes in the plan and of `Tokenizer::max_tokens` of the
-/// prompt.
-pub struct Memory<'a> {
-    pub state: Buffers<'a>,
+/// Memory beside the model's state, of at least the sizes in the plan and of
+/// `Tokenizer::max_tokens` of the prompt.
+pub struct Scratch<'a> {
     pub candidates: &'a mut [ProbIndex],
     pub merge: &'a mut [MergeSlot],
     pub tokens: &'a mut [u32],
-}
-
-/// The memory of a state.
-pub struct Buffers<'a> {
-    pub hot_f32: &'a mut [f32],
-    pub hot_i8: &'a mut [i8],
-    pub kv: KvBuffers<'a>,
-}
-
-impl Buffers<'_> {
-    fn state(&mut self, plan: &Plan) -> Result<State<'_>, Error> {
-        let kv = match &mut self.kv {
-            KvBuffers::F32(values) => KvBuffers::F32(values),
-            KvBuffers::I8 { values, scales } => KvBuffers::I8 { values, scales },
-        };
-        State::new(plan, HotBuffers { f32: self.hot_f32, i8: self.hot_i8 }, kv)
-    }
 }
 
 /// What to tell.
@@ -79,25 +61,25 @@ pub trait Listener {
     fn between_layers(&mut self) -> bool;
 }
 
-/// Continues the prompt up to the last position, or until the model ends the sequence.
+/// Continues the prompt, from an empty state up to its last position, or until the model ends the
+/// sequence.
 pub fn tell(
     model: &[u8],
-    plan: &Plan,
+    mut state: State<'_>,
     tokenizer: &Tokenizer<'_>,
     engine: &Engine<'_>,
     request: &Request<'_>,
-    memory: &mut Memory<'_>,
+    scratch: &mut Scratch<'_>,
     listener: &mut impl Listener,
 ) -> Result<Summary, Error> {
     let model = Model::from_bytes(model)?;
     let mut sampler = Sampler::new(request.temperature, request.top_p, request.seed)?;
-    let n_tokens = tokenizer.encode(request.prompt, true, memory.merge, memory.tokens)?;
-    let max_seq = plan.limits.max_seq.min(request.steps);
+    let n_tokens = tokenizer.encode(request.prompt, true, scratch.merge, scratch.tokens)?;
+    let max_seq = state.plan().limits.max_seq.min(request.steps);
     if n_tokens > max_seq {
         return Err(Error::Position { pos: 0, n_tokens, filled: 0, max_seq });
     }
-    let prompt = memory.tokens.get(..n_tokens).unwrap_or(&[]);
-    let mut state = memory.state.state(plan)?;
+    let prompt = scratch.tokens.get(..n_tokens).unwrap_or(&[]);
     let mut token = BOS; // as the prompt begins
     let mut summary = Summary { positions: 0, ended: false, hash: HASH_START };
     for pos in 0..max_seq {
@@ -114,7 +96,7 @@ pub fn tell(
         summary.hash = hash_logits(summary.hash, logits);
         let next = match prompt.get(pos + 1) {
             Some(next) => *next,
-            None => sampler.sample(logits, memory.candidates)?,
+            None => sampler.sample(logits, scratch.candidates)?,
         };
         if next == BOS {
             summary.ended = true;
@@ -130,14 +112,12 @@ pub fn tell(
 /// each, with its position.
 pub fn greedy(
     model: &[u8],
-    plan: &Plan,
+    mut state: State<'_>,
     engine: &Engine<'_>,
-    memory: &mut Memory<'_>,
     tokens: usize,
     mut lap: impl FnMut(usize),
 ) -> Result<u64, Error> {
     let model = Model::from_bytes(model)?;
-    let mut state = memory.state.state(plan)?;
     let mut sampler = Sampler::new(0.0, 0.0, 1)?;
     let (mut token, mut hash) = (BOS, HASH_START);
     for pos in 0..tokens {

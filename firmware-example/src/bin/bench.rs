@@ -33,7 +33,7 @@ fn run() -> Option<()> {
             *cycles = clock.cycles().wrapping_sub(*cycles);
         }
     };
-    match story::greedy(image::model(), &PLAN, &engine, &mut memory, TOKENS, lap) {
+    match memory.state().and_then(|(state, _)| story::greedy(image::model(), state, &engine, TOKENS, lap)) {
         Ok(hash) => {
             let thousand = |cycles: u64| cycles * 1_000_000 / u64::from(board::CLOCK_HZ);
             print::text("thousand instructions per token: ");

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A model that answers every message with the same letters, "acdef…" so many, and the token `end`.
+/// A model that answers every message with the same letters, "acdef…", and then the token `end`.
 /// Layers add nothing, so that a token decides the next one. Without an end the letters begin
 /// again.
 pub fn fixed_answers(test: &str, seq_len: usize, letters: usize, end: Option<usize>) -> (PathBuf, String) {
@@ -39,7 +39,7 @@ fn thoughtful(test: &str, seq_len: usize) -> (PathBuf, String) {
     random_model(test, |model| *model = RandomModel::new(infer_core::Config { seq_len, ..config(32, 24, 2, 4, 2) }, 5))
 }
 
-/// What the chat wrote to standard output and to standard error.
+/// Runs a chat. Returns its standard output and standard error.
 fn chat(model: &str, flags: &[&str], input: &str) -> (String, String) {
     let output = run_with_input(&[&[model, "-m", "chat", "-t", "0"], flags].concat(), input.as_bytes());
     (stdout(&output).to_owned(), String::from_utf8(output.stderr).unwrap())
@@ -151,8 +151,8 @@ fn messages_that_never_fit_are_refused_and_the_chat_goes_on() {
     // One more fits.
     assert_eq!(answers(&chat(&model, &["-y", ""], &format!("{}\n", "b".repeat(63))).0), ["a\n"]);
 
-    // Text that is none is refused alike, and what can be known before the chat is an error of the
-    // command line.
+    // Bytes that are not text are refused alike. What can be known before the chat is an error of
+    // the command line.
     let output = run_with_input(&[&model, "-m", "chat", "-y", "", "-t", "0"], b"b\xff\x1b[2J\nb\n");
     assert_eq!(output.status.code(), Some(2));
     assert_eq!(String::from_utf8_lossy(&output.stdout), "User: User: Assistant: a\nUser: \n");

@@ -93,11 +93,12 @@ fn inspect_plans_what_firmware_links() {
     assert_fails(&run(&["inspect", &heads_of_2, "--plan", "kv=int8"]), 1, &["model.bin", "multiple of 4"]);
 }
 
-/// What a C program is told at run time.
+/// The memory that a C program is told of at run time.
 #[allow(unsafe_code)]
 fn parts_in_c(model: &[u8], limits: infer_limits) -> [usize; INFER_PARTS] {
     let mut memory = std::mem::MaybeUninit::uninit();
-    // SAFETY: the model has so many bytes, and all pointers point to what they should.
+    // SAFETY: the model pointer and length are those of a slice, and the other pointers are those
+    // of local variables of the right types.
     let memory = unsafe {
         assert_eq!(infer_plan(model.as_ptr().cast(), model.len(), &limits, memory.as_mut_ptr()).code, 0);
         memory.assume_init()
@@ -138,7 +139,7 @@ fn quantize_gives_llama2c_s_file_from_every_version() {
     let original = run(&["perplexity", &v0, &text, "-z", &tok, "--windows", "4"]);
     let (got, want) = (number(&output, "nats per token"), number(&original, "nats per token"));
     assert!((got / want - 1.0).abs() < 0.005, "{got} instead of {want}");
-    // Nothing but the files that were asked for.
+    // The folder holds nothing but the files that were asked for.
     assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 3);
 }
 
