@@ -34,7 +34,7 @@ fn run() -> Option<()> {
         print::text("\nA beginning, or an empty line to end: ");
         match read_line(&mut line) {
             Some("") => return Some(()),
-            Some(prompt) => drop(tell(prompt, &mut memory)), // it has said what is wrong
+            Some(prompt) => drop(tell(prompt, &mut memory)), // `tell` has printed the error
             None => print::text("\nerror: that is longer than MAX_PROMPT (src/settings.rs), or no UTF-8\n"),
         }
     }
@@ -42,17 +42,10 @@ fn run() -> Option<()> {
 
 fn tell(prompt: &str, memory: &mut Memory) -> Option<Summary> {
     let request = Request::new(prompt);
-    let tokenizer = image::tokenizer();
-    let told = memory.state().and_then(|(state, scratch)| {
-        story::tell(image::model(), state, &tokenizer, &engine(), &request, scratch, &mut Terminal)
+    let told = memory.lend().and_then(|(state, scratch)| {
+        story::tell(image::model(), &image::tokenizer(), &engine(), &request, state, scratch, &mut Terminal)
     });
-    match told {
-        Ok(summary) => Some(summary),
-        Err(error) => {
-            print::error(&error);
-            None
-        }
-    }
+    told.inspect_err(print::error).ok()
 }
 
 struct Terminal;
@@ -68,7 +61,7 @@ impl Listener for Terminal {
     }
 }
 
-/// Reads and echoes a line; `None` for one that does not fit or is no UTF-8.
+/// Reads and echoes a line; `None` for one that does not fit or is not UTF-8.
 fn read_line(line: &mut [u8]) -> Option<&str> {
     let mut len = 0;
     loop {

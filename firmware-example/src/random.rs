@@ -3,9 +3,11 @@
 use infer_core::format::{Header, Tensor, TensorName};
 use infer_core::{Error, WeightType, math};
 
-/// Writes a model of random weights, of a size that keeps activations near 1, so that the logits
-/// differ and every layer matters. Each number that is stored as f32 goes through `change`. Returns
-/// the size of the file.
+/// Fills a model file with random weights, of a size that keeps activations near 1, so that the
+/// logits differ and every layer matters. Each number that is stored as f32 goes through `change`,
+/// which may damage it. Returns the size of the file.
+///
+/// `infer_core::format::write` would want std, room for a matrix in f32, and sound weights.
 pub fn write_model(
     header: &Header,
     file: &mut [u8],

@@ -10,13 +10,13 @@ use infer_core::{
 
 use crate::settings;
 
-/// The limits of a run: the settings, cut to what the model was trained for.
+/// The limits of a run: the settings, with at most the positions that the model was trained for.
 pub const fn limits(seq_len: usize) -> Limits {
     let max_seq = if settings::MAX_SEQ < seq_len { settings::MAX_SEQ } else { seq_len };
     Limits::new(max_seq).with_kv(settings::KV)
 }
 
-/// Memory beside the model's state, of at least the sizes in the plan and of
+/// Scratch of the sampler, of the size in the plan, and of the tokenizer, with
 /// `Tokenizer::max_tokens` of the prompt.
 pub struct Scratch<'a> {
     pub candidates: &'a mut [ProbIndex],
@@ -24,13 +24,13 @@ pub struct Scratch<'a> {
     pub tokens: &'a mut [u32],
 }
 
-/// What to tell.
+/// A story to tell.
 pub struct Request<'a> {
     pub prompt: &'a str,
     pub temperature: f32,
     pub top_p: f32,
     pub seed: u64,
-    /// Positions to run for, prompt included; at most what the plan has.
+    /// Positions to run for, prompt included; those of the plan are the most.
     pub steps: usize,
 }
 
@@ -42,7 +42,7 @@ impl Request<'_> {
     }
 }
 
-/// How a story went.
+/// The outcome of a story.
 pub struct Summary {
     /// Positions computed.
     pub positions: usize,
@@ -52,23 +52,22 @@ pub struct Summary {
     pub hash: u64,
 }
 
-/// Whoever is told a story.
+/// The receiver of a story.
 pub trait Listener {
     /// The text of the token that follows position `pos`.
     fn text(&mut self, pos: usize, token: u32, text: &[u8]);
-    /// Time for other things, after each layer: watchdogs, tasks, the serial line. False ends the
+    /// Called after each layer, with time for watchdogs, tasks or the serial line. False ends the
     /// story.
     fn between_layers(&mut self) -> bool;
 }
 
-/// Continues the prompt, from an empty state up to its last position, or until the model ends the
-/// sequence.
+/// Continues the prompt up to the last position, or until the model ends the sequence.
 pub fn tell(
     model: &[u8],
-    mut state: State<'_>,
     tokenizer: &Tokenizer<'_>,
     engine: &Engine<'_>,
     request: &Request<'_>,
+    mut state: State<'_>,
     scratch: &mut Scratch<'_>,
     listener: &mut impl Listener,
 ) -> Result<Summary, Error> {
@@ -80,7 +79,7 @@ pub fn tell(
         return Err(Error::Position { pos: 0, n_tokens, filled: 0, max_seq });
     }
     let prompt = scratch.tokens.get(..n_tokens).unwrap_or(&[]);
-    let mut token = BOS; // as the prompt begins
+    let mut token = BOS; // the first token of every prompt
     let mut summary = Summary { positions: 0, ended: false, hash: HASH_START };
     for pos in 0..max_seq {
         begin(&model, &mut state, &[token])?;
@@ -108,12 +107,12 @@ pub fn tell(
     Ok(summary)
 }
 
-/// The hash of all logits of `tokens` greedy tokens from BOS on; `lap` is called before and after
-/// each, with its position.
+/// Hashes all logits of `tokens` greedy tokens from BOS on. Calls `lap` before and after each, with
+/// its position.
 pub fn greedy(
     model: &[u8],
-    mut state: State<'_>,
     engine: &Engine<'_>,
+    mut state: State<'_>,
     tokens: usize,
     mut lap: impl FnMut(usize),
 ) -> Result<u64, Error> {

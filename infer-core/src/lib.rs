@@ -51,8 +51,8 @@
 #[cfg(target_endian = "big")]
 compile_error!("model files are little endian and are used where they lie: big-endian targets are not supported");
 
-// The C library for a desktop takes the panic handler of std; on bare metal and in WebAssembly it has
-// its own.
+// The C library for a desktop takes the panic handler of std; on bare metal and in WebAssembly it
+// has its own.
 #[cfg(any(test, feature = "std", all(feature = "capi", not(any(target_os = "none", target_family = "wasm")))))]
 extern crate std;
 
@@ -78,7 +78,7 @@ mod runner;
 mod sampler;
 pub mod shapes;
 mod state;
-mod tokenizer;
+pub mod tokenizer;
 
 pub use cache::KvBuffers;
 pub use config::{Config, WeightType};

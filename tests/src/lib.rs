@@ -8,6 +8,7 @@ pub mod oracle;
 pub mod random;
 mod run;
 pub mod shared;
+pub mod tokenizer;
 pub mod tolerance;
 
 pub use run::Run;

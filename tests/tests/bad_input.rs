@@ -3,7 +3,7 @@
 use infer_core::format::{HEADER_V1, Header, TensorName, Version};
 use infer_core::{
     Config, Engine, Error, HotBuffers, IndexEntry, Kernels, KvBuffers, KvType, Limits, Model, Sampler, Serial, State,
-    Tokenizer, WeightType, begin, classify, count_entries, forward, step,
+    Tokenizer, WeightType, begin, classify, count_entries, forward, step, tokenizer,
 };
 use tests::Run;
 use tests::random::{File, RandomModel, config};
@@ -383,12 +383,8 @@ fn a_thread_that_does_not_round_to_nearest_gets_no_state() {
 }
 
 fn tokenizer_file(pieces: &[(f32, &[u8])]) -> Vec<u8> {
-    let mut bytes = 27u32.to_le_bytes().to_vec();
-    for (score, piece) in pieces {
-        bytes.extend(score.to_le_bytes());
-        bytes.extend((piece.len() as u32).to_le_bytes());
-        bytes.extend(*piece);
-    }
+    let mut bytes = Vec::new();
+    tokenizer::write(&mut bytes, 27, pieces.iter().copied()).unwrap();
     bytes
 }
 

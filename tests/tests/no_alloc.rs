@@ -40,13 +40,8 @@ static ALLOCATOR: Counting = Counting;
 #[test]
 fn a_whole_run_allocates_nothing() {
     let file = RandomModel::new(config(48, 31, 2, 6, 2), 7).to_file(Version::V0);
-    let mut vocabulary = 0u32.to_le_bytes().to_vec();
-    for id in 0..300u32 {
-        let piece = char::from_u32(0x20 + id).unwrap().to_string();
-        vocabulary.extend((-(id as f32)).to_le_bytes());
-        vocabulary.extend((piece.len() as u32).to_le_bytes());
-        vocabulary.extend(piece.as_bytes());
-    }
+    let pieces = (0..300).map(|id| char::from_u32(0x20 + id).unwrap().to_string());
+    let vocabulary = tests::tokenizer::file(0, pieces);
     let (mut f32s, mut i8s);
     for kv in [KvType::F32, KvType::I8] {
         let plan = config(48, 31, 2, 6, 2).plan(Limits::new(40).with_batch(4).with_kv(kv)).unwrap();

@@ -46,19 +46,9 @@ fn model() -> (File, Config) {
 
 /// A tokenizer.bin whose entries are single characters.
 fn vocabulary() -> Vec<u8> {
-    let mut file = 0u32.to_le_bytes().to_vec();
-    for id in 0..300u32 {
-        let piece = match id {
-            0 => "<unk>".into(),
-            1 => "\n<s>\n".into(),
-            2 => "\n</s>\n".into(),
-            3.. => char::from_u32(0x1d + id).unwrap().to_string(),
-        };
-        file.extend((-(id as f32)).to_le_bytes());
-        file.extend((piece.len() as u32).to_le_bytes());
-        file.extend(piece.as_bytes());
-    }
-    file
+    let control = ["<unk>", "\n<s>\n", "\n</s>\n"].map(String::from);
+    let characters = (0x20..).map(|c| char::from_u32(c).unwrap().to_string());
+    tests::tokenizer::file(0, control.into_iter().chain(characters).take(300))
 }
 
 /// The tokens that a session picks behind a prompt, its batches and pool as given.

@@ -1,6 +1,6 @@
 //! The tokenizer against SentencePiece's ids and against the obvious quadratic algorithm.
 
-use infer_core::{BOS, Error, IndexEntry, MergeSlot, OwnedTokenizer, Tokenizer, build_index};
+use infer_core::{BOS, Error, IndexEntry, MergeSlot, OwnedTokenizer, Tokenizer, build_index, tokenizer};
 use serde::Deserialize;
 use tests::shared;
 
@@ -144,12 +144,8 @@ impl Naive {
     }
 
     fn to_file(&self) -> Vec<u8> {
-        let mut bytes = 0u32.to_le_bytes().to_vec();
-        for (score, piece) in &self.pieces {
-            bytes.extend(score.to_le_bytes());
-            bytes.extend((piece.len() as u32).to_le_bytes());
-            bytes.extend(piece.as_bytes());
-        }
+        let mut bytes = Vec::new();
+        tokenizer::write(&mut bytes, 0, self.pieces.iter().map(|(score, piece)| (*score, piece))).unwrap();
         bytes
     }
 }

@@ -78,8 +78,8 @@ impl Host<'_> {
         send(self.id, Reply::Accepted);
         let model = image::model();
         let reply = if image::is_intact(model) {
-            let told = memory.state().and_then(|(state, scratch)| {
-                story::tell(model, state, &image::tokenizer(), &engine(), request, scratch, self)
+            let told = memory.lend().and_then(|(state, scratch)| {
+                story::tell(model, &image::tokenizer(), &engine(), request, state, scratch, self)
             });
             match told {
                 Ok(summary) => Reply::Done(Statistics {
@@ -117,7 +117,7 @@ impl Listener for Host<'_> {
     }
 }
 
-/// Takes what has come in. True when a frame is complete.
+/// Takes the bytes that have come in. True when a frame is complete.
 fn receive(decoder: &mut Decoder<MAX_REQUEST>) -> bool {
     while let Some(byte) = board::read() {
         if decoder.push(byte) {

@@ -6,7 +6,7 @@
 use std::num::NonZeroUsize;
 
 use arbitrary::Arbitrary;
-use infer_core::format::{Header, Version};
+use infer_core::format::{Header, Version, write};
 use infer_core::{
     Config, Engine, Error, HotBuffers, Kernels, KvBuffers, KvType, Limits, Model, Plan, ProbIndex, Runner, Sampler,
     State, WeightType, begin, classify, forward, step,
@@ -198,20 +198,13 @@ fn any_calls(input: &Input, model: &Model<'_>, plan: &Plan) {
 /// A model file, aligned.
 fn model_memory(input: &Input, header: &Header) -> Vec<u32> {
     let layout = header.layout().unwrap();
-    let mut file = header.to_bytes().unwrap()[..header.size()].to_vec();
+    let mut file = Vec::new();
     let mut random = input.seed | 1;
-    for tensor in layout.iter() {
-        for _ in 0..tensor.count {
-            let n = tensor.rows * tensor.cols;
-            let (q, f32s) = match tensor.weights {
-                WeightType::Q8 { group_size } => (n, n / group_size),
-                _ => (0, n),
-            };
-            file.extend((0..q).map(|_| (uniform(&mut random) * 127.0) as i8 as u8));
-            let scale = if q > 0 { 1.0 / 127.0 } else { 1.0 };
-            (0..f32s).for_each(|_| file.extend((uniform(&mut random) * scale).to_le_bytes()));
-        }
-    }
+    write(&mut file, header, |name, _| {
+        let n = layout.get(name).map_or(0, |tensor| tensor.rows * tensor.cols);
+        (0..n).map(|_| uniform(&mut random)).collect()
+    })
+    .unwrap();
     assert_eq!(file.len() as u64, layout.file_bytes);
     let weights = &mut file[header.size()..];
     match &input.raw {
