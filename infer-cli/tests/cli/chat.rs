@@ -8,7 +8,7 @@ use super::*;
 pub fn fixed_answers(test: &str, seq_len: usize, letters: usize, end: Option<usize>) -> (PathBuf, String) {
     use infer_core::format::TensorName::*;
     let dim = (letters + 1).next_multiple_of(8);
-    let shape = infer_core::Config { shared_classifier: false, seq_len, ..config(dim, 5, 1, 4, 2) };
+    let shape = Config::new(dim, 5, 1, 4, 300, seq_len).with_kv_heads(2).with_own_classifier();
     let mut model = RandomModel::new(shape, 3);
     for tensor in [Wo, W2, TokEmb, Wcls] {
         model.tensor_mut(tensor).fill(0.0);
@@ -36,7 +36,7 @@ pub fn fixed_answers(test: &str, seq_len: usize, letters: usize, end: Option<usi
 
 /// A model whose answers depend on everything before.
 fn thoughtful(test: &str, seq_len: usize) -> (PathBuf, String) {
-    random_model(test, |model| *model = RandomModel::new(infer_core::Config { seq_len, ..config(32, 24, 2, 4, 2) }, 5))
+    random_model(test, |model| *model = RandomModel::new(Config::new(32, 24, 2, 4, 300, seq_len).with_kv_heads(2), 5))
 }
 
 /// Runs a chat. Returns its standard output and standard error.

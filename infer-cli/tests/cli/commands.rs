@@ -34,8 +34,8 @@ fn inspect_shows_header_tensors_and_plan() {
 #[test]
 fn inspect_plans_what_firmware_links() {
     let folder = scratch("plan");
-    let shape = infer_core::Config { vocab_size: 300, seq_len: 40, ..config(48, 32, 2, 6, 2) };
-    let shape = infer_core::Config { weights: infer_core::WeightType::Q8 { group_size: 16 }, ..shape };
+    let int8 = infer_core::WeightType::Q8 { group_size: 16 };
+    let shape = Config::new(48, 32, 2, 6, 300, 40).with_kv_heads(2).with_weights(int8);
     let (model, file) = (folder.join("model.bin"), RandomModel::new(shape, 3).to_file(Version::V2));
     std::fs::write(&model, file.bytes()).unwrap();
     let model = model.to_str().unwrap();
@@ -148,7 +148,8 @@ fn models_without_rotary_tables_are_like_those_with_them() {
     use infer_core::format::{Header, TensorName::*};
     for shared_classifier in [true, false] {
         let folder = scratch("bare");
-        let shape = infer_core::Config { shared_classifier, ..config(8, 16, 2, 4, 2) };
+        let shared = config(8, 16, 2, 4, 2);
+        let shape = if shared_classifier { shared } else { shared.with_own_classifier() };
         let whole = RandomModel::new(shape, 3).to_file(Version::V0).bytes().to_vec();
         let layout = Header::parse(&whole).unwrap().layout().unwrap();
         let [from, to] = [FreqCisReal, FreqCisImag].map(|name| layout.get(name).unwrap());

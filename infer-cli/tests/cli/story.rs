@@ -161,7 +161,7 @@ fn missing_and_damaged_files() {
 #[test]
 fn a_model_that_is_cut_while_it_runs_ends_the_story_with_an_error() {
     let folder = scratch("cut");
-    let mut model = RandomModel::new(infer_core::Config { seq_len: 400, ..config(8, 5, 2, 4, 2) }, 3);
+    let mut model = RandomModel::new(Config::new(8, 5, 2, 4, 300, 400).with_kv_heads(2), 3);
     // Only the long pieces are likely.
     model.tensor_mut(infer_core::format::TensorName::TokEmb)[8..259 * 8].fill(0.0);
     let path = folder.join("model.bin");
