@@ -6,7 +6,7 @@ use core::arch::asm;
 use super::asm::exact;
 use crate::kernels::cortex_m::asm::sum_four_lanes;
 use crate::kernels::{cortex_m, scalar};
-use crate::math::{LANES, dot};
+use crate::math::{LANES, dot, dot_q8};
 use crate::matrix::{Q8Matrix, rows_of};
 use crate::panel::Panel;
 
@@ -146,7 +146,7 @@ fn matmul_groups(add_group: AddGroup, w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], ou
         }
         let rows = rows_of(w.q, w.cols).zip(rows_of(w.s, groups)).skip(done);
         for (out, (q, s)) in rest.iter_mut().zip(rows) {
-            *out = scalar::dot_q8(q, s, x, xs, w.group_size);
+            *out = dot_q8(q, s, x, xs, w.group_size);
         }
     }
 }
