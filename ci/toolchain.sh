@@ -16,6 +16,7 @@ cargo_bare() {
     linker=$(rustc --print sysroot)/lib/rustlib/$(host)/bin/rust-lld
     env RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 CARGO_TARGET_THUMBV7EM_NONE_EABIHF_LINKER="$linker" \
         CARGO_TARGET_THUMBV8M_MAIN_NONE_EABIHF_LINKER="$linker" CARGO_TARGET_THUMBV6M_NONE_EABI_LINKER="$linker" \
+        CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER="$linker" \
         cargo "$@" -Zbuild-std=core --target "$target" --target-dir "$target_dir/bare"
 }
 

@@ -1,24 +1,13 @@
 //! Random models, for the build script and for the image `kernels`.
 
 use infer_core::format::{Header, Tensor, TensorName};
-use infer_core::{Config, Error, WeightType, math};
+use infer_core::{Error, WeightType, math};
 
-/// The shape of stories260K.
-pub const SHAPE: Config = Config {
-    dim: 64,
-    hidden_dim: 172,
-    n_layers: 5,
-    n_heads: 8,
-    n_kv_heads: 4,
-    vocab_size: 512,
-    seq_len: 512,
-    shared_classifier: true,
-    weights: WeightType::F32,
-};
-
-/// Writes a model of random weights, of a size that keeps activations near 1, so that the logits
-/// differ and every layer matters. Each number that is stored as f32 goes through `change`. Returns
-/// the size of the file.
+/// Fills a model file with random weights, of a size that keeps activations near 1, so that the
+/// logits differ and every layer matters. Each number that is stored as f32 goes through `change`,
+/// which may damage it. Returns the size of the file.
+///
+/// `infer_core::format::write` would want std, room for a matrix in f32, and sound weights.
 pub fn write_model(
     header: &Header,
     file: &mut [u8],

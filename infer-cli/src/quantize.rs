@@ -1,11 +1,12 @@
 //! Rewrites a model in int8, of any size: input pages are mapped and forgotten, output is streamed.
 
-use std::io::{self, BufWriter, Write};
+use std::borrow::Cow;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use anyhow::{Context, ensure};
-use infer_core::format::{Header, Tensor, Version, quantize_group};
+use anyhow::{Context, anyhow, ensure};
+use infer_core::format::{Header, Tensor, Version, WriteError, write};
 use infer_core::{Error, OwnedTokenizer, WeightType};
 use same_file::is_same_file;
 use tempfile::NamedTempFile;
@@ -31,28 +32,28 @@ pub fn run(input: &Path, output: &Path, tokenizer: Option<&Path>) -> anyhow::Res
     let tokenizer = Companion::find(input, output, tokenizer, config.vocab_size)?;
     let mut temporary = temporary_beside(output).with_context(out_file)?;
     remember_unfinished(Some(temporary.path().to_path_buf()));
-    let mut out = BufWriter::with_capacity(1 << 16, temporary.as_file_mut());
-    let header = target.to_bytes().with_context(in_file)?;
-    out.write_all(&header[..target.size()]).with_context(out_file)?;
     let targets = target.layout().with_context(in_file)?;
     let progress = progress(targets.file_bytes, "{bar:40} {bytes} of {total_bytes}, {eta} left")?;
-    for tensor in targets.iter() {
-        let from = layout.get(tensor.name).with_context(|| format!("{}: no {}", in_file(), tensor.name.as_str()))?;
-        for l in 0..tensor.count {
-            let weights = Weights::new(&bytes, &from, l);
-            write_tensor(&mut out, &tensor, &weights)
-                .with_context(|| format!("writing {} of layer {l} to {}", tensor.name.as_str(), output.display()))?;
-            progress.inc(tensor.stride);
+    let mut doing = "the header".to_owned();
+    let written = write(temporary.as_file_mut(), &target, |name, layer| {
+        doing = format!("{} of layer {layer}", name.as_str());
+        progress.set_position(targets.get(name).map_or(0, |t| t.offset + layer as u64 * t.stride));
+        layout.get(name).map_or(Cow::Borrowed(&[]), |tensor| weights(&bytes, &tensor, layer))
+    });
+    let WeightType::Q8 { group_size } = config.weights else { unreachable!("quantized() gives Q8") };
+    let written = written.map_err(|e| match e {
+        WriteError::NotFinite { index, .. } => {
+            let group = index / group_size;
+            anyhow!("a weight of group {group} is not a finite number: the model is damaged")
         }
-    }
-    out.flush().with_context(out_file)?;
-    drop(out);
+        e => e.into(),
+    });
+    written.with_context(|| format!("writing {doing} to {}", output.display()))?;
     temporary.as_file().sync_all().with_context(out_file)?;
     tokenizer.write()?; // first: a model without its tokenizer is of no use
     temporary.persist(output).with_context(out_file)?;
     remember_unfinished(None);
     progress.finish_and_clear();
-    let WeightType::Q8 { group_size } = config.weights else { unreachable!("quantized() gives Q8") };
     note(format_args!("{}: {} bytes, int8 in groups of {group_size}", output.display(), targets.file_bytes))?;
     if !output.with_file_name(TOKENIZER).exists() {
         note(format_args!("there is no {TOKENIZER} beside {}: -z brings one along", input.display()))?;
@@ -154,51 +155,21 @@ pub fn remove_unfinished() {
     }
 }
 
-/// The weights of one layer of a tensor, read from the file as f32 one by one: groups may cross
-/// rows, and scales need not be aligned.
-struct Weights<'a> {
-    bytes: &'a [u8],
-    tensor: Tensor,
-}
-
-impl<'a> Weights<'a> {
-    fn new(bytes: &'a [u8], tensor: &Tensor, l: usize) -> Weights<'a> {
-        let (start, stride) = ((tensor.offset + l as u64 * tensor.stride) as usize, tensor.stride as usize);
-        Weights { bytes: &bytes[start..start + stride], tensor: *tensor }
-    }
-
-    fn len(&self) -> usize {
-        self.tensor.rows * self.tensor.cols
-    }
-
-    fn get(&self, i: usize) -> f32 {
-        let f32_at = |at: usize| f32::from_le_bytes(self.bytes[at..at + 4].try_into().unwrap_or_default());
-        match self.tensor.weights {
-            WeightType::F32 => f32_at(4 * i),
-            WeightType::Q8 { group_size } => f32::from(self.bytes[i] as i8) * f32_at(self.len() + i / group_size * 4),
+/// The weights of one layer of a tensor. Groups of the input may cross rows, and scales need not be
+/// aligned.
+fn weights<'b>(bytes: &'b [u8], tensor: &Tensor, layer: usize) -> Cow<'b, [f32]> {
+    let (start, stride) = ((tensor.offset + layer as u64 * tensor.stride) as usize, tensor.stride as usize);
+    let bytes = &bytes[start..start + stride];
+    let f32s = |bytes: &'b [u8]| bytes.as_chunks().0.iter().map(|chunk| f32::from_le_bytes(*chunk));
+    match tensor.weights {
+        WeightType::F32 => match bytemuck::try_cast_slice(bytes) {
+            Ok(weights) => Cow::Borrowed(weights),
+            Err(_) => f32s(bytes).collect(), // read from a pipe
+        },
+        WeightType::Q8 { group_size } => {
+            let (q, scales) = bytes.split_at(tensor.rows * tensor.cols);
+            let groups = q.chunks_exact(group_size).zip(f32s(scales));
+            groups.flat_map(|(q, scale)| q.iter().map(move |&q| f32::from(q as i8) * scale)).collect()
         }
     }
-}
-
-fn write_tensor(out: &mut impl Write, tensor: &Tensor, weights: &Weights<'_>) -> anyhow::Result<()> {
-    let WeightType::Q8 { group_size } = tensor.weights else {
-        for i in 0..weights.len() {
-            out.write_all(&weights.get(i).to_le_bytes())?;
-        }
-        return Ok(());
-    };
-    let mut scales = Vec::with_capacity(weights.len() / group_size * 4);
-    let (mut group, mut q) = (vec![0.0; group_size], vec![0; group_size]);
-    for start in (0..weights.len()).step_by(group_size) {
-        group.iter_mut().enumerate().for_each(|(i, w)| *w = weights.get(start + i));
-        let scale = quantize_group(&group, &mut q);
-        ensure!(
-            scale.is_some(),
-            "a weight of group {} is not a finite number: the model is damaged",
-            start / group_size
-        );
-        out.write_all(&q.iter().map(|&q| q as u8).collect::<Vec<u8>>())?;
-        scales.extend(scale.unwrap_or_default().to_le_bytes());
-    }
-    Ok(out.write_all(&scales)?)
 }

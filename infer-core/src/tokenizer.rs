@@ -4,8 +4,13 @@
 //! and a hash table of the pieces that text can become. It can be built at compile time and lie in
 //! flash.
 
+#[cfg(feature = "std")]
+mod write;
+
 use crate::error::Error;
 use crate::format::read_i32;
+#[cfg(feature = "std")]
+pub use write::write;
 
 /// Beginning of a sequence.
 pub const BOS: u32 = 1;

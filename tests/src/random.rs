@@ -1,6 +1,6 @@
 //! Seeded random models of any shape, as files of any version.
 
-use infer_core::format::{Header, Tensor, TensorName, Version};
+use infer_core::format::{Header, Tensor, TensorName, Version, write};
 use infer_core::{Aligned, Config, WeightType};
 
 /// A configuration with shared classifier and f32 weights.
@@ -90,30 +90,24 @@ impl RandomModel {
     /// When the configuration does not fit the version.
     pub fn to_file(&self, version: Version) -> File {
         let header = Header { version, config: self.config };
-        let mut bytes = header.to_bytes().unwrap()[..header.size()].to_vec();
-        for tensor in header.layout().unwrap().iter() {
-            assert_eq!(bytes.len() as u64, tensor.offset, "{}", tensor.name.as_str());
-            let (_, weights) = self.tensors.iter().find(|(name, _)| *name == tensor.name).unwrap();
-            for layer in weights.chunks_exact(tensor.rows * tensor.cols) {
-                match tensor.weights {
-                    WeightType::F32 => bytes.extend(layer.iter().flat_map(|w| w.to_le_bytes())),
-                    WeightType::Q8 { group_size } => bytes.extend(quantized(layer, group_size)),
-                }
+        let layout = header.layout().unwrap();
+        let tensor = |name| &self.tensors.iter().find(|(n, _)| *n == name).unwrap().1;
+        let mut bytes = Vec::new();
+        write(&mut bytes, &header, |name, layer| {
+            let stack = tensor(name);
+            let n = stack.len() / layout.get(name).unwrap().count;
+            stack[layer * n..][..n].iter().map(|w| if w.is_finite() { *w } else { 0.0 }).collect()
+        })
+        .unwrap();
+        // Damage, which no writer writes, is put in afterwards.
+        for Tensor { name, offset, .. } in layout.iter() {
+            for (i, w) in tensor(name).iter().enumerate().filter(|(_, w)| !w.is_finite()) {
+                assert_ne!(version, Version::V2, "a damaged f32 weight has no place among int8 ones");
+                bytes[offset as usize + 4 * i..][..4].copy_from_slice(&w.to_le_bytes());
             }
         }
         File::new(&bytes)
     }
-}
-
-/// Weights, then scales, as docs/FORMAT.md says.
-fn quantized(weights: &[f32], group_size: usize) -> Vec<u8> {
-    let scale = |group: &[f32]| group.iter().fold(0f32, |max, w| max.max(w.abs())) / 127.0;
-    let groups = || weights.chunks_exact(group_size);
-    let q = groups().flat_map(|group| {
-        let s = scale(group);
-        group.iter().map(move |w| if s == 0.0 { 0 } else { (w / s).round_ties_even() as i8 as u8 })
-    });
-    q.chain(groups().flat_map(|group| scale(group).to_le_bytes())).collect()
 }
 
 /// The bytes of a file at an aligned address.

@@ -40,16 +40,11 @@ static ALLOCATOR: Counting = Counting;
 #[test]
 fn a_whole_run_allocates_nothing() {
     let file = RandomModel::new(config(48, 31, 2, 6, 2), 7).to_file(Version::V0);
-    let mut vocabulary = 0u32.to_le_bytes().to_vec();
-    for id in 0..300u32 {
-        let piece = char::from_u32(0x20 + id).unwrap().to_string();
-        vocabulary.extend((-(id as f32)).to_le_bytes());
-        vocabulary.extend((piece.len() as u32).to_le_bytes());
-        vocabulary.extend(piece.as_bytes());
-    }
+    let pieces = (0..300).map(|id| char::from_u32(0x20 + id).unwrap().to_string());
+    let vocabulary = tests::tokenizer::file(0, pieces);
     let (mut f32s, mut i8s);
     for kv in [KvType::F32, KvType::I8] {
-        let plan = config(48, 31, 2, 6, 2).plan(Limits { max_seq: 40, batch: 4, threads: 1, kv }).unwrap();
+        let plan = config(48, 31, 2, 6, 2).plan(Limits::new(40).with_batch(4).with_kv(kv)).unwrap();
         let buffers = match kv {
             KvType::F32 => {
                 f32s = vec![0.0; plan.kv_values];
@@ -81,16 +76,14 @@ fn run(plan: &Plan, file: &[u8], vocabulary: &[u8], kv: KvBuffers<'_>) {
     let n = tokenizer.encode("Once upon a time", true, &mut slots, &mut tokens).unwrap();
     let mut length = 0;
     for tokens in tokens[..n].chunks(4) {
-        let pos = state.filled();
-        forward(&model, &mut state, &engine, tokens, pos).unwrap();
+        forward(&model, &mut state, &engine, tokens).unwrap();
     }
     let mut row = (n - 1) % 4;
     while state.filled() < 40 {
         let logits = classify(&model, &mut state, &engine, row).unwrap();
         let token = sampler.sample(logits, &mut scratch).unwrap();
         length += tokenizer.decode(0, token).unwrap().len();
-        let pos = state.filled();
-        forward(&model, &mut state, &engine, &[token], pos).unwrap();
+        forward(&model, &mut state, &engine, &[token]).unwrap();
         row = 0;
     }
     assert_eq!(ALLOCATIONS.get() - before, 0);

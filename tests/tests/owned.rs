@@ -4,8 +4,8 @@ use std::num::NonZeroUsize;
 
 use infer_core::format::Version;
 use infer_core::{
-    BOS, Buffers, Config, Engine, Error, Kernels, KvType, Limits, ModelBytes, OwnedTokenizer, Perplexity, Pool,
-    Sampler, Serial, Session, Tokenizer, WeightType, nats, penalize,
+    BOS, Buffers, Config, Engine, Error, IndexEntry, Kernels, KvType, Limits, MergeSlot, ModelBytes, OwnedTokenizer,
+    Perplexity, Pool, Sampler, Serial, Session, Tokenizer, WeightType, nats, penalize,
 };
 use tests::Run;
 use tests::random::{File, RandomModel, config};
@@ -25,7 +25,7 @@ fn logits_do_not_depend_on_the_pool() {
         for threads in [1, 2, 3] {
             let pool = pool(threads);
             for (kernels, batch) in Kernels::all().flat_map(|kernels| [(kernels, 1), (kernels, 32)]) {
-                let engine = Engine { kernels, runner: &pool };
+                let engine = Engine::new(kernels, &pool);
                 let got = Run::with_engine(file.bytes(), batch, threads, engine).logits(&tokens).unwrap();
                 assert_eq!(got, want, "{}, {threads} threads, batch {batch}", kernels.name);
             }
@@ -46,19 +46,9 @@ fn model() -> (File, Config) {
 
 /// A tokenizer.bin whose entries are single characters.
 fn vocabulary() -> Vec<u8> {
-    let mut file = 0u32.to_le_bytes().to_vec();
-    for id in 0..300u32 {
-        let piece = match id {
-            0 => "<unk>".into(),
-            1 => "\n<s>\n".into(),
-            2 => "\n</s>\n".into(),
-            3.. => char::from_u32(0x1d + id).unwrap().to_string(),
-        };
-        file.extend((-(id as f32)).to_le_bytes());
-        file.extend((piece.len() as u32).to_le_bytes());
-        file.extend(piece.as_bytes());
-    }
-    file
+    let control = ["<unk>", "\n<s>\n", "\n</s>\n"].map(String::from);
+    let characters = (0x20..).map(|c| char::from_u32(c).unwrap().to_string());
+    tests::tokenizer::file(0, control.into_iter().chain(characters).take(300))
 }
 
 /// The tokens that a session picks behind a prompt, its batches and pool as given.
@@ -166,13 +156,16 @@ fn model_bytes_are_those_of_the_file() {
 #[test]
 fn an_owned_tokenizer_is_the_tokenizer() {
     let bytes = vocabulary();
-    let mut index = vec![infer_core::IndexEntry::EMPTY; 300];
+    let mut index = vec![IndexEntry::EMPTY; 300];
     let tokenizer = Tokenizer::new(&bytes, 300, &mut index).unwrap();
     let (owned, borrowed) =
         (OwnedTokenizer::whole(bytes.clone()).unwrap(), OwnedTokenizer::new(&bytes[..], 300).unwrap());
     assert_eq!((owned.bytes(), owned.get().file_bytes()), (&bytes[..], tokenizer.file_bytes()));
     for text in ["", "One day", &"a long text ".repeat(2000), "é\u{1f600}"] {
-        let want = tests::tokenizer::encode(&tokenizer, text, true);
+        let most = Tokenizer::max_tokens(text.len());
+        let mut want = vec![0; most];
+        let n = tokenizer.encode(text, true, &mut vec![MergeSlot::EMPTY; most], &mut want).unwrap();
+        want.truncate(n);
         assert_eq!(owned.encode(text).unwrap(), want);
         assert_eq!(borrowed.encode(text).unwrap(), want);
     }
@@ -212,4 +205,14 @@ fn nats_are_those_of_softmax() {
     assert_eq!(nats(&[1000.0, f32::NEG_INFINITY], 0), 0.0);
     assert_eq!(nats(&[1000.0, f32::NEG_INFINITY], 1), f64::INFINITY);
     assert_eq!(nats(&[0.0], 1), f64::INFINITY, "no such token");
+}
+
+#[test]
+fn readmes_show_the_example_that_ci_runs() {
+    let example = include_str!("../../infer-core/examples/story.rs");
+    let code = &example[example.find("use ").unwrap()..];
+    assert!(code.lines().count() <= 20);
+    for readme in [include_str!("../../README.md"), include_str!("../../infer-core/README.md")] {
+        assert!(readme.contains(code));
+    }
 }

@@ -21,7 +21,7 @@ mod memory;
 mod optimizer;
 mod precision;
 mod rope;
-mod shapes;
+pub(crate) mod shapes;
 #[cfg(test)]
 mod tests;
 
@@ -31,4 +31,4 @@ pub use llama::{Backend, Llama, Parameter};
 pub use memory::training_bytes;
 pub use optimizer::{AdamW, clip_gradients};
 pub use precision::MatmulPrecision;
-pub use shapes::shapes;
+pub use shapes::{Shape, shapes};

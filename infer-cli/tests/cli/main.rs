@@ -81,13 +81,7 @@ fn tokenizer_file(pieces: &[&str], vocab_size: usize) -> Vec<u8> {
     all.extend((0..256).map(|byte| format!("<0x{byte:02X}>")));
     all.extend(pieces.iter().map(|piece| piece.to_string()));
     all.resize(vocab_size, "filler".into());
-    let mut bytes = 27u32.to_le_bytes().to_vec();
-    for (i, piece) in all.iter().enumerate() {
-        bytes.extend((-(i as f32)).to_le_bytes());
-        bytes.extend((piece.len() as u32).to_le_bytes());
-        bytes.extend(piece.as_bytes());
-    }
-    bytes
+    ::tests::tokenizer::file(27, all)
 }
 
 /// A random model with tokenizer.bin beside it, changed by `change`.

@@ -6,7 +6,7 @@
 use std::num::NonZeroUsize;
 
 use arbitrary::Arbitrary;
-use infer_core::format::{Header, Version};
+use infer_core::format::{Header, Version, write};
 use infer_core::{
     Config, Engine, Error, HotBuffers, Kernels, KvBuffers, KvType, Limits, Model, Plan, ProbIndex, Runner, Sampler,
     State, WeightType, begin, classify, forward, step,
@@ -47,8 +47,9 @@ struct Shape {
 
 #[derive(Arbitrary, Debug)]
 enum Call {
-    Forward { tokens: Vec<Token>, pos: u8 },
-    Begin { tokens: Vec<Token>, pos: u8 },
+    Rewind { pos: u8 },
+    Forward { tokens: Vec<Token> },
+    Begin { tokens: Vec<Token> },
     Step,
     Classify { row: u8 },
     Sample { scratch: Option<u8> },
@@ -113,7 +114,7 @@ fuzz_target!(|input: Input| {
     let mut one_by_one = one_by_one.state();
     let expected: Vec<_> = (0..tokens.len())
         .map(|pos| {
-            forward(&model, &mut one_by_one, &Engine::scalar(), &tokens[pos..=pos], pos).unwrap();
+            forward(&model, &mut one_by_one, &Engine::scalar(), &tokens[pos..=pos]).unwrap();
             logits(&model, &mut one_by_one, &Engine::scalar(), 0)
         })
         .collect();
@@ -121,12 +122,12 @@ fuzz_target!(|input: Input| {
     let mut batched = Memory::new(&plan);
     let mut batched = batched.state();
     let runner = Backwards(NonZeroUsize::MIN.saturating_add(usize::from(input.limits[2] / 4 % 6)));
-    let engine = Engine { kernels: Kernels::detect(), runner: &runner };
+    let engine = Engine::new(Kernels::detect(), &runner);
     let mut sizes = input.batches.iter().map(|n| 1 + usize::from(*n) % limits.batch);
     let mut pos = 0;
     while pos < tokens.len() {
         let n = sizes.next().unwrap_or(1).min(tokens.len() - pos);
-        forward(&model, &mut batched, &engine, &tokens[pos..pos + n], pos).unwrap();
+        forward(&model, &mut batched, &engine, &tokens[pos..pos + n]).unwrap();
         for row in (0..n).rev() {
             assert_eq!(logits(&model, &mut batched, &engine, row), expected[pos + row], "position {}", pos + row);
         }
@@ -164,14 +165,16 @@ fn any_calls(input: &Input, model: &Model<'_>, plan: &Plan) {
     let position = |pos: u8| if pos == 255 { usize::MAX } else { usize::from(pos % 10) };
     for call in input.calls.iter().take(32) {
         match call {
-            Call::Forward { tokens, pos } => {
-                let _ = forward(model, &mut state, &engine, &pick(tokens), position(*pos));
+            Call::Rewind { pos } => {
+                let (pos, filled) = (position(*pos), state.filled());
+                assert_eq!(state.rewind(pos).is_ok(), pos <= filled);
+                assert_eq!(state.filled(), pos.min(filled));
             }
-            Call::Begin { tokens, pos } => {
+            Call::Forward { tokens } => drop(forward(model, &mut state, &engine, &pick(tokens))),
+            Call::Begin { tokens } => {
                 let filled = state.filled();
-                if begin(model, &mut state, &pick(tokens), position(*pos)).is_err() {
-                    assert_eq!(state.filled(), filled);
-                }
+                let _ = begin(model, &mut state, &pick(tokens));
+                assert_eq!(state.filled(), filled);
             }
             Call::Step => drop(step(model, &mut state, &engine)),
             Call::Classify { row } => drop(classify(model, &mut state, &engine, usize::from(*row)).map(drop)),
@@ -183,7 +186,7 @@ fn any_calls(input: &Input, model: &Model<'_>, plan: &Plan) {
                 }
             }
             Call::OtherModel => {
-                assert_eq!(begin(model, &mut other, &[0], 0), Err(Error::ModelMismatch));
+                assert_eq!(begin(model, &mut other, &[0]), Err(Error::ModelMismatch));
                 assert_eq!(step(model, &mut other, &engine), Err(Error::ModelMismatch));
                 assert_eq!(classify(model, &mut other, &engine, 0).err(), Some(Error::ModelMismatch));
             }
@@ -195,20 +198,13 @@ fn any_calls(input: &Input, model: &Model<'_>, plan: &Plan) {
 /// A model file, aligned.
 fn model_memory(input: &Input, header: &Header) -> Vec<u32> {
     let layout = header.layout().unwrap();
-    let mut file = header.to_bytes().unwrap()[..header.size()].to_vec();
+    let mut file = Vec::new();
     let mut random = input.seed | 1;
-    for tensor in layout.iter() {
-        for _ in 0..tensor.count {
-            let n = tensor.rows * tensor.cols;
-            let (q, f32s) = match tensor.weights {
-                WeightType::Q8 { group_size } => (n, n / group_size),
-                _ => (0, n),
-            };
-            file.extend((0..q).map(|_| (uniform(&mut random) * 127.0) as i8 as u8));
-            let scale = if q > 0 { 1.0 / 127.0 } else { 1.0 };
-            (0..f32s).for_each(|_| file.extend((uniform(&mut random) * scale).to_le_bytes()));
-        }
-    }
+    write(&mut file, header, |name, _| {
+        let n = layout.get(name).map_or(0, |tensor| tensor.rows * tensor.cols);
+        (0..n).map(|_| uniform(&mut random)).collect()
+    })
+    .unwrap();
     assert_eq!(file.len() as u64, layout.file_bytes);
     let weights = &mut file[header.size()..];
     match &input.raw {

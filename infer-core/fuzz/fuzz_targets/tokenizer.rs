@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use arbitrary::Arbitrary;
+use infer_core::tokenizer::write;
 use infer_core::{BOS, Error, IndexEntry, MergeSlot, Tokenizer, build_index, count_entries};
 use libfuzzer_sys::fuzz_target;
 
@@ -71,23 +72,18 @@ impl Vocabulary {
             Vocabulary::Bytes(bytes) => return bytes.clone(),
             Vocabulary::Pieces { byte_tokens, pieces, damage, cut } => (byte_tokens, pieces, damage, cut),
         };
-        let mut file = vec![0; 4];
-        let mut entry = |score: f32, piece: &[u8]| {
-            file.extend(score.to_le_bytes());
-            file.extend((piece.len() as u32).to_le_bytes());
-            file.extend(piece);
-        };
-        ["<unk>", "\n<s>\n", "\n</s>\n"].iter().for_each(|piece| entry(0.0, piece.as_bytes()));
-        if *byte_tokens {
-            (0..=255).for_each(|byte| entry(0.0, format!("<0x{byte:02X}>").as_bytes()));
-        }
-        for (score, letters) in pieces {
+        let control = ["<unk>", "\n<s>\n", "\n</s>\n"].map(String::from).into_iter();
+        let bytes = (0..if *byte_tokens { 256 } else { 0 }).map(|byte| format!("<0x{byte:02X}>"));
+        let text = pieces.iter().map(|(score, letters)| {
             let score = match score {
                 Score::Small(score) => f32::from(*score),
                 Score::Any(score) => *score,
             };
-            entry(score, &letters.iter().take(8).flat_map(Letter::bytes).copied().collect::<Vec<u8>>());
-        }
+            (score, letters.iter().take(8).flat_map(Letter::bytes).copied().collect::<Vec<u8>>())
+        });
+        let entries = control.chain(bytes).map(|piece| (0.0, piece.into_bytes())).chain(text);
+        let mut file = Vec::new();
+        write(&mut file, 0, entries).unwrap();
         let len = file.len();
         if let Some((at, value)) = damage {
             file[usize::from(*at) % len] = *value;

@@ -44,8 +44,9 @@ impl Perplexity {
         targets: &[u32],
     ) -> Result<(), Error> {
         let batch = state.plan().limits.batch;
-        for (i, (tokens, targets)) in tokens.chunks(batch).zip(targets.chunks(batch)).enumerate() {
-            forward(model, state, engine, tokens, i * batch)?;
+        state.rewind(0)?;
+        for (tokens, targets) in tokens.chunks(batch).zip(targets.chunks(batch)) {
+            forward(model, state, engine, tokens)?;
             for (row, &target) in targets.iter().enumerate() {
                 self.nats += nats(classify(model, state, engine, row)?, target);
                 self.bytes += if target == BOS { 0 } else { tokenizer.decode(0, target)?.len() };

@@ -2,9 +2,10 @@
 
 use std::vec::Vec;
 
-use super::{Buffers, vec_of};
+use super::buffers::Buffers;
+use super::memory::vec_of;
 use crate::error::Error;
-use crate::forward::{Engine, begin, classify, step};
+use crate::forward::{Engine, begin_at, classify, step};
 use crate::kernels::Kernels;
 use crate::model::Model;
 use crate::runner::Runner;
@@ -42,7 +43,7 @@ impl<'a> Session<'a> {
         Ok(Session {
             model,
             state: buffers.state()?,
-            engine: Engine { kernels: Kernels::detect(), runner },
+            engine: Engine::new(Kernels::detect(), runner),
             sampler,
             scratch,
             tokens: Vec::new(),
@@ -70,7 +71,7 @@ impl<'a> Session<'a> {
     /// Reads tokens behind those that were read before, in batches of the planned size.
     ///
     /// # Errors
-    /// As [`begin`]: above all [`Error::Position`] when the context is full.
+    /// As [`begin`](crate::begin): above all [`Error::Position`] when the context is full.
     pub fn read(&mut self, tokens: &[u32]) -> Result<(), Error> {
         self.read_from(self.pos(), tokens, || false)
     }
@@ -85,7 +86,7 @@ impl<'a> Session<'a> {
         self.tokens.truncate(pos);
         let batch = self.state.plan().limits.batch;
         for (i, tokens) in tokens.chunks(batch).enumerate() {
-            begin(&self.model, &mut self.state, tokens, pos + i * batch)?;
+            begin_at(&self.model, &mut self.state, tokens, pos + i * batch)?;
             while step(&self.model, &mut self.state, &self.engine)? {
                 if stopped() {
                     return Ok(());
@@ -94,6 +95,15 @@ impl<'a> Session<'a> {
             self.tokens.extend(tokens);
         }
         Ok(())
+    }
+
+    /// Reads tokens and picks the one that follows them.
+    ///
+    /// # Errors
+    /// As [`read`](Session::read) and [`next_token`](Session::next_token).
+    pub fn next_after(&mut self, tokens: &[u32]) -> Result<u32, Error> {
+        self.read(tokens)?;
+        self.next_token()
     }
 
     /// Picks the token that follows the last one read.

@@ -1,4 +1,4 @@
-//! Weights on the host, and the model file that they make by infer-core's table of tensors.
+//! Weights on the host, and the model file that they are written to.
 
 use anyhow::{Context, ensure};
 use clap::ValueEnum;
@@ -8,7 +8,7 @@ use infer_core::{Config, WeightType};
 use serde::{Deserialize, Serialize};
 
 use crate::io::checkpoint::{Checkpoint, tensor_name};
-use crate::model::shapes;
+use crate::model::shapes::{Shape, shapes};
 
 /// Version of a model file on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -42,9 +42,9 @@ impl Weights {
     /// A tensor that is missing or has another shape.
     pub fn from_checkpoint(checkpoint: &mut Checkpoint) -> anyhow::Result<Weights> {
         let config = checkpoint.run.config();
-        let tensors = shapes(&config)
-            .into_iter()
-            .map(|(name, layer, rows, cols)| checkpoint.take(&tensor_name("weight", name, layer), &[rows, cols]));
+        let tensors = shapes(&config)?.into_iter().map(|Shape { name, layer, rows, cols }| {
+            checkpoint.take(&tensor_name("weight", name, layer), &[rows, cols])
+        });
         Ok(Weights { config, tensors: tensors.collect::<anyhow::Result<_>>()? })
     }
 
@@ -56,12 +56,12 @@ impl Weights {
             FileVersion::V1 => Header { version: Version::V1, config },
             FileVersion::V2 => Header { version: Version::V2, config: config.quantized()? },
         };
-        let shapes = shapes(&config);
+        let shapes = shapes(&config)?;
         let mut out = header.to_bytes()?[..header.size()].to_vec();
         for tensor in header.layout()?.iter() {
             for layer in 0..tensor.count {
                 let name = tensor.name;
-                let given = shapes.iter().position(|&(n, l, ..)| (n, l) == (name, layer));
+                let given = shapes.iter().position(|s| (s.name, s.layer) == (name, layer));
                 let computed;
                 let values = match given {
                     Some(i) => &self.tensors[i],
@@ -104,12 +104,11 @@ fn write_tensor(out: &mut Vec<u8>, values: &[f32], weights: WeightType) -> anyho
 
 #[cfg(test)]
 mod tests {
-    use infer_core::Model;
+    use infer_core::ModelBytes;
 
     use super::*;
-    use crate::io::inference::aligned;
 
-    /// Weights that are all different.
+    /// A model in which no two weights are equal.
     fn weights() -> Weights {
         let config =
             crate::train::settings::tests::parse(&["--dim=16", "--n-layers=2", "--n-kv-heads=2"]).unwrap().config();
@@ -122,15 +121,15 @@ mod tests {
                 })
                 .collect()
         };
-        Weights { config, tensors: shapes(&config).iter().map(|(_, _, rows, cols)| values(rows * cols)).collect() }
+        Weights { config, tensors: shapes(&config).unwrap().iter().map(|s| values(s.size())).collect() }
     }
 
     #[test]
     fn every_tensor_of_a_file_is_where_infer_core_looks_for_it() {
         let weights = weights();
         for version in [FileVersion::V0, FileVersion::V1] {
-            let file = aligned(&weights.to_file(version).unwrap());
-            let model = Model::from_bytes(bytemuck::cast_slice(&file)).unwrap();
+            let file = ModelBytes::copy(&weights.to_file(version).unwrap()).unwrap();
+            let model = file.model().unwrap();
             assert_eq!(*model.config(), weights.config);
             let read = crate::model::Llama::from_model(&model, &dfdx::prelude::Cpu::default()).unwrap().to_vecs();
             assert_eq!(read, weights.tensors, "{version:?}");
@@ -140,8 +139,8 @@ mod tests {
     #[test]
     fn int8_weights_are_within_half_a_step() {
         let weights = weights();
-        let file = aligned(&weights.to_file(FileVersion::V2).unwrap());
-        let model = Model::from_bytes(bytemuck::cast_slice(&file)).unwrap();
+        let file = ModelBytes::copy(&weights.to_file(FileVersion::V2).unwrap()).unwrap();
+        let model = file.model().unwrap();
         let read = crate::model::Llama::from_model(&model, &dfdx::prelude::Cpu::default()).unwrap().to_vecs();
         for (read, given) in read.iter().flatten().zip(weights.tensors.iter().flatten()) {
             assert!((read - given).abs() <= 0.5 / 127.0 + 1e-6, "{read} {given}");

@@ -21,11 +21,17 @@ mod amx;
 mod amx;
 mod attention;
 mod buffer;
+mod chunks;
 mod classifier;
 mod layer;
+mod mat;
 mod math;
 mod products;
+mod rope;
+mod sizes;
 mod step;
+mod weights;
+mod workspace;
 
 use dfdx::prelude::{AdamConfig, Cpu, Rank0, Tape, Tensor};
 
@@ -34,7 +40,7 @@ use super::device::{Buffer, Gradients, Matrix, device_error};
 use super::llama::{Backend, Llama};
 
 impl Backend for Cpu {
-    type Workspace = step::Workspace;
+    type Workspace = workspace::Workspace;
 
     fn loss<T: Tape<f32, Self>>(
         model: &Llama<Self>,
@@ -55,11 +61,11 @@ impl Backend for Cpu {
 
     fn sum_of_squares(gradients: &mut Gradients<Self>, parameter: &Matrix<Self>) -> anyhow::Result<f64> {
         let gradient = gradients.get_or_alloc_mut(parameter).map_err(device_error::<Self>)?;
-        Ok(step::sum_of_squares(gradient))
+        Ok(chunks::sum_of_squares(gradient))
     }
 
     fn scale(&self, gradient: &mut Buffer<Self>, factor: f32, _: &Matrix<Self>) -> Result<(), Self::Err> {
-        step::scale(gradient, factor);
+        chunks::scale(gradient, factor);
         Ok(())
     }
 
@@ -74,7 +80,7 @@ impl Backend for Cpu {
         // A tensor can be copied out and in, no more.
         scratch.resize(gradient.len(), 0.0);
         parameter.copy_into(scratch);
-        step::adam(adam, step, scratch, moment1, moment2, gradient);
+        chunks::adam(adam, step, scratch, moment1, moment2, gradient);
         parameter.copy_from(scratch);
         Ok(())
     }

@@ -52,6 +52,14 @@ impl Dropout {
         if h < self.threshold { 0.0 } else { self.scale }
     }
 
+    /// Drops elements of rows from `first` on.
+    pub fn apply(&self, x: &mut [f32], cols: usize, first: usize) {
+        for (i, row) in x.chunks_exact_mut(cols).enumerate() {
+            let key = self.row(first + i);
+            row.iter_mut().enumerate().for_each(|(col, x)| *x *= self.factor(key, col));
+        }
+    }
+
     /// The factors of a whole matrix.
     pub fn mask(&self, rows: usize, cols: usize) -> Vec<f32> {
         (0..rows)

@@ -12,7 +12,7 @@ use infer_core::{Config, WeightType};
 use super::batch::{Batch, Options, check_tokens};
 use super::device::{Buffer, Gradients, Matrix, combine, device_error};
 use super::precision::MatmulPrecision;
-use super::shapes::shapes;
+use super::shapes::{Shape, shapes};
 
 /// Added to the mean square in rmsnorm, as in infer-core.
 pub(super) const RMS_EPS: f32 = 1e-5;
@@ -67,17 +67,9 @@ pub trait Backend: Device<f32> {
 
 /// One weight tensor of one layer.
 pub struct Parameter<D: Device<f32>> {
-    /// Which tensor, in infer-core's names.
-    pub name: TensorName,
-    /// Layer, 0 for the tensors that are there once.
-    pub layer: usize,
-    /// Outputs of the matrix; 1 for a norm weight.
-    pub rows: usize,
-    /// Inputs of the matrix.
-    pub cols: usize,
-    /// Weight decay applies: matrices only.
-    pub decay: bool,
-    /// (rows, cols)
+    /// Which one it is, and its size.
+    pub shape: Shape,
+    /// The values, (rows, cols).
     pub tensor: Matrix<D>,
 }
 
@@ -104,10 +96,10 @@ impl<D: Backend> Llama<D> {
     pub fn init(config: Config, device: &D, seed: u64) -> anyhow::Result<Self> {
         let mut rng = fastrand::Rng::with_seed(seed);
         let residual = 0.02 / (2.0 * config.n_layers as f64).sqrt();
-        Self::new(config, device, |name, _, n| match name {
-            TensorName::RmsAtt | TensorName::RmsFfn | TensorName::RmsFinal => vec![1.0; n],
-            TensorName::Wo | TensorName::W3 => normal(&mut rng, residual, n),
-            _ => normal(&mut rng, 0.02, n),
+        Self::new(config, device, |shape| match shape.name {
+            _ if shape.is_norm() => vec![1.0; shape.size()],
+            TensorName::Wo | TensorName::W3 => normal(&mut rng, residual, shape.size()),
+            _ => normal(&mut rng, 0.02, shape.size()),
         })
     }
 
@@ -116,14 +108,14 @@ impl<D: Backend> Llama<D> {
     /// # Errors
     /// Number or size of the slices is not that of the configuration.
     pub fn from_slices(config: Config, device: &D, weights: &[impl AsRef<[f32]>]) -> anyhow::Result<Self> {
-        let shapes = shapes(&config);
+        let shapes = shapes(&config)?;
         ensure!(weights.len() == shapes.len(), "{} tensors given, the model has {}", weights.len(), shapes.len());
-        for (weights, (name, layer, rows, cols)) in weights.iter().zip(&shapes) {
+        for (weights, &Shape { name, layer, rows, cols }) in weights.iter().zip(&shapes) {
             let n = weights.as_ref().len();
             ensure!(n == rows * cols, "{} of layer {layer} has {n} values, not {rows} x {cols}", name.as_str());
         }
         let mut weights = weights.iter();
-        Self::new(config, device, |_, _, _| weights.next().map(|w| w.as_ref().to_vec()).unwrap_or_default())
+        Self::new(config, device, |_| weights.next().map(|w| w.as_ref().to_vec()).unwrap_or_default())
     }
 
     /// A model from the weights of a model file of any version; int8 weights are expanded.
@@ -131,9 +123,9 @@ impl<D: Backend> Llama<D> {
     /// # Errors
     /// The device has no memory.
     pub fn from_model(model: &infer_core::Model, device: &D) -> anyhow::Result<Self> {
-        let config = Config { weights: WeightType::F32, ..*model.config() };
+        let config = model.config().with_weights(WeightType::F32);
         let layer = |l| model.layer(l).expect("every layer below n_layers is there");
-        Self::new(config, device, |name, l, _| match name {
+        Self::new(config, device, |&Shape { name, layer: l, .. }| match name {
             TensorName::TokEmb => expand(model.tok_emb()),
             TensorName::RmsAtt => layer(l).rms_att.to_vec(),
             TensorName::Wq => expand(layer(l).wq),
@@ -150,20 +142,13 @@ impl<D: Backend> Llama<D> {
         })
     }
 
-    fn new(
-        config: Config,
-        device: &D,
-        mut weights: impl FnMut(TensorName, usize, usize) -> Vec<f32>,
-    ) -> anyhow::Result<Self> {
+    fn new(config: Config, device: &D, mut weights: impl FnMut(&Shape) -> Vec<f32>) -> anyhow::Result<Self> {
         config.check()?;
-        let parameters = shapes(&config)
-            .into_iter()
-            .map(|(name, layer, rows, cols)| {
-                let values = weights(name, layer, rows * cols);
-                let tensor = device.try_tensor_from_vec(values, (rows, cols)).map_err(device_error::<D>)?;
-                Ok(Parameter { name, layer, rows, cols, decay: rows > 1, tensor })
-            })
-            .collect::<anyhow::Result<_>>()?;
+        let parameters = shapes(&config)?.into_iter().map(|shape| {
+            let tensor = device.try_tensor_from_vec(weights(&shape), (shape.rows, shape.cols));
+            Ok(Parameter { shape, tensor: tensor.map_err(device_error::<D>)? })
+        });
+        let parameters = parameters.collect::<anyhow::Result<_>>()?;
         let matmul_precision = MatmulPrecision::default();
         Ok(Llama { config, device: device.clone(), parameters, matmul_precision, workspace: Arc::default() })
     }
@@ -175,7 +160,7 @@ impl<D: Backend> Llama<D> {
 
     /// Number of parameters.
     pub fn parameter_count(&self) -> usize {
-        self.parameters.iter().map(|p| p.rows * p.cols).sum()
+        self.parameters.iter().map(|p| p.shape.size()).sum()
     }
 
     /// Empty gradients to accumulate into.
@@ -238,7 +223,7 @@ impl<D: Backend> Llama<D> {
 
     /// The tensor of this name and layer.
     pub(super) fn tensor(&self, name: TensorName, layer: usize) -> &Matrix<D> {
-        let found = self.parameters.iter().find(|p| p.name == name && p.layer == layer);
+        let found = self.parameters.iter().find(|p| p.shape.name == name && p.shape.layer == layer);
         &found.expect("every tensor of shapes() is there").tensor
     }
 

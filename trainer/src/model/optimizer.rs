@@ -42,7 +42,7 @@ impl<D: Backend> AdamW<D> {
     ) -> anyhow::Result<()> {
         self.steps += 1;
         for parameter in &mut model.parameters {
-            let decay = parameter.decay.then_some(WeightDecay::Decoupled(self.weight_decay));
+            let decay = (!parameter.shape.is_norm()).then_some(WeightDecay::Decoupled(self.weight_decay));
             let adam = AdamConfig { lr: learning_rate, betas: self.betas, eps: self.eps, weight_decay: decay };
             let tensor = &mut parameter.tensor;
             let m = self.moment1.get_or_alloc_mut(tensor).map_err(device_error::<D>)?;
@@ -73,8 +73,8 @@ impl<D: Backend> AdamW<D> {
         for (store, moments) in [&mut self.moment1, &mut self.moment2].into_iter().zip(moments) {
             anyhow::ensure!(moments.len() == model.parameters.len(), "{} moments for another model", moments.len());
             for (parameter, moment) in model.parameters.iter().zip(moments) {
-                let (moment, shape) = (moment.as_ref().to_vec(), (parameter.rows, parameter.cols));
-                anyhow::ensure!(moment.len() == shape.0 * shape.1, "a moment of another shape than {shape:?}");
+                let (moment, shape) = (moment.as_ref().to_vec(), (parameter.shape.rows, parameter.shape.cols));
+                anyhow::ensure!(moment.len() == parameter.shape.size(), "a moment of another shape than {shape:?}");
                 let source = model.device.try_tensor_from_vec(moment, shape).map_err(device_error::<D>)?;
                 let target = store.get_or_alloc_mut(&parameter.tensor).map_err(device_error::<D>)?;
                 combine(&model.device, target, 0.0, source, 1.0).map_err(device_error::<D>)?;

@@ -1,29 +1,43 @@
-//! The tensors of a model.
+//! The tensors that a training keeps, by infer-core's table.
 
-use infer_core::Config;
-use infer_core::format::TensorName;
+use infer_core::format::{Header, TensorName, Version};
+use infer_core::{Config, Error};
 
-/// Name, layer, rows and columns of every parameter, in the order of [`Llama::parameters`]: that of
-/// llama2.c's first format, layer by layer within a stack.
-pub fn shapes(config: &Config) -> Vec<(TensorName, usize, usize, usize)> {
-    let (dim, hidden_dim, kv_dim) = (config.dim, config.hidden_dim, config.kv_dim());
-    let mut shapes = vec![(TensorName::TokEmb, 0, config.vocab_size, dim)];
-    for (name, rows, cols) in [
-        (TensorName::RmsAtt, 1, dim),
-        (TensorName::Wq, dim, dim),
-        (TensorName::Wk, kv_dim, dim),
-        (TensorName::Wv, kv_dim, dim),
-        (TensorName::Wo, dim, dim),
-        (TensorName::RmsFfn, 1, dim),
-        (TensorName::W1, hidden_dim, dim),
-        (TensorName::W2, dim, hidden_dim),
-        (TensorName::W3, hidden_dim, dim),
-    ] {
-        shapes.extend((0..config.n_layers).map(|layer| (name, layer, rows, cols)));
+/// One weight tensor of one layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Which tensor, in infer-core's names.
+    pub name: TensorName,
+    /// Layer, 0 for the tensors that are there once.
+    pub layer: usize,
+    /// Outputs of the matrix; 1 for a norm weight.
+    pub rows: usize,
+    /// Inputs of the matrix.
+    pub cols: usize,
+}
+
+impl Shape {
+    /// Number of values.
+    pub fn size(&self) -> usize {
+        self.rows * self.cols
     }
-    shapes.push((TensorName::RmsFinal, 0, 1, dim));
-    if !config.shared_classifier {
-        shapes.push((TensorName::Wcls, 0, config.vocab_size, dim));
+
+    /// The tensor is the weight of a norm, not a matrix.
+    pub fn is_norm(&self) -> bool {
+        matches!(self.name, TensorName::RmsAtt | TensorName::RmsFfn | TensorName::RmsFinal)
     }
-    shapes
+}
+
+/// The shape of every parameter, in the order of llama2.c's first format, layer by layer within a
+/// stack. Checkpoints name tensors by it, and have them in this order.
+///
+/// # Errors
+/// The configuration breaks a rule of [`Config::check`].
+pub fn shapes(config: &Config) -> Result<Vec<Shape>, Error> {
+    let layout = Header { version: Version::V0, config: *config }.layout()?;
+    // The tables of rotary angles are not trained.
+    let trained = layout.iter().filter(|t| !matches!(t.name, TensorName::FreqCisReal | TensorName::FreqCisImag));
+    let layers =
+        trained.flat_map(|t| (0..t.count).map(move |layer| Shape { name: t.name, layer, rows: t.rows, cols: t.cols }));
+    Ok(layers.collect())
 }

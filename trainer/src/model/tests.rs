@@ -32,8 +32,9 @@ impl Case {
     fn new(config: Config, sequences: usize, length: usize) -> Case {
         let mut rng = fastrand::Rng::with_seed(7);
         let weights: Vec<Vec<f32>> = shapes(&config)
+            .unwrap()
             .into_iter()
-            .map(|(_, _, rows, cols)| match rows {
+            .map(|Shape { rows, cols, .. }| match rows {
                 1 => normal(&mut rng, 0.3, cols).into_iter().map(|x| 1.0 + x).collect(),
                 _ => normal(&mut rng, 0.3, rows * cols),
             })
@@ -85,8 +86,8 @@ impl Case {
         for ((parameter, a), b) in self.model.parameters.iter().zip(a).zip(b) {
             let largest = b.iter().fold(0.0, |max: f32, x| max.max(x.abs()));
             let worst = a.iter().zip(b).fold(0.0, |max: f32, (a, b)| max.max((a - b).abs()));
-            let name = parameter.name.as_str();
-            assert!(worst <= tolerance * largest.max(0.2), "{name} {}: {worst} of {largest}", parameter.layer);
+            let name = parameter.shape.name.as_str();
+            assert!(worst <= tolerance * largest.max(0.2), "{name} {}: {worst} of {largest}", parameter.shape.layer);
         }
     }
 }
@@ -184,9 +185,10 @@ impl Reference {
 
     fn case(config: Config) -> Case {
         let weights: Vec<Vec<f32>> = shapes(&config)
+            .unwrap()
             .into_iter()
             .enumerate()
-            .map(|(i, (_, _, rows, cols))| {
+            .map(|(i, Shape { rows, cols, .. })| {
                 let centre = if rows == 1 { 1.0 } else { 0.0 };
                 uniform(i as u32, rows * cols).map(|u| (0.6 * u - 0.3 + centre) as f32).collect()
             })
@@ -216,7 +218,7 @@ fn gradients_agree_with_pytorch() {
             .model
             .parameters
             .iter()
-            .map(|p| reference.get(&format!("{name}.{}.{}", p.name.as_str(), p.layer)))
+            .map(|p| reference.get(&format!("{name}.{}.{}", p.shape.name.as_str(), p.shape.layer)))
             .collect();
         let fused = case.fused(&Options::default());
         let composed = case.composed(&Options::default());
@@ -245,7 +247,7 @@ fn gradients_agree_with_finite_differences() {
                 let difference = |step| loss_at(tensor, i, step) - loss_at(tensor, i, -step);
                 // Five-point stencil: the error is of fourth order.
                 let slope = (8.0 * difference(STEP) - difference(2.0 * STEP)) / (12.0 * f64::from(STEP));
-                let name = case.model.parameters[tensor].name.as_str();
+                let name = case.model.parameters[tensor].shape.name.as_str();
                 assert!((slope - f64::from(*gradient)).abs() < 1e-4, "{name} {i}: {gradient}, differences {slope}");
             }
         }
@@ -299,6 +301,24 @@ fn saved_moments_continue_bit_for_bit() {
     assert_eq!(case.model.to_vecs(), other.model.to_vecs());
 }
 
+/// Without gradients only the decay changes a weight. `w1` is a matrix of a single row.
+#[test]
+fn matrices_decay_and_norms_do_not() {
+    let mut model = Case::new(Config { hidden_dim: 1, ..TINY }, 1, 1).model;
+    let mut adam = AdamW::new(&model, [0.9, 0.95], 0.5).unwrap();
+    let before = model.to_vecs();
+    let mut gradients = model.zero_gradients().unwrap();
+    adam.step(&mut model, 0.1, &mut gradients).unwrap();
+    for ((parameter, before), after) in model.parameters.iter().zip(before).zip(model.to_vecs()) {
+        let Shape { name, .. } = parameter.shape;
+        let is_norm = matches!(name, TensorName::RmsAtt | TensorName::RmsFfn | TensorName::RmsFinal);
+        let factor = if is_norm { 1.0 } else { 0.95 };
+        for (before, after) in before.iter().zip(after) {
+            assert!((after - factor * before).abs() < 1e-6, "{name:?}: {before}, then {after}");
+        }
+    }
+}
+
 #[test]
 fn threads_do_not_change_results() {
     for case in [Case::new(TINY, 3, 64), Case::new(TINY, 3, 64).high()] {
@@ -320,7 +340,7 @@ fn exported_model_gives_the_same_logits_in_infer_core() {
         let header = [16, 24, 2, 4, 2, vocab_size, 70].map(i32::to_le_bytes).concat();
         let mut file: Vec<u8> = header;
         for (parameter, weights) in case.model.parameters.iter().zip(case.model.to_vecs()) {
-            if parameter.name == TensorName::Wcls {
+            if parameter.shape.name == TensorName::Wcls {
                 file.resize(file.len() + 70 * 4 * 4, 0); // freq_cis
             }
             file.extend(weights.iter().flat_map(|w| w.to_le_bytes()));
@@ -366,13 +386,17 @@ fn initialisation_is_llama2c_s() {
         let n = weights.len() as f64;
         let mean = weights.iter().map(|w| f64::from(*w)).sum::<f64>() / n;
         let deviation = (weights.iter().map(|w| (f64::from(*w) - mean).powi(2)).sum::<f64>() / n).sqrt();
-        let (expected_mean, expected) = match parameter.name {
+        let (expected_mean, expected) = match parameter.shape.name {
             TensorName::RmsAtt | TensorName::RmsFfn | TensorName::RmsFinal => (1.0, 0.0),
             TensorName::Wo | TensorName::W3 => (0.0, 0.01),
             _ => (0.0, 0.02),
         };
-        assert!((mean - expected_mean).abs() < 1e-3, "{:?}: mean {mean}", parameter.name);
-        assert!((deviation - expected).abs() < 0.05 * expected + 1e-9, "{:?}: deviation {deviation}", parameter.name);
+        assert!((mean - expected_mean).abs() < 1e-3, "{:?}: mean {mean}", parameter.shape.name);
+        assert!(
+            (deviation - expected).abs() < 0.05 * expected + 1e-9,
+            "{:?}: deviation {deviation}",
+            parameter.shape.name
+        );
     }
     let again = Llama::init(config, &Cpu::default(), 1).unwrap();
     assert_eq!(model.to_vecs(), again.to_vecs());

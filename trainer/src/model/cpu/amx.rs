@@ -22,7 +22,7 @@ use std::sync::LazyLock;
 
 use rayon::prelude::*;
 
-use super::products::{Right, View};
+use super::mat::{Mat, MatMut};
 use pack::{Block, LANES, Lines, SIDE, Side, Square, pack};
 
 /// Blocks of a panel, and panels of each side, at a time: together they stay in the second-level
@@ -83,52 +83,69 @@ fn permitted() -> bool {
 #[derive(Default)]
 pub(super) struct Panels {
     blocks: Vec<Block>,
+    shape: (usize, usize),
     steps: usize, // blocks of a panel
 }
 
+/// The right-hand side of a product.
+#[derive(Clone, Copy)]
+pub(super) enum Right<'a> {
+    Plain(Mat<'a>),
+    Packed(&'a Panels),
+}
+
 impl Panels {
-    /// Takes b (k, n). AMX must be available.
-    pub fn load(&mut self, b: View, (k, n): (usize, usize)) {
+    /// Packs b (k, n). AMX must be available.
+    pub fn load(&mut self, b: Mat) {
         const TASK: usize = 8; // a microsecond or more
         assert!(available());
+        self.shape = b.shape();
+        let (k, n) = self.shape;
         self.steps = k.div_ceil(SIDE);
         self.blocks.resize(n.div_ceil(SIDE) * self.steps, Block::ZERO);
         self.blocks.par_chunks_mut(self.steps).with_min_len(TASK).enumerate().for_each(|(panel, blocks)| {
+            let cols = panel * SIDE..n.min((panel + 1) * SIDE);
             SCRATCH.with_borrow_mut(|Scratch { lines, .. }| {
-                // SAFETY: AMX is available, and with it what is enabled there.
-                unsafe { pack(blocks, lines, Side::Right, b.t(), (n, k), panel..panel + 1, 0..self.steps) };
+                // SAFETY: `pack` needs AVX-512 with BW and BF16, and `available` above found them.
+                unsafe { pack(blocks, lines, Side::Right, b.t().rows(cols)) };
             });
         });
     }
 }
 
-/// See [`super::step::Sizes::matmul`]. AMX must be available.
-pub(super) fn matmul((m, n, k): (usize, usize, usize), dst: &mut [f32], dst_row: usize, a: View, b: Right, add: bool) {
+/// out = a · b, or out += a · b if `add`. AMX must be available, and the shapes must match.
+pub(super) fn multiply(mut out: MatMut, a: Mat, b: Right, add: bool) {
     assert!(available());
+    let ((m, n), (_, k)) = (out.shape(), a.shape());
+    let b_shape = match b {
+        Right::Plain(b) => b.shape(),
+        Right::Packed(b) => b.shape,
+    };
+    assert!(a.shape() == (m, k) && b_shape == (k, n));
     SCRATCH.with_borrow_mut(|Scratch { left, right, lines, product }| {
         left.resize(LEFT_PANELS * STEPS, Block::ZERO);
         configure();
         for cols in parts(n, RIGHT_PANELS) {
             for steps in parts(k, STEPS) {
                 let add = add || steps.start > 0;
-                if b.panels.is_none() {
+                let (first, len) = (steps.start / SIDE, steps.len().div_ceil(SIDE));
+                if let Right::Plain(b) = b {
                     right.resize(RIGHT_PANELS * STEPS, Block::ZERO);
-                    // SAFETY: AMX is available, and with it what is enabled there.
-                    unsafe { pack(right, lines, Side::Right, b.view.t(), (n, k), cols.clone(), steps.clone()) };
+                    // SAFETY: `pack` needs AVX-512 with BW and BF16, and `available` above found
+                    // them.
+                    unsafe { pack(right, lines, Side::Right, b.block(steps.clone(), cols.clone()).t()) };
                 }
-                let right = |col: usize| match b.panels {
-                    None => &right[(col - cols.start) * steps.len()..][..steps.len()],
-                    Some(b) => &b.blocks[col * b.steps..][steps.clone()],
+                let right = |col: usize| match b {
+                    Right::Plain(_) => &right[(col - cols.start) / SIDE * len..][..len],
+                    Right::Packed(b) => &b.blocks[col / SIDE * b.steps + first..][..len],
                 };
                 for rows in parts(m, LEFT_PANELS) {
-                    // SAFETY: AMX is available, and with it what is enabled there.
-                    unsafe { pack(left, lines, Side::Left, a, (m, k), rows.clone(), steps.clone()) };
-                    for (row, left) in rows.zip(left.chunks_exact(steps.len())) {
-                        for col in cols.clone() {
-                            let (first_row, first_col) = (row * SIDE, col * SIDE);
-                            let dst = &mut dst[first_row * dst_row + first_col..];
-                            let shape = (SIDE.min(m - first_row), SIDE.min(n - first_col));
-                            multiply_into(dst, dst_row, shape, left, right(col), add, product);
+                    // SAFETY: as above.
+                    unsafe { pack(left, lines, Side::Left, a.block(rows.clone(), steps.clone())) };
+                    for (row, left) in rows.clone().step_by(SIDE).zip(left.chunks_exact(len)) {
+                        for col in cols.clone().step_by(SIDE) {
+                            let out = out.block(row..m.min(row + SIDE), col..n.min(col + SIDE));
+                            multiply_into(out, left, right(col), add, product);
                         }
                     }
                 }
@@ -137,10 +154,10 @@ pub(super) fn matmul((m, n, k): (usize, usize, usize), dst: &mut [f32], dst_row:
     });
 }
 
-/// Blocks of a dimension, so many at a time.
+/// Parts of a dimension, of so many blocks each.
 fn parts(len: usize, blocks: usize) -> impl Iterator<Item = Range<usize>> {
-    let end = len.div_ceil(SIDE);
-    (0..end).step_by(blocks).map(move |start| start..end.min(start + blocks))
+    let most = blocks * SIDE;
+    (0..len).step_by(most).map(move |start| start..len.min(start + most))
 }
 
 /// Eight tiles of 16 rows of 64 bytes. Zeros them.
@@ -172,38 +189,34 @@ fn configure() {
     }
 }
 
-/// dst (rows, cols), a part of a matrix, = the product of two panels, added to dst if `add`.
-fn multiply_into(
-    dst: &mut [f32],
-    dst_row: usize,
-    (rows, cols): (usize, usize),
-    left: &[Block],
-    right: &[Block],
-    add: bool,
-    product: &mut Square,
-) {
+/// out, at most 32 x 32 numbers, = the product of two panels, added to it if `add`. The tiles must
+/// be configured.
+fn multiply_into(mut out: MatMut, left: &[Block], right: &[Block], add: bool, product: &mut Square) {
+    let ((rows, cols), stride) = (out.shape(), out.stride());
     if (rows, cols) == (SIDE, SIDE) {
-        assert!(dst.len() >= (SIDE - 1) * dst_row + SIDE);
-        // SAFETY: dst is large enough.
-        return unsafe { multiply(dst.as_mut_ptr(), dst_row, left, right, add) };
+        let out = out.data();
+        assert!(out.len() >= (SIDE - 1) * stride + SIDE);
+        // SAFETY: the assertion is that 32 rows of 32 numbers lie in `out`, `stride` apart.
+        return unsafe { multiply_panels(out.as_mut_ptr(), stride, left, right, add) };
     }
-    // SAFETY: product is large enough.
-    unsafe { multiply(product.0.as_mut_ptr(), SIDE, left, right, false) };
-    for (dst, product) in dst.chunks_mut(dst_row).zip(product.0.chunks_exact(SIDE)).take(rows) {
-        let (dst, product) = (&mut dst[..cols], &product[..cols]);
+    // SAFETY: a square is 32 rows of 32 numbers, 32 apart.
+    unsafe { multiply_panels(product.0.as_mut_ptr(), SIDE, left, right, false) };
+    for (out, product) in out.data().chunks_mut(stride).zip(product.0.chunks_exact(SIDE)).take(rows) {
+        let (out, product) = (&mut out[..cols], &product[..cols]);
         if add {
-            dst.iter_mut().zip(product).for_each(|(dst, x)| *dst += x);
+            out.iter_mut().zip(product).for_each(|(out, x)| *out += x);
         } else {
-            dst.copy_from_slice(product);
+            out.copy_from_slice(product);
         }
     }
 }
 
-/// dst, 32 x 32 numbers, = the product of two panels, added to dst if `add`.
+/// out, 32 x 32 numbers, = the product of two panels, added to it if `add`.
 ///
 /// # Safety
-/// dst has 32 rows of 32 numbers, tiles are configured.
-unsafe fn multiply(dst: *mut f32, dst_row: usize, left: &[Block], right: &[Block], add: bool) {
+/// `out` points to 32 rows of 32 numbers, `stride` apart, that may be written to. The tiles are
+/// configured.
+unsafe fn multiply_panels(out: *mut f32, stride: usize, left: &[Block], right: &[Block], add: bool) {
     assert!(left.len() == right.len() && !left.is_empty());
     // Both tiles of a part of the numbers.
     #[rustfmt::skip]
@@ -243,8 +256,8 @@ unsafe fn multiply(dst: *mut f32, dst_row: usize, left: &[Block], right: &[Block
             "tilezero tmm3",
             "jmp 3f",
             "2:",
-            "tileloadd tmm0, [{dst} + {row}]",
-            "tileloadd tmm1, [{dst} + {row} + 64]",
+            "tileloadd tmm0, [{out} + {row}]",
+            "tileloadd tmm1, [{out} + {row} + 64]",
             "tileloadd tmm2, [{lower} + {row}]",
             "tileloadd tmm3, [{lower} + {row} + 64]",
             "3:",
@@ -255,14 +268,14 @@ unsafe fn multiply(dst: *mut f32, dst_row: usize, left: &[Block], right: &[Block
             "add {right}, {block}",
             "dec {steps}",
             "jnz 3b",
-            "tilestored [{dst} + {row}], tmm0",
-            "tilestored [{dst} + {row} + 64], tmm1",
+            "tilestored [{out} + {row}], tmm0",
+            "tilestored [{out} + {row} + 64], tmm1",
             "tilestored [{lower} + {row}], tmm2",
             "tilestored [{lower} + {row} + 64], tmm3",
             add = in(reg) u32::from(add),
-            dst = in(reg) dst,
-            lower = in(reg) dst.add(LANES * dst_row),
-            row = in(reg) dst_row * size_of::<f32>(),
+            out = in(reg) out,
+            lower = in(reg) out.add(LANES * stride),
+            row = in(reg) stride * size_of::<f32>(),
             line = in(reg) size_of::<[u32; LANES]>(),
             left = inout(reg) left.as_ptr() => _,
             right = inout(reg) right.as_ptr() => _,
@@ -286,25 +299,26 @@ mod tests {
             |n: usize| (0..n).map(|_| (rng.f32() - 0.5) * 10f32.powi(rng.i32(-3..3))).collect::<Vec<f32>>();
         const GAP: usize = 3;
         let view = |data, t, rows, cols| match t {
-            false => View { data, row: cols + GAP, col: 1 },
-            true => View { data, row: 1, col: rows + GAP },
+            false => Mat::new(data, cols + GAP).block(0..rows, 0..cols),
+            true => Mat::new(data, rows + GAP).block(0..cols, 0..rows).t(),
         };
         let (a, b) = (random((m + GAP) * (k + GAP)), random((k + GAP) * (n + GAP)));
         let (a, b) = (view(&a, a_t, m, k), view(&b, b_t, k, n));
-        let dst_row = n + GAP;
-        let before = random(m * dst_row);
-        let mut dst = before.clone();
+        let at = |x: Mat, i, j| f64::from(x.data()[i * x.strides().0 + j * x.strides().1]);
+        let stride = n + GAP;
+        let before = random(m * stride);
+        let mut out = before.clone();
         let mut panels = Panels::default();
-        panels.load(b, (k, n));
-        matmul((m, n, k), &mut dst, dst_row, a, Right { view: b, panels: packed.then_some(&panels) }, add);
-        for (i, (dst, before)) in dst.chunks(dst_row).zip(before.chunks(dst_row)).enumerate() {
-            assert_eq!(dst[n..], before[n..]);
+        panels.load(b);
+        let right = if packed { Right::Packed(&panels) } else { Right::Plain(b) };
+        multiply(MatMut::new(&mut out, stride).first_cols(n), a, right, add);
+        for (i, (out, before)) in out.chunks(stride).zip(before.chunks(stride)).enumerate() {
+            assert_eq!(out[n..], before[n..]);
             for j in 0..n {
-                let terms =
-                    (0..k).map(|l| f64::from(a.data[i * a.row + l * a.col]) * f64::from(b.data[l * b.row + j * b.col]));
+                let terms = (0..k).map(|l| at(a, i, l) * at(b, l, j));
                 let start = if add { f64::from(before[j]) } else { 0.0 };
                 let (sum, size) = terms.fold((start, start.abs()), |(sum, size), x| (sum + x, size + x.abs()));
-                let error = (f64::from(dst[j]) - sum).abs();
+                let error = (f64::from(out[j]) - sum).abs();
                 assert!(error <= size / f64::from(1 << 15), "{m} {n} {k} at {i} {j}: {error} of {size}");
             }
         }
@@ -316,11 +330,11 @@ mod tests {
             return ::tests::shared::skip("this processor has no AMX");
         }
         for bits in [0x7fc0_0000, 0xffc0_0000, 0x7fff_ffff, 0xffff_ffff, 0x7f80_0001, 0x7f80_0000, 0xff80_0000] {
-            let (x, one, mut dst) = ([f32::from_bits(bits)], [1.0], [0.0; 2]);
-            let (x, one) = (View::new(&x, 1), View::new(&one, 1));
-            for (dst, (a, b)) in dst.iter_mut().zip([(x, one), (one, x)]) {
-                matmul((1, 1, 1), std::slice::from_mut(dst), 1, a, b.into(), false);
-                assert!(dst.is_nan(), "{bits:x}: {dst}");
+            let (x, one, mut out) = ([f32::from_bits(bits)], [1.0], [0.0; 2]);
+            let (x, one) = (Mat::new(&x, 1), Mat::new(&one, 1));
+            for (out, (a, b)) in out.iter_mut().zip([(x, one), (one, x)]) {
+                multiply(MatMut::new(std::slice::from_mut(out), 1), a, Right::Plain(b), false);
+                assert!(out.is_nan(), "{bits:x}: {out}");
             }
         }
     }

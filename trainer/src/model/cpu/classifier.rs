@@ -1,11 +1,15 @@
 //! Last norm, classifier and loss, some positions at a time, so that never all logits are in
 //! memory.
 
+use itertools::izip;
 use rayon::prelude::*;
 
+use super::chunks::sum_parts;
+use super::mat::{Mat, MatMut};
 use super::math::{LANES, exp2, rmsnorm, rmsnorm_backward, total, vectorized};
-use super::products::View;
-use super::step::{Sizes, Weights, Workspace, sum_parts};
+use super::sizes::Sizes;
+use super::weights::Weights;
+use super::workspace::Workspace;
 use crate::model::batch::{Batch, IGNORED, Options, Teacher};
 
 /// Most logits in memory.
@@ -22,151 +26,198 @@ pub(super) fn loss(
     options: &Options,
     mut gradients: Option<&mut Weights>,
 ) -> f32 {
-    let (dim, vocab_size) = (sizes.config.dim, sizes.config.vocab_size);
     normalise(workspace, sizes);
-    let Workspace { weights, operands, gradient, logits, xs, last, .. } = workspace;
+    let (dim, vocab_size, products) = (sizes.config.dim, sizes.config.vocab_size, sizes.products);
+    let Workspace { weights, operands, scratch, logits, .. } = workspace;
+    let losses = Losses::new(batch, options, vocab_size);
     let positions = sizes.positions();
-    let counted = batch.targets.iter().filter(|t| **t != IGNORED).count();
     let at_once = positions.min((MOST_LOGITS / vocab_size / BLOCK).max(1) * BLOCK);
     logits.resize(at_once * vocab_size);
-    let wcls = (View::new(weights.classifier(), dim), &operands.wcls);
+    let wcls_t = operands.wcls_t.right(products);
+    let wcls = products.right(Mat::new(weights.classifier(), dim), &operands.wcls);
     let mut sum = 0.0;
     for start in (0..positions).step_by(at_once) {
         let rows = at_once.min(positions - start);
-        let xb = &gradient.xb[start * dim..][..rows * dim];
+        let xb = &scratch.xb[start * dim..][..rows * dim];
+        let d_xb = &mut scratch.dy_att[start * dim..][..rows * dim];
         let logits = &mut logits[..rows * vocab_size];
-        let blocks = logits
-            .par_chunks_mut(BLOCK * vocab_size)
-            .zip(xb.par_chunks(BLOCK * dim))
-            .zip(gradient.dy_att[start * dim..][..rows * dim].par_chunks_mut(BLOCK * dim));
+        let blocks =
+            (logits.par_chunks_mut(BLOCK * vocab_size), xb.par_chunks(BLOCK * dim), d_xb.par_chunks_mut(BLOCK * dim));
         let wanted = gradients.is_some();
-        let losses = blocks.enumerate().map(|(i, ((logits, xb), d_xb))| {
-            let rows = xb.len() / dim;
-            let first = start + i * BLOCK;
-            sizes.matmul((rows, vocab_size, dim), logits, vocab_size, View::new(xb, dim), &operands.wcls_t, false);
-            let loss = losses(logits, vocab_size, first, batch.targets, options.teacher, counted);
+        let sums = blocks.into_par_iter().enumerate().map(|(i, (logits, xb, d_xb))| {
+            products.multiply(MatMut::new(logits, vocab_size), Mat::new(xb, dim), wcls_t, false);
+            let sum = losses.block(start + i * BLOCK, logits);
             if wanted {
-                sizes.matmul((rows, dim, vocab_size), d_xb, dim, View::new(logits, vocab_size), wcls, false);
+                products.multiply(MatMut::new(d_xb, dim), Mat::new(logits, vocab_size), wcls, false);
             }
-            loss
+            sum
         });
-        sum += losses.collect::<Vec<f64>>().iter().sum::<f64>();
+        sum += sums.collect::<Vec<f64>>().iter().sum::<f64>();
         if let Some(gradients) = &mut gradients {
-            let (d_logits, xb) = (View::new(logits, vocab_size), View::new(xb, dim));
-            // Few, as each packs xb again, but enough to keep all threads busy.
-            let tile = (vocab_size / 16).clamp(BLOCK, 4 * BLOCK);
-            let tiles = gradients.classifier_mut().par_chunks_mut(tile * dim).enumerate();
-            tiles.for_each(|(i, d_wcls)| {
-                let d_logits = d_logits.skip_cols(i * tile);
-                sizes.matmul((d_wcls.len() / dim, dim, rows), d_wcls, dim, d_logits.t(), xb, start > 0);
-            });
+            let (d_logits, xb) = (Mat::new(logits, vocab_size), Mat::new(xb, dim));
+            classifier_backward(sizes, gradients.classifier_mut(), d_logits, xb, start > 0);
         }
     }
     if let Some(gradients) = gradients {
-        let rows = gradient.dx.par_chunks_mut(BLOCK * dim).zip(gradient.dy_att.par_chunks(BLOCK * dim));
-        let d_rms = rows.zip(xs[*last].par_chunks(BLOCK * dim)).map(|((dx, dy), x)| {
-            dx.fill(0.0);
-            let mut d_rms = vec![0.0; dim];
-            rmsnorm_backward(dx, &mut d_rms, dy, x, &weights.rms_final);
-            d_rms
-        });
-        sum_parts(&mut gradients.rms_final, &d_rms.collect::<Vec<_>>(), Vec::as_slice);
+        norm_backward(workspace, sizes, gradients);
     }
-    (sum / counted as f64) as f32
+    (sum / losses.counted as f64) as f32
+}
+
+/// d_wcls = the transpose of d_logits · xb, added to it if `add`.
+fn classifier_backward(sizes: &Sizes, d_wcls: &mut [f32], d_logits: Mat, xb: Mat, add: bool) {
+    let (dim, vocab_size) = (sizes.config.dim, sizes.config.vocab_size);
+    // Few, as each packs xb again, but enough to keep all threads busy.
+    let tile = (vocab_size / 16).clamp(BLOCK, 4 * BLOCK);
+    d_wcls.par_chunks_mut(tile * dim).enumerate().for_each(|(i, d_wcls)| {
+        let tokens = i * tile..vocab_size.min((i + 1) * tile);
+        sizes.products.multiply(MatMut::new(d_wcls, dim), d_logits.cols(tokens).t(), xb, add);
+    });
+}
+
+/// From the gradient of the last norm's output to that of its input, and of its weight.
+fn norm_backward(Workspace { weights, scratch, xs, last, .. }: &mut Workspace, sizes: &Sizes, gradients: &mut Weights) {
+    let dim = sizes.config.dim;
+    let rows = (
+        scratch.dx.par_chunks_mut(BLOCK * dim),
+        scratch.dy_att.par_chunks(BLOCK * dim),
+        xs[*last].par_chunks(BLOCK * dim),
+    );
+    let d_rms = rows.into_par_iter().map(|(dx, dy, x)| {
+        dx.fill(0.0);
+        let mut d_rms = vec![0.0; dim];
+        rmsnorm_backward(dx, &mut d_rms, dy, x, &weights.rms_final);
+        d_rms
+    });
+    sum_parts(&mut gradients.rms_final, &d_rms.collect::<Vec<_>>(), Vec::as_slice);
 }
 
 /// All logits.
 pub(super) fn logits(workspace: &mut Workspace, sizes: &Sizes) -> Vec<f32> {
-    let (dim, vocab_size) = (sizes.config.dim, sizes.config.vocab_size);
     normalise(workspace, sizes);
+    let (dim, vocab_size, products) = (sizes.config.dim, sizes.config.vocab_size, sizes.products);
     let mut logits = vec![0.0; sizes.positions() * vocab_size];
-    let wcls_t = &workspace.operands.wcls_t;
-    let blocks = logits.par_chunks_mut(BLOCK * vocab_size).zip(workspace.gradient.xb.par_chunks(BLOCK * dim));
+    let wcls_t = workspace.operands.wcls_t.right(products);
+    let blocks = logits.par_chunks_mut(BLOCK * vocab_size).zip(workspace.scratch.xb.par_chunks(BLOCK * dim));
     blocks.for_each(|(logits, xb)| {
-        sizes.matmul((xb.len() / dim, vocab_size, dim), logits, vocab_size, View::new(xb, dim), wcls_t, false);
+        products.multiply(MatMut::new(logits, vocab_size), Mat::new(xb, dim), wcls_t, false);
     });
     logits
 }
 
 /// Input of the classifier: the last norm's output.
-fn normalise(workspace: &mut Workspace, sizes: &Sizes) {
-    let dim = sizes.config.dim;
-    let Workspace { weights, gradient, xs, last, .. } = workspace;
+fn normalise(Workspace { weights, scratch, xs, last, .. }: &mut Workspace, sizes: &Sizes) {
+    let row = BLOCK * sizes.config.dim;
     let x = &xs[*last];
-    gradient.xb.resize(x.len());
-    let rows = gradient.xb.par_chunks_mut(BLOCK * dim).zip(x.par_chunks(BLOCK * dim));
+    scratch.xb.resize(x.len());
+    let rows = scratch.xb.par_chunks_mut(row).zip(x.par_chunks(row));
     rows.for_each(|(xb, x)| rmsnorm(xb, x, &weights.rms_final));
 }
 
-/// Sum of the losses of these positions; turns their logits into the gradient of the mean over
-/// `counted` positions.
-fn losses(
-    logits: &mut [f32],
+/// What the losses of a batch depend on, beside the logits.
+struct Losses<'a> {
+    targets: &'a [u32],
+    teacher: Option<Teacher<'a>>,
     vocab_size: usize,
-    first: usize,
-    targets: &[u32],
-    teacher: Option<Teacher>,
+    /// Positions that count.
     counted: usize,
-) -> f64 {
-    let scratch = if teacher.is_some() { vocab_size } else { 0 };
-    let (mut student, mut taught) = (vec![0.0; scratch], vec![0.0; scratch]);
-    let text_share = teacher.map_or(1.0, |t| 1.0 - t.weight);
-    vectorized(
-        #[inline(always)]
-        || {
-            let mut sum = 0.0;
-            for ((i, logits), target) in logits.chunks_exact_mut(vocab_size).enumerate().zip(&targets[first..]) {
-                if *target == IGNORED {
-                    logits.fill(0.0);
-                    continue;
-                }
-                let divergence = teacher.map(
-                    #[inline(always)]
-                    |teacher| {
-                        let row = &teacher.logits[(first + i) * vocab_size..][..vocab_size];
-                        divergence(&mut student, &mut taught, logits, row, teacher.temperature)
-                    },
-                );
-                let target = *target as usize;
-                let logit = logits[target];
-                let scale = text_share / counted as f32;
-                let (sum_exp, max) = exp_row(logits, 1.0);
-                sum += f64::from(text_share) * (f64::from(sum_exp.ln()) + f64::from(max - logit));
-                logits.iter_mut().for_each(|x| *x *= scale / sum_exp);
-                logits[target] -= scale;
-                if let (Some(teacher), Some(divergence)) = (teacher, divergence) {
-                    let t = teacher.temperature;
-                    sum += f64::from(teacher.weight * t * t * divergence);
-                    let scale = teacher.weight * t / counted as f32;
-                    for ((x, student), taught) in logits.iter_mut().zip(&student).zip(&taught) {
-                        *x += scale * (student - taught);
-                    }
-                }
-            }
-            sum
-        },
-    )
 }
 
-/// KL(teacher ‖ student) at a temperature; leaves both distributions in `student` and `taught`.
-#[inline(always)]
-fn divergence(student: &mut [f32], taught: &mut [f32], logits: &[f32], teacher: &[f32], temperature: f32) -> f32 {
-    let mut log_sums = [0.0; 2];
-    for ((probs, logits), log_sum) in [(&mut *student, logits), (&mut *taught, teacher)].into_iter().zip(&mut log_sums)
-    {
-        probs.copy_from_slice(logits);
-        let (sum, max) = exp_row(probs, temperature);
-        probs.iter_mut().for_each(|p| *p /= sum);
-        *log_sum = sum.ln() + max / temperature;
+impl<'a> Losses<'a> {
+    fn new(batch: &Batch<'a>, options: &Options<'a>, vocab_size: usize) -> Self {
+        let counted = batch.targets.iter().filter(|t| **t != IGNORED).count();
+        Losses { targets: batch.targets, teacher: options.teacher, vocab_size, counted }
     }
-    // Σ taught (teacher - student) / temperature, then the difference of the normalisations.
-    let mut lanes = [0.0; LANES];
-    for ((p, a), b) in taught.chunks(LANES).zip(teacher.chunks(LANES)).zip(logits.chunks(LANES)) {
-        for (((lane, p), a), b) in lanes.iter_mut().zip(p).zip(a).zip(b) {
-            *lane += p * (a - b);
+
+    /// Sum of the losses of positions from `first` on; turns their logits into the gradient of the
+    /// mean loss.
+    fn block(&self, first: usize, logits: &mut [f32]) -> f64 {
+        let mut teaching = self.teacher.map(|teacher| Teaching::new(teacher, self.vocab_size));
+        vectorized(
+            #[inline(always)]
+            || {
+                let mut sum = 0.0;
+                let rows = logits.chunks_exact_mut(self.vocab_size).zip(&self.targets[first..]);
+                for (i, (logits, target)) in rows.enumerate() {
+                    if *target == IGNORED {
+                        logits.fill(0.0);
+                        continue;
+                    }
+                    let divergence = match &mut teaching {
+                        Some(teaching) => teaching.divergence(logits, first + i),
+                        None => 0.0,
+                    };
+                    sum += self.text(logits, *target as usize);
+                    if let Some(teaching) = &teaching {
+                        sum += teaching.loss(logits, divergence, self.counted);
+                    }
+                }
+                sum
+            },
+        )
+    }
+
+    /// The text's share of a position's loss, and of its gradient.
+    #[inline(always)]
+    fn text(&self, logits: &mut [f32], target: usize) -> f64 {
+        let share = self.teacher.map_or(1.0, |t| 1.0 - t.weight);
+        let logit = logits[target];
+        let scale = share / self.counted as f32;
+        let (sum_exp, max) = exp_row(logits, 1.0);
+        logits.iter_mut().for_each(|x| *x *= scale / sum_exp);
+        logits[target] -= scale;
+        f64::from(share) * (f64::from(sum_exp.ln()) + f64::from(max - logit))
+    }
+}
+
+/// A teacher, and the distributions of one position at its temperature.
+struct Teaching<'a> {
+    teacher: Teacher<'a>,
+    student: Vec<f32>,
+    taught: Vec<f32>,
+}
+
+impl<'a> Teaching<'a> {
+    fn new(teacher: Teacher<'a>, vocab_size: usize) -> Self {
+        Teaching { teacher, student: vec![0.0; vocab_size], taught: vec![0.0; vocab_size] }
+    }
+
+    /// KL(teacher ‖ student) at a position.
+    #[inline(always)]
+    fn divergence(&mut self, logits: &[f32], position: usize) -> f32 {
+        let temperature = self.teacher.temperature;
+        let teacher = &self.teacher.logits[position * logits.len()..][..logits.len()];
+        let student_sum = softmax(&mut self.student, logits, temperature);
+        let taught_sum = softmax(&mut self.taught, teacher, temperature);
+        // Σ taught (teacher - student) / temperature, then the difference of the normalisations.
+        let mut lanes = [0.0; LANES];
+        for (p, a, b) in izip!(self.taught.chunks(LANES), teacher.chunks(LANES), logits.chunks(LANES)) {
+            for (lane, p, a, b) in izip!(&mut lanes, p, a, b) {
+                *lane += p * (a - b);
+            }
         }
+        total(lanes) / temperature - taught_sum + student_sum
     }
-    total(lanes) / temperature - log_sums[1] + log_sums[0]
+
+    /// The teacher's share of a position's loss; adds its gradient to that of the logits.
+    #[inline(always)]
+    fn loss(&self, gradient: &mut [f32], divergence: f32, counted: usize) -> f64 {
+        let Teacher { weight, temperature: t, .. } = self.teacher;
+        let scale = weight * t / counted as f32;
+        for (x, student, taught) in izip!(gradient, &self.student, &self.taught) {
+            *x += scale * (student - taught);
+        }
+        f64::from(weight * t * t * divergence)
+    }
+}
+
+/// Probabilities of logits at a temperature. Returns the log of the sum of exponentials.
+#[inline(always)]
+fn softmax(probs: &mut [f32], logits: &[f32], temperature: f32) -> f32 {
+    probs.copy_from_slice(logits);
+    let (sum, max) = exp_row(probs, temperature);
+    probs.iter_mut().for_each(|p| *p /= sum);
+    sum.ln() + max / temperature
 }
 
 /// x = exp((x - max) / temperature). Returns their sum and the maximum.

@@ -5,6 +5,7 @@
 //! there; sums run in [`LANES`] lanes to be allowed to.
 
 use dfdx::prelude::{AdamConfig, WeightDecay};
+use itertools::izip;
 use pulp::{Simd, WithSimd};
 
 /// Lanes of a sum; also the multiple to which rows of positions are padded.
@@ -98,7 +99,7 @@ pub(super) fn adam(adam: &AdamConfig, step: u32, values: &mut [f32], m: &mut [f3
     vectorized(
         #[inline(always)]
         || {
-            for (((w, m), v), g) in values.iter_mut().zip(&mut *m).zip(&mut *v).zip(gradient) {
+            for (w, m, v, g) in izip!(&mut *values, &mut *m, &mut *v, gradient) {
                 *m = beta1 * *m + (1.0 - beta1) * g;
                 *v = beta2 * *v + (1.0 - beta2) * g * g;
                 *w -= lr * (*m * scale1) / ((*v * scale2).sqrt() + eps) + decay * *w;
@@ -120,7 +121,7 @@ pub(super) fn rmsnorm(out: &mut [f32], x: &[f32], weight: &[f32]) {
         || {
             for (out, x) in out.chunks_exact_mut(weight.len()).zip(x.chunks_exact(weight.len())) {
                 let scale = inverse_rms(x);
-                for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
+                for (out, x, w) in izip!(out, x, weight) {
                     *out = x * scale * w;
                 }
             }
@@ -134,20 +135,20 @@ pub(super) fn rmsnorm_backward(dx: &mut [f32], d_weight: &mut [f32], dy: &[f32],
     vectorized(
         #[inline(always)]
         || {
-            for ((dx, dy), x) in dx.chunks_exact_mut(dim).zip(dy.chunks_exact(dim)).zip(x.chunks_exact(dim)) {
+            for (dx, dy, x) in izip!(dx.chunks_exact_mut(dim), dy.chunks_exact(dim), x.chunks_exact(dim)) {
                 let scale = inverse_rms(x);
-                for (((dw, dy), x), _) in d_weight.iter_mut().zip(dy).zip(x).zip(weight) {
+                for (dw, dy, x) in izip!(&mut *d_weight, dy, x) {
                     *dw += dy * x * scale;
                 }
                 // d(scale) = -scale³ / dim · Σ x dx
                 let mut lanes = [0.0; LANES];
-                for ((x, dy), w) in x.chunks(LANES).zip(dy.chunks(LANES)).zip(weight.chunks(LANES)) {
-                    for (((lane, x), dy), w) in lanes.iter_mut().zip(x).zip(dy).zip(w) {
+                for (x, dy, w) in izip!(x.chunks(LANES), dy.chunks(LANES), weight.chunks(LANES)) {
+                    for (lane, x, dy, w) in izip!(&mut lanes, x, dy, w) {
                         *lane += x * dy * w;
                     }
                 }
                 let inner = total(lanes) * scale * scale * scale / dim as f32;
-                for (((dx, dy), x), w) in dx.iter_mut().zip(dy).zip(x).zip(weight) {
+                for (dx, dy, x, w) in izip!(dx, dy, x, weight) {
                     *dx += scale * dy * w - inner * x;
                 }
             }
@@ -171,7 +172,7 @@ pub(super) fn swiglu(hb: &mut [f32], h13: &[f32], hidden_dim: usize) {
         || {
             for (hb, h13) in hb.chunks_exact_mut(hidden_dim).zip(h13.chunks_exact(2 * hidden_dim)) {
                 let (h1, h3) = h13.split_at(hidden_dim);
-                for ((hb, h1), h3) in hb.iter_mut().zip(h1).zip(h3) {
+                for (hb, h1, h3) in izip!(hb, h1, h3) {
                     *hb = h1 * sigmoid(*h1) * h3;
                 }
             }
@@ -186,7 +187,7 @@ pub(super) fn swiglu_backward(h13: &mut [f32], dhb: &mut [f32], hidden_dim: usiz
         || {
             for (dhb, h13) in dhb.chunks_exact_mut(hidden_dim).zip(h13.chunks_exact_mut(2 * hidden_dim)) {
                 let (h1, h3) = h13.split_at_mut(hidden_dim);
-                for ((dhb, h1), h3) in dhb.iter_mut().zip(h1).zip(h3) {
+                for (dhb, h1, h3) in izip!(dhb, h1, h3) {
                     let (x1, x3, dy) = (*h1, *h3, *dhb);
                     let s = sigmoid(x1);
                     let silu = x1 * s;

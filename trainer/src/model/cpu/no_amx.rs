@@ -1,21 +1,26 @@
-//! In place of [`amx`](super) on other processors and systems.
+//! What stands in for [`amx`](super::amx) on other processors and systems.
 
-use super::products::{Right, View};
+use super::mat::{Mat, MatMut};
 
 #[derive(Default)]
 pub(super) struct Panels;
 
 impl Panels {
-    pub fn load(&mut self, _: View, _: (usize, usize)) {
+    pub fn load(&mut self, _: Mat) {
         unreachable!("AMX is not available");
     }
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum Right<'a> {
+    Plain(Mat<'a>),
+    Packed(&'a Panels),
 }
 
 pub(super) fn available() -> bool {
     false
 }
 
-pub(super) fn matmul(_: (usize, usize, usize), _: &mut [f32], _: usize, _: View, b: Right, _: bool) {
-    let Right { panels: None | Some(Panels), .. } = b;
+pub(super) fn multiply(_: MatMut, _: Mat, _: Right, _: bool) {
     unreachable!("AMX is not available");
 }

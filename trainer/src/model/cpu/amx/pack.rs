@@ -1,9 +1,8 @@
 //! Matrices on their way to AMX: from lines of f32 to blocks of pairs of bf16.
 
 use std::arch::x86_64::*;
-use std::ops::Range;
 
-use super::super::products::View;
+use crate::model::cpu::mat::Mat;
 
 /// Rows and columns of a block.
 pub const SIDE: usize = 32;
@@ -48,44 +47,32 @@ pub enum Side {
     Right,
 }
 
-/// Packs these steps of these panels of a matrix (outer, inner dimension), padded with zeros.
+/// Packs a matrix (outer, inner dimension), panel by panel, padded with zeros.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub fn pack(
-    blocks: &mut [Block],
-    lines: &mut Lines,
-    side: Side,
-    x: View,
-    shape: (usize, usize),
-    panels: Range<usize>,
-    steps: Range<usize>,
-) {
+pub fn pack(blocks: &mut [Block], lines: &mut Lines, side: Side, x: Mat) {
+    let (outer, inner) = x.shape();
+    let (panels, steps) = (outer.div_ceil(SIDE), inner.div_ceil(SIDE));
     let mut pack = |panel: usize, step: usize| {
-        let block = &mut blocks[(panel - panels.start) * steps.len() + step - steps.start];
-        pack_block(block, lines, side, x, shape, (panel * SIDE, step * SIDE));
+        let (row, col) = (panel * SIDE, step * SIDE);
+        let x = x.block(row..outer.min(row + SIDE), col..inner.min(col + SIDE));
+        pack_block(&mut blocks[panel * steps + step], lines, side, x);
     };
     // Along the lines of memory.
-    if x.col == 1 {
-        panels.clone().for_each(|panel| steps.clone().for_each(|step| pack(panel, step)));
+    if x.strides().1 == 1 {
+        (0..panels).for_each(|panel| (0..steps).for_each(|step| pack(panel, step)));
     } else {
-        steps.clone().for_each(|step| panels.clone().for_each(|panel| pack(panel, step)));
+        (0..steps).for_each(|step| (0..panels).for_each(|panel| pack(panel, step)));
     }
 }
 
-/// Packs the block that begins with this row and column.
+/// Packs at most 32 x 32 numbers.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn pack_block(
-    block: &mut Block,
-    Lines { padded, transposed }: &mut Lines,
-    side: Side,
-    x: View,
-    (outer, inner): (usize, usize),
-    (row, col): (usize, usize),
-) {
-    let (rows, cols) = (SIDE.min(outer - row), SIDE.min(inner - col));
+fn pack_block(block: &mut Block, Lines { padded, transposed }: &mut Lines, side: Side, x: Mat) {
+    let ((rows, cols), (row, col)) = (x.shape(), x.strides());
     // Lines of contiguous numbers: rows, or columns.
-    let (mut lines, mut line) = (&x.data[row * x.row + col * x.col..], x.row.max(x.col));
-    let lines_are_rows = x.col == 1;
+    let (mut lines, mut line) = (x.data(), row.max(col));
+    let lines_are_rows = col == 1;
     for i in SIDE..2 * SIDE {
         // What comes next, but for the order of blocks. The processor foresees lines, not their
         // beginnings.

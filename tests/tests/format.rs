@@ -1,0 +1,104 @@
+//! What `format::write` refuses, and what it computes itself.
+
+use std::borrow::Cow;
+use std::io;
+
+use infer_core::format::{Header, Tensor, TensorName, Version, WriteError, write};
+use infer_core::{Config, Error, WeightType};
+use tests::random::config;
+
+fn headers() -> [Header; 3] {
+    let f32_ = config(24, 40, 2, 2, 1);
+    let int8 = Config { weights: WeightType::Q8 { group_size: 8 }, ..f32_ };
+    [(Version::V0, f32_), (Version::V1, f32_), (Version::V2, int8)]
+        .map(|(version, config)| Header { version, config: Config { shared_classifier: false, ..config } })
+}
+
+/// Weights of the right size, all 0.5 but one.
+fn weights(header: &Header, name: TensorName, one: Option<(usize, f32)>) -> Cow<'static, [f32]> {
+    let Tensor { rows, cols, .. } = header.layout().unwrap().get(name).unwrap();
+    let mut weights = vec![0.5; rows * cols];
+    if let Some((index, weight)) = one {
+        weights[index] = weight;
+    }
+    weights.into()
+}
+
+#[test]
+fn a_weight_that_is_no_number_is_named() {
+    for header in headers() {
+        for tensor in header.layout().unwrap().iter() {
+            if matches!(tensor.name, TensorName::FreqCisReal | TensorName::FreqCisImag) {
+                continue;
+            }
+            for damage in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let damaged = (tensor.name, tensor.count - 1);
+                let e = write(&mut io::sink(), &header, |name, layer| {
+                    weights(&header, name, ((name, layer) == damaged).then_some((7, damage)))
+                });
+                let Err(WriteError::NotFinite { name, layer, index: 7 }) = e else { panic!("{tensor:?}: {e:?}") };
+                assert_eq!((name, layer), damaged);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_matrix_of_another_size_is_named() {
+    for header in headers() {
+        let e = write(&mut io::sink(), &header, |name, layer| {
+            let weights = weights(&header, name, None);
+            if (name, layer) == (TensorName::W2, 1) { weights[1..].to_vec().into() } else { weights }
+        });
+        let Err(WriteError::Size { name: TensorName::W2, layer: 1, need: 960, have: 959 }) = e else { panic!("{e:?}") };
+    }
+}
+
+#[test]
+fn what_the_version_cannot_hold_is_refused() {
+    let [f32_, _, int8] = headers();
+    for header in [Header { config: int8.config, ..f32_ }, Header { config: f32_.config, ..int8 }] {
+        let e = write(&mut io::sink(), &header, |name, _| weights(&header, name, None));
+        assert!(matches!(e, Err(WriteError::Format(Error::Unsupported { .. }))), "{e:?}");
+    }
+}
+
+#[test]
+fn every_file_is_as_long_as_its_table_says() {
+    for header in headers() {
+        let mut file = Vec::new();
+        let mut asked = Vec::new();
+        write(&mut file, &header, |name, layer| {
+            asked.push((name, layer));
+            weights(&header, name, None)
+        })
+        .unwrap();
+        let layout = header.layout().unwrap();
+        assert_eq!(file.len() as u64, layout.file_bytes);
+        assert_eq!(Header::parse(&file), Ok(header));
+        let given = |t: &Tensor| !matches!(t.name, TensorName::FreqCisReal | TensorName::FreqCisImag);
+        let table: Vec<_> = layout.iter().filter(given).flat_map(|t| (0..t.count).map(move |l| (t.name, l))).collect();
+        assert_eq!(asked, table);
+
+        let mut short = vec![0; file.len() - 1];
+        let e = write(&mut &mut short[..], &header, |name, _| weights(&header, name, None));
+        assert!(matches!(e, Err(WriteError::Io(_))), "{e:?}");
+    }
+}
+
+#[test]
+fn rotary_tables_of_version_0() {
+    let [header, ..] = headers();
+    let mut file = Vec::new();
+    write(&mut file, &header, |name, _| weights(&header, name, None)).unwrap();
+    for (name, part) in [(TensorName::FreqCisReal, f64::cos as fn(f64) -> f64), (TensorName::FreqCisImag, f64::sin)] {
+        let Tensor { offset, rows, cols, .. } = header.layout().unwrap().get(name).unwrap();
+        assert_eq!((rows, cols), (40, 6));
+        let table = file[offset as usize..].as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+        for (i, value) in table.take(rows * cols).enumerate() {
+            let (pos, pair) = (i / cols, i % cols);
+            let want = part(pos as f64 * 10000f64.powf(-2.0 * pair as f64 / 12.0));
+            assert!((f64::from(value) - want).abs() < 5e-6, "{} at {pos}, {pair}: {value}", name.as_str());
+        }
+    }
+}
