@@ -13,7 +13,7 @@ use core::num::NonZeroUsize;
 /// must return only after all calls have finished: tasks write to slices that are disjoint by index
 /// and borrowed from the caller.
 pub unsafe trait Runner: Sync {
-    /// Into how many tasks work should be cut.
+    /// The largest number of tasks worth splitting work into.
     fn threads(&self) -> NonZeroUsize;
 
     /// Multiplications that are worth a task of their own: less costs more to hand to another

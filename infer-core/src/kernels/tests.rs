@@ -10,7 +10,7 @@ use super::table::{Heads, HeadsQ8};
 use super::*;
 use crate::math::LANES;
 use crate::matrix::Q8Matrix;
-use crate::panel::{Panel, SharedOut};
+use crate::panel::Panel;
 use crate::plan::{XQ_BYTES, block_len};
 
 /// Numbers from -1 to 1, the same in every run.
@@ -61,10 +61,7 @@ fn check(what: &str, run: impl Fn(&Kernels) -> Vec<f32>) {
 /// The output (batch, rows) of a product.
 fn product(rows: usize, batch: usize, run: impl FnOnce(&mut Panel<'_>)) -> Vec<f32> {
     let mut out = vec![9.0; batch * rows];
-    #[allow(unsafe_code)]
-    // SAFETY: the only panel.
-    let mut panel = unsafe { SharedOut::new(&mut out, rows).columns(0..rows) };
-    run(&mut panel);
+    run(&mut Panel::new(&mut out, rows));
     out
 }
 

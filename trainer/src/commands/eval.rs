@@ -1,5 +1,5 @@
-//! `trainer eval`: how well a checkpoint or a model file predicts the validation split, by
-//! infer-core.
+//! `trainer eval`: measures with infer-core how well a checkpoint or a model file predicts the
+//! validation split.
 
 use std::path::PathBuf;
 
@@ -82,7 +82,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         None => Ok(Perplexity::default()),
     });
     let mut all = Perplexity::default();
-    // In order, so that the sum does not depend on the threads.
+    // Added in order, so that the sum does not depend on the threads.
     sums.collect::<anyhow::Result<Vec<Perplexity>>>()?.into_iter().for_each(|sum| all += sum);
     let Perplexity { tokens, bytes, .. } = all;
     let (nats_per_token, perplexity, nats_per_byte) = (all.per_token(), all.perplexity(), all.per_byte());

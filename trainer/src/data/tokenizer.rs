@@ -1,4 +1,4 @@
-//! A tokenizer.bin with its index, and whether two of them mean the same by their ids.
+//! A tokenizer.bin and its path, and whether two of them give the same meaning to each id.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use infer_core::{BOS, EOS, OwnedTokenizer, count_entries};
 
-/// The contents of a tokenizer.bin.
+use crate::io::files::TOKENIZER;
+
+/// A tokenizer.bin that was read and checked.
 #[derive(Clone)]
 pub struct TokenizerFile {
-    /// Where it was read.
+    /// The path that it was read from.
     pub path: PathBuf,
     /// Its contents.
     pub tokenizer: OwnedTokenizer<Vec<u8>>,
@@ -37,11 +39,14 @@ impl TokenizerFile {
         Ok(TokenizerFile { path: path.to_path_buf(), tokenizer })
     }
 
-    /// The tokenizer that a model of `vocab_size` tokens was trained with: tokenizer.bin beside it,
-    /// unless that has another number of tokens, as in a folder of several models; then the given
-    /// one.
+    /// The tokenizer that a model of `vocab_size` tokens was trained with: tokenizer.bin beside the
+    /// model. If that file has another number of tokens, as in a folder of several models, it is
+    /// the given one.
+    ///
+    /// # Errors
+    /// Neither has `vocab_size` tokens, or the file is damaged and none is given.
     pub fn of_model(model: &Path, vocab_size: usize, given: Option<&TokenizerFile>) -> anyhow::Result<TokenizerFile> {
-        let beside = model.with_file_name("tokenizer.bin");
+        let beside = model.with_file_name(TOKENIZER);
         let beside = beside.exists().then(|| TokenizerFile::open(&beside));
         let found = match (beside, given) {
             (Some(Ok(file)), _) if file.vocab_size() == vocab_size => Some(file),
@@ -78,14 +83,14 @@ impl TokenizerFile {
     /// Bytes of text that each token stands for. BOS stands for none.
     ///
     /// # Errors
-    /// None: every token is there.
+    /// As [`OwnedTokenizer::decode`].
     pub fn token_lengths(&self) -> anyhow::Result<Vec<usize>> {
         let length = |token| Ok(if token == BOS { 0 } else { self.tokenizer.decode(0, token)?.len() });
         (0..self.vocab_size() as u32).map(length).collect()
     }
 
-    /// Whether every id has the same piece in both. Scores may differ: they only say how a text is
-    /// cut into pieces.
+    /// Whether every id has the same piece in both. Scores may differ: they only decide how a text
+    /// is cut into pieces.
     pub fn means_the_same(&self, other: &TokenizerFile) -> bool {
         let (ours, theirs) = (self.tokenizer.get(), other.tokenizer.get());
         self.vocab_size() == other.vocab_size()

@@ -1,4 +1,4 @@
-//! Running a model with infer-core: one that was just trained, a checkpoint, or a model file.
+//! Runs a model with infer-core: one in training, a checkpoint, or a model file.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use crate::io::checkpoint::{Checkpoint, Checkpoints};
 use crate::io::files::{TOKENIZER, open_model};
 use crate::io::weights::{FileVersion, Weights};
 
-/// Tokens per forward pass where they are known in advance.
+/// Tokens per forward pass, for prompts and for texts to evaluate.
 const BATCH: usize = 64;
 
 /// A model with its tokenizer.
@@ -37,8 +37,8 @@ impl ModelFile {
 }
 
 impl Runnable {
-    /// Opens a model file, a checkpoint, or the best checkpoint of a run's out_dir. The tokenizer
-    /// is that of the checkpoint, the given one, or tokenizer.bin beside the model file.
+    /// Opens a model file, a checkpoint, or the best checkpoint of a run's out_dir. A checkpoint
+    /// brings its tokenizer; that of a model file is `tokenizer`, or tokenizer.bin beside the file.
     ///
     /// # Errors
     /// A file that is missing or damaged, and a tokenizer of fewer tokens than the model has.
@@ -54,7 +54,7 @@ impl Runnable {
         Runnable::from_file(ModelFile::Mapped(model), bytes).with_context(in_tokenizer)
     }
 
-    /// Weights in training, as an f32 model.
+    /// Makes an f32 model of weights in training.
     ///
     /// # Errors
     /// A weight that is not finite, and a tokenizer of fewer tokens than the model has.
@@ -98,8 +98,8 @@ impl Runnable {
     }
 }
 
-/// How well a model predicts `targets`, the tokens that follow `tokens` one position on. Works on
-/// the calling thread: sequences are what runs in parallel.
+/// Measures how well a model predicts `targets`, the tokens that follow `tokens` one position on.
+/// Works on the calling thread: callers that have several sequences read them in parallel.
 ///
 /// # Errors
 /// A token that the model does not have, and more tokens than it has positions.
@@ -117,8 +117,8 @@ pub fn perplexity(
     Ok(perplexity)
 }
 
-/// Goes on behind the prompt until the model begins another story, or has used `steps` positions.
-/// Works on the calling thread: stories are what runs in parallel.
+/// Appends tokens to the prompt until the model begins another story or `steps` positions are used.
+/// Works on the calling thread: callers that want several stories tell them in parallel.
 ///
 /// # Errors
 /// A model whose logits are no numbers.

@@ -1,4 +1,4 @@
-//! Weights on the host, and the model file that they make by infer-core's table of tensors.
+//! Weights on the host, and the model file that they are written to.
 
 use anyhow::{Context, ensure};
 use clap::ValueEnum;
@@ -108,7 +108,7 @@ mod tests {
 
     use super::*;
 
-    /// Weights that are all different.
+    /// A model in which no two weights are equal.
     fn weights() -> Weights {
         let config =
             crate::train::settings::tests::parse(&["--dim=16", "--n-layers=2", "--n-kv-heads=2"]).unwrap().config();

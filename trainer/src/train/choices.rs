@@ -1,9 +1,11 @@
-//! Settings that are one of a few words. Any text is read, so that a wrong word in a file and one
-//! on the command line give the same message: `Settings::check` refuses it.
+//! Settings that are one of a few words.
+//!
+//! Parsing takes any text, and `Settings::check` refuses unknown words: so a wrong word gives the
+//! same message whether it stands in a file or on the command line.
 
 use serde::{Deserialize, Serialize};
 
-/// What a run starts from.
+/// The weights that a run starts from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub enum InitFrom {
@@ -35,7 +37,7 @@ impl From<InitFrom> for String {
     }
 }
 
-/// Where a run computes.
+/// The device that a run computes on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub enum Device {
@@ -92,11 +94,11 @@ impl From<Dtype> for String {
     }
 }
 
-/// Where the vocabulary comes from.
+/// The origin of the vocabulary.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub enum VocabSource {
-    /// Trained on the stories, or given.
+    /// A vocabulary that is trained on the stories, or given.
     Custom,
     /// The 32,000 tokens of Llama 2.
     Llama2,

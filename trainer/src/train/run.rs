@@ -1,10 +1,8 @@
-//! The training loop.
+//! A training run: steps, evaluations, checkpoints, and the export at the end.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::model::{self, AdamW, Backend, Llama, Options, Shape, clip_gradients};
-use crate::report::output::note;
 use anyhow::{Context, bail, ensure};
 use dfdx::prelude::{Cache, Cpu};
 use indicatif::HumanDuration;
@@ -17,8 +15,10 @@ use crate::io::export::Target;
 use crate::io::files::{SETTINGS, lock, write_whole};
 use crate::io::inference::Runnable;
 use crate::io::weights::Weights;
+use crate::model::{self, AdamW, Backend, Llama, Options, Shape, clip_gradients};
 use crate::report::Report;
 use crate::report::metric::Evaluation;
+use crate::report::output::note;
 use crate::report::peak;
 use crate::train::choices::{Device, InitFrom};
 use crate::train::data::Data;
@@ -28,15 +28,19 @@ use crate::train::schedule::learning_rate;
 use crate::train::settings::Settings;
 use crate::train::start::{Start, describe};
 
-/// Positions of the story that each evaluation tells.
+/// Most positions of the story that each evaluation tells.
 const SAMPLE_LEN: usize = 128;
 
 /// Trains on the device that the settings name.
+///
+/// # Errors
+/// Settings, files and weights that do not fit together, found before the first step; a training
+/// that diverges; files that cannot be written.
 pub fn run(settings: &Settings) -> anyhow::Result<()> {
     match &settings.device {
         Device::Cpu => {
             let device = Cpu::default();
-            device.enable_cache(); // the gradients of the next step take the memory of the last
+            device.enable_cache(); // each step reuses the memory of the gradients of the last
             run_on(settings, device)
         }
         #[cfg(feature = "cuda")]
@@ -61,7 +65,7 @@ fn run_on<D: Backend>(settings: &Settings, device: D) -> anyhow::Result<()> {
     let own = start.tokenizer(given.as_ref())?;
     let data = Data::prepare(settings, given, own)?;
     let settings = &Settings { vocab_size: Some(data.tokenizer().vocab_size()), ..settings.clone() };
-    memory::check(settings, &start.config(settings)?)?; // with the vocabulary of the data
+    memory::check(settings, &start.config(settings)?)?; // again, now that the vocabulary is known
     let mut training = Training::new(settings, device, &data, start)?;
     if settings.eval_only {
         let loss = training.evaluate()?;
@@ -73,7 +77,7 @@ fn run_on<D: Backend>(settings: &Settings, device: D) -> anyhow::Result<()> {
     training.finish()
 }
 
-/// Where the trained model goes.
+/// The place for the trained model.
 fn target(settings: &Settings) -> Target<'_> {
     let way = match settings.export {
         Some(_) => "name another --export",
@@ -82,7 +86,7 @@ fn target(settings: &Settings) -> Target<'_> {
     Target { path: settings.export_path(), version: settings.export_version, way }
 }
 
-/// Files that a run reads.
+/// The files that a run reads.
 fn inputs(settings: &Settings) -> Vec<&Path> {
     let Settings { data, valid, tokenizer, teacher, .. } = settings;
     let given = [data, valid, tokenizer, teacher].into_iter().flatten().map(PathBuf::as_path);
@@ -145,7 +149,7 @@ impl<'a, D: Backend> Training<'a, D> {
             Some(peak) => (peak, "given"),
             None => (peak::measure(), "measured in f32"),
         };
-        let report = Report::new(&s.out_dir, &config, run.iter, s.max_iters, peak)?;
+        let report = Report::new(&s.out_dir, &config, run.iter, s.max_iters, peak);
         report.say(format!(
             "{} parameters: {}\nmatrix products in {}\n\
              {} sequences of {} tokens to train on, {} to validate on; {} tokens per step\n\
@@ -182,7 +186,7 @@ impl<'a, D: Backend> Training<'a, D> {
         self.report.open_files(self.run.iter)?;
         let c = self.model.config;
         let settings = Settings {
-            // The shards themselves: a search could find others next time.
+            // A search could find other shards next time, so the folder itself is written down.
             data: Some(self.data.folder.clone()),
             valid: None,
             separator: None,
@@ -237,7 +241,7 @@ impl<'a, D: Backend> Training<'a, D> {
         self.evaluate_and_save()
     }
 
-    /// One update of the weights. Returns the loss before it.
+    /// Updates the weights once. Returns the loss before the update.
     fn step(&mut self) -> anyhow::Result<f64> {
         let s = self.settings;
         let scale = 1.0 / s.gradient_accumulation_steps as f32;
@@ -280,7 +284,7 @@ impl<'a, D: Backend> Training<'a, D> {
         Ok(())
     }
 
-    /// Evaluates, unless this step has been evaluated already, and saves what training has reached.
+    /// Evaluates and saves a checkpoint, unless this step has been evaluated already.
     fn evaluate_and_save(&mut self) -> anyhow::Result<()> {
         if self.run.evaluated == Some(self.run.iter) {
             return Ok(());
@@ -295,8 +299,7 @@ impl<'a, D: Backend> Training<'a, D> {
         self.save()
     }
 
-    /// Says so if a model to fine-tune is worse than one that gives every token the same
-    /// probability.
+    /// Warns if a model to fine-tune is worse than one that gives every token the same probability.
     fn warn_if_worse_than_guessing(&self, loss: f64) {
         let guessing = (self.model.config.vocab_size as f64).ln();
         if let InitFrom::Model(path) = &self.settings.init_from
@@ -310,7 +313,7 @@ impl<'a, D: Backend> Training<'a, D> {
         }
     }
 
-    /// Loss of both splits and a story. Returns the loss of the validation split.
+    /// Reports the loss of both splits and tells a story. Returns the loss of the validation split.
     fn evaluate(&mut self) -> anyhow::Result<f64> {
         self.run.evaluated = Some(self.run.iter);
         let ((train_loss, _), (val_loss, tokens_per_byte)) =
@@ -330,7 +333,7 @@ impl<'a, D: Backend> Training<'a, D> {
         Ok(val_loss)
     }
 
-    /// Loss in nats per token on fixed sequences, and their tokens per byte.
+    /// The loss in nats per token on fixed sequences, and their tokens per byte.
     fn mean_loss(&self, batches: &Batches<'_>) -> anyhow::Result<(f64, f64)> {
         let s = self.settings;
         let (mut sum, mut n, mut bytes) = (0.0, 0, 0);
@@ -360,7 +363,7 @@ impl<'a, D: Backend> Training<'a, D> {
         self.checkpoints.save(&self.run, &tensors, self.data.tokenizer().bytes())
     }
 
-    /// Exports the best weights and says what they reach.
+    /// Exports the best weights and reports their loss.
     fn finish(self) -> anyhow::Result<()> {
         let s = self.settings;
         let best = self.checkpoints.read_best()?;
@@ -393,7 +396,7 @@ fn for_model(batch: &Batch, length: usize) -> model::Batch<'_> {
     model::Batch { tokens: &batch.x, targets: &batch.y, sequences: batch.x.len() / length, length }
 }
 
-/// Steps since the last line of the log.
+/// Sums over the steps since the last line of the log.
 #[derive(Default)]
 struct Window {
     loss: f64,

@@ -1,5 +1,4 @@
-//! Settings of a training run: a TOML file, then flags. Names are those of llama2.c's train.py
-//! where it has the setting.
+//! The settings of a training run. Those that llama2.c's train.py has too have the same names.
 
 use std::path::PathBuf;
 
@@ -185,7 +184,7 @@ impl Settings {
         (self.batch_size * self.gradient_accumulation_steps * self.max_seq_len) as u64
     }
 
-    /// The rules that the settings keep.
+    /// Checks the rules that the settings must keep.
     ///
     /// # Errors
     /// Names the first setting that breaks one.

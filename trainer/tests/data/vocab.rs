@@ -8,7 +8,7 @@ use crate::{assert_fails, run, scratch, stories, text, trainer, vocabulary};
 const TRAINING: &str = "data/text/tinystories_train.txt";
 const VALIDATION: &str = "data/text/tinystories_valid.txt";
 
-/// What normalisation, splitting and byte fallback could get wrong.
+/// Texts that normalisation, splitting and byte fallback could get wrong.
 const ODD: [&str; 16] = [
     "",
     " ",
@@ -28,15 +28,15 @@ const ODD: [&str; 16] = [
     "e\u{301}\u{301} combining",
 ];
 
-/// The same ids from infer-core's reading of tokenizer.bin and from the tokenizers library's of
-/// tokenizer.json, at least SentencePiece's compression.
+/// infer-core with tokenizer.bin and the tokenizers library with tokenizer.json give the same ids,
+/// and compress at least as well as SentencePiece.
 #[test]
 fn vocabularies_of_stories() {
     let (Some(training), Some(validation)) = (shared::file(TRAINING), shared::bytes(VALIDATION)) else { return };
     let validation = String::from_utf8(validation).unwrap();
     let stories: Vec<&str> = validation.split("<|endoftext|>").map(str::trim).filter(|s| !s.is_empty()).collect();
-    // Tokens that SentencePiece 0.2.3 needs for them after training on the same text with the
-    // settings of llama2.c's tinystories.py.
+    // SentencePiece 0.2.3 needs this many tokens for the stories, after training on the same text
+    // with the settings of llama2.c's tinystories.py.
     for (vocab_size, sentencepiece) in [(512, 239_952), (4096, 129_988)] {
         let folder = scratch(&format!("vocab-{vocab_size}"));
         let size = vocab_size.to_string();
@@ -58,7 +58,7 @@ fn vocabularies_of_stories() {
     }
 }
 
-/// Special tokens, bytes, merged pieces, characters; the score is minus the rank.
+/// The order is special tokens, bytes, merged pieces, characters, and the score is minus the rank.
 fn assert_layout(tokenizer: &Tokenizer<'_>, bytes: &[u8]) {
     let pieces: Vec<&str> = (0..tokenizer.vocab_size())
         .map(|id| std::str::from_utf8(tokenizer.piece(id as u32).unwrap()).unwrap())
@@ -79,7 +79,7 @@ fn assert_layout(tokenizer: &Tokenizer<'_>, bytes: &[u8]) {
     }
 }
 
-/// One text, one vocabulary: hash maps have no order.
+/// One text always gives the same vocabulary, though hash maps have no order.
 #[test]
 fn training_is_deterministic() {
     let folder = scratch("vocab-again");
