@@ -25,7 +25,7 @@ mod tokenizer;
 pub use buffers::Buffers;
 pub use model::ModelBytes;
 pub use perplexity::{Perplexity, nats};
-pub use pool::{Pool, default_threads, threads_for};
+pub use pool::{MAX_THREADS, Pool, default_threads, threads_for};
 pub use session::Session;
 pub use text::TextStream;
 pub use tokenizer::OwnedTokenizer;

@@ -1,4 +1,4 @@
-//! Damaged files and wrong arguments: a clear error, never a panic and never a silent result.
+//! Damaged files and wrong arguments give a clear error, never a panic and never a silent result.
 
 use infer_core::format::{HEADER_V1, Header, TensorName, Version};
 use infer_core::{
@@ -36,7 +36,7 @@ fn files_cut_at_every_length() {
     }
 }
 
-/// The same file of version 0, without the tables that no reader needs.
+/// Drops the rotary tables, which no reader needs, from a file of version 0.
 fn without_tables(whole: &[u8]) -> Vec<u8> {
     let layout = Header::parse(whole).unwrap().layout().unwrap();
     let [from, imag] = [TensorName::FreqCisReal, TensorName::FreqCisImag].map(|name| layout.get(name).unwrap());
@@ -117,7 +117,7 @@ fn versioned_headers() {
         assert_eq!(change(4, version), Error::UnknownVersion { version });
     }
     assert!(matches!(change(36, 2), Error::Header { field: "shared_classifier", value: 2, .. }));
-    // v2 with group sizes that cannot be
+    // Version 2 with impossible group sizes.
     for group_size in [i32::MIN, -64, 0, 1, 2, 3, 5, 16, 2048, i32::MAX] {
         let mut bytes = v1.bytes().to_vec();
         bytes[4..8].copy_from_slice(&2i32.to_le_bytes());

@@ -104,7 +104,7 @@ fn version_1_gives_the_logits_of_version_0() {
 struct Scrambled(NonZeroUsize);
 
 #[allow(unsafe_code)]
-// SAFETY: every index is one thread's, once, and the scope ends after all threads have.
+// SAFETY: `run` gives each index to one thread, once, and returns when all threads have ended.
 unsafe impl Runner for Scrambled {
     fn threads(&self) -> NonZeroUsize {
         self.0
@@ -144,8 +144,8 @@ fn batches_and_threads_give_the_same_bits() {
         for batch in [2, 3, 32, 40] {
             assert_eq!(bits(&Run::new(file.bytes(), batch).logits(&tokens).unwrap()), one_by_one, "batch {batch}");
         }
-        // Also more threads than the state has scratch for, and more than a matrix has rows; and as
-        // many as there is work for, as firmware cuts it to feed a watchdog.
+        // There are also more threads than the state has scratch for, more than a matrix has rows,
+        // and as many as there is work for, which is how firmware feeds a watchdog.
         for (threads, planned) in [(2, 2), (3, 8), (5, 1), (40, 40), (usize::MAX, 1)] {
             let runner = Scrambled(NonZeroUsize::new(threads).unwrap());
             let mut run = Run::with_runner(file.bytes(), 3, planned, &runner);
@@ -174,7 +174,8 @@ fn kernels_give_the_same_bits() {
 }
 
 /// Shapes for an int8 KV cache, with the positions to run them for. Integer products are summed
-/// over 256 positions at a time: there are fewer, more than one such block, and more than two.
+/// over 256 positions at a time, so some runs have fewer, some more than one block, and some more
+/// than two.
 fn int8_kv_shapes() -> Vec<(Config, usize)> {
     let q8 = |group_size: usize, config: Config| config.with_weights(WeightType::Q8 { group_size });
     vec![
@@ -221,8 +222,8 @@ fn int8_kv_gives_the_same_bits_in_every_way() {
     }
 }
 
-/// Without queries all weights are equal, and with two tokens many values have one sign: integer
-/// sums near their limit, and beyond what f32 holds exactly.
+/// Without queries all weights are equal, and with two tokens many values have one sign. That
+/// brings integer sums near their limit, and beyond the integers that f32 holds exactly.
 #[test]
 fn large_sums_of_an_int8_kv_cache() {
     let config = Config::new(48, 31, 1, 2, 300, 700).with_kv_heads(1);

@@ -4,8 +4,8 @@ use std::num::NonZeroUsize;
 
 use infer_core::format::Version;
 use infer_core::{
-    BOS, Buffers, Config, Engine, Error, IndexEntry, Kernels, KvType, Limits, MergeSlot, ModelBytes, OwnedTokenizer,
-    Perplexity, Pool, Sampler, Serial, Session, Tokenizer, WeightType, nats, penalize,
+    BOS, Buffers, Config, Engine, Error, IndexEntry, Kernels, KvType, Limits, MAX_THREADS, MergeSlot, ModelBytes,
+    OwnedTokenizer, Perplexity, Pool, Sampler, Serial, Session, Tokenizer, WeightType, nats, penalize,
 };
 use tests::Run;
 use tests::random::{File, RandomModel, config};
@@ -35,7 +35,7 @@ fn logits_do_not_depend_on_the_pool() {
 
 #[test]
 fn a_pool_has_a_limit() {
-    let e = Pool::new(NonZeroUsize::new(Pool::MAX_THREADS + 1).unwrap()).err().unwrap();
+    let e = Pool::new(NonZeroUsize::new(MAX_THREADS + 1).unwrap()).err().unwrap();
     assert_eq!(e.to_string(), "1025 threads: a pool has at most 1024");
 }
 

@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 
 use clap::ValueEnum;
-use infer_core::Pool;
+use infer_core::MAX_THREADS;
 
 use super::Kv;
 
@@ -93,8 +93,8 @@ pub fn stop(text: &str) -> Result<String, String> {
 }
 
 pub fn threads(text: &str) -> Result<NonZeroUsize, String> {
-    let n = text.parse().ok().filter(|n: &NonZeroUsize| n.get() <= Pool::MAX_THREADS);
-    n.ok_or(format!("give a whole number of threads from 1 to {}", Pool::MAX_THREADS))
+    let n = text.parse().ok().filter(|n: &NonZeroUsize| n.get() <= MAX_THREADS);
+    n.ok_or(format!("give a whole number of threads from 1 to {}", MAX_THREADS))
 }
 
 #[cfg(test)]

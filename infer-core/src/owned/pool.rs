@@ -19,8 +19,8 @@ use std::vec::Vec;
 use crate::config::Config;
 use crate::runner::Runner;
 
-/// The most threads of a pool.
-const MAX_THREADS: usize = 1024;
+/// The most threads of a [`Pool`].
+pub const MAX_THREADS: usize = 1024;
 /// Time that a thread waits before it sleeps: longer than any pause between two rounds of a token.
 const PATIENCE: Duration = Duration::from_micros(500);
 /// Looks of a waiting thread before it lets others run: a few microseconds.
@@ -85,13 +85,10 @@ struct Job<'a> {
 }
 
 impl Pool {
-    /// The most threads that a pool may have.
-    pub const MAX_THREADS: usize = MAX_THREADS;
-
     /// Starts `threads - 1` workers.
     ///
     /// # Errors
-    /// The system starts no more threads, or these are more than [`Pool::MAX_THREADS`].
+    /// The system starts no more threads, or these are more than [`MAX_THREADS`].
     pub fn new(threads: NonZeroUsize) -> std::io::Result<Pool> {
         if threads.get() > MAX_THREADS {
             let problem = format!("{threads} threads: a pool has at most {MAX_THREADS}");
