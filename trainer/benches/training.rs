@@ -9,7 +9,7 @@
 use std::time::{Duration, Instant};
 
 use dfdx::prelude::{AsArray, Backward, Cache, Cpu, Rank0, SplitTape, Tensor, Trace, ZerosTensor};
-use infer_core::{Config, WeightType};
+use infer_core::Config;
 use trainer::model::{AdamW, Batch, Llama, MatmulPrecision, Options, clip_gradients, composed};
 
 fn main() -> anyhow::Result<()> {
@@ -26,22 +26,11 @@ fn main() -> anyhow::Result<()> {
 
 /// The shapes of llama2.c's models, as its model.py makes them.
 fn shape(name: &str) -> anyhow::Result<(Config, usize)> {
-    let config = |dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len| Config {
-        dim,
-        hidden_dim,
-        n_layers,
-        n_heads,
-        n_kv_heads,
-        vocab_size,
-        seq_len,
-        shared_classifier: true,
-        weights: WeightType::F32,
-    };
     match name {
-        "260K" => Ok((config(64, 172, 5, 8, 4, 512, 512), 16)),
-        "260K-192" => Ok((config(64, 192, 5, 8, 4, 512, 512), 16)),
-        "1.4M" => Ok((config(128, 352, 6, 8, 4, 2048, 256), 16)),
-        "15M" => Ok((config(288, 768, 6, 6, 6, 32000, 256), 4)),
+        "260K" => Ok((Config::new(64, 172, 5, 8, 512, 512).with_kv_heads(4), 16)),
+        "260K-192" => Ok((Config::new(64, 192, 5, 8, 512, 512).with_kv_heads(4), 16)),
+        "1.4M" => Ok((Config::new(128, 352, 6, 8, 2048, 256).with_kv_heads(4), 16)),
+        "15M" => Ok((Config::new(288, 768, 6, 6, 32000, 256), 4)),
         _ => anyhow::bail!("no shape {name}: 260K, 260K-192, 1.4M or 15M"),
     }
 }
