@@ -2,9 +2,12 @@
 # Every check of this repository, for a developer and for CI alike: ./ci.sh STEP...
 #
 #   fmt       formatting of Rust, lints of scripts, length of comments and files
+#   circles   no file imports one that, through others, imports it; trainer/src/io without dfdx
 #   clippy    lints of all crates, warnings are errors
 #   test      unit, integration and documentation tests
-#   docs      documentation of all crates, warnings are errors
+#   examples  the library's examples run
+#   docs      documentation of all crates, also as docs.rs builds it; warnings are errors
+#   package   infer-core as a package builds on its own; the oldest supported Rust, where it is there
 #   nostd     the library builds for bare-metal targets, NEON among them
 #   panics    the firmware image has no symbol of panics, allocation or formatting
 #   firmware  firmware in QEMU and its host link: the host's bits from each core, board and layout
@@ -22,17 +25,23 @@ shopt -s inherit_errexit # or a failure inside of $(…) would go unnoticed
 cd "$(dirname "$0")"
 
 root=$PWD
-steps=(fmt clippy test docs nostd panics firmware capi bindings asan fuzz miri)
+steps=(fmt circles clippy test examples docs package nostd panics firmware capi bindings asan fuzz miri)
 skipped=77 # exit status of a step that cannot run here
 target_dir=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 chip=thumbv7em-none-eabihf
 source ci/toolchain.sh
 source ci/text.sh
+source ci/package.sh
 source ci/symbols.sh
 source ci/firmware.sh
 source ci/capi.sh
 source ci/bindings.sh
 source ci/sanitizers.sh
+
+circles() {
+    need python3 python3
+    python3 ci/circles.py
+}
 
 clippy() {
     cargo clippy --workspace --all-targets -- -D warnings
@@ -58,8 +67,12 @@ test() {
     return $status
 }
 
-docs() {
-    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+examples() {
+    local name
+    for name in story no_heap perplexity; do
+        echo "example $name:"
+        cargo run -q -p infer-core --features std --example "$name"
+    done
 }
 
 nostd() {

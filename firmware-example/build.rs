@@ -1,5 +1,5 @@
-//! Writes what an image carries: the board's code and memory map, model, tokenizer, a checksum, and
-//! the hash of the logits that the host computes.
+//! The build script writes the files that an image carries: the board's code and memory map, model,
+//! tokenizer, a checksum, and the hashes of the logits that the host computes.
 //!
 //! Settings are environment variables: BOARD (a folder of `boards/`), MODEL and TOKENIZER (files,
 //! or MODEL=random-f32 or random-int8 for weights made here), and DISPLACED=1 (see `displaced.x`).
@@ -20,8 +20,8 @@ use std::{env, fs};
 
 use infer_core::format::{Header, Version};
 use infer_core::{
-    Aligned, Config, Engine, HASH_START, IndexEntry, KvBuffers, KvType, MergeSlot, ProbIndex, Tokenizer, hash_bytes,
-    tokenizer,
+    Buffers, Config, Engine, HASH_START, KvType, MergeSlot, ModelBytes, OwnedTokenizer, ProbIndex, Tokenizer,
+    hash_bytes, shapes, tokenizer,
 };
 
 /// The project's own model.
@@ -66,7 +66,7 @@ fn board(out: &Path) -> Result<String, Box<dyn Error>> {
     }
     println!("cargo:rustc-link-search={}", out.display());
     if setting("DISPLACED").is_some() {
-        println!("cargo:rustc-link-arg-bins=-Tdisplaced.x"); // takes the kernels before cortex-m-rt's link.x does
+        println!("cargo:rustc-link-arg-bins=-Tdisplaced.x"); // takes the kernels before cortex-m-rt's link.x can
     }
     println!("cargo:rustc-link-arg-bins=-Tlink.x");
     println!("cargo:rustc-link-arg-bins=-Tsections.x");
@@ -92,14 +92,13 @@ fn check_memory(map: &str, model: &[u8], tokenizer: &[u8]) -> Result<(), Box<dyn
     memory::check(map, &parts).map_err(|e| format!("{board} is too small: {e}").into())
 }
 
-/// The files that MODEL and TOKENIZER name, by default the project's own, or random weights.
+/// Reads the files that MODEL and TOKENIZER name, by default the project's own, or makes up random
+/// weights.
 fn model_and_tokenizer() -> Result<(Vec<u8>, Vec<u8>), Box<dyn Error>> {
     let model = setting("MODEL").unwrap_or(DEFAULT_MODEL.into());
     let header = match model.as_str() {
-        "random-f32" => Header { version: Version::V0, config: random::SHAPE },
-        "random-int8" => {
-            Header { version: Version::V2, config: Config { hidden_dim: 192, ..random::SHAPE }.quantized()? }
-        }
+        "random-f32" => Header { version: Version::V0, config: shapes::STORIES_260K },
+        "random-int8" => Header { version: Version::V2, config: shapes::FIRMWARE.quantized()? },
         path => {
             let beside = || Path::new(path).with_file_name("tokenizer.bin").display().to_string();
             let tokenizer = setting("TOKENIZER").unwrap_or_else(beside);
@@ -114,7 +113,7 @@ fn model_and_tokenizer() -> Result<(Vec<u8>, Vec<u8>), Box<dyn Error>> {
     Ok((model, random_tokenizer()?))
 }
 
-/// An environment variable that this script depends on.
+/// Reads an environment variable, and has cargo run this script again when it changes.
 fn setting(name: &str) -> Option<String> {
     println!("cargo:rerun-if-env-changed={name}");
     env::var(name).ok().filter(|value| !value.is_empty())
@@ -126,7 +125,8 @@ fn read(name: &str, path: &str) -> Result<Vec<u8>, Box<dyn Error>> {
     fs::read(path).map_err(|e| format!("{name}={path} (relative paths start at firmware-example): {e}").into())
 }
 
-/// The control and byte tokens, letters, the pieces that lead to the prompt's words, and syllables.
+/// A vocabulary of control and byte tokens, letters, pieces that lead to the prompt's words, and
+/// syllables.
 fn random_tokenizer() -> std::io::Result<Vec<u8>> {
     const WORDS: [&str; 13] =
         [" O", "nc", "nce", " Once", " u", "po", "pon", " upon", " a", " t", "im", "ime", " time"];
@@ -135,8 +135,8 @@ fn random_tokenizer() -> std::io::Result<Vec<u8>> {
     pieces.extend((b'a'..=b'z').chain([b' ', b'O']).map(|letter| vec![letter]));
     pieces.extend(WORDS.iter().map(|word| word.as_bytes().to_vec()));
     pieces.extend((b'a'..=b'z').flat_map(|a| "aeiou tnrs".bytes().map(move |b| vec![b'-', a, b])));
-    pieces.truncate(random::SHAPE.vocab_size);
-    assert_eq!(pieces.len(), random::SHAPE.vocab_size);
+    pieces.truncate(shapes::FIRMWARE.vocab_size);
+    assert_eq!(pieces.len(), shapes::FIRMWARE.vocab_size);
 
     let longest = pieces.iter().map(Vec::len).max().unwrap_or(0);
     let mut file = Vec::new();
@@ -144,41 +144,24 @@ fn random_tokenizer() -> std::io::Result<Vec<u8>> {
     Ok(file)
 }
 
-/// The hashes of the logits of the story and of the benchmark, computed here.
+/// Computes, on the host, the hashes of the logits of the story and of the benchmark.
 fn host_hashes(model: &[u8], tokenizer: &[u8]) -> Result<[u64; 2], Box<dyn Error>> {
     let config = Config::from_header(model).map_err(|e| format!("MODEL: {e}"))?;
-    let plan = config.plan(story::limits(config.seq_len))?;
-    let mut blocks = vec![Aligned([0u8; 16]); model.len().div_ceil(16)];
-    blocks.iter_mut().zip(model.chunks(16)).for_each(|(block, bytes)| block.0[..bytes.len()].copy_from_slice(bytes));
-    // SAFETY: the blocks are 16 bytes without padding.
-    #[allow(unsafe_code)]
-    let model = unsafe { std::slice::from_raw_parts(blocks.as_ptr().cast::<u8>(), model.len()) };
-    let mut index = vec![IndexEntry::EMPTY; config.vocab_size];
-    let tokenizer = Tokenizer::new(tokenizer, config.vocab_size, &mut index).map_err(|e| format!("TOKENIZER: {e}"))?;
-    let (mut f32_values, mut i8_values, mut scales);
-    let kv = match settings::KV {
-        KvType::F32 => {
-            f32_values = vec![0.0; plan.kv_values];
-            KvBuffers::F32(&mut f32_values)
-        }
-        KvType::I8 => {
-            (i8_values, scales) = (vec![0; plan.kv_values], vec![0.0; plan.kv_scales]);
-            KvBuffers::I8 { values: &mut i8_values, scales: &mut scales }
-        }
-    };
+    let model = ModelBytes::copy(model)?;
+    let tokenizer = OwnedTokenizer::new(tokenizer, config.vocab_size).map_err(|e| format!("TOKENIZER: {e}"))?;
+    let mut buffers = Buffers::new(&config, story::limits(config.seq_len))?;
     let most = Tokenizer::max_tokens(settings::PROMPT.len());
-    let mut memory = story::Memory {
-        state: story::Buffers { hot_f32: &mut vec![0.0; plan.hot_f32], hot_i8: &mut vec![0; plan.hot_i8], kv },
-        candidates: &mut vec![ProbIndex::default(); plan.sampler],
+    let mut scratch = story::Scratch {
+        candidates: &mut vec![ProbIndex::default(); buffers.plan().sampler],
         merge: &mut vec![MergeSlot::EMPTY; most],
         tokens: &mut vec![0; most],
     };
-    let engine = Engine::scalar();
+    let (model, tokenizer, engine) = (model.bytes(), tokenizer.get(), Engine::scalar());
     let request = story::Request::new(settings::PROMPT);
-    let story = story::tell(model, &plan, &tokenizer, &engine, &request, &mut memory, &mut Nobody)
+    let story = story::tell(model, &tokenizer, &engine, &request, buffers.state()?, &mut scratch, &mut Nobody)
         .map_err(|e| format!("MODEL: {e}"))?;
-    let tokens = settings::BENCH_TOKENS.min(plan.limits.max_seq);
-    Ok([story.hash, story::greedy(model, &plan, &engine, &mut memory, tokens, |_| ())?])
+    let tokens = settings::BENCH_TOKENS.min(buffers.plan().limits.max_seq);
+    Ok([story.hash, story::greedy(model, &engine, buffers.state()?, tokens, |_| ())?])
 }
 
 struct Nobody;

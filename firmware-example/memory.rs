@@ -1,15 +1,15 @@
-//! Says in words what the linker would say of a section that does not fit.
+//! Checks that each part of an image fits its memory, with errors in words that the linker lacks.
 
-/// What goes into a memory, how much of it at least, and the name that `memory.x` gives the memory
-/// for it.
+/// A part of the image, its least size in bytes, and the name under which `memory.x` gives it a
+/// memory.
 pub struct Part {
     pub what: &'static str,
     pub memory: &'static str,
     pub bytes: usize,
 }
 
-/// Whether the memories of a board, as its `memory.x` describes them, have room for all parts. The
-/// code and other statics come on top. Lengths that are no plain number are left to the linker.
+/// Checks that the memories of a board, as its `memory.x` describes them, have room for all parts.
+/// Code and other statics come on top. A length that is not a plain number is left to the linker.
 pub fn check(map: &str, parts: &[Part]) -> Result<(), String> {
     let memory_of = |part: &Part| alias(map, part.memory).unwrap_or(part.memory);
     for part in parts {
@@ -54,7 +54,7 @@ fn length(map: &str, memory: &str) -> Option<usize> {
     })
 }
 
-/// A number of bytes, with K or M behind it or not; `None` for anything else.
+/// Reads a number of bytes, such as `1024`, `128K` or `1M`; `None` for anything else.
 fn bytes(text: &str) -> Option<usize> {
     let text = text.split("/*").next()?.trim().trim_end_matches(';').trim();
     let (digits, unit) = match text.strip_suffix(['K', 'k']) {
@@ -69,7 +69,7 @@ fn bytes(text: &str) -> Option<usize> {
     number.ok()?.checked_mul(unit)
 }
 
-/// Run by `ci.sh firmware`, as this package has no tests on the host.
+/// `ci.sh firmware` runs these, as cargo cannot run this package's tests on the host.
 #[cfg(test)]
 mod tests {
     use super::*;

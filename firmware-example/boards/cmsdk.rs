@@ -1,4 +1,5 @@
-//! What the boards in QEMU share: UART 0, a CMSDK APB UART at `UART`, and how the emulation ends.
+//! Code shared by the boards in QEMU: UART 0, a CMSDK APB UART at `UART`, and the end of the
+//! emulation.
 
 use super::{CLOCK_HZ, UART};
 
@@ -7,7 +8,7 @@ const STATE: *const u32 = (UART + 4) as *const u32; // bit 0: transmit buffer fu
 const CTRL: *mut u32 = (UART + 8) as *mut u32; // bit 0: transmitter on, bit 1: receiver on
 const BAUDDIV: *mut u32 = (UART + 16) as *mut u32; // clock cycles per bit, at least 16
 
-/// The serial line.
+/// Switches on the serial line.
 pub fn init() {
     // SAFETY: the addresses are device registers of the board, aligned and outside all memory that
     // Rust knows.
@@ -17,13 +18,13 @@ pub fn init() {
     }
 }
 
-/// The byte that has come in over the serial line, if any.
+/// Takes the byte that the serial line has received, if there is one.
 pub fn read() -> Option<u8> {
     // SAFETY: as in `init`.
     unsafe { (STATE.read_volatile() & 2 != 0).then(|| DATA.read_volatile() as u8) }
 }
 
-/// Sends one byte, and waits for room if need be.
+/// Sends one byte. Waits until the transmitter has room for it.
 pub fn write(byte: u8) {
     // SAFETY: as in `init`.
     unsafe {

@@ -4,9 +4,9 @@
 
 #include <stdbool.h>
 
-// Makes the serial line ready.
+// Switches on the serial line.
 void board_start(void);
-// Sends one byte, and waits for room if need be.
+// Sends one byte. Waits until the transmitter has room for it.
 void board_write(char byte);
 // Ends the program.
 _Noreturn void board_exit(bool success);

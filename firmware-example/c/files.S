@@ -1,4 +1,4 @@
-/* Model and tokenizer in flash, as the files are. */
+/* Puts model and tokenizer into flash, byte for byte. */
     .syntax unified
     .section .rodata.model, "a"
     .balign 16

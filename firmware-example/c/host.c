@@ -8,7 +8,7 @@
 
 #include "story.h"
 
-// Tokens that are hashed: as in main.c.
+// Tokens that the hash covers, as in main.c.
 #define HASH_TOKENS 16
 
 static void write_stdout(const char *text, size_t bytes) {
@@ -17,7 +17,7 @@ static void write_stdout(const char *text, size_t bytes) {
 
 static void nothing(void) {}
 
-// Reads a whole file into memory that is to be freed.
+// Reads a whole file into memory that the caller frees.
 static file read_file(const char *path) {
   file result = {NULL, 0};
   FILE *stream = fopen(path, "rb");
@@ -38,8 +38,8 @@ static file read_file(const char *path) {
   return result;
 }
 
-// Opens a model for `max_seq` positions, 0 for all that it was trained for, with keys and values of
-// type `kv`, an infer_kv. `memory` then says what is to be freed.
+// Opens a model for `max_seq` positions, or for all that it was trained for if `max_seq` is 0, with
+// keys and values of type `kv`, an infer_kv. The caller frees the parts of `memory`.
 static infer_error open_model(infer_context *context, file model, file tokenizer, size_t max_seq, uint32_t kv,
                               infer_memory *memory) {
   infer_config config;

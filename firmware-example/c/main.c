@@ -8,7 +8,7 @@
 #define HASH_TOKENS 16 // tokens of the check against infer-cli, at most MODEL_MAX_SEQ
 // #define KERNELS INFER_KERNELS_HELIUM // see README.md
 
-// From files.S.
+// Symbols of files.S.
 extern const char model_start[], model_end[], tokenizer_start[], tokenizer_end[];
 
 // The library's memory, sized by the compiler: too little RAM is an error of the linker. An
@@ -45,7 +45,7 @@ static void print_number(uint64_t number, unsigned base) {
   board_write("0123456789abcdef"[number % base]);
 }
 
-// A model can give any byte; those that could drive a terminal become dots.
+// Writes text of the model. Bytes that could drive a terminal become dots.
 static void write(const char *text, size_t bytes) {
   for (size_t i = 0; i < bytes; i++)
     board_write((text[i] >= ' ' && text[i] <= '~') || text[i] == '\n' ? text[i] : '.');

@@ -1,4 +1,4 @@
-// From reset to main, for every Cortex-M with an FPU.
+// Brings every Cortex-M with an FPU from reset to main.
 #include <stdint.h>
 
 #include "board.h"
@@ -20,7 +20,7 @@ static _Noreturn void reset(void) {
   }
 }
 
-// An exception that nobody handles ends the program instead of hanging it.
+// Ends the program on an exception without a handler, instead of hanging.
 static void fault(void) {
   for (const char *text = "\nfault\n"; *text != '\0'; text++)
     board_write(*text);

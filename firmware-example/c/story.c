@@ -1,6 +1,6 @@
 #include "story.h"
 
-// Gives an error on to the caller.
+// Returns an error to the caller of the function it stands in.
 #define TRY(call)                  \
   do {                             \
     infer_error try_error = call;  \
@@ -10,7 +10,7 @@
 
 static const infer_error ok = {.code = INFER_OK};
 
-// One token through all layers, up to its logits.
+// Runs one token through all layers, up to its logits.
 static infer_error pass(infer_context *context, uint32_t token, size_t pos, between_layers *between, float **logits) {
   TRY(infer_begin(context, &token, 1, pos));
   bool more = true;

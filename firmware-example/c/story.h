@@ -1,4 +1,4 @@
-// What the firmware and the program for the desktop share: everything that uses the library.
+// Everything that uses the library, for the firmware and for the program on the desktop.
 #ifndef STORY_H
 #define STORY_H
 
@@ -15,9 +15,9 @@ typedef struct {
   size_t bytes;
 } file;
 
-// Where its text goes. A piece of text need not be whole characters.
+// Receives the text of a story. A piece of text need not be whole characters.
 typedef void write_text(const char *text, size_t bytes);
-// What it does between layers, such as feeding a watchdog.
+// Called between layers, to feed a watchdog for example.
 typedef void between_layers(void);
 
 // Continues `prompt` for `steps` positions at most, always with the likeliest token: the story of

@@ -28,7 +28,7 @@ pub struct Clock {
 impl Clock {
     /// Starts counting from 0.
     pub fn start() -> Clock {
-        // SAFETY: registers of the core, which nothing else here touches.
+        // SAFETY: these are registers of the core, which no other code of the image touches.
         unsafe {
             RVR.write_volatile(MASK);
             CVR.write_volatile(0);
@@ -43,16 +43,16 @@ impl Clock {
     }
 }
 
-/// Whether this is a chip. QEMU, whose clocks count the time of its host or instructions, has no
-/// cycle counter in the debug unit DWT, which Cortex-M4 and larger chips have. Another core without
-/// one (Armv6-M) counts as emulated.
+/// Whether this is a chip, found by the cycle counter of the debug unit DWT: Cortex-M4 and larger
+/// chips have one. QEMU has none, and its clocks count instructions or the time of its host. A chip
+/// without the counter (Armv6-M) counts as emulated.
 pub fn is_real() -> bool {
     const DEMCR: *mut u32 = 0xe000_edfc as *mut u32; // bit 24: DWT on
     const DWT_CTRL: *mut u32 = 0xe000_1000 as *mut u32; // bit 0: counts
     const DWT_CYCCNT: *const u32 = 0xe000_1004 as *const u32;
-    const DWT_LAR: *mut u32 = 0xe000_1fb0 as *mut u32; // some Cortex-M7 are locked
-    // SAFETY: registers of the core, which nothing else here touches. Where there are none they
-    // read as 0.
+    const DWT_LAR: *mut u32 = 0xe000_1fb0 as *mut u32; // some Cortex-M7 lock the DWT
+    // SAFETY: these are registers of the core, which no other code of the image touches; on a core
+    // without a DWT they read as 0.
     unsafe {
         DEMCR.write_volatile(DEMCR.read_volatile() | 1 << 24);
         DWT_LAR.write_volatile(0xc5ac_ce55);
@@ -67,7 +67,7 @@ fn now() -> u64 {
         let wraps = WRAPS.load(Relaxed);
         // SAFETY: as in `start`.
         let (count, state) = unsafe { (CVR.read_volatile(), ICSR.read_volatile()) };
-        // Again if it has wrapped in between: at 0, which asks for the interrupt.
+        // If the counter has wrapped in between, the interrupt is pending, and the loop reads again.
         if count != 0 && state & PENDING == 0 && WRAPS.load(Relaxed) == wraps {
             return u64::from(wraps) << 24 | u64::from(MASK - count);
         }

@@ -2,7 +2,7 @@
 
 use infer_core::Error;
 
-/// What is wrong and what to do, and the number that it is about.
+/// Says what is wrong and what to do, and gives the number that the text ends with, if any.
 pub fn explain(error: &Error) -> (&'static str, Option<i64>) {
     match *error {
         Error::NotFinite { token } => {

@@ -1,4 +1,4 @@
-//! What the image carries, and the memory that running it takes, sized by the compiler from the
+//! The files that the image carries, and the memory of a run, which the compiler sizes from the
 //! model's header.
 #![allow(unsafe_code)]
 
@@ -8,13 +8,13 @@ use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use infer_core::{
-    Aligned, Config, HASH_START, IndexEntry, KvBuffers, KvType, MergeSlot, Plan, ProbIndex, Tokenizer, build_index,
-    hash_bytes,
+    Aligned, Config, Error, HASH_START, HotBuffers, IndexEntry, KvBuffers, KvType, MergeSlot, Plan, ProbIndex, State,
+    Tokenizer, build_index, hash_bytes,
 };
 
 use crate::board;
 use crate::settings::MAX_PROMPT;
-use crate::story::{self, Buffers, Memory};
+use crate::story::{self, Scratch};
 
 #[unsafe(link_section = ".model")]
 static MODEL: Aligned<[u8; MODEL_LEN]> = Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/model.bin")));
@@ -23,9 +23,9 @@ static TOKENIZER: [u8; TOKENIZER_LEN] = *include_bytes!(concat!(env!("OUT_DIR"),
 const MODEL_LEN: usize = include_bytes!(concat!(env!("OUT_DIR"), "/model.bin")).len();
 const TOKENIZER_LEN: usize = include_bytes!(concat!(env!("OUT_DIR"), "/tokenizer.bin")).len();
 
-/// Hash of all logits of the story that `settings.rs` asks for, as the host computed it.
+/// Hash of all logits of the story that `settings.rs` asks for. The host computed it.
 pub const STORY_HASH: u64 = u64::from_le_bytes(*include_bytes!(concat!(env!("OUT_DIR"), "/story.hash")));
-/// The same for `BENCH_TOKENS` greedy tokens from BOS.
+/// The same for `BENCH_TOKENS` greedy tokens from BOS on.
 pub const BENCH_HASH: u64 = u64::from_le_bytes(*include_bytes!(concat!(env!("OUT_DIR"), "/bench.hash")));
 /// Checksum of the model file.
 pub const CHECKSUM: u64 = u64::from_le_bytes(*include_bytes!(concat!(env!("OUT_DIR"), "/checksum")));
@@ -43,15 +43,15 @@ const KV_F32_VALUES: usize = match PLAN.limits.kv {
 };
 const MAX_PROMPT_TOKENS: usize = Tokenizer::max_tokens(MAX_PROMPT);
 
-/// Built by the compiler, so it takes flash and no RAM.
+/// The tokenizer's index. The compiler builds it, so it takes flash and no RAM.
 static INDEX: [IndexEntry; VOCAB_SIZE] = {
     let mut index = [IndexEntry::EMPTY; VOCAB_SIZE];
     assert!(build_index(&TOKENIZER, VOCAB_SIZE, &mut index).is_ok(), "TOKENIZER is damaged, or another model's");
     index
 };
 
-/// The model file in flash. The compiler knows its bytes: the box keeps it from drawing
-/// conclusions, since flash may be damaged.
+/// The model file in flash. The compiler knows its bytes; the box keeps it from relying on them,
+/// since flash may be damaged.
 pub fn model() -> &'static [u8] {
     black_box(&MODEL.0)
 }
@@ -70,11 +70,33 @@ pub fn tokenizer() -> Tokenizer<'static> {
     Tokenizer::with_index(black_box(&TOKENIZER), black_box(&INDEX))
 }
 
-/// Room for elements that get their values at run time, so that the memory needs no image in flash.
+/// Room for elements that are written at run time, so that flash holds no copy of them.
 type Room<T, const N: usize> = MaybeUninit<[T; N]>;
 
+/// The memory of a run.
+pub struct Memory {
+    hot_f32: &'static mut [f32],
+    hot_i8: &'static mut [i8],
+    kv_f32: &'static mut [f32],
+    kv_i8: &'static mut [i8],
+    kv_scales: &'static mut [f32],
+    scratch: Scratch<'static>,
+}
+
+impl Memory {
+    /// A state without positions, and the scratch beside it.
+    pub fn lend(&mut self) -> Result<(State<'_>, &mut Scratch<'static>), Error> {
+        let hot = HotBuffers { f32: self.hot_f32, i8: self.hot_i8 };
+        let kv = match PLAN.limits.kv {
+            KvType::F32 => KvBuffers::F32(self.kv_f32),
+            KvType::I8 => KvBuffers::I8 { values: self.kv_i8, scales: self.kv_scales },
+        };
+        Ok((State::new(&PLAN, hot, kv)?, &mut self.scratch))
+    }
+}
+
 /// The buffers; `None` from the second call on.
-pub fn memory() -> Option<Memory<'static>> {
+pub fn memory() -> Option<Memory> {
     // sections.x places .hot and .cold in the memories that the board names for them.
     #[unsafe(link_section = ".hot.f32")]
     static mut HOT_F32: Room<f32, { PLAN.hot_f32 }> = MaybeUninit::uninit();
@@ -82,7 +104,7 @@ pub fn memory() -> Option<Memory<'static>> {
     static mut HOT_I8: Room<i8, { PLAN.hot_i8 }> = MaybeUninit::uninit();
     #[unsafe(link_section = ".hot.sampler")]
     static mut CANDIDATES: Room<ProbIndex, VOCAB_SIZE> = MaybeUninit::uninit();
-    // The one of the two that the settings do not ask for has no elements.
+    // Of KV_F32 and KV_I8, one has no elements: that of the type which is not in the settings.
     #[unsafe(link_section = ".cold.kv_f32")]
     static mut KV_F32: Room<f32, { KV_F32_VALUES }> = MaybeUninit::uninit();
     #[unsafe(link_section = ".cold.kv_i8")]
@@ -97,35 +119,35 @@ pub fn memory() -> Option<Memory<'static>> {
     if !is_first() {
         return None;
     }
-    // SAFETY: each static is borrowed once.
+    // SAFETY: `is_first` was true, which happens once, so each static is borrowed once.
     unsafe {
-        let kv = match PLAN.limits.kv {
-            KvType::F32 => KvBuffers::F32(fill(&mut *&raw mut KV_F32, 0.0)),
-            KvType::I8 => {
-                KvBuffers::I8 { values: fill(&mut *&raw mut KV_I8, 0), scales: fill(&mut *&raw mut KV_SCALES, 0.0) }
-            }
-        };
         Some(Memory {
-            state: Buffers { hot_f32: fill(&mut *&raw mut HOT_F32, 0.0), hot_i8: fill(&mut *&raw mut HOT_I8, 0), kv },
-            candidates: fill(&mut *&raw mut CANDIDATES, ProbIndex { prob: 0.0, index: 0 }),
-            merge: fill(&mut *&raw mut MERGE, MergeSlot::EMPTY),
-            tokens: fill(&mut *&raw mut TOKENS, 0),
+            hot_f32: fill(&mut *&raw mut HOT_F32, 0.0),
+            hot_i8: fill(&mut *&raw mut HOT_I8, 0),
+            kv_f32: fill(&mut *&raw mut KV_F32, 0.0),
+            kv_i8: fill(&mut *&raw mut KV_I8, 0),
+            kv_scales: fill(&mut *&raw mut KV_SCALES, 0.0),
+            scratch: Scratch {
+                candidates: fill(&mut *&raw mut CANDIDATES, ProbIndex { prob: 0.0, index: 0 }),
+                merge: fill(&mut *&raw mut MERGE, MergeSlot::EMPTY),
+                tokens: fill(&mut *&raw mut TOKENS, 0),
+            },
         })
     }
 }
 
-/// True once. Cores of Armv6-M cannot swap an atomic, so no interrupt comes between its load and
-/// its store instead; there is one core. (Handlers run privileged, as the images do: others cannot
-/// mask interrupts.)
+/// True in the first call, false afterwards. Armv6-M cannot swap an atomic, so interrupts are masked
+/// between load and store. That is enough on one core, and for privileged code, which alone can mask
+/// interrupts: images and handlers are.
 fn is_first() -> bool {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     let masked: u32;
-    // SAFETY: masks interrupts, and afterwards restores what was; memory stays as it is in between,
-    // but for the flag.
+    // SAFETY: the instructions read PRIMASK and mask interrupts, which the block below restores. They
+    // touch neither memory nor the stack.
     unsafe { asm!("mrs {}, PRIMASK", "cpsid i", out(reg) masked, options(nostack, preserves_flags)) }
     let taken = TAKEN.load(Ordering::Relaxed);
     TAKEN.store(true, Ordering::Relaxed);
-    // SAFETY: as above.
+    // SAFETY: the instruction restores the PRIMASK that was read above.
     unsafe { asm!("msr PRIMASK, {}", in(reg) masked, options(nostack, preserves_flags)) }
     !taken
 }
@@ -133,9 +155,9 @@ fn is_first() -> bool {
 fn fill<T: Copy, const N: usize>(room: &mut Room<T, N>, value: T) -> &mut [T] {
     let start = room.as_mut_ptr().cast::<T>();
     for i in 0..N {
-        // SAFETY: the array has N elements.
+        // SAFETY: `start` points to N elements, and i is below N.
         unsafe { start.add(i).write(value) };
     }
-    // SAFETY: all elements have just been written.
+    // SAFETY: the loop has written all N elements.
     unsafe { room.assume_init_mut() }
 }

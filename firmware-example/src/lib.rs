@@ -1,4 +1,4 @@
-//! infer-core on a Cortex-M: no operating system, no heap, no panic. The images share what is here.
+//! infer-core on a Cortex-M: no operating system, no heap, no panic. All images use this library.
 #![no_std]
 
 // The board that BOARD names: `boards/BOARD/board.rs`.
@@ -17,19 +17,18 @@ use core::num::NonZeroUsize;
 use cortex_m_rt::{ExceptionFrame, exception};
 use infer_core::{Engine, Runner};
 
-/// The fastest kernels of the board's core, and its watchdog fed between the parts of large
-/// matrices.
+/// The fastest kernels of the board's core. Feeds the watchdog between the parts of large matrices.
 pub fn engine() -> Engine<'static> {
     Engine::new(board::kernels(), &OneCore)
 }
 
-/// Multiplications without feeding the watchdog, but for attention (rounded up to blocks of eight
-/// rows).
+/// The most multiplications without feeding the watchdog, rounded up to blocks of eight rows.
+/// Attention is not cut.
 const MAX_WORK: usize = 1 << 18;
 
 struct OneCore;
 
-// SAFETY: a plain loop calls each index once and returns after the last.
+// SAFETY: `run` calls the task once for each index, one after the other, and then returns.
 #[allow(unsafe_code)]
 unsafe impl Runner for OneCore {
     fn threads(&self) -> NonZeroUsize {
@@ -48,23 +47,23 @@ unsafe impl Runner for OneCore {
     }
 }
 
-/// Starts the chip anew.
+/// Resets the chip.
 #[allow(unsafe_code)]
 pub fn reset() -> ! {
     const AIRCR: *mut u32 = 0xe000_ed0c as *mut u32; // of every Cortex-M: the key, and SYSRESETREQ
-    // SAFETY: a register of the core; nothing runs after it.
+    // SAFETY: this register resets the core, and no code runs after the write.
     unsafe { AIRCR.write_volatile(0x05fa_0004) };
     loop {}
 }
 
-/// A bus error, as from flash that does not answer.
+/// Ends the image on a fault, such as a bus error from flash that does not answer.
 #[exception]
 #[allow(unsafe_code)]
 unsafe fn HardFault(_: &ExceptionFrame) -> ! {
     board::exit(false)
 }
 
-/// Never linked where the symbol check holds: it fails when something could panic.
+/// The linker drops this function unless some code can panic, and ci.sh panics then fails.
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     board::exit(false)

@@ -4,9 +4,9 @@
 #![no_main]
 
 use cortex_m_rt::entry;
-use firmware_example::image::{self, PLAN, STORY_HASH};
+use firmware_example::image::{self, Memory, STORY_HASH};
 use firmware_example::settings::{MAX_PROMPT, PROMPT};
-use firmware_example::story::{self, Listener, Memory, Request, Summary};
+use firmware_example::story::{self, Listener, Request, Summary};
 use firmware_example::{board, engine, print, stack};
 
 #[entry]
@@ -34,22 +34,18 @@ fn run() -> Option<()> {
         print::text("\nA beginning, or an empty line to end: ");
         match read_line(&mut line) {
             Some("") => return Some(()),
-            Some(prompt) => drop(tell(prompt, &mut memory)), // it has said what is wrong
+            Some(prompt) => drop(tell(prompt, &mut memory)), // `tell` has printed the error
             None => print::text("\nerror: that is longer than MAX_PROMPT (src/settings.rs), or no UTF-8\n"),
         }
     }
 }
 
-fn tell(prompt: &str, memory: &mut Memory<'_>) -> Option<Summary> {
+fn tell(prompt: &str, memory: &mut Memory) -> Option<Summary> {
     let request = Request::new(prompt);
-    let tokenizer = image::tokenizer();
-    match story::tell(image::model(), &PLAN, &tokenizer, &engine(), &request, memory, &mut Terminal) {
-        Ok(summary) => Some(summary),
-        Err(error) => {
-            print::error(&error);
-            None
-        }
-    }
+    let told = memory.lend().and_then(|(state, scratch)| {
+        story::tell(image::model(), &image::tokenizer(), &engine(), &request, state, scratch, &mut Terminal)
+    });
+    told.inspect_err(print::error).ok()
 }
 
 struct Terminal;
@@ -65,7 +61,7 @@ impl Listener for Terminal {
     }
 }
 
-/// Reads and echoes a line; `None` for one that does not fit or is no UTF-8.
+/// Reads and echoes a line; `None` for one that does not fit or is not UTF-8.
 fn read_line(line: &mut [u8]) -> Option<&str> {
     let mut len = 0;
     loop {

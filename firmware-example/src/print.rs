@@ -10,7 +10,7 @@ pub fn text(text: &str) {
     text.bytes().for_each(board::write);
 }
 
-/// Sends the bytes of a model's text: those that could drive a terminal become dots.
+/// Sends the bytes of a model's text. Bytes that could drive a terminal become dots.
 pub fn piece(bytes: &[u8]) {
     bytes.iter().for_each(|&byte| {
         let harmless = byte >= 0x80 || matches!(byte, b' '..=b'~' | b'\n');
@@ -35,7 +35,7 @@ fn hash(value: u64) {
     }
 }
 
-/// Sends a hash of logits, and whether it is the host's: `None` if not.
+/// Sends a hash of logits and whether it is the host's; `None` if it is not.
 pub fn logits(chip: u64, host: u64) -> Option<()> {
     text("\nlogits ");
     hash(chip);
@@ -43,7 +43,7 @@ pub fn logits(chip: u64, host: u64) -> Option<()> {
     (chip == host).then_some(())
 }
 
-/// Sends what is wrong.
+/// Sends an error in words.
 pub fn error(error: &Error) {
     let (message, value) = explain(error);
     text("\nerror: ");

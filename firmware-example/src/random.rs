@@ -1,20 +1,7 @@
 //! Random models, for the build script and for the image `kernels`.
 
 use infer_core::format::{Header, Tensor, TensorName};
-use infer_core::{Config, Error, WeightType, math};
-
-/// The shape of stories260K.
-pub const SHAPE: Config = Config {
-    dim: 64,
-    hidden_dim: 172,
-    n_layers: 5,
-    n_heads: 8,
-    n_kv_heads: 4,
-    vocab_size: 512,
-    seq_len: 512,
-    shared_classifier: true,
-    weights: WeightType::F32,
-};
+use infer_core::{Error, WeightType, math};
 
 /// Fills a model file with random weights, of a size that keeps activations near 1, so that the
 /// logits differ and every layer matters. Each number that is stored as f32 goes through `change`,

@@ -1,5 +1,5 @@
-//! How much stack was used: cortex-m-rt paints it at the start (feature `paint-stack`), and what is
-//! not painted any more was used.
+//! Measures the stack in use: cortex-m-rt paints the stack at the start (feature `paint-stack`), and
+//! words that have lost their paint were used.
 #![allow(unsafe_code)]
 
 use cortex_m_rt::STACK_PAINT_VALUE;
@@ -7,8 +7,8 @@ use cortex_m_rt::STACK_PAINT_VALUE;
 use crate::board;
 
 unsafe extern "C" {
-    // cortex-m-rt's linker script defines them: the lowest address of the stack, and the one above
-    // the highest.
+    // cortex-m-rt's linker script defines both: the lowest address of the stack, and the address
+    // above its highest.
     static _stack_end: u32;
     static _stack_start: u32;
 }
@@ -18,16 +18,16 @@ pub fn size() -> usize {
     (&raw const _stack_start).addr() - (&raw const _stack_end).addr()
 }
 
-/// Most bytes that were in use at a time so far.
+/// The most bytes that have been in use at once.
 pub fn used() -> usize {
     let words = size() / 4;
     let end = &raw const _stack_end;
     let is_painted = |&i: &usize| {
         if i.is_multiple_of(4096) {
-            board::feed_watchdog(); // the rest of a large RAM is a long way
+            board::feed_watchdog(); // a large RAM takes long to walk
         }
-        // SAFETY: reads words between the two symbols, all of them RAM, and as volatile, since this
-        // function's own frame is among them.
+        // SAFETY: the word lies between the two symbols, in RAM. The read is volatile, since this
+        // function's own frame is among the words.
         unsafe { end.add(i).read_volatile() == STACK_PAINT_VALUE }
     };
     4 * (words - (0..words).take_while(is_painted).count())

@@ -4,51 +4,33 @@
 //! model. Equal hashes mean equal bits of every logit.
 
 use infer_core::{
-    BOS, Engine, Error, HASH_START, HotBuffers, KvBuffers, Limits, MergeSlot, Model, Plan, ProbIndex, Sampler, State,
-    Tokenizer, begin, classify, forward, hash_logits, step,
+    BOS, Engine, Error, HASH_START, Limits, MergeSlot, Model, ProbIndex, Sampler, State, Tokenizer, begin, classify,
+    forward, hash_logits, step,
 };
 
 use crate::settings;
 
-/// The limits of a run: the settings, cut to what the model was trained for.
+/// The limits of a run: the settings, with at most the positions that the model was trained for.
 pub const fn limits(seq_len: usize) -> Limits {
     let max_seq = if settings::MAX_SEQ < seq_len { settings::MAX_SEQ } else { seq_len };
-    Limits { max_seq, batch: 1, threads: 1, kv: settings::KV }
+    Limits::new(max_seq).with_kv(settings::KV)
 }
 
-/// The memory of a run, of at least the sizes in the plan and of `Tokenizer::max_tokens` of the
-/// prompt.
-pub struct Memory<'a> {
-    pub state: Buffers<'a>,
+/// Scratch of the sampler, of the size in the plan, and of the tokenizer, with
+/// `Tokenizer::max_tokens` of the prompt.
+pub struct Scratch<'a> {
     pub candidates: &'a mut [ProbIndex],
     pub merge: &'a mut [MergeSlot],
     pub tokens: &'a mut [u32],
 }
 
-/// The memory of a state.
-pub struct Buffers<'a> {
-    pub hot_f32: &'a mut [f32],
-    pub hot_i8: &'a mut [i8],
-    pub kv: KvBuffers<'a>,
-}
-
-impl Buffers<'_> {
-    fn state(&mut self, plan: &Plan) -> Result<State<'_>, Error> {
-        let kv = match &mut self.kv {
-            KvBuffers::F32(values) => KvBuffers::F32(values),
-            KvBuffers::I8 { values, scales } => KvBuffers::I8 { values, scales },
-        };
-        State::new(plan, HotBuffers { f32: self.hot_f32, i8: self.hot_i8 }, kv)
-    }
-}
-
-/// What to tell.
+/// A story to tell.
 pub struct Request<'a> {
     pub prompt: &'a str,
     pub temperature: f32,
     pub top_p: f32,
     pub seed: u64,
-    /// Positions to run for, prompt included; at most what the plan has.
+    /// Positions to run for, prompt included; those of the plan are the most.
     pub steps: usize,
 }
 
@@ -60,7 +42,7 @@ impl Request<'_> {
     }
 }
 
-/// How a story went.
+/// The outcome of a story.
 pub struct Summary {
     /// Positions computed.
     pub positions: usize,
@@ -70,11 +52,11 @@ pub struct Summary {
     pub hash: u64,
 }
 
-/// Whoever is told a story.
+/// The receiver of a story.
 pub trait Listener {
     /// The text of the token that follows position `pos`.
     fn text(&mut self, pos: usize, token: u32, text: &[u8]);
-    /// Time for other things, after each layer: watchdogs, tasks, the serial line. False ends the
+    /// Called after each layer, with time for watchdogs, tasks or the serial line. False ends the
     /// story.
     fn between_layers(&mut self) -> bool;
 }
@@ -82,23 +64,22 @@ pub trait Listener {
 /// Continues the prompt up to the last position, or until the model ends the sequence.
 pub fn tell(
     model: &[u8],
-    plan: &Plan,
     tokenizer: &Tokenizer<'_>,
     engine: &Engine<'_>,
     request: &Request<'_>,
-    memory: &mut Memory<'_>,
+    mut state: State<'_>,
+    scratch: &mut Scratch<'_>,
     listener: &mut impl Listener,
 ) -> Result<Summary, Error> {
     let model = Model::from_bytes(model)?;
     let mut sampler = Sampler::new(request.temperature, request.top_p, request.seed)?;
-    let n_tokens = tokenizer.encode(request.prompt, true, memory.merge, memory.tokens)?;
-    let max_seq = plan.limits.max_seq.min(request.steps);
+    let n_tokens = tokenizer.encode(request.prompt, true, scratch.merge, scratch.tokens)?;
+    let max_seq = state.plan().limits.max_seq.min(request.steps);
     if n_tokens > max_seq {
         return Err(Error::Position { pos: 0, n_tokens, filled: 0, max_seq });
     }
-    let prompt = memory.tokens.get(..n_tokens).unwrap_or(&[]);
-    let mut state = memory.state.state(plan)?;
-    let mut token = BOS; // as the prompt begins
+    let prompt = scratch.tokens.get(..n_tokens).unwrap_or(&[]);
+    let mut token = BOS; // the first token of every prompt
     let mut summary = Summary { positions: 0, ended: false, hash: HASH_START };
     for pos in 0..max_seq {
         begin(&model, &mut state, &[token])?;
@@ -114,7 +95,7 @@ pub fn tell(
         summary.hash = hash_logits(summary.hash, logits);
         let next = match prompt.get(pos + 1) {
             Some(next) => *next,
-            None => sampler.sample(logits, memory.candidates)?,
+            None => sampler.sample(logits, scratch.candidates)?,
         };
         if next == BOS {
             summary.ended = true;
@@ -126,18 +107,16 @@ pub fn tell(
     Ok(summary)
 }
 
-/// The hash of all logits of `tokens` greedy tokens from BOS on; `lap` is called before and after
-/// each, with its position.
+/// Hashes all logits of `tokens` greedy tokens from BOS on. Calls `lap` before and after each, with
+/// its position.
 pub fn greedy(
     model: &[u8],
-    plan: &Plan,
     engine: &Engine<'_>,
-    memory: &mut Memory<'_>,
+    mut state: State<'_>,
     tokens: usize,
     mut lap: impl FnMut(usize),
 ) -> Result<u64, Error> {
     let model = Model::from_bytes(model)?;
-    let mut state = memory.state.state(plan)?;
     let mut sampler = Sampler::new(0.0, 0.0, 1)?;
     let (mut token, mut hash) = (BOS, HASH_START);
     for pos in 0..tokens {

@@ -17,7 +17,7 @@ use infer_core::KvType;
 use crate::input::read_prompt;
 use crate::session::Usage;
 pub use values::PlanLimits;
-use values::{at_least_1, min_p, penalty, plan, seed, steps, stop, temperature, threads, tokens, topp};
+use values::{at_least_1, min_p, penalty, plan, seed, steps, stop, temperature, threads, tokens, top_p};
 
 /// Tells a story with a Llama-2 model file of llama2.c.
 #[derive(Parser, Debug)]
@@ -55,7 +55,7 @@ pub struct Sampling {
     pub temperature: f32,
 
     /// Nucleus sampling: keep the likeliest tokens up to this probability mass; 0 and 1 turn it off
-    #[arg(short = 'p', long, value_name = "P", default_value = "0.9", value_parser = topp, allow_hyphen_values = true)]
+    #[arg(short = 'p', long, value_name = "P", default_value = "0.9", value_parser = top_p, allow_hyphen_values = true)]
     pub top_p: f32,
 
     /// Seed of the random numbers, a whole number of 32 bits, read as llama2.c reads it; 0 or

@@ -1,14 +1,15 @@
 //! Measures speed, and says how near it is to what the machine can do.
 
+mod random;
+
 use std::io::{self, Write};
 use std::time::Instant;
 
 use anyhow::Context;
 use clap::ValueEnum;
-use infer_core::format::{Header, Version};
+use infer_core::format::Header;
 use infer_core::{
-    Aligned, BOS, Config, Engine, HASH_START, Kernels, Limits, Model, Runner, Sampler, State, WeightType, classify,
-    forward, hash_logits,
+    BOS, Engine, HASH_START, Kernels, Limits, Model, Runner, Sampler, State, WeightType, classify, forward, hash_logits,
 };
 use serde::Serialize;
 
@@ -43,7 +44,7 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let report = if args.shape.is_some() || args.weights.is_some() {
         let shape = args.shape.unwrap_or(Shape::S15M);
         let name = shape.to_possible_value().map_or(String::new(), |value| format!("random {}", value.get_name()));
-        measure(args, name, as_bytes(&random_model(shape, args.weights.unwrap_or(Weights::Int8))?))?
+        measure(args, name, random::model(shape, args.weights.unwrap_or(Weights::Int8))?.bytes())?
     } else {
         let name = args.model.as_ref().map_or("embedded default".into(), |path| path.display().to_string());
         measure(args, name, &Source::model(args.model.as_deref())?)?
@@ -69,8 +70,10 @@ fn measure(args: &BenchArgs, name: String, bytes: &[u8]) -> anyhow::Result<Repor
 
     let start = Instant::now();
     let model = Model::from_bytes(bytes)?;
-    let mut buffers =
-        buffers(&config, Limits { max_seq: tokens, batch, threads: pool.threads().get(), kv: args.kv.into() })?;
+    let mut buffers = buffers(
+        &config,
+        Limits::new(tokens).with_batch(batch).with_threads(pool.threads().get()).with_kv(args.kv.into()),
+    )?;
     let mut state = buffers.state()?;
     forward(&model, &mut state, &engine, &[BOS])?;
     classify(&model, &mut state, &engine, 0).with_context(in_file)?;
@@ -180,84 +183,6 @@ fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? * 1024)
-}
-
-/// A version 1 or 2 file with random weights.
-fn random_model(shape: Shape, weights: Weights) -> anyhow::Result<Vec<Aligned<[u8; 64]>>> {
-    let (dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len) = match shape {
-        Shape::S260K => (64, if weights == Weights::Int8 { 192 } else { 172 }, 5, 8, 4, 512, 512),
-        Shape::S15M => (288, 768, 6, 6, 6, 32000, 256),
-        Shape::S42M => (512, 1376, 8, 8, 8, 32000, 1024),
-        Shape::S110M => (768, 2048, 12, 12, 12, 32000, 1024),
-        Shape::S1B => (2048, 5632, 22, 32, 4, 32000, 2048),
-    };
-    let (shared_classifier, f32_) = (true, WeightType::F32);
-    let config = Config {
-        dim,
-        hidden_dim,
-        n_layers,
-        n_heads,
-        n_kv_heads,
-        vocab_size,
-        seq_len,
-        shared_classifier,
-        weights: f32_,
-    };
-    let header = match weights {
-        Weights::F32 => Header { version: Version::V1, config },
-        Weights::Int8 => Header { version: Version::V2, config: config.quantized()? },
-    };
-    let layout = header.layout()?;
-    let blocks = usize::try_from(layout.file_bytes.div_ceil(64))?;
-    Vec::<Aligned<[u8; 64]>>::new()
-        .try_reserve_exact(blocks)
-        .with_context(|| format!("random weights of {} bytes: take a smaller --shape", layout.file_bytes))?;
-    let mut file = vec![Aligned([0; 64]); blocks];
-    let bytes = as_bytes_mut(&mut file);
-    bytes[..header.size()].copy_from_slice(&header.to_bytes()?[..header.size()]);
-    let mut random = 0x9e37_79b9_7f4a_7c15u64;
-    for tensor in layout.iter() {
-        let (n, stride) = (tensor.rows * tensor.cols, tensor.stride as usize);
-        let bytes = &mut bytes[tensor.offset as usize..][..stride * tensor.count];
-        // Weights in ±1/√cols keep activations near 1.
-        let scale = 1.0 / (tensor.cols as f32).sqrt();
-        for layer in bytes.chunks_exact_mut(stride) {
-            let (q, s) = match tensor.weights {
-                WeightType::F32 => layer.split_at_mut(0),
-                WeightType::Q8 { .. } => layer.split_at_mut(n),
-            };
-            q.iter_mut().for_each(|q| *q = (next(&mut random) >> 56) as u8);
-            for s in s.chunks_exact_mut(4) {
-                let value = match tensor.weights {
-                    WeightType::F32 if tensor.rows == 1 => 1.0,
-                    WeightType::F32 => ((next(&mut random) >> 40) as f32 / (1 << 23) as f32 - 1.0) * scale,
-                    WeightType::Q8 { .. } => scale / 127.0,
-                };
-                s.copy_from_slice(&f32::to_le_bytes(value));
-            }
-        }
-    }
-    Ok(file)
-}
-
-/// xorshift64 (Marsaglia, 2003).
-fn next(state: &mut u64) -> u64 {
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    *state
-}
-
-#[allow(unsafe_code)]
-fn as_bytes(file: &[Aligned<[u8; 64]>]) -> &[u8] {
-    // SAFETY: the blocks are 64 bytes without padding.
-    unsafe { std::slice::from_raw_parts(file.as_ptr().cast(), size_of_val(file)) }
-}
-
-#[allow(unsafe_code)]
-fn as_bytes_mut(file: &mut [Aligned<[u8; 64]>]) -> &mut [u8] {
-    // SAFETY: as above, and any bytes may be written.
-    unsafe { std::slice::from_raw_parts_mut(file.as_mut_ptr().cast(), size_of_val(file)) }
 }
 
 fn print_table(out: &mut impl Write, r: &Report) -> io::Result<()> {

@@ -51,7 +51,7 @@ pub fn run(files: &ModelFiles, args: &GenerateArgs) -> anyhow::Result<()> {
     let pool = start_pool(args.threads, &config, 1)?;
     let mut buffers = buffers(
         &config,
-        Limits { max_seq: context, batch: BATCH.min(context), threads: pool.threads().get(), kv: args.kv.into() },
+        Limits::new(context).with_batch(BATCH.min(context)).with_threads(pool.threads().get()).with_kv(args.kv.into()),
     )?;
     IN_TERMINAL.store(input.is_terminal(), Relaxed);
     let mut chat = Chat {

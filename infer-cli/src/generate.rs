@@ -65,7 +65,10 @@ pub fn run(files: &ModelFiles, args: &GenerateArgs) -> anyhow::Result<()> {
     let pool = start_pool(args.threads, &config, 1)?;
     let mut buffers = buffers(
         &config,
-        Limits { max_seq: steps, batch: prompt.len().min(BATCH), threads: pool.threads().get(), kv: args.kv.into() },
+        Limits::new(steps)
+            .with_batch(prompt.len().min(BATCH))
+            .with_threads(pool.threads().get())
+            .with_kv(args.kv.into()),
     )?;
     let mut sampling = args.sampling;
     sampling.basic.seed = seed_or_clock(sampling.basic.seed);

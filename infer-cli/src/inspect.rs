@@ -135,7 +135,7 @@ fn plan(header: &Header, PlanLimits { max_seq, kv, .. }: PlanLimits) -> anyhow::
     if max_seq == 0 || max_seq > seq_len {
         return Err(Usage(format!("--plan max_seq={max_seq}: give 1 to {seq_len}, the model's seq_len")).into());
     }
-    Ok(header.config.plan(Limits { max_seq, batch: 1, threads: 1, kv: kv.into() })?)
+    Ok(header.config.plan(Limits::new(max_seq).with_kv(kv.into()))?)
 }
 
 fn print_header(out: &mut impl Write, header: &Header, file_bytes: usize) -> io::Result<()> {

@@ -70,7 +70,7 @@ fn measure(files: &ModelFiles, text: &Path, args: &PerplexityArgs) -> anyhow::Re
     let engine = Engine::new(Kernels::detect(), &pool);
     let mut buffers = buffers(
         &config,
-        Limits { max_seq: window, batch: BATCH.min(window), threads: pool.threads().get(), kv: args.kv.into() },
+        Limits::new(window).with_batch(BATCH.min(window)).with_threads(pool.threads().get()).with_kv(args.kv.into()),
     )?;
     let mut state = buffers.state()?;
     let progress = progress(windows as u64, "{bar:40} window {pos}/{len}, {msg}, {eta} left")?;

@@ -12,8 +12,8 @@ use infer_core::{Aligned, Mmap, map_file};
 
 use crate::foreign;
 
-static MODEL: &Aligned<[u8]> = &Aligned(*include_bytes!("../../models/model.bin"));
-static TOKENIZER: &[u8] = include_bytes!("../../models/tokenizer.bin");
+static MODEL: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/model.bin")));
+static TOKENIZER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/tokenizer.bin"));
 
 /// The bytes of a model or of a tokenizer.
 pub struct Source {

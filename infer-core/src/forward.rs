@@ -4,18 +4,18 @@
 //! Tokens are rows of a batch: one when generating, several when reading a prompt, so that the
 //! weights are read once for all of them.
 
-use crate::cache::{Cache, Head};
+use crate::cache::Head;
 use crate::config::Config;
 use crate::error::Error;
 use crate::kernels::{Heads, HeadsQ8, Kernels};
 use crate::math::{check_finite, native, rope, sin_cos};
 use crate::matrix::{Matrix, Q8Matrix, rows_of, rows_of_mut};
 use crate::model::{Layer, Model};
-use crate::panel::SharedOut;
-use crate::plan::{KvType, Limits, XQ_BYTES, block_len};
+use crate::panel::{Columns, Turns, run_disjoint};
+use crate::plan::{KvType, XQ_BYTES, block_len};
 use crate::quant::quantize_by;
 use crate::runner::{Runner, Serial};
-use crate::state::{Progress, State};
+use crate::state::{Int8Scratch, Progress, State};
 
 /// What computes: kernels of an instruction set, and who runs their tasks.
 #[derive(Clone, Copy)]
@@ -32,7 +32,7 @@ impl<'r> Engine<'r> {
         Engine { kernels, runner }
     }
 
-    /// Into how many tasks to cut a piece of work of so many multiplications.
+    /// The number of tasks for a piece of work of `work` multiplications.
     fn tasks(&self, work: usize) -> usize {
         let enough = work.checked_div(self.runner.min_work()).unwrap_or(work);
         self.runner.threads().get().min(enough).max(1)
@@ -157,7 +157,7 @@ pub fn classify<'a>(
     let x = state.x.chunks_exact(dim.max(1)).nth(row).ok_or(Error::NotReady)?;
     let xb = state.xb.get_mut(..dim).ok_or(Error::NotReady)?; // x stays as it is for the other rows
     (engine.kernels.rmsnorm)(xb, x, model.rms_final());
-    matmul(engine, xb, (state.xq, state.xs), [(model.wcls(), state.logits)]);
+    matmul(engine, xb, &mut state.int8, [Product { w: model.wcls(), out: state.logits }]);
     check_finite(state.logits)?;
     Ok(state.logits)
 }
@@ -174,7 +174,7 @@ fn check_model(model: &Model<'_>, state: &State<'_>) -> Result<(), Error> {
 /// x += wo · attention(rmsnorm(x))
 fn attention(config: &Config, layer: &Layer<'_>, state: &mut State<'_>, engine: &Engine<'_>) {
     let (dim, kv_dim, head_size) = (config.dim, config.kv_dim(), config.head_size());
-    let rows = state.progress.rows;
+    let Progress { pos, rows, layer: l, .. } = state.progress;
     let x = prefix(state.x, rows, dim);
     let xb = prefix(state.xb, rows, dim);
     let q = prefix(state.q, rows, dim);
@@ -182,79 +182,63 @@ fn attention(config: &Config, layer: &Layer<'_>, state: &mut State<'_>, engine: 
     let v = prefix(state.hb2, rows, kv_dim);
 
     rmsnorm_rows(engine, xb, x, layer.rms_att);
-    matmul(engine, xb, (state.xq, state.xs), [(layer.wq, &mut *q), (layer.wk, &mut *k), (layer.wv, &mut *v)]);
+    let products = [
+        Product { w: layer.wq, out: &mut *q },
+        Product { w: layer.wk, out: &mut *k },
+        Product { w: layer.wv, out: &mut *v },
+    ];
+    matmul(engine, xb, &mut state.int8, products);
     for (q, cos_sin) in rows_of_mut(q, dim).zip(rows_of(state.rope, head_size)) {
         rope(q, cos_sin);
     }
     for (k, cos_sin) in rows_of_mut(k, kv_dim).zip(rows_of(state.rope, head_size)) {
         rope(k, cos_sin);
     }
-
-    let Progress { pos, layer: l, .. } = state.progress;
     state.cache.store(l, k, v, pos);
-    attend_heads(
-        config,
-        engine,
-        state.plan.limits,
-        &state.cache,
-        q,
-        (state.xq, state.xs),
-        state.progress,
-        state.att,
-        xb,
-    );
+    attend_heads(config, state, engine);
 
-    matmul(engine, xb, (state.xq, state.xs), [(layer.wo, &mut *q)]);
+    let x = prefix(state.x, rows, dim);
+    let xb = prefix(state.xb, rows, dim);
+    let q = prefix(state.q, rows, dim);
+    matmul(engine, xb, &mut state.int8, [Product { w: layer.wo, out: &mut *q }]);
     add(x, q);
 }
 
-/// Attention of all heads and rows. One piece of work is a row of the batch with the query heads
-/// that share a key/value head; pieces lie one after the other in q and in out, both (rows,
+/// Attention of all heads and rows, from `q` to `xb`. One piece of work is a row of the batch with
+/// the query heads that share a key/value head; pieces lie one after the other in both, (rows,
 /// n_kv_heads, kv_mul · head_size).
-fn attend_heads(
-    config: &Config,
-    engine: &Engine<'_>,
-    limits: Limits,
-    cache: &Cache<'_>,
-    q: &[f32],
-    (xq, xs): (&mut [i8], &mut [f32]), // for quantised queries
-    Progress { pos, rows, layer, .. }: Progress,
-    att: &mut [f32], // (threads, kv_mul, block_len(max_seq))
-    out: &mut [f32],
-) {
+fn attend_heads(config: &Config, state: &mut State<'_>, engine: &Engine<'_>) {
+    let Progress { pos, rows, layer, .. } = state.progress;
+    let limits = state.plan.limits;
     let head_size = config.head_size();
     let piece = config.kv_mul() * head_size;
-    let scratch = config.kv_mul() * block_len(limits.max_seq);
-    // One part of the scratch per task, so there are at most as many tasks as parts.
-    let tasks =
-        engine.tasks(q.len().saturating_mul(pos + rows)).min(att.len().checked_div(scratch).unwrap_or(0)).max(1);
-    let scale = core::f32::consts::LOG2_E / native::sqrt(head_size as f32);
-    let (xq, xs) = (prefix(xq, XQ_BYTES, q.len()), prefix(xs, rows, config.n_heads));
+    let q = &*prefix(state.q, rows, config.dim);
+    let out = prefix(state.xb, rows, config.dim);
+    let (xq, xs) = (prefix(state.int8.q, XQ_BYTES, q.len()), prefix(state.int8.s, rows, config.n_heads));
     if let KvType::I8 = limits.kv {
-        // One byte per value: the layout that all attention kernels read.
-        quantize_by(native::largest_magnitude, q, head_size, xq, xs);
+        quantize_by(native::largest_magnitude, q, head_size, xq, xs); // one byte per value: the layout that all attention kernels read
     }
-    let (xq, xs) = (&*xq, &*xs);
-    let out = SharedOut::new(out, out.len());
-    let att = SharedOut::new(att, att.len());
-    engine.runner.run(tasks, &|task| {
-        #[allow(unsafe_code)]
-        // SAFETY: tasks have different indices, so their parts of the scratch do not overlap.
-        let mut att = unsafe { att.columns(task * scratch..(task + 1) * scratch) };
+    let (xq, xs, cache) = (&*xq, &*xs, &state.cache);
+
+    let scratch = config.kv_mul() * block_len(limits.max_seq);
+    // Each task has a part of the scratch of its own, so there are at most as many tasks as parts.
+    let parts = state.att.len().checked_div(scratch).unwrap_or(0);
+    let tasks = engine.tasks(q.len().saturating_mul(pos + rows)).min(parts).max(1);
+    let scale = core::f32::consts::LOG2_E / native::sqrt(head_size as f32);
+    let outs = [Turns::new(state.att, scratch), Turns::new(out, piece)];
+    run_disjoint(engine.runner, tasks, outs, |task, [mut att, mut out]| {
         let n_kv_heads = config.n_kv_heads.max(1); // here, where the compiler needs to know
         // In turns, since later rows have more positions.
-        for (i, q) in q.chunks_exact(piece.max(1)).enumerate().skip(task).step_by(tasks.max(1)) {
+        let pieces = q.chunks_exact(piece.max(1)).enumerate().skip(task).step_by(tasks.max(1));
+        for (turn, (i, q)) in pieces.enumerate() {
             let (row, kv_head) = (i / n_kv_heads, i % n_kv_heads);
             let positions = pos + row + 1;
-            #[allow(unsafe_code)]
-            // SAFETY: every piece belongs to one task, and different pieces do not overlap.
-            let mut out = unsafe { out.columns(i * piece..(i + 1) * piece) };
             let att = att.row(0).get_mut(..config.kv_mul() * block_len(positions));
             let (Some(head), Some(att)) = (cache.head(layer, kv_head), att) else { return };
             match head {
                 Head::F32 { keys, values } => {
                     let heads = Heads { q, keys, values, positions, head_size, scale };
-                    (engine.kernels.attend)(&heads, att, out.row(0));
+                    (engine.kernels.attend)(&heads, att, out.row(turn));
                 }
                 Head::I8 { keys, values, key_scales, value_scales } => {
                     let (Some(q), Some(q_scales)) = (xq.get(i * piece..), xs.get(i * config.kv_mul()..)) else {
@@ -262,7 +246,7 @@ fn attend_heads(
                     };
                     let heads =
                         HeadsQ8 { q, q_scales, keys, values, key_scales, value_scales, positions, head_size, scale };
-                    (engine.kernels.attend_q8)(&heads, att, out.row(0));
+                    (engine.kernels.attend_q8)(&heads, att, out.row(turn));
                 }
             }
         }
@@ -279,52 +263,53 @@ fn feed_forward(config: &Config, layer: &Layer<'_>, state: &mut State<'_>, engin
     let hb2 = prefix(state.hb2, rows, hidden_dim);
 
     rmsnorm_rows(engine, xb, x, layer.rms_ffn);
-    matmul(engine, xb, (state.xq, state.xs), [(layer.w1, &mut *hb), (layer.w3, &mut *hb2)]);
+    let products = [Product { w: layer.w1, out: &mut *hb }, Product { w: layer.w3, out: &mut *hb2 }];
+    matmul(engine, xb, &mut state.int8, products);
     (engine.kernels.swiglu)(hb, hb2);
-    matmul(engine, hb, (state.xq, state.xs), [(layer.w2, &mut *xb)]);
+    matmul(engine, hb, &mut state.int8, [Product { w: layer.w2, out: &mut *xb }]);
     add(x, xb);
 }
 
-/// `out[b] = w · x[b]` for one or several matrices with the same input, as one round of tasks over
-/// all their rows. `scratch` receives the quantised input when the weights are int8.
-fn matmul<const N: usize>(
-    engine: &Engine<'_>,
-    x: &[f32],
-    (xq, xs): (&mut [i8], &mut [f32]),
-    jobs: [(Matrix<'_>, &mut [f32]); N],
-) {
+/// A matrix, and where its product with the input goes: (rows of the input, rows of the matrix).
+struct Product<'a> {
+    w: Matrix<'a>,
+    out: &'a mut [f32],
+}
+
+/// `out[b] = w · x[b]` for matrices that share their input, as one round of tasks over all their
+/// rows. `int8` receives the quantised input of int8 matrices.
+fn matmul<const N: usize>(engine: &Engine<'_>, x: &[f32], int8: &mut Int8Scratch<'_>, products: [Product<'_>; N]) {
     // A multiple of every kernel's row block: cuts within a matrix leave whole blocks.
     const ROW_BLOCK: usize = 8;
-    let (xq, xs) = match jobs.first() {
-        Some((Matrix::Q8(Q8Matrix { group_size, .. }), _)) => {
-            let xq = prefix(xq, XQ_BYTES, x.len());
-            let xs = prefix(xs, 1, x.len().checked_div(*group_size).unwrap_or(0));
+    let (xq, xs) = match products.first() {
+        Some(Product { w: Matrix::Q8(Q8Matrix { group_size, .. }), .. }) => {
+            let xq = prefix(int8.q, XQ_BYTES, x.len());
+            let xs = prefix(int8.s, 1, x.len().checked_div(*group_size).unwrap_or(0));
             (engine.kernels.quantize)(x, *group_size, xq, xs);
             (&*xq, &*xs)
         }
         _ => (&[][..], &[][..]),
     };
-    let jobs = jobs.map(|(w, out)| (w, SharedOut::new(out, w.rows())));
-    let total: usize = jobs.iter().map(|(w, _)| w.rows()).sum();
+    let matrices = products.each_ref().map(|product| product.w);
+    let total: usize = matrices.iter().map(Matrix::rows).sum();
     let tasks = engine.tasks(total.saturating_mul(x.len()));
     let rows_per_task = total.div_ceil(tasks).next_multiple_of(ROW_BLOCK);
-    engine.runner.run(tasks, &|task| {
-        let mut start = task * rows_per_task;
-        let mut end = start + rows_per_task;
-        for (w, out) in &jobs {
-            let range = start.min(w.rows())..end.min(w.rows());
-            // Positions within the next matrix.
-            (start, end) = (start.saturating_sub(w.rows()), end.saturating_sub(w.rows()));
-            if range.is_empty() {
+    let mut start = 0;
+    let outs = products.map(|Product { w, out }| {
+        let out = Columns::new(out, w.rows(), start, rows_per_task);
+        start += w.rows();
+        out
+    });
+    run_disjoint(engine.runner, tasks, outs, |_, panels| {
+        for (w, mut out) in matrices.iter().zip(panels) {
+            let rows = out.columns();
+            if rows.is_empty() {
                 continue;
             }
-            let Some(w) = w.row_range(range.clone()) else { return };
-            #[allow(unsafe_code)]
-            // SAFETY: the ranges of different tasks do not overlap.
-            let mut out = unsafe { out.columns(range) };
-            match w {
-                Matrix::F32 { w, cols, .. } => (engine.kernels.matmul_f32)(w, cols, x, &mut out),
-                Matrix::Q8(w) => (engine.kernels.matmul_q8)(&w, xq, xs, &mut out),
+            match w.row_range(rows) {
+                Some(Matrix::F32 { w, cols, .. }) => (engine.kernels.matmul_f32)(w, cols, x, &mut out),
+                Some(Matrix::Q8(w)) => (engine.kernels.matmul_q8)(&w, xq, xs, &mut out),
+                None => return,
             }
         }
     });

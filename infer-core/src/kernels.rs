@@ -7,6 +7,7 @@
 mod avx2;
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 mod avx512;
+mod blocks;
 #[cfg(thumb_fpu)]
 mod cortex_m;
 #[cfg(thumb_fpu)]
@@ -78,3 +79,6 @@ impl Kernels {
         core::iter::once(Kernels::scalar()).chain(simd.into_iter().flatten())
     }
 }
+
+#[cfg(all(test, feature = "std"))]
+mod tests;

@@ -43,15 +43,16 @@
 //! and embassy.
 //!
 //! # What it does not do
-//! It neither reads files (except [`MappedModel`] under `std`) nor prints; it has no threads of its
+//! It neither reads files (except `MappedModel` under `std`) nor prints; it has no threads of its
 //! own (bring a [`Runner`]); it runs no architecture but Llama-2.
 #![no_std]
+#![cfg_attr(docsrs, feature(doc_cfg))] // docs.rs shows which feature an item needs
 
 #[cfg(target_endian = "big")]
 compile_error!("model files are little endian and are used where they lie: big-endian targets are not supported");
 
-// The C library for a desktop takes the panic handler of std; on bare metal and in WebAssembly it has
-// its own.
+// The C library for a desktop takes the panic handler of std; on bare metal and in WebAssembly it
+// has its own.
 #[cfg(any(test, feature = "std", all(feature = "capi", not(any(target_os = "none", target_family = "wasm")))))]
 extern crate std;
 
@@ -75,6 +76,7 @@ mod plan;
 mod quant;
 mod runner;
 mod sampler;
+pub mod shapes;
 mod state;
 pub mod tokenizer;
 
@@ -97,3 +99,8 @@ pub use runner::{Runner, Serial};
 pub use sampler::{ProbIndex, Sampler, penalize};
 pub use state::{HotBuffers, State};
 pub use tokenizer::{BOS, EOS, IndexEntry, MergeSlot, Tokenizer, UNK, build_index, count_entries};
+
+/// The examples of the README, compiled as doc tests.
+#[cfg(all(doctest, feature = "std"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -51,6 +51,21 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     sum_lanes(lanes)
 }
 
+/// Dot product of two int8 rows with a scale per group: a group contributes `(f32(Σ w·x) · ws) · xs`
+/// to the lane of its index mod 8. The integer sum is exact.
+#[inline(always)]
+pub(crate) fn dot_q8(w: &[i8], ws: &[f32], x: &[i8], xs: &[f32], group_size: usize) -> f32 {
+    let mut lanes = [0.0; LANES];
+    let group_size = group_size.max(1); // the compiler does not know
+    let products = w.chunks_exact(group_size).zip(x.chunks_exact(group_size)).zip(ws.iter().zip(xs));
+    for (g, ((w, x), (ws, xs))) in products.enumerate() {
+        // At most 1024 · 127 · 128, far from overflow.
+        let sum: i32 = w.iter().zip(x).map(|(&w, &x)| i32::from(w) * i32::from(x)).sum();
+        lanes[g % LANES] += (sum as f32 * ws) * xs;
+    }
+    sum_lanes(lanes)
+}
+
 /// Sum of a slice.
 #[inline(always)]
 pub(crate) fn sum(x: &[f32]) -> f32 {

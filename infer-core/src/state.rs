@@ -22,21 +22,27 @@ pub struct HotBuffers<'s> {
 #[derive(Debug)]
 pub struct State<'s> {
     pub(crate) plan: Plan,
-    pub(crate) x: &'s mut [f32],      // (batch, dim), the residual stream
-    pub(crate) xb: &'s mut [f32],     // (batch, dim), inside a residual branch
-    pub(crate) q: &'s mut [f32],      // (batch, dim), queries; then the output of wo
-    pub(crate) hb: &'s mut [f32],     // (batch, max(hidden_dim, kv_dim)), keys; then the output of w1
-    pub(crate) hb2: &'s mut [f32],    // (batch, max(hidden_dim, kv_dim)), values; then the output of w3
-    pub(crate) rope: &'s mut [f32],   // (batch, head_size), cos and sin in turn
-    pub(crate) freq: &'s mut [f32],   // (head_size / 2), angle per position
-    pub(crate) xq: &'s mut [i8], // (batch, max(dim, hidden_dim)) of 2 bytes, quantised input of an int8 matrix, or queries
-    pub(crate) xs: &'s mut [f32], // (batch, max(max(dim, hidden_dim) / group_size, n_heads)), its scales
+    pub(crate) x: &'s mut [f32],    // (batch, dim), the residual stream
+    pub(crate) xb: &'s mut [f32],   // (batch, dim), inside a residual branch
+    pub(crate) q: &'s mut [f32],    // (batch, dim), queries; then the output of wo
+    pub(crate) hb: &'s mut [f32],   // (batch, max(hidden_dim, kv_dim)), keys; then the output of w1
+    pub(crate) hb2: &'s mut [f32],  // (batch, max(hidden_dim, kv_dim)), values; then the output of w3
+    pub(crate) rope: &'s mut [f32], // (batch, head_size), cos and sin in turn
+    pub(crate) freq: &'s mut [f32], // (head_size / 2), angle per position
+    pub(crate) int8: Int8Scratch<'s>,
     pub(crate) att: &'s mut [f32], // (threads, kv_mul, block_len(max_seq)), attention weights
     pub(crate) logits: &'s mut [f32], // (vocab_size)
     pub(crate) cache: Cache<'s>,
     pub(crate) progress: Progress,
     /// Positions with valid keys and values in every layer.
     pub(crate) filled: usize,
+}
+
+/// Room for activations in int8: the input of an int8 matrix, or the queries of an int8 KV cache.
+#[derive(Debug)]
+pub(crate) struct Int8Scratch<'s> {
+    pub q: &'s mut [i8],  // (batch, max(dim, hidden_dim)) of 2 bytes
+    pub s: &'s mut [f32], // (batch, max(max(dim, hidden_dim) / group_size, n_heads)), their scales
 }
 
 /// How far the pass over the current tokens has come.
@@ -101,8 +107,9 @@ impl<'s> State<'s> {
         for (i, freq) in freq.iter_mut().enumerate() {
             *freq = rope_frequency(i, config.head_size());
         }
+        let int8 = Int8Scratch { q: xq, s: xs };
         let progress = Progress::default();
-        Ok(State { plan: *plan, x, xb, q, hb, hb2, rope, freq, xq, xs, att, logits, cache, progress, filled: 0 })
+        Ok(State { plan: *plan, x, xb, q, hb, hb2, rope, freq, int8, att, logits, cache, progress, filled: 0 })
     }
 
     /// The configuration of the model that the state was planned for.

@@ -6,15 +6,15 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use infer_core::format::Version;
-use infer_core::{Config, Engine, Kernels, Serial, WeightType, classify, forward};
+use infer_core::{Config, Engine, Kernels, Serial, WeightType, classify, forward, shapes};
 use tests::Run;
-use tests::random::{RandomModel, config};
+use tests::random::RandomModel;
 
 /// A classifier that is much larger than the one layer below it: little else than the product of a
 /// matrix and a vector.
 fn matmul(c: &mut Criterion) {
-    let f32_ = Config { vocab_size: 8192, ..config(256, 256, 1, 4, 4) };
-    let int8 = Config { weights: WeightType::Q8 { group_size: 64 }, ..f32_ };
+    let f32_ = Config::new(256, 256, 1, 4, 8192, 40);
+    let int8 = f32_.with_weights(WeightType::Q8 { group_size: 64 });
     for (name, version, config) in [("f32", Version::V1, f32_), ("int8", Version::V2, int8)] {
         let file = RandomModel::new(config, 1).to_file(version);
         let want = Run::new(file.bytes(), 1).logits(&[5]).unwrap();
@@ -37,8 +37,7 @@ fn matmul(c: &mut Criterion) {
 /// A token at the end of a long context, where attention takes most of the time; and a batch of 32
 /// tokens there.
 fn layers(c: &mut Criterion) {
-    let config = Config { seq_len: 512, ..config(64, 172, 5, 8, 4) };
-    let file = RandomModel::new(config, 1).to_file(Version::V1);
+    let file = RandomModel::new(shapes::STORIES_260K, 1).to_file(Version::V1);
     let tokens: Vec<u32> = (0..512).map(|i| i % 300).collect();
     let want = Run::new(file.bytes(), 32).logits(&tokens).unwrap();
     for n in [1, 32] {

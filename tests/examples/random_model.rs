@@ -5,14 +5,14 @@ use std::path::PathBuf;
 
 use infer_core::format::Version;
 use infer_core::{Config, WeightType};
-use tests::random::{RandomModel, config};
+use tests::random::RandomModel;
 use tests::tokenizer;
 
 fn main() -> std::io::Result<()> {
     let directory = PathBuf::from(std::env::args_os().nth(1).expect("usage: random_model DIRECTORY"));
     std::fs::create_dir_all(&directory)?;
-    let f32_config = Config { seq_len: 64, ..config(64, 192, 2, 4, 2) };
-    let int8_config = Config { weights: WeightType::Q8 { group_size: 64 }, ..f32_config };
+    let f32_config = Config::new(64, 192, 2, 4, 300, 64).with_kv_heads(2);
+    let int8_config = f32_config.with_weights(WeightType::Q8 { group_size: 64 });
     for (name, version, config) in [("f32.bin", Version::V0, f32_config), ("int8.bin", Version::V2, int8_config)] {
         std::fs::write(directory.join(name), RandomModel::new(config, 1).to_file(version).bytes())?;
     }

@@ -1,20 +1,12 @@
-use infer_core::{
-    Engine, Error, HotBuffers, Kernels, KvBuffers, KvType, Limits, Model, Plan, Runner, Serial, State, classify,
-    forward,
-};
+use infer_core::{Buffers, Engine, Error, Kernels, Limits, Model, Plan, Runner, Serial, State, classify, forward};
 
-/// Owned buffers for running a model in tests.
+/// A model with the buffers to run it in tests.
 pub struct Run<'m, 'r> {
     /// The model.
     pub model: Model<'m>,
-    /// The plan.
-    pub plan: Plan,
     /// Kernels and runner.
     pub engine: Engine<'r>,
-    hot_f32: Vec<f32>,
-    hot_i8: Vec<i8>,
-    kv_f32: Vec<f32>, // the values, or the scales of an int8 cache
-    kv_i8: Vec<i8>,
+    buffers: Buffers,
 }
 
 impl<'m> Run<'m, 'static> {
@@ -42,7 +34,7 @@ impl<'m, 'r> Run<'m, 'r> {
     /// When the bytes are no model.
     pub fn with_engine(file: &'m [u8], batch: usize, threads: usize, engine: Engine<'r>) -> Run<'m, 'r> {
         let max_seq = Model::from_bytes(file).unwrap().config().seq_len;
-        Run::with_limits(file, Limits { max_seq, batch, threads, kv: KvType::F32 }, engine)
+        Run::with_limits(file, Limits::new(max_seq).with_batch(batch).with_threads(threads), engine)
     }
 
     /// Buffers for these limits.
@@ -51,21 +43,14 @@ impl<'m, 'r> Run<'m, 'r> {
     /// When the bytes are no model, or the limits are not for it.
     pub fn with_limits(file: &'m [u8], limits: Limits, engine: Engine<'r>) -> Run<'m, 'r> {
         let model = Model::from_bytes(file).unwrap();
-        let plan = model.config().plan(limits).unwrap();
-        let (kv_f32, kv_i8) = match limits.kv {
-            KvType::F32 => (plan.kv_values, 0),
-            KvType::I8 => (plan.kv_scales, plan.kv_values),
-        };
-        Run {
-            model,
-            plan,
-            engine,
-            // Garbage must not matter.
-            hot_f32: vec![f32::NAN; plan.hot_f32],
-            hot_i8: vec![-77; plan.hot_i8],
-            kv_f32: vec![f32::from_bits(u32::MAX); kv_f32],
-            kv_i8: vec![-128; kv_i8],
-        }
+        let mut buffers = Buffers::new(model.config(), limits).unwrap();
+        buffers.fill(f32::from_bits(u32::MAX), -128); // garbage must not matter
+        Run { model, engine, buffers }
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Plan {
+        self.buffers.plan()
     }
 
     /// A fresh state in the buffers.
@@ -73,12 +58,7 @@ impl<'m, 'r> Run<'m, 'r> {
     /// # Panics
     /// Never: the buffers are those of the plan.
     pub fn state(&mut self) -> State<'_> {
-        let hot = HotBuffers { f32: &mut self.hot_f32, i8: &mut self.hot_i8 };
-        let kv = match self.plan.limits.kv {
-            KvType::F32 => KvBuffers::F32(&mut self.kv_f32),
-            KvType::I8 => KvBuffers::I8 { values: &mut self.kv_i8, scales: &mut self.kv_f32 },
-        };
-        State::new(&self.plan, hot, kv).unwrap()
+        self.buffers.state().unwrap()
     }
 
     /// Logits after each of the tokens, read from position 0 in batches of the planned size.
@@ -86,7 +66,7 @@ impl<'m, 'r> Run<'m, 'r> {
     /// # Errors
     /// As [`forward`] and [`classify`].
     pub fn logits(&mut self, tokens: &[u32]) -> Result<Vec<Vec<f32>>, Error> {
-        let (model, engine, batch) = (self.model, self.engine, self.plan.limits.batch);
+        let (model, engine, batch) = (self.model, self.engine, self.plan().limits.batch);
         let mut state = self.state();
         let mut all = Vec::new();
         for tokens in tokens.chunks(batch) {

@@ -46,7 +46,8 @@ fn without_tables(whole: &[u8]) -> Vec<u8> {
 #[test]
 fn version_0_without_rotary_tables() {
     for shared_classifier in [true, false] {
-        let shape = Config { shared_classifier, ..config(8, 5, 2, 4, 2) };
+        let mut shape = config(8, 5, 2, 4, 2);
+        shape.shared_classifier = shared_classifier;
         let whole = RandomModel::new(shape, 3).to_file(Version::V0);
         let bare = without_tables(whole.bytes());
         let [bare, want] = [File::new(&bare), File::new(whole.bytes())];
@@ -66,7 +67,7 @@ fn version_0_without_rotary_tables() {
 #[test]
 fn version_2_cut_at_every_length() {
     let weights = WeightType::Q8 { group_size: 4 };
-    let config = Config { weights, ..config(8, 12, 1, 2, 1) };
+    let config = config(8, 12, 1, 2, 1).with_weights(weights);
     let header = Header { version: Version::V2, config };
     let mut bytes = header.to_bytes().unwrap().to_vec();
     bytes.resize(header.layout().unwrap().file_bytes as usize, 1);
@@ -129,29 +130,30 @@ fn versioned_headers() {
 #[test]
 fn sizes_that_overflow() {
     let huge = i32::MAX as usize;
-    let config = Config { dim: 1 << 30, hidden_dim: huge, n_layers: huge, n_heads: 1 << 29, ..config(2, 2, 1, 1, 1) };
-    let config = Config { n_kv_heads: 1 << 29, vocab_size: huge, seq_len: huge, ..config };
+    let config = Config::new(1 << 30, huge, huge, 1 << 29, huge, huge);
     for version in [Version::V0, Version::V1] {
         let header = Header { version, config };
         assert_eq!(header.layout().err(), Some(Error::TooLarge));
         assert_eq!(error(&header.to_bytes().unwrap()), Error::TooLarge);
     }
-    let limits = Limits { max_seq: huge, batch: usize::MAX, threads: usize::MAX, kv: KvType::F32 };
+    let limits = Limits::new(huge).with_batch(usize::MAX).with_threads(usize::MAX);
     assert_eq!(config.plan(limits), Err(Error::TooLarge));
     // An int8 KV cache of half the address space, and one of all of it.
-    let small = Config { n_layers: 1 << 28, seq_len: huge, ..tests::random::config(4, 2, 1, 1, 1) };
-    let limits = Limits { max_seq: 1 << 30, batch: 1, threads: 1, kv: KvType::I8 };
+    let mut small = Config::new(4, 2, 1 << 28, 1, 300, huge);
+    let limits = Limits::new(1 << 30).with_kv(KvType::I8);
     let plan = small.plan(limits).unwrap();
     assert_eq!((plan.kv_values, plan.kv_scales), (1 << 61, 1 << 59));
     assert_eq!(plan.kv_bytes(), (1 << 61) + (1 << 61));
-    assert_eq!(Config { dim: 16, ..small }.plan(limits), Err(Error::TooLarge));
+    small.dim = 16;
+    assert_eq!(small.plan(limits), Err(Error::TooLarge));
 }
 
 #[test]
 fn header_survives_the_round_trip() {
     for shared_classifier in [true, false] {
-        let f32_config = Config { shared_classifier, ..config(48, 32, 2, 6, 2) };
-        let q8_config = Config { weights: WeightType::Q8 { group_size: 16 }, ..f32_config };
+        let mut f32_config = config(48, 32, 2, 6, 2);
+        f32_config.shared_classifier = shared_classifier;
+        let q8_config = f32_config.with_weights(WeightType::Q8 { group_size: 16 });
         for (version, config) in [(Version::V0, f32_config), (Version::V1, f32_config), (Version::V2, q8_config)] {
             let header = Header { version, config };
             let bytes = header.to_bytes().unwrap();
@@ -177,17 +179,17 @@ fn misaligned_models() {
 #[test]
 fn damaged_weights_are_an_error_wherever_they_are() {
     use TensorName::*;
-    let limits = Limits { max_seq: 40, batch: 2, threads: 1, kv: KvType::F32 };
+    let limits = Limits::new(40).with_batch(2);
     for name in [TokEmb, RmsAtt, Wq, Wk, Wv, Wo, RmsFfn, W1, W2, W3, RmsFinal, Wcls] {
         for damage in [f32::NAN, f32::from_bits(0xffc0_0101), f32::INFINITY, f32::NEG_INFINITY] {
-            let mut model = RandomModel::new(Config { shared_classifier: false, ..config(16, 5, 2, 4, 2) }, 3);
+            let mut model = RandomModel::new(config(16, 5, 2, 4, 2).with_own_classifier(), 3);
             let weights = model.tensor_mut(name);
             // The last weight: of the last layer, and of the last token, which is fed below.
             *weights.last_mut().unwrap() = damage;
             let file = model.to_file(Version::V0);
             for (kernels, kv) in Kernels::all().flat_map(|kernels| [(kernels, KvType::F32), (kernels, KvType::I8)]) {
                 let engine = Engine::new(kernels, &Serial);
-                let result = Run::with_limits(file.bytes(), Limits { kv, ..limits }, engine).logits(&[299, 299, 299]);
+                let result = Run::with_limits(file.bytes(), limits.with_kv(kv), engine).logits(&[299, 299, 299]);
                 assert!(
                     matches!(result, Err(Error::NotFinite { .. })),
                     "{damage} in {}, {kv:?} cache, {}: {result:?}",
@@ -204,7 +206,7 @@ fn arguments_of_a_pass() {
     let file = tiny().to_file(Version::V0);
     let engine = Engine::scalar();
     let mut run = Run::new(file.bytes(), 4);
-    let (model, max_seq) = (run.model, run.plan.limits.max_seq);
+    let (model, max_seq) = (run.model, run.plan().limits.max_seq);
     let mut state = run.state();
     let state = &mut state;
 
@@ -261,19 +263,20 @@ fn arguments_of_a_pass() {
 #[test]
 fn plans_and_buffers() {
     let config = tiny().config;
-    let limits = Limits { max_seq: 40, batch: 2, threads: 2, kv: KvType::F32 };
+    let limits = Limits::new(40).with_batch(2).with_threads(2);
     for (name, limits) in [
-        ("max_seq", Limits { max_seq: 0, ..limits }),
-        ("max_seq", Limits { max_seq: 41, ..limits }),
-        ("batch", Limits { batch: 0, ..limits }),
-        ("threads", Limits { threads: 0, ..limits }),
+        ("max_seq", Limits::new(0)),
+        ("max_seq", Limits::new(41)),
+        ("batch", limits.with_batch(0)),
+        ("threads", limits.with_threads(0)),
     ] {
         assert!(matches!(config.plan(limits), Err(Error::Setting { name: n, .. }) if n == name), "{limits:?}");
     }
-    let odd = Config { dim: 36, n_heads: 6, n_kv_heads: 6, ..config };
-    assert!(matches!(odd.plan(Limits { kv: KvType::I8, ..limits }), Err(Error::Unsupported { .. })));
+    let heads = |dim, n_heads| Config::new(dim, config.hidden_dim, config.n_layers, n_heads, 300, 40);
+    let odd = heads(36, 6);
+    assert!(matches!(odd.plan(limits.with_kv(KvType::I8)), Err(Error::Unsupported { .. })));
     // Scores of larger heads could overflow: head_size · 127² beyond 2³¹.
-    let wide = |dim, kv| Config { dim, n_heads: 1, n_kv_heads: 1, ..config }.plan(Limits { kv, ..limits });
+    let wide = |dim, kv| heads(dim, 1).plan(limits.with_kv(kv));
     assert!(wide(133_144, KvType::I8).is_ok() && wide(133_148, KvType::F32).is_ok());
     assert!(matches!(wide(133_148, KvType::I8), Err(Error::Unsupported { what }) if what.contains("above 133,144")));
 
@@ -292,7 +295,7 @@ fn plans_and_buffers() {
 
 #[test]
 fn plans_and_buffers_of_an_int8_kv_cache() {
-    let limits = Limits { max_seq: 37, batch: 2, threads: 2, kv: KvType::I8 };
+    let limits = Limits::new(37).with_batch(2).with_threads(2).with_kv(KvType::I8);
     let plan = config(16, 5, 2, 4, 2).plan(limits).unwrap();
     // Keys and values of 2 layers, 40 positions in whole blocks and 8 dimensions; a scale for each
     // position of a layer.
@@ -311,7 +314,7 @@ fn plans_and_buffers_of_an_int8_kv_cache() {
     assert_eq!(new(plan.hot_i8, plan.kv_values - 1, plan.kv_scales), too_small("kv.values", plan.kv_values));
     assert_eq!(new(plan.hot_i8, plan.kv_values, plan.kv_scales - 1), too_small("kv.scales", plan.kv_scales));
 
-    let f32_plan = plan.config.plan(Limits { kv: KvType::F32, ..limits }).unwrap();
+    let f32_plan = plan.config.plan(limits.with_kv(KvType::F32)).unwrap();
     let (mut values, mut scales) = (vec![0; plan.kv_values], vec![0.0; plan.kv_scales]);
     for (plan, of_another_type) in [
         (plan, KvBuffers::F32(&mut vec![0.0; plan.kv_values])),
@@ -364,7 +367,7 @@ fn a_sequence_belongs_to_one_model() {
 #[test]
 fn a_thread_that_does_not_round_to_nearest_gets_no_state() {
     use tests::mxcsr;
-    let plan = tiny().config.plan(Limits { max_seq: 9, batch: 1, threads: 1, kv: KvType::F32 }).unwrap();
+    let plan = tiny().config.plan(Limits::new(9)).unwrap();
     let (mut hot, mut kv) = (vec![0.0; plan.hot_f32], vec![0.0; plan.kv_values]);
     let mut error = |mxcsr| {
         mxcsr::with(mxcsr, || {

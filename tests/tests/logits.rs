@@ -176,7 +176,7 @@ fn kernels_give_the_same_bits() {
 /// Shapes for an int8 KV cache, with the positions to run them for. Integer products are summed
 /// over 256 positions at a time: there are fewer, more than one such block, and more than two.
 fn int8_kv_shapes() -> Vec<(Config, usize)> {
-    let q8 = |group_size: usize, config: Config| Config { weights: WeightType::Q8 { group_size }, ..config };
+    let q8 = |group_size: usize, config: Config| config.with_weights(WeightType::Q8 { group_size });
     vec![
         (config(4, 3, 1, 1, 1), 37),           // one head of 4
         (config(12, 20, 2, 3, 1), 261),        // head size 4, three queries share one key
@@ -191,10 +191,10 @@ fn int8_kv_shapes() -> Vec<(Config, usize)> {
 }
 
 fn int8_kv_files() -> impl Iterator<Item = (File, Config, Limits)> {
-    int8_kv_shapes().into_iter().zip(0..).map(|((config, max_seq), seed)| {
-        let config = Config { seq_len: max_seq + 3, ..config };
+    int8_kv_shapes().into_iter().zip(0..).map(|((mut config, max_seq), seed)| {
+        config.seq_len = max_seq + 3;
         let version = if let WeightType::F32 = config.weights { Version::V0 } else { Version::V2 };
-        let limits = Limits { max_seq, batch: 1, threads: 1, kv: KvType::I8 };
+        let limits = Limits::new(max_seq).with_kv(KvType::I8);
         (RandomModel::new(config, seed).to_file(version), config, limits)
     })
 }
@@ -209,7 +209,7 @@ fn int8_kv_gives_the_same_bits_in_every_way() {
             for (batch, threads) in [(1, 1), (2, 2), (32, 3)] {
                 let runner = Scrambled(NonZeroUsize::new(threads).unwrap());
                 let engine = Engine::new(kernels, &runner);
-                let mut run = Run::with_limits(file.bytes(), Limits { batch, threads, ..limits }, engine);
+                let mut run = Run::with_limits(file.bytes(), limits.with_batch(batch).with_threads(threads), engine);
                 if batch == 32 {
                     run.logits(&other).unwrap(); // a longer sequence was there before, else garbage
                 }
@@ -225,12 +225,12 @@ fn int8_kv_gives_the_same_bits_in_every_way() {
 /// sums near their limit, and beyond what f32 holds exactly.
 #[test]
 fn large_sums_of_an_int8_kv_cache() {
-    let config = Config { seq_len: 700, ..config(48, 31, 1, 2, 1) };
+    let config = Config::new(48, 31, 1, 2, 300, 700).with_kv_heads(1);
     let mut model = RandomModel::new(config, 1);
     model.tensor_mut(TensorName::Wq).fill(0.0);
     let file = model.to_file(Version::V0);
     let tokens = tokens(700, 2);
-    let limits = Limits { max_seq: 700, batch: 50, threads: 1, kv: KvType::I8 };
+    let limits = Limits::new(700).with_batch(50).with_kv(KvType::I8);
     let logits = |kernels| {
         let engine = Engine::new(kernels, &Serial);
         bits(&Run::with_limits(file.bytes(), limits, engine).logits(&tokens).unwrap())
@@ -243,9 +243,9 @@ fn large_sums_of_an_int8_kv_cache() {
 
 #[test]
 fn bytes_may_lie_at_any_address() {
-    let config = Config { weights: WeightType::Q8 { group_size: 8 }, ..config(24, 40, 2, 2, 1) };
+    let config = config(24, 40, 2, 2, 1).with_weights(WeightType::Q8 { group_size: 8 });
     let file = RandomModel::new(config, 5).to_file(Version::V2);
-    let limits = Limits { max_seq: 37, batch: 3, threads: 1, kv: KvType::I8 };
+    let limits = Limits::new(37).with_batch(3).with_kv(KvType::I8);
     let (plan, model) = (config.plan(limits).unwrap(), Model::from_bytes(file.bytes()).unwrap());
     let tokens = tokens(3, 300);
     let want = bits(&Run::with_limits(file.bytes(), limits, Engine::scalar()).logits(&tokens).unwrap());
@@ -288,7 +288,7 @@ fn logits_do_not_depend_on_what_was_there_before_in(kv: KvType) {
     let model = Model::from_bytes(file.bytes()).unwrap();
     let engine = Engine::scalar();
     let tokens = tokens(12, 300);
-    let run = |batch: usize| Run::with_limits(file.bytes(), Limits { max_seq: 13, batch, threads: 1, kv }, engine);
+    let run = |batch: usize| Run::with_limits(file.bytes(), Limits::new(13).with_batch(batch).with_kv(kv), engine);
     let want = run(1).logits(&tokens).unwrap();
 
     let mut run = run(4);
@@ -328,7 +328,7 @@ fn flushed_subnormals_give_the_same_bits() {
     let Some(bytes) = shared::bytes(STORIES) else { return };
     let int8 = int8_kv_files();
     let file = File::new(&bytes);
-    let f32_kv = Limits { max_seq: 64, batch: 1, threads: 1, kv: KvType::F32 };
+    let f32_kv = Limits::new(64);
     let all = [(file, f32_kv)].into_iter().chain(int8.map(|(file, _, limits)| (file, limits)));
     for (file, limits) in all {
         for kernels in Kernels::all() {

@@ -44,7 +44,7 @@ fn a_whole_run_allocates_nothing() {
     let vocabulary = tests::tokenizer::file(0, pieces);
     let (mut f32s, mut i8s);
     for kv in [KvType::F32, KvType::I8] {
-        let plan = config(48, 31, 2, 6, 2).plan(Limits { max_seq: 40, batch: 4, threads: 1, kv }).unwrap();
+        let plan = config(48, 31, 2, 6, 2).plan(Limits::new(40).with_batch(4).with_kv(kv)).unwrap();
         let buffers = match kv {
             KvType::F32 => {
                 f32s = vec![0.0; plan.kv_values];

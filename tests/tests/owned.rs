@@ -4,8 +4,8 @@ use std::num::NonZeroUsize;
 
 use infer_core::format::Version;
 use infer_core::{
-    BOS, Buffers, Config, Engine, Error, Kernels, KvType, Limits, ModelBytes, OwnedTokenizer, Perplexity, Pool,
-    Sampler, Serial, Session, Tokenizer, WeightType, nats, penalize,
+    BOS, Buffers, Config, Engine, Error, IndexEntry, Kernels, KvType, Limits, MergeSlot, ModelBytes, OwnedTokenizer,
+    Perplexity, Pool, Sampler, Serial, Session, Tokenizer, WeightType, nats, penalize,
 };
 use tests::Run;
 use tests::random::{File, RandomModel, config};
@@ -156,13 +156,16 @@ fn model_bytes_are_those_of_the_file() {
 #[test]
 fn an_owned_tokenizer_is_the_tokenizer() {
     let bytes = vocabulary();
-    let mut index = vec![infer_core::IndexEntry::EMPTY; 300];
+    let mut index = vec![IndexEntry::EMPTY; 300];
     let tokenizer = Tokenizer::new(&bytes, 300, &mut index).unwrap();
     let (owned, borrowed) =
         (OwnedTokenizer::whole(bytes.clone()).unwrap(), OwnedTokenizer::new(&bytes[..], 300).unwrap());
     assert_eq!((owned.bytes(), owned.get().file_bytes()), (&bytes[..], tokenizer.file_bytes()));
     for text in ["", "One day", &"a long text ".repeat(2000), "é\u{1f600}"] {
-        let want = tests::tokenizer::encode(&tokenizer, text, true);
+        let most = Tokenizer::max_tokens(text.len());
+        let mut want = vec![0; most];
+        let n = tokenizer.encode(text, true, &mut vec![MergeSlot::EMPTY; most], &mut want).unwrap();
+        want.truncate(n);
         assert_eq!(owned.encode(text).unwrap(), want);
         assert_eq!(borrowed.encode(text).unwrap(), want);
     }
@@ -202,4 +205,14 @@ fn nats_are_those_of_softmax() {
     assert_eq!(nats(&[1000.0, f32::NEG_INFINITY], 0), 0.0);
     assert_eq!(nats(&[1000.0, f32::NEG_INFINITY], 1), f64::INFINITY);
     assert_eq!(nats(&[0.0], 1), f64::INFINITY, "no such token");
+}
+
+#[test]
+fn readmes_show_the_example_that_ci_runs() {
+    let example = include_str!("../../infer-core/examples/story.rs");
+    let code = &example[example.find("use ").unwrap()..];
+    assert!(code.lines().count() <= 20);
+    for readme in [include_str!("../../README.md"), include_str!("../../infer-core/README.md")] {
+        assert!(readme.contains(code));
+    }
 }

@@ -1,9 +1,8 @@
 //! The tokenizer against SentencePiece's ids and against the obvious quadratic algorithm.
 
-use infer_core::{BOS, Error, IndexEntry, MergeSlot, Tokenizer, build_index, tokenizer};
+use infer_core::{BOS, Error, IndexEntry, MergeSlot, OwnedTokenizer, Tokenizer, build_index, tokenizer};
 use serde::Deserialize;
 use tests::shared;
-use tests::tokenizer::{encode, index};
 
 const LLAMA2: &str = "data/tokenizers/llama2/tokenizer.bin";
 const TOK512: &str = "data/models/stories260K/tok512.bin";
@@ -35,20 +34,19 @@ struct Encoding {
 #[test]
 fn llama2_ids_agree_with_sentencepiece() {
     let Some(bytes) = shared::bytes(LLAMA2) else { return };
-    let index = index(&bytes);
-    let tokenizer = Tokenizer::with_index(&bytes, &index);
+    let tokenizer = OwnedTokenizer::whole(&bytes).unwrap();
     let with_bos: Vec<WithBos> = shared::json("golden/tokenizer_llama2.json").unwrap();
     assert!(!with_bos.is_empty());
     for WithBos { text, tokens } in with_bos {
-        assert_eq!(encode(&tokenizer, &text, true), tokens, "{text:?}");
+        assert_eq!(tokenizer.encode(&text).unwrap(), tokens, "{text:?}");
     }
     let without: Vec<Encoding> = shared::json_lines("golden/encodings/llama2.jsonl").unwrap();
     assert!(!without.is_empty());
     for Encoding { text, ids } in without {
-        let tokens = encode(&tokenizer, &text, false);
+        let tokens = &tokenizer.encode(&text).unwrap()[1..];
         assert_eq!(tokens, ids, "{text:?}");
         // U+2581 comes back as the space that it stands for.
-        assert_eq!(decode(&tokenizer, &tokens), text.replace('\u{2581}', " ").as_bytes(), "{text:?}");
+        assert_eq!(decode(&tokenizer.get(), tokens), text.replace('\u{2581}', " ").as_bytes(), "{text:?}");
     }
 }
 
@@ -62,8 +60,7 @@ fn is_normal(text: &str) -> bool {
 fn other_vocabularies_agree_with_sentencepiece() {
     for (file, golden) in [(TOK512, "tok512"), (TOK105, "tok105")] {
         let Some(bytes) = shared::bytes(file) else { return };
-        let index = index(&bytes);
-        let tokenizer = Tokenizer::with_index(&bytes, &index);
+        let tokenizer = OwnedTokenizer::whole(&bytes).unwrap();
         let encodings: Vec<Encoding> = shared::json_lines(&format!("golden/encodings/{golden}.jsonl")).unwrap();
         // SentencePiece normalises compatibility characters for these vocabularies too: keep to
         // what it leaves alone.
@@ -72,7 +69,7 @@ fn other_vocabularies_agree_with_sentencepiece() {
         let compared: Vec<_> = encodings.iter().filter(|e| plain(&e.text)).collect();
         assert!(compared.len() > 10, "{golden}: only {} texts compared", compared.len());
         for Encoding { text, ids } in compared {
-            assert_eq!(&encode(&tokenizer, text, false), ids, "{golden}: {text:?}");
+            assert_eq!(tokenizer.encode(text).unwrap()[1..], ids[..], "{golden}: {text:?}");
         }
     }
 }
@@ -85,13 +82,12 @@ struct Stream {
 #[test]
 fn stories_agree_with_sentencepiece() {
     let Some(bytes) = shared::bytes(TOK512) else { return };
-    let index = index(&bytes);
-    let tokenizer = Tokenizer::with_index(&bytes, &index);
+    let tokenizer = OwnedTokenizer::whole(&bytes).unwrap();
     let golden: Stream = shared::json("golden/nll_f64.json").unwrap();
     let text = String::from_utf8(shared::bytes("data/text/tinystories_valid.txt").unwrap()).unwrap();
     let mut ids = Vec::new();
     for story in text.split("<|endoftext|>") {
-        ids.extend(encode(&tokenizer, story.trim(), true));
+        ids.extend(tokenizer.encode(story.trim()).unwrap());
         if ids.len() >= golden.first_ids.len() {
             break;
         }
@@ -180,11 +176,10 @@ fn random_vocabularies_agree_with_the_quadratic_algorithm() {
         }
         let naive = Naive { pieces, byte_tokens };
         let bytes = naive.to_file();
-        let index = index(&bytes);
-        let tokenizer = Tokenizer::with_index(&bytes, &index);
+        let tokenizer = OwnedTokenizer::whole(&bytes).unwrap();
         for _ in 0..20 {
             let text = random_text(&mut rng, &['a', 'b', 'é', ' ', ' ', 'x', '\u{2581}'], 24);
-            assert_eq!(encode(&tokenizer, &text, false), naive.encode(&text), "round {round}: {text:?}");
+            assert_eq!(tokenizer.encode(&text).unwrap()[1..], naive.encode(&text), "round {round}: {text:?}");
         }
     }
 }
@@ -192,10 +187,10 @@ fn random_vocabularies_agree_with_the_quadratic_algorithm() {
 #[test]
 fn scratch_for_the_longest_word_is_enough() {
     let Some(bytes) = shared::bytes(TOK512) else { return };
-    let index = index(&bytes);
-    let tokenizer = Tokenizer::with_index(&bytes, &index);
+    let tokenizer = OwnedTokenizer::whole(&bytes).unwrap();
     let text = "Once upon a time, there was an unbelievably long word.";
-    let want = encode(&tokenizer, text, true);
+    let want = tokenizer.encode(text).unwrap();
+    let tokenizer = tokenizer.get();
     let longest = " unbelievably".len();
     let mut tokens = vec![0; want.len()];
     let n = tokenizer.encode(text, true, &mut vec![MergeSlot::EMPTY; longest], &mut tokens).unwrap();
@@ -215,13 +210,16 @@ fn index_is_built_at_compile_time() {
         assert!(build_index(FILE, 6, &mut index).is_ok());
         index
     };
-    assert_eq!(encode(&Tokenizer::with_index(FILE, &INDEX), "aa a", true), [BOS, 5, 4, 5]);
+    let mut tokens = [0; 8];
+    let n = Tokenizer::with_index(FILE, &INDEX).encode("aa a", true, &mut [MergeSlot::EMPTY; 8], &mut tokens).unwrap();
+    assert_eq!(tokens[..n], [BOS, 5, 4, 5]);
 }
 
 #[test]
 fn index_of_another_file_does_no_harm() {
     let Some(bytes) = shared::bytes(TOK512) else { return };
-    let foreign = index(&bytes);
+    let mut foreign = [IndexEntry::EMPTY; 512];
+    build_index(&bytes, 512, &mut foreign).unwrap();
     let naive = Naive { pieces: vec![(0.0, "a".into()); 9], byte_tokens: false };
     let other = naive.to_file();
     let tokenizer = Tokenizer::with_index(&other, &foreign);

@@ -9,7 +9,7 @@
 use std::time::{Duration, Instant};
 
 use dfdx::prelude::{AsArray, Backward, Cache, Cpu, Rank0, SplitTape, Tensor, Trace, ZerosTensor};
-use infer_core::Config;
+use infer_core::{Config, shapes};
 use trainer::model::{AdamW, Batch, Llama, MatmulPrecision, Options, clip_gradients, composed};
 
 fn main() -> anyhow::Result<()> {
@@ -27,10 +27,10 @@ fn main() -> anyhow::Result<()> {
 /// The shapes of llama2.c's models, as its model.py makes them.
 fn shape(name: &str) -> anyhow::Result<(Config, usize)> {
     match name {
-        "260K" => Ok((Config::new(64, 172, 5, 8, 512, 512).with_kv_heads(4), 16)),
-        "260K-192" => Ok((Config::new(64, 192, 5, 8, 512, 512).with_kv_heads(4), 16)),
+        "260K" => Ok((shapes::STORIES_260K, 16)),
+        "260K-192" => Ok((shapes::FIRMWARE, 16)),
         "1.4M" => Ok((Config::new(128, 352, 6, 8, 2048, 256).with_kv_heads(4), 16)),
-        "15M" => Ok((Config::new(288, 768, 6, 6, 32000, 256), 4)),
+        "15M" => Ok((shapes::STORIES_15M, 4)),
         _ => anyhow::bail!("no shape {name}: 260K, 260K-192, 1.4M or 15M"),
     }
 }

@@ -1,4 +1,4 @@
-//! The commands of the program: each has its arguments and a `run` that hands them to the library.
+//! The commands of the program. Each has its arguments, and a `run` that hands them to the library.
 
 pub mod download;
 pub mod eval;

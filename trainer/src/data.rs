@@ -1,4 +1,4 @@
-//! From stories to token shards, and from shards to batches.
+//! Turns stories into token shards, and shards into batches.
 
 pub mod batches;
 pub mod corpus;

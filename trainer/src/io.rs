@@ -1,4 +1,4 @@
-//! Files of weights, read and written without dfdx.
+//! Reads, writes and runs files of weights, without dfdx.
 
 pub mod checkpoint;
 pub mod export;

@@ -1,4 +1,4 @@
-//! The command line of `trainer`: parses it and hands over to the command.
+//! Parses the command line of `trainer` and hands over to the command.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -1,5 +1,5 @@
-//! What the person at the screen sees, and what stays for later: lines, progress bar,
-//! metrics.jsonl, TensorBoard.
+//! Reports on a run: lines and a progress bar on the screen, and metrics.jsonl, TensorBoard's
+//! events and the loss curve in out_dir.
 
 pub mod bar;
 pub mod metric;
@@ -23,11 +23,11 @@ use crate::report::metric::{Evaluation, Metric, read_metrics};
 use crate::report::output::say;
 use crate::report::tensorboard::EventFile;
 
-/// Where everything is reported to.
+/// The report of a run.
 pub struct Report {
     bar: ProgressBar,
     out_dir: PathBuf,
-    /// Of a run; an evaluation on its own leaves nothing behind.
+    /// Files of the run. An evaluation on its own has none.
     files: Option<Files>,
     flops_per_token: f64,
     peak_flops: f64,
@@ -40,14 +40,17 @@ struct Files {
 
 impl Report {
     /// Reports to the screen alone.
-    pub fn new(out_dir: &Path, config: &Config, iter: u64, max_iters: u64, peak_gflops: f64) -> anyhow::Result<Report> {
+    pub fn new(out_dir: &Path, config: &Config, iter: u64, max_iters: u64, peak_gflops: f64) -> Report {
         let bar = bar::new(max_iters, "{pos}/{len}").with_position(iter);
         bar.reset_eta();
         let (flops_per_token, peak_flops) = (flops_per_token(config), peak_gflops * 1e9);
-        Ok(Report { bar, out_dir: out_dir.to_path_buf(), files: None, flops_per_token, peak_flops })
+        Report { bar, out_dir: out_dir.to_path_buf(), files: None, flops_per_token, peak_flops }
     }
 
-    /// Goes on with the metrics of the run up to step `iter`, and forgets what came after.
+    /// Opens the files of the run. The metrics up to step `iter` stay, later ones are dropped.
+    ///
+    /// # Errors
+    /// A file cannot be read or written.
     pub fn open_files(&mut self, iter: u64) -> anyhow::Result<()> {
         let path = self.out_dir.join(METRICS);
         let kept = read_metrics(&path)?.into_iter().filter(|metric| iter > 0 && metric.iter() <= iter);
@@ -66,7 +69,11 @@ impl Report {
         self.bar.suspend(|| say(line));
     }
 
-    /// A mean of steps that took `time` each, up to and with step `iter`.
+    /// Reports means of the steps up to step `iter`, which took `time` and had `tokens` tokens
+    /// each.
+    ///
+    /// # Errors
+    /// The metrics cannot be written.
     pub fn steps(&mut self, iter: u64, loss: f64, lr: f64, time: Duration, tokens: u64) -> anyhow::Result<()> {
         let tok_per_s = tokens as f64 / time.as_secs_f64();
         let mfu = tok_per_s * self.flops_per_token / self.peak_flops;
@@ -88,7 +95,10 @@ impl Report {
         self.bar.set_message(format!("{left:#} left, loss {loss:.3}, {tok_per_s:.0} tok/s, mfu {mfu:.1}%"));
     }
 
-    /// The result of an evaluation.
+    /// Reports the result of an evaluation.
+    ///
+    /// # Errors
+    /// The metrics cannot be written.
     pub fn evaluation(&mut self, result: Evaluation) -> anyhow::Result<()> {
         let Evaluation { iter, train_loss, val_loss, tokens, .. } = result;
         let (perplexity, per_byte) = (result.val_perplexity.unwrap_or(f64::NAN), result.val_nats_per_byte);
@@ -120,14 +130,17 @@ impl Report {
     }
 
     /// Removes the bar and draws the loss curve.
+    ///
+    /// # Errors
+    /// The metrics cannot be read, or the curve cannot be written.
     pub fn finish(self) -> anyhow::Result<()> {
         self.clear();
         plot::loss_curve(&self.out_dir.join(CURVE), &read_metrics(&self.out_dir.join(METRICS))?)
     }
 }
 
-/// Floating-point operations of a forward and backward pass per token: 6 per parameter, and the
-/// attention, as estimated in the appendix of PaLM (Chowdhery et al., 2022) and in llama2.c.
+/// Floating-point operations of a forward and backward pass per token: 6 per parameter, and those
+/// of the attention, as estimated in the appendix of PaLM (Chowdhery et al., 2022) and in llama2.c.
 fn flops_per_token(c: &Config) -> f64 {
     let per_layer = 2 * c.dim * c.dim + 2 * c.dim * c.kv_dim() + 3 * c.dim * c.hidden_dim + 2 * c.dim;
     let parameters = c.vocab_size * c.dim + c.n_layers * per_layer + c.dim;
@@ -152,7 +165,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let config = crate::train::settings::tests::parse(&[]).unwrap().config();
         let report = |iter| {
-            let mut report = Report::new(folder.path(), &config, iter, 20, 100.0).unwrap();
+            let mut report = Report::new(folder.path(), &config, iter, 20, 100.0);
             report.open_files(iter).unwrap();
             report
         };

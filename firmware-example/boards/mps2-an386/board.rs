@@ -11,8 +11,8 @@ const WATCHDOG_LOAD: *mut u32 = 0x4000_8000 as *mut u32; // cycles to an NMI, an
 const WATCHDOG_CTRL: *mut u32 = 0x4000_8008 as *mut u32; // bit 0: on, bit 1: resets
 const WATCHDOG_INTCLR: *mut u32 = 0x4000_800c as *mut u32; // a write starts it anew
 
-/// The watchdog is off unless WATCHDOG_CYCLES is set when the image is built: QEMU's clock does not
-/// wait for QEMU, but with `-icount`.
+/// Cycles of the watchdog, which is off unless WATCHDOG_CYCLES is set when the image is built:
+/// without `-icount`, QEMU's clock runs on while the emulation is slow.
 const WATCHDOG_CYCLES: Option<u32> = match option_env!("WATCHDOG_CYCLES") {
     None => None,
     Some(cycles) => match u32::from_str_radix(cycles, 10) {
@@ -32,7 +32,7 @@ pub const fn kernels() -> Kernels {
     Kernels::native()
 }
 
-/// The serial line and the watchdog.
+/// Switches on the serial line and the watchdog.
 pub fn init() {
     cmsdk::init();
     if let Some(cycles) = WATCHDOG_CYCLES {

@@ -1,7 +1,7 @@
 //! Netduino Plus 2 (ST STM32F405) with USART1: PA9 sends and PA10 receives. QEMU has it too, as
 //! machine netduinoplus2.
 //!
-//! Written from reference manual RM0090; it runs in QEMU, and has not been run on the chip. EDIT 2:
+//! The code follows reference manual RM0090; it runs in QEMU, and has not been run on the chip. EDIT 2:
 //! pins and UART of your board, and clocks if 16 MHz are not enough: the chip starts on its
 //! internal oscillator, HSI, and this file leaves it there.
 
@@ -27,7 +27,7 @@ pub const fn kernels() -> Kernels {
 /// Cycles per second of the core.
 pub const CLOCK_HZ: u32 = 16_000_000;
 
-/// Clocks, pins and the serial line.
+/// Sets up clocks, pins and the serial line.
 pub fn init() {
     // SAFETY: the addresses are device registers of this chip, aligned and outside all memory that
     // Rust knows.
@@ -42,13 +42,13 @@ pub fn init() {
     }
 }
 
-/// The byte that has come in over the serial line, if any.
+/// Takes the byte that the serial line has received, if there is one.
 pub fn read() -> Option<u8> {
     // SAFETY: as in `init`.
     unsafe { (USART1_SR.read_volatile() & 1 << 5 != 0).then(|| USART1_DR.read_volatile() as u8) }
 }
 
-/// Sends one byte, and waits for room if need be.
+/// Sends one byte. Waits until the transmitter has room for it.
 pub fn write(byte: u8) {
     // SAFETY: as in `init`.
     unsafe {
@@ -61,7 +61,7 @@ pub fn write(byte: u8) {
 /// waits: feed the watchdog here, once you have switched it on.
 pub fn feed_watchdog() {}
 
-/// What happens after the last story, or when nothing can go on.
+/// Called after the last story, and when the image cannot go on.
 pub fn exit(success: bool) -> ! {
     if !success {
         crate::reset();

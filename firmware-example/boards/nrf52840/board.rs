@@ -1,7 +1,7 @@
 //! Nordic nRF52840 with the UART of its DK: P0.06 sends and P0.08 receives, by USB through the DK's
 //! debugger.
 //!
-//! Written from the product specification; it has not been run on the chip. EDIT 2: the pins of
+//! The code follows the product specification; it has not been run on the chip. EDIT 2: the pins of
 //! your board.
 
 use infer_core::Kernels;
@@ -35,7 +35,7 @@ pub const fn kernels() -> Kernels {
 /// Cycles per second of the core.
 pub const CLOCK_HZ: u32 = 64_000_000;
 
-/// Clocks, pins and the serial line.
+/// Sets up clocks, pins and the serial line.
 pub fn init() {
     // SAFETY: the addresses are device registers of this chip, aligned and outside all memory that
     // Rust knows.
@@ -53,7 +53,7 @@ pub fn init() {
     }
 }
 
-/// The byte that has come in over the serial line, if any.
+/// Takes the byte that the serial line has received, if there is one.
 pub fn read() -> Option<u8> {
     // SAFETY: as in `init`.
     unsafe {
@@ -78,7 +78,7 @@ pub fn write(byte: u8) {
 /// waits: feed the watchdog here, once you have switched it on.
 pub fn feed_watchdog() {}
 
-/// What happens after the last story, or when nothing can go on.
+/// Called after the last story, and when the image cannot go on.
 pub fn exit(success: bool) -> ! {
     if !success {
         crate::reset();

@@ -1,7 +1,7 @@
 //! ST STM32H743 with USART3 of the NUCLEO-H743ZI: PD8 sends and PD9 receives, by USB through the
 //! ST-LINK.
 //!
-//! Written from reference manual RM0433; it has not been run on the chip. EDIT 2: pins and UART of
+//! The code follows reference manual RM0433; it has not been run on the chip. EDIT 2: pins and UART of
 //! your board, and clocks if 64 MHz are not enough: the chip starts on its internal oscillator,
 //! HSI, and this file leaves it there.
 
@@ -29,7 +29,7 @@ pub const fn kernels() -> Kernels {
 /// Cycles per second of the core.
 pub const CLOCK_HZ: u32 = 64_000_000;
 
-/// Clocks, pins and the serial line.
+/// Sets up clocks, pins and the serial line.
 pub fn init() {
     // SAFETY: the addresses are device registers of this chip, aligned and outside all memory that
     // Rust knows.
@@ -45,19 +45,19 @@ pub fn init() {
     }
 }
 
-/// The byte that has come in over the serial line, if any.
+/// Takes the byte that the serial line has received, if there is one.
 pub fn read() -> Option<u8> {
     // SAFETY: as in `init`.
     unsafe {
         let state = USART3_ISR.read_volatile();
         if state & 1 << 3 != 0 {
-            USART3_ICR.write_volatile(1 << 3); // the frame is garbled, which its CRC will tell
+            USART3_ICR.write_volatile(1 << 3); // a lost byte garbles the frame, and its CRC tells
         }
         (state & 1 << 5 != 0).then(|| USART3_RDR.read_volatile() as u8)
     }
 }
 
-/// Sends one byte, and waits for room if need be.
+/// Sends one byte. Waits until the transmitter has room for it.
 pub fn write(byte: u8) {
     // SAFETY: as in `init`.
     unsafe {
@@ -70,7 +70,7 @@ pub fn write(byte: u8) {
 /// waits: feed the watchdog here, once you have switched it on.
 pub fn feed_watchdog() {}
 
-/// What happens after the last story, or when nothing can go on.
+/// Called after the last story, and when the image cannot go on.
 pub fn exit(success: bool) -> ! {
     if !success {
         crate::reset();

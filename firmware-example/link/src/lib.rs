@@ -1,14 +1,15 @@
 //! The frames between firmware that runs infer-core and its host, over a serial line.
 //!
-//! A frame is a 0, then the COBS encoding of (message in postcard's format, CRC-32 of it, little
-//! endian), then a 0. COBS leaves no 0 inside, so wherever a receiver starts to listen, and
-//! whatever was lost or added before, the next 0 puts it in step again; the leading 0 ends what was
-//! cut short. The CRC tells damaged frames.
+//! A frame is a 0, a body, and a 0. The body is the COBS encoding of a message in postcard's format
+//! and its CRC-32 (little endian). COBS leaves no 0 inside, so a receiver that starts in the middle,
+//! or has lost bytes, is in step again at the next 0; the leading 0 ends a frame that was cut short.
+//! The CRC tells damaged frames.
 //!
 //! Each request carries a number that its replies repeat, so that late replies to an earlier
 //! request are known as such. Firmware says [`Reply::Ready`] with number 0 when it starts: in the
-//! middle of a story that means that it was reset. A request that arrives during a story ends the
-//! story. Damaged frames are passed over without a word: whoever waits for an answer asks again.
+//! middle of a story, the host learns from it that the board was reset. A request that arrives during
+//! a story ends the story. Both ends drop damaged frames silently; an end that waits for an answer
+//! asks again.
 #![no_std]
 
 #[cfg(test)]
@@ -17,15 +18,15 @@ extern crate std;
 use heapless::Vec;
 use serde::{Deserialize, Serialize};
 
-/// Version of this protocol, in [`Info`]: another one where a message changes. [`Info`] itself
-/// stays as it is, so that ends of different versions can tell.
+/// Version of this protocol, in [`Info`]. It changes with any message. [`Info`] itself stays as it
+/// is, so that ends of different versions recognise each other.
 pub const VERSION: u8 = 2;
 /// Longest prompt in bytes.
 pub const MAX_PROMPT: usize = 128;
-/// Longest frame of a request: what [`Decoder`] on the chip must hold.
+/// Longest frame of a request, which [`Decoder`] on the chip must hold.
 pub const MAX_REQUEST: usize = MAX_PROMPT + 64;
-/// Longest frame of a reply. Longer tokens do not fit; those of llama2.c's vocabularies have at
-/// most 32 bytes or so.
+/// Longest frame of a reply. It limits the text of a token; texts of llama2.c's vocabularies have
+/// about 32 bytes at most.
 pub const MAX_REPLY: usize = 256;
 
 const CRC: crc::Crc<u32> = crc::Crc::<u32>::new(&crc::CRC_32_ISO_HDLC);
@@ -35,25 +36,25 @@ const CRC: crc::Crc<u32> = crc::Crc::<u32>::new(&crc::CRC_32_ISO_HDLC);
 pub struct Message<T> {
     /// Number of the request, chosen by the host; 0 where a reply answers none.
     pub id: u8,
-    /// What is said.
+    /// The request or reply.
     pub body: T,
 }
 
-/// What the host says.
+/// A message from the host.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Request<'a> {
-    /// Who are you? Answered by [`Reply::Ready`].
+    /// Asks who the firmware is. Answered by [`Reply::Ready`].
     Hello,
-    /// Ends the story, which answers [`Reply::Done`].
+    /// Ends the story. Answered by [`Reply::Done`].
     Stop,
-    /// Tell a story. Answered by [`Reply::Accepted`], a [`Reply::Token`] for each token, and
+    /// Asks for a story. Answered by [`Reply::Accepted`], a [`Reply::Token`] for each token, and
     /// [`Reply::Done`] or [`Reply::Failed`].
     Tell {
-        /// As infer-cli's flag -t.
+        /// infer-cli's flag -t.
         temperature: f32,
-        /// As infer-cli's flag -p.
+        /// infer-cli's flag -p.
         top_p: f32,
-        /// As infer-cli's flag -s; not 0.
+        /// infer-cli's flag -s; not 0.
         seed: u64,
         /// Positions to run for, prompt included; cut to [`Info::max_seq`].
         steps: u32,
@@ -63,13 +64,13 @@ pub enum Request<'a> {
     },
 }
 
-/// What the firmware says.
+/// A message from the firmware.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Reply<'a> {
     /// The firmware has started (number 0), or answers [`Request::Hello`].
     #[serde(borrow)]
     Ready(Info<'a>),
-    /// [`Request::Tell`] has arrived. Comes at once: without it the request is lost.
+    /// Acknowledges [`Request::Tell`] at once. Without it, the request is lost.
     Accepted,
     /// The next token of the story, the prompt's included.
     Token {
@@ -77,21 +78,21 @@ pub enum Reply<'a> {
         pos: u32,
         /// The token.
         token: u32,
-        /// Its text: bytes, since a token may be part of a character.
+        /// Its text, in bytes, since a token may be a part of a character.
         text: &'a [u8],
     },
     /// The story is over.
     Done(Statistics),
     /// The request cannot be carried out.
     Failed {
-        /// Why.
+        /// The reason.
         message: &'a str,
-        /// The number that the message is about, where it is about one.
+        /// The number that the message ends with, if any.
         value: Option<i64>,
     },
 }
 
-/// What the firmware is.
+/// A description of the firmware.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Info<'a> {
     /// [`VERSION`]
@@ -104,11 +105,11 @@ pub struct Info<'a> {
     pub model: u64,
     /// Positions of the KV cache.
     pub max_seq: u32,
-    /// Whether the KV cache is int8; else f32.
+    /// Whether the KV cache is int8 rather than f32.
     pub kv_int8: bool,
 }
 
-/// How a story went.
+/// The outcome of a story.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Statistics {
     /// Positions computed: one for each token told, and one more if the model ended the story.
@@ -121,10 +122,10 @@ pub struct Statistics {
     pub cycles: u64,
     /// Cycles per second.
     pub clock_hz: u32,
-    /// Whether the clock is that of a chip. An emulator's counts the time of its host, or
-    /// instructions.
+    /// Whether the clock is a chip's. An emulator's clock counts instructions, or the time of its
+    /// host.
     pub clock_is_real: bool,
-    /// Most bytes of stack used since the start.
+    /// The most bytes of stack used since the start.
     pub stack_used: u32,
     /// Bytes between statics and the top of the stack.
     pub stack_size: u32,

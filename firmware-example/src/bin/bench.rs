@@ -1,6 +1,6 @@
-//! Instructions per token, for QEMU with `-icount shift=0`: one instruction then takes 1 ns of the
-//! emulated time, so a cycle of a clock of f Hz stands for 10^9 / f instructions. Greedy tokens
-//! from BOS.
+//! Counts instructions per token in QEMU with `-icount shift=0`. One instruction then takes 1 ns of
+//! emulated time, so a cycle of a clock of f Hz stands for 10^9 / f instructions. The tokens are
+//! greedy ones from BOS on.
 #![no_std]
 #![no_main]
 
@@ -26,14 +26,15 @@ fn run() -> Option<()> {
     let engine = engine();
     let mut cycles = [0; TOKENS];
     let clock = Clock::start();
-    // Before the token it subtracts the time, after the token it adds: the hash between two tokens
-    // does not count.
+    // The call before a token subtracts the time, the call after it adds: the hash between two
+    // tokens does not count.
     let lap = |pos: usize| {
         if let Some(cycles) = cycles.get_mut(pos) {
             *cycles = clock.cycles().wrapping_sub(*cycles);
         }
     };
-    match story::greedy(image::model(), &PLAN, &engine, &mut memory, TOKENS, lap) {
+    let ran = memory.lend().and_then(|(state, _)| story::greedy(image::model(), &engine, state, TOKENS, lap));
+    match ran {
         Ok(hash) => {
             let thousand = |cycles: u64| cycles * 1_000_000 / u64::from(board::CLOCK_HZ);
             print::text("thousand instructions per token: ");

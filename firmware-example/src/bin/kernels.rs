@@ -1,6 +1,6 @@
-//! Whether the kernels of this core give the bits of the scalar ones, for shapes and numbers that a
-//! trained model does not have: subnormal numbers, which some vector units flush, and damage. And
-//! whether `math::thumb` computes what `math` defines.
+//! Compares the kernels of this core with the scalar ones, bit by bit, for shapes and numbers that
+//! a trained model does not have: subnormal numbers, which some vector units flush, and damage. Also
+//! compares `math::thumb` with `math`, which defines it.
 #![no_std]
 #![no_main]
 
@@ -21,17 +21,18 @@ const fn shape(
     vocab_size: usize,
     weights: WeightType,
 ) -> Config {
-    let shared_classifier = vocab_size.is_multiple_of(2);
-    Config { dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len: 300, shared_classifier, weights }
+    let config = Config::new(dim, hidden_dim, n_layers, n_heads, vocab_size, 300);
+    let config = config.with_kv_heads(n_kv_heads).with_weights(weights);
+    if vocab_size.is_multiple_of(2) { config } else { config.with_own_classifier() }
 }
 
 const fn q8(group_size: usize) -> WeightType {
     WeightType::Q8 { group_size }
 }
 
-/// Shapes, and positions to run.
+/// Shapes, each with the number of positions to run.
 const SHAPES: [(Config, usize); 9] = [
-    (shape([64, 192, 2], [8, 4], 96, q8(64)), 20), // that of the firmware's model
+    (shape([64, 192, 2], [8, 4], 96, q8(64)), 20), // the firmware's model, with fewer layers
     (shape([96, 160, 1], [6, 2], 37, q8(32)), 20), // three queries share a key; rows left over
     (shape([48, 176, 1], [2, 2], 30, q8(16)), 12), // more groups than lanes
     (shape([12, 20, 1], [1, 1], 11, q8(4)), 12),   // no kernel but the scalar ones
@@ -42,10 +43,10 @@ const SHAPES: [(Config, usize); 9] = [
     (shape([40, 44, 1], [5, 5], 9, WeightType::F32), 12), // an odd number of groups of eight
 ];
 
-/// What becomes of the weights that are stored as f32: int8 weights have their scales.
+/// Changes of the weights that are stored as f32; of int8 weights these are the scales.
 const CHANGES: [(&str, fn(&mut Random, TensorName, f32) -> f32); 6] = [
     ("as they are", |_, _, weight| weight),
-    // Softmax's weights of 0, and SwiGLU beyond exp's range.
+    // They give softmax weights of 0, and take SwiGLU beyond the range of exp.
     ("large queries and gates", |_, tensor, weight| match tensor {
         TensorName::Wq | TensorName::W1 => weight * 3000.0,
         _ => weight,
@@ -62,7 +63,7 @@ const CHANGES: [(&str, fn(&mut Random, TensorName, f32) -> f32); 6] = [
     }),
 ];
 
-/// The model file, and memory that is enough for these shapes.
+/// The model file, and memory for the largest of these shapes.
 struct Memory {
     file: Aligned<[u8; FILE]>,
     hot_f32: [f32; HOT],
@@ -105,7 +106,7 @@ fn run(memory: &mut Memory) -> Option<()> {
             let len =
                 or_say(write_model(&header, &mut memory.file.0, |tensor, weight| change(&mut random, tensor, weight)))?;
             for kv in [KvType::F32, KvType::I8] {
-                let limits = Limits { max_seq: positions, batch: 1, threads: 1, kv };
+                let limits = Limits::new(positions).with_kv(kv);
                 if config.plan(limits).is_err() {
                     continue; // head sizes of an int8 cache are multiples of 4
                 }
@@ -156,14 +157,15 @@ fn floor_is_as_defined() -> Option<()> {
     Some(())
 }
 
-/// The hash of the logits of some tokens, and of which logit is the first that is no number.
+/// Hashes the logits of all positions; where one is not a number, the index of the first such logit
+/// instead.
 fn run_model(memory: &mut Memory, len: usize, limits: Limits, engine: &Engine<'_>) -> Result<u64, Error> {
     let Memory { file, hot_f32, hot_i8, kv_f32, kv_i8, kv_scales } = memory;
     let odd = 1 - kv_i8.as_ptr().addr() % 2;
     let model = Model::from_bytes(file.0.get(..len).unwrap_or(&[]))?;
     let kv = match limits.kv {
         KvType::F32 => KvBuffers::F32(kv_f32),
-        // At an odd address, as a caller may have it.
+        // A caller's bytes may begin at an odd address.
         KvType::I8 => KvBuffers::I8 { values: kv_i8.get_mut(odd..).unwrap_or(&mut []), scales: kv_scales },
     };
     let plan = model.config().plan(limits)?;

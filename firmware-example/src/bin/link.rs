@@ -5,8 +5,8 @@
 use cortex_m_rt::entry;
 use firmware_example::clock::{self, Clock};
 use firmware_example::explain::explain;
-use firmware_example::image::{self, CHECKSUM, PLAN};
-use firmware_example::story::{self, Listener, Memory};
+use firmware_example::image::{self, CHECKSUM, Memory, PLAN};
+use firmware_example::story::{self, Listener};
 use firmware_example::{board, engine, settings, stack};
 use heapless::String;
 use infer_core::KvType;
@@ -24,7 +24,7 @@ fn main() -> ! {
 }
 
 /// Answers requests for ever.
-fn serve(memory: &mut Memory<'_>) {
+fn serve(memory: &mut Memory) {
     let mut decoder = Decoder::new();
     let mut pending = false; // whether the request that ended a story lies in the decoder
     send(0, Reply::Ready(info()));
@@ -74,11 +74,14 @@ struct Host<'a> {
 }
 
 impl Host<'_> {
-    fn tell(&mut self, request: &story::Request<'_>, memory: &mut Memory<'_>) {
+    fn tell(&mut self, request: &story::Request<'_>, memory: &mut Memory) {
         send(self.id, Reply::Accepted);
         let model = image::model();
         let reply = if image::is_intact(model) {
-            match story::tell(model, &PLAN, &image::tokenizer(), &engine(), request, memory, self) {
+            let told = memory.lend().and_then(|(state, scratch)| {
+                story::tell(model, &image::tokenizer(), &engine(), request, state, scratch, self)
+            });
+            match told {
                 Ok(summary) => Reply::Done(Statistics {
                     positions: summary.positions as u32,
                     ended: summary.ended,
@@ -114,7 +117,7 @@ impl Listener for Host<'_> {
     }
 }
 
-/// Takes what has come in. True when a frame is complete.
+/// Takes the bytes that have come in. True when a frame is complete.
 fn receive(decoder: &mut Decoder<MAX_REQUEST>) -> bool {
     while let Some(byte) = board::read() {
         if decoder.push(byte) {

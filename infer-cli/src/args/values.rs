@@ -37,7 +37,7 @@ pub fn temperature(text: &str) -> Result<f32, String> {
     }
 }
 
-pub fn topp(text: &str) -> Result<f32, String> {
+pub fn top_p(text: &str) -> Result<f32, String> {
     match text.parse() {
         Ok(p) if (0.0..=1.0).contains(&p) => Ok(p),
         _ => Err("give a number between 0 and 1, such as 0.9".into()),

@@ -8,6 +8,7 @@
 
 use core::arch::aarch64::*;
 
+use super::blocks::{self, Q8Rows};
 use super::scalar;
 use super::table::Kernels;
 use crate::matrix::Q8Matrix;
@@ -21,36 +22,26 @@ const BYTES: usize = 16;
 pub(super) const NEON: Kernels = Kernels { name: "neon", matmul_q8, ..scalar::SCALAR };
 
 fn matmul_q8(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
-    let (cols, group_size) = (w.cols, w.group_size);
-    let groups = cols.checked_div(group_size).unwrap_or(0);
-    if !group_size.is_multiple_of(BYTES) || groups == 0 {
+    if !w.group_size.is_multiple_of(BYTES) {
         return scalar::matmul_q8(w, x, xs, out);
     }
-    let blocks = w.q.chunks(ROWS * cols).zip(w.s.chunks(ROWS * groups));
-    for (i, (q, s)) in blocks.enumerate() {
-        for (b, (x, xs)) in x.chunks_exact(cols).zip(xs.chunks_exact(groups)).enumerate() {
-            let Some(out) = out.row(b).get_mut(i * ROWS..) else { return };
-            match out.first_chunk_mut::<ROWS>() {
-                Some(out) if q.len() == ROWS * cols && s.len() == ROWS * groups => {
-                    // SAFETY: four rows of cols weights and of groups scales, one row of each for
-                    // x; and NEON is there.
-                    unsafe { dot_rows_q8(q.as_ptr(), s.as_ptr(), x, xs, group_size, out) }
-                }
-                _ => {
-                    let rows = q.chunks_exact(cols).zip(s.chunks_exact(groups)).zip(out);
-                    rows.for_each(|((q, s), out)| *out = scalar::dot_q8(q, s, x, xs, group_size));
-                }
-            }
-        }
-    }
+    blocks::matmul_q8(w, x, xs, out, |_, rows, out| {
+        // SAFETY: NEON is there, as the target has it. The walker gives ROWS whole rows, each as long
+        // as x and of as many groups as x, whose size is a multiple of 16.
+        unsafe { dot_rows(rows, out) }
+    });
 }
 
+/// [`dot_q8`](crate::math::dot_q8) of four rows with x.
+///
 /// # Safety
-/// `q` points to `4 · x.len()` weights, `s` to `4 · xs.len()` scales, and x has `xs.len()` groups,
-/// whose size is a multiple of 16.
+/// There are `4 · x.len()` weights and `4 · xs.len()` scales, and x has `xs.len()` groups, whose size
+/// is a multiple of 16.
 #[inline]
 #[target_feature(enable = "neon")]
-unsafe fn dot_rows_q8(q: *const i8, s: *const f32, x: &[i8], xs: &[f32], group_size: usize, out: &mut [f32; ROWS]) {
+unsafe fn dot_rows(rows: Q8Rows<'_>, out: &mut [f32; ROWS]) {
+    let Q8Rows { x, xs, group_size, .. } = rows;
+    let (q, s) = (rows.q.as_ptr(), rows.s.as_ptr());
     let (cols, groups) = (x.len(), xs.len());
     let mut lanes = [vdupq_n_f32(0.0); 8]; // [group mod 8], each of four rows
     for (g, (x, xs)) in x.chunks_exact(group_size).zip(xs).enumerate() {

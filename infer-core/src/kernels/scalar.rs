@@ -1,8 +1,9 @@
 //! Portable kernels. They define the result; the compiler may vectorise them, since eight
 //! independent lanes leave it the freedom that a single running sum would not.
 
+use super::blocks::{self, Head, in_pairs};
 use super::table::{Heads, HeadsQ8, Kernels, Q8_POSITIONS};
-use crate::math::{LANES, ROUND, dot, exp2_score, largest_magnitude, max, rmsnorm, sum, sum_lanes, swiglu};
+use crate::math::{LANES, ROUND, dot_q8, exp2_score, largest_magnitude, max, rmsnorm, sum, sum_lanes, swiglu};
 use crate::matrix::{Q8Matrix, rows_of, rows_of_mut};
 use crate::panel::Panel;
 use crate::plan::block_len;
@@ -18,19 +19,11 @@ const ROWS: usize = 4;
 
 #[inline(always)]
 pub(super) fn matmul_f32(w: &[f32], cols: usize, x: &[f32], out: &mut Panel<'_>) {
-    let cols = cols.max(1);
-    let block = ROWS.saturating_mul(cols).max(1);
-    // Weights outside, batch inside: a block of rows stays in the first-level cache for the whole
-    // batch.
-    for (i, w) in w.chunks(block).enumerate() {
-        for (b, x) in x.chunks_exact(cols).enumerate() {
-            let Some(out) = out.row(b).get_mut(i * ROWS..) else { return };
-            match (split_rows(w, cols), out.first_chunk_mut::<ROWS>()) {
-                (Some(rows), Some(out)) => *out = dot_rows(rows, x),
-                _ => w.chunks_exact(cols).zip(out).for_each(|(w, out)| *out = dot(w, x)),
-            }
+    blocks::matmul_f32(w, cols, x, out, |_, w, x, out| {
+        if let Some(rows) = split_rows(w, x.len()) {
+            *out = dot_rows(rows, x);
         }
-    }
+    });
 }
 
 fn split_rows(w: &[f32], cols: usize) -> Option<[&[f32]; ROWS]> {
@@ -76,34 +69,18 @@ pub(super) fn matmul_q8(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<
 }
 
 #[inline(always)]
-pub(super) fn dot_q8(w: &[i8], ws: &[f32], x: &[i8], xs: &[f32], group_size: usize) -> f32 {
-    let mut lanes = [0.0; LANES];
-    let group_size = group_size.max(1); // the compiler does not know
-    let products = w.chunks_exact(group_size).zip(x.chunks_exact(group_size)).zip(ws.iter().zip(xs));
-    for (g, ((w, x), (ws, xs))) in products.enumerate() {
-        // At most 1024 · 127 · 128, far from overflow.
-        let sum: i32 = w.iter().zip(x).map(|(&w, &x)| i32::from(w) * i32::from(x)).sum();
-        lanes[g % LANES] += (sum as f32 * ws) * xs;
-    }
-    sum_lanes(lanes)
+pub(super) fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
+    in_pairs(heads, att, out, |pair| attend_heads(heads, pair), |last| attend_heads(heads, last));
 }
 
+/// Attention of `H` heads. Two hide each other's latency, and share each load of the values.
 #[inline(always)]
-pub(super) fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
-    let head_size = heads.head_size.max(1);
-    let slots = block_len(heads.positions).max(1);
-    let mut q = heads.q.chunks_exact(head_size);
-    let mut att = att.chunks_exact_mut(slots);
-    let mut out = out.chunks_exact_mut(head_size);
-    // Two heads share each load of the values, and hide each other's latency.
-    while let (Some(q0), Some(att0), Some(out0)) = (q.next(), att.next(), out.next()) {
-        let sum0 = attention_weights(q0, heads, att0);
-        if let (Some(q1), Some(att1), Some(out1)) = (q.next(), att.next(), out.next()) {
-            let sum1 = attention_weights(q1, heads, att1);
-            weigh([att0, att1], [sum0, sum1], heads, [out0, out1]);
-        } else {
-            weigh([att0], [sum0], heads, [out0]);
-        }
+fn attend_heads<const H: usize>(heads: &Heads<'_>, mut each: [Head<'_>; H]) {
+    let sums = each.each_mut().map(|head| attention_weights(head.q, heads, head.att));
+    weigh(heads, &mut each);
+    for (head, sum) in each.iter_mut().zip(sums) {
+        let inverse = 1.0 / sum;
+        head.out.iter_mut().for_each(|out| *out *= inverse);
     }
 }
 
@@ -174,53 +151,40 @@ fn scaled(a: &[f32; LANES], factor: f32) -> [f32; LANES] {
     product
 }
 
-/// `out[h] = Σ_t att[h][t] · values[t] / sums[h]` for `H` heads. Sequential over positions: the
-/// order is part of the contract.
+/// `out[h] = Σ_t att[h][t] · values[t]`, sequential over positions: the order is part of the
+/// contract. As many dimensions at a time as have their sums in registers; head sizes are even.
 #[inline(always)]
-fn weigh<const H: usize>(att: [&mut [f32]; H], sums: [f32; H], heads: &Heads<'_>, mut out: [&mut [f32]; H]) {
-    let (values, head_size) = (heads.values, heads.head_size.max(1));
-    let att = att.map(|att| att.get(..heads.positions).unwrap_or(&[]));
+fn weigh<const H: usize>(heads: &Heads<'_>, each: &mut [Head<'_>; H]) {
     let mut first = 0;
-    // As many dimensions at a time as sums fit in registers.
-    while first + 16 <= head_size {
-        weigh_part::<H, 16>(att, values, head_size, first, &mut out);
+    while first + 16 <= heads.head_size {
+        weigh_part::<H, 16>(heads, each, first);
         first += 16;
     }
-    while first + 8 <= head_size {
-        weigh_part::<H, 8>(att, values, head_size, first, &mut out);
+    while first + 8 <= heads.head_size {
+        weigh_part::<H, 8>(heads, each, first);
         first += 8;
     }
-    while first + 2 <= head_size {
-        weigh_part::<H, 2>(att, values, head_size, first, &mut out); // head sizes are even
+    while first + 2 <= heads.head_size {
+        weigh_part::<H, 2>(heads, each, first);
         first += 2;
-    }
-    for (out, sum) in out.into_iter().zip(sums) {
-        let inverse = 1.0 / sum;
-        out.iter_mut().for_each(|out| *out *= inverse);
     }
 }
 
 /// [`weigh`] for dimensions `first` to `first + W`.
 #[inline(always)]
-fn weigh_part<const H: usize, const W: usize>(
-    att: [&[f32]; H],
-    values: &[f32],
-    head_size: usize,
-    first: usize,
-    out: &mut [&mut [f32]; H],
-) {
+fn weigh_part<const H: usize, const W: usize>(heads: &Heads<'_>, each: &mut [Head<'_>; H], first: usize) {
     let mut sums = [[0.0; W]; H];
-    for (t, value) in values.chunks_exact(head_size).take(att[0].len()).enumerate() {
+    for (t, value) in heads.values.chunks_exact(heads.head_size.max(1)).take(heads.positions).enumerate() {
         let Some(value) = value.get(first..).and_then(|value| value.first_chunk::<W>()) else { return };
-        for h in 0..H {
-            let Some(att) = att[h].get(t) else { return };
+        for (sums, head) in sums.iter_mut().zip(&*each) {
+            let Some(weight) = head.att.get(t) else { return };
             for i in 0..W {
-                sums[h][i] += att * value[i];
+                sums[i] += weight * value[i];
             }
         }
     }
-    for (out, sums) in out.iter_mut().zip(sums) {
-        if let Some(out) = out.get_mut(first..).and_then(|out| out.first_chunk_mut::<W>()) {
+    for (head, sums) in each.iter_mut().zip(sums) {
+        if let Some(out) = head.out.get_mut(first..).and_then(|out| out.first_chunk_mut()) {
             *out = sums;
         }
     }
@@ -291,6 +255,3 @@ fn weigh_q8(att: &[f32], heads: &HeadsQ8<'_>, scale: f32, out: &mut [f32]) {
     }
     out.iter_mut().for_each(|out| *out *= scale);
 }
-
-#[cfg(test)]
-mod tests;

@@ -2,7 +2,7 @@
 
 use std::vec::Vec;
 
-use super::vec_of;
+use super::memory::vec_of;
 use crate::cache::KvBuffers;
 use crate::config::Config;
 use crate::error::Error;
@@ -44,6 +44,17 @@ impl Buffers {
     /// The plan.
     pub fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// Overwrites all of it: with zeros to forget a sequence, with anything at all in a test, as no
+    /// result depends on what was there before.
+    pub fn fill(&mut self, number: f32, byte: i8) {
+        for buffer in [&mut self.hot_f32, &mut self.kv_f32, &mut self.kv_scales] {
+            buffer.fill(number);
+        }
+        for buffer in [&mut self.hot_i8, &mut self.kv_i8] {
+            buffer.fill(byte);
+        }
     }
 
     /// An empty state in this memory.

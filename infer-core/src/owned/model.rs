@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 use std::vec::Vec;
 
-use super::vec_of;
+use super::memory::vec_of;
 use crate::error::Error;
 use crate::model::Model;
 

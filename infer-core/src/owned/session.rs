@@ -2,7 +2,8 @@
 
 use std::vec::Vec;
 
-use super::{Buffers, vec_of};
+use super::buffers::Buffers;
+use super::memory::vec_of;
 use crate::error::Error;
 use crate::forward::{Engine, begin_at, classify, step};
 use crate::kernels::Kernels;
@@ -94,6 +95,15 @@ impl<'a> Session<'a> {
             self.tokens.extend(tokens);
         }
         Ok(())
+    }
+
+    /// Reads tokens and picks the one that follows them.
+    ///
+    /// # Errors
+    /// As [`read`](Session::read) and [`next_token`](Session::next_token).
+    pub fn next_after(&mut self, tokens: &[u32]) -> Result<u32, Error> {
+        self.read(tokens)?;
+        self.next_token()
     }
 
     /// Picks the token that follows the last one read.

@@ -2,7 +2,7 @@
 
 use std::vec::Vec;
 
-use super::vec_of;
+use super::memory::vec_of;
 use crate::error::Error;
 use crate::tokenizer::{IndexEntry, MergeSlot, Tokenizer, build_index, count_entries};
 

@@ -1,4 +1,4 @@
-//! `trainer download`: stories, models and tokenizers that others have published.
+//! `trainer download`: fetches stories, models and tokenizers that others have published.
 
 use std::num::NonZeroU64;
 use std::path::PathBuf;

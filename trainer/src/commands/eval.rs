@@ -1,17 +1,17 @@
-//! `trainer eval`: how well a checkpoint or a model file predicts the validation split, by
-//! infer-core.
+//! `trainer eval`: measures with infer-core how well a checkpoint or a model file predicts the
+//! validation split.
 
 use std::path::PathBuf;
 
 use anyhow::ensure;
-use infer_core::{classify, forward};
+use infer_core::Perplexity;
 use rayon::prelude::*;
 
 use crate::data::batches::Batches;
 use crate::data::corpus;
 use crate::data::shards::Shards;
 use crate::data::tokenizer::TokenizerFile;
-use crate::io::inference::{BATCH, Buffers, Runnable, engine, token_lengths};
+use crate::io::inference::{Runnable, perplexity};
 use crate::report::output::{Usage, result};
 use crate::train::data::data_of_run;
 
@@ -50,13 +50,13 @@ struct Report {
 /// Runs `trainer eval`.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let runnable = Runnable::open(&args.model, args.tokenizer.as_deref())?;
-    let (model, tokenizer) = (runnable.model()?, runnable.tokenizer());
+    let (model, tokenizer) = (runnable.model()?, runnable.tokenizer.get());
     let config = model.config();
     let data = match &args.data {
         Some(folder) => folder.clone(),
         None => data_of_run(&args.model)?.unwrap_or_else(|| corpus::default_folder(config.vocab_size)),
     };
-    let own = TokenizerFile::from_bytes(&args.model, runnable.tokenizer_bytes().to_vec())?;
+    let own = TokenizerFile::from_bytes(&args.model, runnable.tokenizer.bytes().to_vec())?;
     ensure!(
         Shards::are_in(&data)?,
         "{} is no folder of token shards: name one with --data, or make it with `trainer pretokenize`",
@@ -77,27 +77,15 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     }
     let batches = Batches::new(vec![shards.valid()], window, 0, "--window")?;
     let n = batches.sequences() as usize;
-    let lengths = token_lengths(&tokenizer)?;
-
-    let sums = (0..n).into_par_iter().map(|i| {
-        let Some(batch) = batches.fixed(i, n, 1)? else { return Ok((0.0, 0)) };
-        let mut buffers = Buffers::new(config, window, BATCH.min(window))?;
-        let mut state = buffers.state()?;
-        let mut sum = (0.0, 0);
-        for (tokens, targets) in batch.x.chunks(BATCH).zip(batch.y.chunks(BATCH)) {
-            forward(&model, &mut state, &engine(), tokens)?;
-            for (row, &target) in targets.iter().enumerate() {
-                sum.0 += surprise(classify(&model, &mut state, &engine(), row)?, target);
-                sum.1 += lengths[target as usize];
-            }
-        }
-        Ok(sum)
+    let sums = (0..n).into_par_iter().map(|i| match batches.fixed(i, n, 1)? {
+        Some(batch) => perplexity(&model, &tokenizer, &batch.x, &batch.y),
+        None => Ok(Perplexity::default()),
     });
-    let sums = sums.collect::<anyhow::Result<Vec<(f64, usize)>>>()?;
-    // In order, so that the sum does not depend on the threads.
-    let (nats, bytes) = sums.iter().fold((0.0, 0), |(nats, bytes), sum| (nats + sum.0, bytes + sum.1));
-    let (tokens, nats_per_token, nats_per_byte) = (n * window, nats / (n * window) as f64, nats / bytes as f64);
-    let perplexity = nats_per_token.exp();
+    let mut all = Perplexity::default();
+    // Added in order, so that the sum does not depend on the threads.
+    sums.collect::<anyhow::Result<Vec<Perplexity>>>()?.into_iter().for_each(|sum| all += sum);
+    let Perplexity { tokens, bytes, .. } = all;
+    let (nats_per_token, perplexity, nats_per_byte) = (all.per_token(), all.perplexity(), all.per_byte());
     if args.json {
         let report = Report { windows: n, window, tokens, bytes, nats_per_token, perplexity, nats_per_byte };
         result(serde_json::to_string(&report)?)
@@ -107,11 +95,4 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         result(format!("perplexity       {perplexity:.4}"))?;
         result(format!("nats per byte    {nats_per_byte:.7}"))
     }
-}
-
-/// -ln of the probability that softmax gives to `token`.
-fn surprise(logits: &[f32], token: u32) -> f64 {
-    let max = logits.iter().fold(f32::NEG_INFINITY, |max, &x| max.max(x));
-    let sum: f64 = logits.iter().map(|&x| f64::from(x - max).exp()).sum();
-    sum.ln() - f64::from(logits[token as usize] - max)
 }

@@ -1,4 +1,4 @@
-//! `trainer export`: a checkpoint as a model file.
+//! `trainer export`: writes a checkpoint as a model file.
 
 use std::path::PathBuf;
 

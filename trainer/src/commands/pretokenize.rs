@@ -1,4 +1,4 @@
-//! `trainer pretokenize`: token shards of a corpus.
+//! `trainer pretokenize`: turns a corpus into token shards.
 
 use std::num::NonZeroU64;
 use std::path::PathBuf;
@@ -9,6 +9,7 @@ use crate::data::corpus;
 use crate::data::pretokenize::{self, Stories};
 use crate::data::separator::Separator;
 use crate::data::tokenizer::TokenizerFile;
+use crate::io::files::TOKENIZER;
 
 /// Turns a corpus into token shards; goes on where it was stopped
 #[derive(clap::Args)]
@@ -42,7 +43,7 @@ pub struct Args {
 /// Runs `trainer pretokenize`.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let out = args.out.clone().unwrap_or_else(|| corpus::default_folder(args.vocab_size.unwrap_or_default()));
-    let tokenizer = TokenizerFile::open(&args.tokenizer.clone().unwrap_or_else(|| out.join("tokenizer.bin")))
+    let tokenizer = TokenizerFile::open(&args.tokenizer.clone().unwrap_or_else(|| out.join(TOKENIZER)))
         .map_err(|e| anyhow!("{e:#}: make one with `trainer train-vocab`, or give --tokenizer"))?;
     let vocab_size = tokenizer.vocab_size();
     if let Some(wanted) = args.vocab_size.filter(|&wanted| wanted != vocab_size) {

@@ -1,4 +1,4 @@
-//! `trainer sample`: stories of a checkpoint or a model file.
+//! `trainer sample`: tells stories with a checkpoint or a model file.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! What a shell and `man` need to know of the command line.
+//! `trainer completions` and `trainer man`: describe the command line to a shell and to `man`.
 
 use std::path::PathBuf;
 
@@ -31,7 +31,7 @@ pub fn completions(args: &Completions, mut program: Command) -> anyhow::Result<(
     print(&script)
 }
 
-/// Writes a page for the program and one for each of its commands.
+/// Writes a manual page of the program and one of each command.
 pub fn man(args: &Man, program: Command) -> anyhow::Result<()> {
     let in_folder = || format!("folder {}", args.folder.display());
     std::fs::create_dir_all(&args.folder).with_context(in_folder)?;

@@ -1,4 +1,4 @@
-//! `trainer` without a command: a training run with the settings of a file and of the flags.
+//! `trainer` without a command: trains with the settings of a file and of the flags.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ pub fn run(file: Option<&Path>, flags: Settings, matches: &ArgMatches) -> anyhow
     train::run::run(&load(file, flags, matches)?)
 }
 
-/// Lets the file override what is not on the command line, and checks the result.
+/// Merges the settings of the file with the flags, which take precedence, and checks the result.
 fn load(file: Option<&Path>, flags: Settings, matches: &ArgMatches) -> anyhow::Result<Settings> {
     if let Some(flag) = too_large(matches) {
         return Err(Usage(format!("{flag}: it must be below 2^63")).into());

@@ -1,4 +1,4 @@
-//! `trainer train-vocab`: a vocabulary for a corpus.
+//! `trainer train-vocab`: learns a vocabulary from a corpus.
 
 use std::path::PathBuf;
 

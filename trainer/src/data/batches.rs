@@ -1,5 +1,5 @@
-//! The order in which a model sees its data: a pure function of the seed and the number of the
-//! sequence, so that a run that resumes goes on with exactly the sequences that it has not seen.
+//! Batches of sequences, in an order that is a pure function of the seed and the number of the
+//! sequence: a run that resumes goes on with exactly the sequences that it has not seen.
 
 use anyhow::ensure;
 
@@ -13,10 +13,11 @@ pub struct Batch {
     pub y: Vec<u32>,
 }
 
-/// Sequences of `len` tokens, aligned to multiples of `len` in their shard, which overlap by the
-/// one token that is target of the first and input of the second. An epoch goes through the shards
-/// in random order, and through the sequences of each in random order: the pages in use are those
-/// of one shard.
+/// Cuts shards into sequences and picks those of each batch.
+///
+/// A sequence has `len` inputs and begins at a multiple of `len` in its shard. Its last target is
+/// the first input of the next sequence. An epoch takes the shards in random order and the
+/// sequences of each shard in random order, so that only one shard needs to be in memory.
 pub struct Batches<'a> {
     shards: Vec<&'a Shard>,
     len: usize,
@@ -26,14 +27,17 @@ pub struct Batches<'a> {
 
 struct Epoch {
     number: u64,
-    /// Shards in order.
+    /// Numbers of the shards, in the order of this epoch.
     order: Vec<usize>,
-    /// The shard in use: its place in `order`, and its sequences in order.
+    /// Place in `order` of the shard in use.
     place: usize,
+    /// Numbers of its sequences, in the order of this epoch.
     sequences: Vec<u32>,
 }
 
 impl<'a> Batches<'a> {
+    /// Batches of the sequences of these shards.
+    ///
     /// # Errors
     /// Fewer tokens than one sequence takes; the message names the flag that sets `len`.
     pub fn new(shards: Vec<&'a Shard>, len: usize, seed: u64, flag: &str) -> anyhow::Result<Batches<'a>> {
@@ -47,12 +51,15 @@ impl<'a> Batches<'a> {
         Ok(batches)
     }
 
-    /// Sequences of one epoch.
+    /// Number of sequences in one epoch.
     pub fn sequences(&self) -> u64 {
         self.shards.iter().map(|shard| in_shard(shard, self.len)).sum()
     }
 
-    /// The `n` sequences from number `first` on, counted since the beginning of the training.
+    /// The `n` sequences from number `first` on, counted from the beginning of the training.
+    ///
+    /// # Errors
+    /// As [`Shard::read`].
     pub fn training(&mut self, first: u64, n: usize) -> anyhow::Result<Batch> {
         let mut batch = self.empty(n);
         for number in first..first + n as u64 {
@@ -62,8 +69,11 @@ impl<'a> Batches<'a> {
         Ok(batch)
     }
 
-    /// Batch `i` of `batches` with `n` sequences each, spread evenly over the data, the same ones
-    /// at each call. `None` once there are no more sequences.
+    /// Batch `i` of `batches` batches of `n` sequences each. They are spread evenly over the data
+    /// and do not depend on the seed. `None` once there are no more sequences.
+    ///
+    /// # Errors
+    /// As [`Shard::read`].
     pub fn fixed(&self, i: usize, batches: usize, n: usize) -> anyhow::Result<Option<Batch>> {
         let all = self.sequences();
         let wanted = (batches.saturating_mul(n) as u64).min(all);
@@ -96,7 +106,7 @@ impl<'a> Batches<'a> {
         Ok(())
     }
 
-    /// Shard and sequence within it of sequence `number` of the training.
+    /// Finds sequence `number` of the training: its shard, and its number in the shard.
     fn locate(&mut self, number: u64) -> (usize, u64) {
         let (number, mut rest) = (number / self.sequences(), number % self.sequences());
         if self.epoch.as_ref().is_none_or(|epoch| epoch.number != number) {
@@ -124,14 +134,14 @@ fn in_shard(shard: &Shard, len: usize) -> u64 {
     (shard.n_tokens().saturating_sub(1) / len) as u64
 }
 
-/// The numbers below `n` in an order that depends on the seed, the epoch and what is shuffled.
+/// The numbers below `n` in a random order, which depends on `seed`, `epoch` and `what` alone.
 fn shuffled(n: u32, seed: u64, epoch: u64, what: u64) -> Vec<u32> {
     let mut numbers: Vec<u32> = (0..n).collect();
     fastrand::Rng::with_seed(mix(&[seed, epoch, what])).shuffle(&mut numbers);
     numbers
 }
 
-/// A seed from several numbers, by the finaliser of SplitMix64 (Steele, Lea and Flood, 2014).
+/// Makes a seed of several numbers, by the finaliser of SplitMix64 (Steele, Lea and Flood, 2014).
 pub fn mix(numbers: &[u64]) -> u64 {
     numbers.iter().fold(0, |state: u64, &number| {
         let mut z = (state ^ number).wrapping_add(0x9E37_79B9_7F4A_7C15);
@@ -145,7 +155,7 @@ pub fn mix(numbers: &[u64]) -> u64 {
 mod tests {
     use super::*;
 
-    /// Shards of these many tokens, which count upwards through all of them.
+    /// Shards of these lengths. Their tokens count upwards through all shards.
     fn shards(folder: &std::path::Path, lens: &[u16]) -> Vec<Shard> {
         let mut next = 0u16;
         let shard = |&len: &u16| {
@@ -158,7 +168,7 @@ mod tests {
         lens.iter().map(shard).collect()
     }
 
-    /// First tokens of the sequences.
+    /// The first token of each sequence.
     fn starts(batch: &Batch, len: usize) -> Vec<u32> {
         assert!(batch.x.iter().zip(&batch.y).all(|(x, y)| x + 1 == *y), "targets are one on");
         batch.x.iter().step_by(len).copied().collect()
@@ -167,7 +177,8 @@ mod tests {
     #[test]
     fn an_epoch_has_every_sequence_once_in_an_order_of_its_own() {
         let folder = tempfile::tempdir().unwrap();
-        let shards = shards(folder.path(), &[41, 3, 90]); // 4, 0 and 8 sequences of 10; the last 9 tokens are left over
+        // 4, 0 and 8 sequences of 10; the last 9 tokens of the last shard are left over.
+        let shards = shards(folder.path(), &[41, 3, 90]);
         let new = |seed| Batches::new(shards.iter().collect(), 10, seed, "--len").unwrap();
         let (mut batches, mut other) = (new(1), new(2));
         let epochs: Vec<_> = (0..3).map(|epoch| starts(&batches.training(12 * epoch, 12).unwrap(), 10)).collect();
@@ -178,8 +189,8 @@ mod tests {
         }
         assert!(epochs[0] != epochs[1] && epochs[1] != epochs[2]);
         assert_ne!(starts(&other.training(0, 12).unwrap(), 10), epochs[0]);
-        // Sequence by sequence, from the middle and backwards: the order depends on the number
-        // alone.
+        // Asked for one by one and backwards, the sequences are the same: their order depends on
+        // their number alone.
         let mut again = new(1);
         for number in (0..36).rev() {
             let one = starts(&again.training(number as u64, 1).unwrap(), 10);

@@ -1,11 +1,11 @@
-//! Stories, one by one, from files of any size: JSON and plain text.
+//! Reads stories, one by one, from files of any size: JSON and plain text.
 //!
-//! - `.json`, `.jsonl`, `.ndjson`: stories as strings or objects, in an array or one after the
-//!   other (json.rs);
-//! - anything else: plain text with a separator between stories.
+//! - `.json`, `.jsonl` and `.ndjson` files have stories as strings or objects, in an array or one
+//!   after the other (json.rs);
+//! - any other file is plain text with a separator between stories.
 //!
-//! Nothing but the story at hand is kept in memory. Line ends are `\n`, whatever the file has;
-//! white space around a story is dropped, and so are empty stories.
+//! Only the current story is in memory. Line ends of any kind become `\n`. White space around a
+//! story is dropped, and so are empty stories.
 
 use std::fmt;
 use std::fs::File;
@@ -22,13 +22,15 @@ use crate::data::json;
 use crate::data::separator::{Separator, line_ends};
 use crate::report::bar;
 
-/// Where `trainer download` puts TinyStories.
+/// The folder in which `trainer download` puts TinyStories.
 pub const DEFAULT: &str = "data/TinyStories_all_data";
-/// Most bytes of one story. More is likely a wrong separator, and would not be streaming.
+/// Most bytes of one story. A longer one likely means that the separator is wrong, and would have
+/// to be held in memory.
 const MAX_STORY: usize = 16 << 20;
+/// Bytes per read.
 const BLOCK: usize = 1 << 18;
 
-/// A file, or a range of a plain text: the stories that begin in it.
+/// The stories of a file, or those that begin in a range of a plain text.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Piece {
     /// The file.
@@ -37,8 +39,8 @@ pub struct Piece {
     pub start: u64,
     /// Byte after the last.
     pub end: u64,
-    /// When the file was last changed, in nanoseconds since 1970. Folders of earlier versions do
-    /// not say.
+    /// Time of the file's last change, in nanoseconds since 1970. Folders of earlier versions do
+    /// not have it.
     #[serde(default)]
     pub modified: Option<u64>,
 }
@@ -50,19 +52,19 @@ impl PartialEq for Piece {
     }
 }
 
-/// Whether two times are equal, as far as both are known.
+/// Whether two times are equal. A time that is not known equals any other.
 fn same_time(one: Option<u64>, other: Option<u64>) -> bool {
     one.is_none() || other.is_none() || one == other
 }
 
-/// What was read.
+/// Numbers of the stories that were read and skipped.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
     /// Stories that are not empty.
     pub stories: u64,
-    /// Stories of nothing but white space, which are skipped.
+    /// Stories of white space alone, which are skipped.
     pub empty: u64,
-    /// JSON's null in the place of a story, which is skipped.
+    /// JSON nulls in the place of a story, which are skipped.
     pub null: u64,
 }
 
@@ -74,7 +76,7 @@ impl AddAssign for Counts {
     }
 }
 
-/// `12 stories`, and how many were skipped.
+/// Prints `12 stories`, and how many were skipped.
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} stories", self.stories)?;
@@ -87,46 +89,46 @@ impl fmt::Display for Counts {
     }
 }
 
-/// The folder of a vocabulary and its shards, unless told otherwise.
+/// The default folder of a vocabulary and its shards.
 pub fn default_folder(vocab_size: usize) -> PathBuf {
     format!("data/tok{vocab_size}").into()
 }
 
-/// Names of files and folders for a message.
+/// Lists files and folders in a message.
 pub fn list(paths: &[PathBuf]) -> String {
     paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
-/// A bar for this many bytes of corpus.
+/// A progress bar for this many bytes of corpus.
 pub fn progress(bytes: u64) -> ProgressBar {
     bar::new(bytes, "{bytes} of {total_bytes}, {bytes_per_sec}, {eta} left")
 }
 
-/// Receives each story, trimmed and not empty.
+/// A function that receives each story, trimmed and not empty.
 pub type Each<'a> = &'a mut dyn FnMut(&str) -> anyhow::Result<()>;
 
 /// A file of a corpus.
 pub struct Named {
-    /// All of it.
+    /// The whole file.
     pub piece: Piece,
-    /// Its path from the folder that was given, that folder's own name included.
+    /// Its path from the given folder on, with the name of that folder.
     pub name: PathBuf,
 }
 
-/// What paths name.
+/// The files that a search has found.
 #[derive(Default)]
 pub struct Found {
     /// Files of stories, in the order in which they are read.
     pub files: Vec<Named>,
-    /// Folders in those that were given, which are not read.
+    /// Folders inside the given ones that are not read.
     pub skipped: Vec<PathBuf>,
 }
 
-/// The files that the paths name, a folder standing for its `.json`, `.jsonl`, `.ndjson` and `.txt`
-/// files in order of their names, and for those in the folders in it that `enter` names.
+/// Finds the files that the paths name. A folder stands for its `.json`, `.jsonl`, `.ndjson` and
+/// `.txt` files in order of their names, and for those of the folders inside that `enter` accepts.
 ///
 /// # Errors
-/// A path that is not there, and a folder without such files.
+/// A path does not exist, or a folder has no such files.
 pub fn files(paths: &[PathBuf], enter: fn(&Path) -> bool) -> anyhow::Result<Found> {
     let mut found = Found::default();
     for path in paths {
@@ -175,12 +177,15 @@ fn whole(path: PathBuf) -> anyhow::Result<Piece> {
 }
 
 impl Piece {
-    /// Whether it can be cut anywhere: plain text can, JSON cannot.
+    /// Whether the piece is plain text, which can be cut anywhere; JSON cannot.
     pub fn is_text(&self) -> bool {
         !matches!(&extension(&self.path)[..], "json" | "jsonl" | "ndjson")
     }
 
     /// Whether the file has changed since the piece was planned.
+    ///
+    /// # Errors
+    /// The file is not there any more.
     pub fn has_changed(&self) -> anyhow::Result<bool> {
         let now = whole(self.path.clone())?;
         Ok(self.end > now.end || !same_time(self.modified, now.modified))
@@ -194,8 +199,8 @@ impl Piece {
     /// Hands every story to `each`; `progress` advances by the bytes read.
     ///
     /// # Errors
-    /// What `each` returns, and a file that cannot be read, is no JSON or no UTF-8, with its name
-    /// and the place.
+    /// Any error of `each`, and a file that cannot be read or is not valid JSON or UTF-8: the
+    /// message names the file and the place.
     pub fn read(&self, separator: &Separator, progress: &ProgressBar, each: Each<'_>) -> anyhow::Result<Counts> {
         let mut stories = Stories { each, counts: Counts::default(), failed: None };
         let file = File::open(&self.path).with_context(|| format!("corpus {}", self.path.display()))?;
@@ -217,9 +222,9 @@ impl Piece {
         }
     }
 
-    /// A story begins at the start of the file and where a separator ends; it lasts up to the next
-    /// separator. Each belongs to the piece in which it begins, so that pieces that share no byte
-    /// share no story.
+    /// Reads the stories of a plain text. A story begins at the start of the file or where a
+    /// separator ends, and lasts up to the next separator. It belongs to the piece in which it
+    /// begins: pieces that share no byte share no story.
     fn read_text(
         &self,
         mut file: File,
@@ -235,7 +240,7 @@ impl Piece {
         let mut inside = self.start == 0;
         let mut at_end = false;
         loop {
-            // The line feed of a carriage return at the end of a block is still to come.
+            // A carriage return at the end of a block may have its line feed in the next one.
             let whole = text.len() - usize::from(!at_end && text.ends_with(b"\r"));
             let mut begin = 0;
             while let Some(found) = separator.find(&text[..whole], begin + searched) {
@@ -250,7 +255,7 @@ impl Piece {
                 }
             }
             if at_end {
-                // What follows the last separator is a story only if there is something.
+                // The rest behind the last separator is a story only if it is not empty.
                 let rest = if inside { &text[begin + head..] } else { &[] };
                 return if rest.trim_ascii().is_empty() {
                     Ok(())
@@ -274,20 +279,21 @@ impl Piece {
     }
 }
 
-/// Whether a file in a folder is taken for stories.
+/// Whether a file in a folder is taken for stories, by its name.
 pub fn is_named_as_stories(path: &Path) -> bool {
     matches!(&extension(path)[..], "json" | "jsonl" | "ndjson" | "txt")
 }
 
-/// In lower case, as Windows does not tell them apart.
+/// The extension of a file in lower case: Windows does not distinguish the cases.
 fn extension(path: &Path) -> String {
     path.extension().unwrap_or_default().to_string_lossy().to_lowercase()
 }
 
+/// Counts stories and hands them over.
 struct Stories<'a> {
     each: Each<'a>,
     counts: Counts,
-    /// What `each` returned: serde's errors cannot carry it.
+    /// The error of `each`, kept here because serde's errors cannot carry it.
     failed: Option<anyhow::Error>,
 }
 
@@ -318,8 +324,8 @@ impl Stories<'_> {
 mod tests {
     use super::*;
 
-    /// Wherever a text is cut, its pieces together have every story once, separators that overlap
-    /// included.
+    /// Wherever a text is cut, its pieces together have every story once, also when separators
+    /// overlap.
     #[test]
     fn pieces_share_no_story_and_lose_none() {
         let folder = tempfile::tempdir().unwrap();
@@ -353,7 +359,7 @@ mod tests {
         }
     }
 
-    /// Where a block ends makes no difference, between the two bytes of a line end neither.
+    /// A block may end anywhere, also between the two bytes of a line end.
     #[test]
     fn blocks_do_not_cut_separators() {
         let folder = tempfile::tempdir().unwrap();

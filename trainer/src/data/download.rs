@@ -1,5 +1,4 @@
-//! Fetches TinyStories, and the published models with their tokenizers: whole, checked, and resumed
-//! where it stopped.
+//! Downloads files whole, checks them, and goes on where an earlier download stopped.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -17,27 +16,28 @@ use crate::data::shards::hex;
 use crate::io::files::{UNFINISHED, folder_of, remove_unfinished};
 use crate::report::output::note;
 
-/// Broken connections in a row that bring less than this before it gives up, and the pause after
-/// the first.
+/// A download gives up after this many connections in a row that break early.
 const ATTEMPTS: u32 = 5;
+/// A connection breaks early if it brings fewer bytes than this.
 const PROGRESS: u64 = 1 << 16;
+/// The pause after the first broken connection; it doubles with each further one.
 const PAUSE: Duration = Duration::from_millis(250);
-/// Where files come from, and where they go.
+/// The source and the destination of downloads.
 pub struct Source<'a> {
-    /// Folder to put them in.
+    /// Folder for the files.
     pub out: &'a Path,
-    /// Address of a mirror, in place of the sites that the items name.
+    /// Address of a mirror, to replace the sites of the items.
     pub base_url: Option<&'a str>,
-    /// SHA-256 to expect in place of the known one.
+    /// Expected SHA-256, to replace that of the item.
     pub sha256: Option<&'a str>,
-    /// Time without a byte after which a connection counts as broken.
+    /// A connection counts as broken after this time without a byte.
     pub timeout: Duration,
 }
 
 /// Fetches and unpacks the items that are not there yet.
 ///
 /// # Errors
-/// Names the file, and what is kept of it.
+/// Names the file that could not be fetched, and the part of it that is kept.
 pub fn download(items: &[Item], source: &Source<'_>) -> anyhow::Result<()> {
     let timeout = Some(source.timeout);
     let agent: Agent = Agent::config_builder()
@@ -69,7 +69,7 @@ pub fn download(items: &[Item], source: &Source<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Downloads into `file.part`, goes on with what is there, checks it and gives it its name.
+/// Downloads into `file.part`, behind the bytes that are there, checks the whole and renames it.
 fn fetch(agent: &Agent, url: &str, file: &Path, sha256: Option<&str>, most: u64) -> anyhow::Result<()> {
     let mut part = Part::open(file)?;
     if let Err(e) = fill(agent, url, &mut part, most, &file.display().to_string()) {
@@ -99,7 +99,7 @@ fn fetch(agent: &Agent, url: &str, file: &Path, sha256: Option<&str>, most: u64)
     fs::rename(&part.path, file).with_context(|| format!("renaming {} to {}", part.path.display(), file.display()))
 }
 
-/// What has come of a file, written by one process at a time.
+/// The part of a file that has been downloaded. One process at a time writes it.
 struct Part {
     path: PathBuf,
     file: File,
@@ -127,7 +127,7 @@ impl Part {
     }
 }
 
-/// Connects until everything has come.
+/// Connects until the file is whole, or too many connections in a row have broken early.
 fn fill(agent: &Agent, url: &str, part: &mut Part, most: u64, name: &str) -> anyhow::Result<()> {
     let progress = corpus::progress(0).with_message(name.to_string());
     let (mut attempt, mut furthest) = (1, part.len());
@@ -147,11 +147,11 @@ fn fill(agent: &Agent, url: &str, part: &mut Part, most: u64, name: &str) -> any
 
 enum Transfer {
     Whole,
-    /// Worth another attempt: the server or the connection failed.
+    /// The server or the connection failed: another attempt may help.
     Broken(anyhow::Error),
 }
 
-/// One request for what is missing. An error is final: trying again would not help.
+/// Makes one request for the missing bytes. An error is final: another attempt would not help.
 fn transfer(agent: &Agent, url: &str, part: &mut Part, most: u64, progress: &ProgressBar) -> anyhow::Result<Transfer> {
     let have = part.len();
     let mut request = agent.get(url);
@@ -164,12 +164,12 @@ fn transfer(agent: &Agent, url: &str, part: &mut Part, most: u64, progress: &Pro
         Err(e) => return Ok(Transfer::Broken(e.into())),
     };
     let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
-    // "bytes 7-99/100" for a part, "bytes */100" for none.
+    // The header is "bytes 7-99/100" for a part, "bytes */100" if no byte is missing.
     let range = header("content-range").and_then(|range| range.strip_prefix("bytes ")?.split_once('/'));
     let (start, total) = match (response.status().as_u16(), range) {
         (206, Some((range, total))) if range.split('-').next() == Some(&have.to_string()) => (have, total.parse().ok()),
-        // The whole file is written over what is there, so that less is lost if it breaks off
-        // again.
+        // The server sends the whole file. It overwrites the bytes that are there without deleting
+        // them first: if the connection breaks again, they are still good.
         (200, _) => (0, header("content-length").and_then(|length| length.parse().ok())),
         (416, Some((_, total))) if total.parse() == Ok(have) => return Ok(Transfer::Whole),
         (206 | 416, _) => {
@@ -212,7 +212,7 @@ fn transfer(agent: &Agent, url: &str, part: &mut Part, most: u64, progress: &Pro
     Ok(Transfer::Whole)
 }
 
-/// Hugging Face names the SHA-256 of a large file in the answer that redirects to it.
+/// The SHA-256 that Hugging Face publishes of a large file, in the answer that redirects to it.
 fn published_sha256(url: &str) -> Option<String> {
     let agent: Agent =
         Agent::config_builder().max_redirects(0).timeout_global(Some(Duration::from_secs(30))).build().into();
@@ -234,17 +234,17 @@ fn sha256_of(path: &Path) -> anyhow::Result<String> {
     }
 }
 
-/// Unpacks into a temporary folder that gets its name when everything is there.
+/// Unpacks an archive into a temporary folder and renames that when everything is there.
 fn unpack(archive: &Path, folder: &Path) -> anyhow::Result<()> {
     let attempt = || -> anyhow::Result<()> {
         let parent = folder_of(folder);
         remove_unfinished(parent)?;
         let mut builder = tempfile::Builder::new();
         builder.prefix(UNFINISHED);
-        #[cfg(unix)] // as any new folder, not only for its owner
+        #[cfg(unix)] // open to all, as other new folders; tempfile makes them private
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755));
         let temporary = builder.tempdir_in(parent)?;
-        #[cfg(unix)] // tells `remove_unfinished` that it is in use
+        #[cfg(unix)] // the lock tells `remove_unfinished` that the folder is in use
         let _lock = File::open(temporary.path()).inspect(|folder| _ = folder.lock());
         let file = File::open(archive)?;
         let progress = corpus::progress(file.metadata()?.len()).with_message("unpacking");

@@ -1,15 +1,15 @@
-//! A corpus of simple stories from templates, for a first training run without any data: names,
-//! places and things agree through a story, so that there is something to learn beyond the words.
+//! Makes simple stories from templates, for a first training run without any data. Names, places
+//! and things stay the same through a story, so that a model can learn more than single words.
 
 use fastrand::Rng;
 
-/// `n` stories; the same for the same seed, and others for another one.
+/// Tells `n` stories. The same seed gives the same stories.
 pub fn stories(seed: u64, n: usize) -> impl Iterator<Item = String> {
     let mut rng = Rng::with_seed(seed);
     (0..n).map(move |_| story(&mut rng))
 }
 
-/// Name, what it is, and the pronouns for it.
+/// The name of a hero, the kind of being, and its pronouns.
 type Hero = (&'static str, &'static str, [&'static str; 3]);
 
 const HE: [&str; 3] = ["he", "his", "him"];
@@ -33,7 +33,7 @@ const HEROES: [Hero; 16] = [
     ("Bella", "bird", SHE),
 ];
 const KINDS: [&str; 6] = ["little", "kind", "brave", "happy", "curious", "clever"];
-/// Place, and what there is to do in it.
+/// Places, each with something to do there.
 const PLACES: [(&str, &str); 10] = [
     ("the park", "play on the swings"),
     ("the forest", "climb the old trees"),
@@ -46,7 +46,7 @@ const PLACES: [(&str, &str); 10] = [
     ("the market", "taste the sweet fruit"),
     ("the meadow", "run after the butterflies"),
 ];
-/// Thing, and what happens to it.
+/// Things, each with its mishap.
 const THINGS: [(&str, &str); 12] = [
     ("ball", "rolled away"),
     ("kite", "flew away"),
@@ -66,9 +66,9 @@ const FEELINGS: [&str; 5] = ["sad", "scared", "worried", "upset", "lost"];
 const WEATHERS: [&str; 5] = ["sunny", "warm", "windy", "bright", "quiet"];
 const FOODS: [&str; 6] = ["cookies", "apples", "berries", "cake", "soup", "bread"];
 
-/// Sentences of each part of a story, of which one is picked. `{h}` and `{f}` are the hero and the
-/// friend, `{he}`, `{his}`, `{him}` and `{fe}`, `{fis}`, `{fim}` their pronouns; a name for another
-/// word is one of the lists above.
+/// The sentences to choose from for each part of a story. `{h}` and `{f}` are the hero and the
+/// friend, `{he}`, `{his}`, `{him}` and `{fe}`, `{fis}`, `{fim}` are their pronouns. Any other name
+/// in braces stands for an entry of a list above.
 const PARTS: [&[&str]; 9] = [
     &[
         "Once upon a time, there was a {kind} {what} named {h}.",
@@ -155,7 +155,7 @@ fn story(rng: &mut Rng) -> String {
     PARTS.map(|sentences| fill(pick(rng, sentences), &words)).join(" ")
 }
 
-/// Puts words in place of their `{name}`s; a capital first letter of the name goes over to the
+/// Replaces each `{name}` with its word. If the name begins with a capital letter, so does the
 /// word.
 fn fill(template: &str, words: &[(&str, &str)]) -> String {
     let mut text = String::new();
@@ -195,7 +195,7 @@ mod tests {
     fn every_word_of_the_templates_is_filled_in() {
         for story in stories(3, 5000) {
             assert!(!story.contains(['{', '}']), "{story}");
-            // Two heroes with their names, and no third.
+            // The story has two heroes and no third.
             assert_eq!(HEROES.iter().filter(|hero| story.contains(hero.0)).count(), 2, "{story}");
         }
     }

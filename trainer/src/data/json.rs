@@ -1,5 +1,5 @@
-//! Stories in JSON: an array, or one value after the other. A story is a string, or an object with
-//! a field `story` (or `text`, where there is no `story`); `null` stands for no story.
+//! Reads stories in JSON: an array, or one value after the other. A story is a string, or an object
+//! with a field `story` (or `text`, where there is no `story`). `null` stands for no story.
 
 use std::fmt;
 use std::io::{self, BufRead};
@@ -7,10 +7,13 @@ use std::io::{self, BufRead};
 use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-/// Receives each story, `None` for null.
+/// A function that receives each story, `None` for null.
 pub type Each<'a> = &'a mut dyn FnMut(Option<&str>) -> io::Result<()>;
 
 /// Hands over every story of a file.
+///
+/// # Errors
+/// The file is no JSON, a value is no story, or `each` fails.
 pub fn read(mut file: impl BufRead, each: Each<'_>) -> anyhow::Result<()> {
     if file.fill_buf()?.starts_with("\u{feff}".as_bytes()) {
         file.consume("\u{feff}".len());

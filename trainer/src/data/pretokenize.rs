@@ -1,5 +1,5 @@
-//! From a corpus to token shards: each shard is planned before, made by one thread, and there whole
-//! or not at all.
+//! Turns a corpus into token shards. All shards are planned first; then each is made by one thread
+//! and is there whole or not at all.
 
 use std::fs;
 use std::io::{BufWriter, Write};
@@ -11,7 +11,6 @@ use std::time::Instant;
 use anyhow::{Context, anyhow, ensure};
 use crc32c::crc32c_append;
 use indicatif::ProgressBar;
-use infer_core::{MergeSlot, Tokenizer};
 use rayon::prelude::*;
 
 use crate::data::corpus::{self, Counts, Piece};
@@ -19,29 +18,29 @@ use crate::data::separator::Separator;
 use crate::data::shards::{Meta, Shard, read_meta, sha256, shard_path, warn_if_lopsided};
 use crate::data::split;
 use crate::data::tokenizer::TokenizerFile;
-use crate::io::files::{lock, remove, remove_unfinished, write_whole};
+use crate::io::files::{TOKENIZER, TOKENIZER_JSON, lock, remove, remove_unfinished, write_whole};
 use crate::report::output::note;
 
-/// Most text per shard, unless told otherwise.
+/// Default limit of the text per shard, in MB.
 pub const SHARD_MB: NonZeroU64 = NonZeroU64::new(64).unwrap();
 
-/// What the stories of shards are.
+/// The stories to make shards of.
 pub struct Stories<'a> {
-    /// Files and folders with stories; empty for those that the shards in the folder are made
-    /// from, else [`corpus::DEFAULT`].
+    /// Files and folders with stories. If empty, the stories that the shards in the folder were
+    /// made from; if there are no shards, [`corpus::DEFAULT`].
     pub corpus: &'a [PathBuf],
-    /// Stories to validate on; empty for those that the corpus names, or a share of it.
+    /// Stories to validate on. If empty, files that are named so, or a share of the corpus.
     pub valid: &'a [PathBuf],
-    /// What separates the stories of plain text.
+    /// The separator between stories of plain text.
     pub separator: Option<&'a Separator>,
     /// Most bytes of text per shard.
     pub most: u64,
 }
 
-/// Makes shards in `out`, or goes on with those that are there.
+/// Makes the shards of the stories in `out`, or goes on where an earlier call stopped.
 ///
 /// # Errors
-/// A corpus that cannot be read, and shards of something else in `out`.
+/// The corpus cannot be read, or `out` has shards of something else.
 pub fn run(stories: &Stories<'_>, tokenizer: TokenizerFile, out: &Path) -> anyhow::Result<()> {
     let anew = !stories.corpus.is_empty() || !stories.valid.is_empty() || stories.separator.is_some();
     let recorded = if anew { None } else { read_meta(out)? };
@@ -66,15 +65,18 @@ pub fn run(stories: &Stories<'_>, tokenizer: TokenizerFile, out: &Path) -> anyho
 
 /// Shards to make.
 pub struct Job {
-    /// What they are made from.
+    /// The plan of the shards.
     pub meta: Meta,
-    /// What cuts the stories into tokens.
+    /// The tokenizer that cuts the stories.
     pub tokenizer: TokenizerFile,
-    /// Whether shards of something else may be deleted.
+    /// Shards of something else may be deleted.
     pub replace: bool,
 }
 
 /// Makes the shards that are missing or damaged in `out`.
+///
+/// # Errors
+/// As [`run`], and a corpus that has changed since the shards were planned.
 pub fn make(job: &Job, out: &Path) -> anyhow::Result<()> {
     let _lock = lock(out, "another trainer", "name another folder")?;
     let meta = begin(job, out)?;
@@ -86,7 +88,8 @@ pub fn make(job: &Job, out: &Path) -> anyhow::Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    // Shards of a text before and after a change would lose stories between them.
+    // If a text changed after some of its shards were made, the shards made now would not fit to
+    // them: stories between them would be lost.
     for piece in meta.shards.iter().flat_map(|part| &part.pieces) {
         ensure!(
             !piece.has_changed()?,
@@ -98,7 +101,7 @@ pub fn make(job: &Job, out: &Path) -> anyhow::Result<()> {
     let start = Instant::now();
     let progress = corpus::progress(missing.iter().flat_map(|&i| &meta.shards[i].pieces).map(Piece::bytes).sum());
     let meta = Mutex::new(meta);
-    // One after the other by number, so that what a stopped run leaves is a beginning.
+    // Threads take the shards in order, one at a time: a stopped run leaves the first ones.
     let made = missing.par_iter().with_max_len(1);
     let made = made.map(|&i| write_shard(i, job, &meta, out, &progress)).try_reduce(Made::default, |a, b| Ok(a + b))?;
     progress.finish_and_clear();
@@ -115,19 +118,19 @@ pub fn make(job: &Job, out: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes the description and the tokenizer into the folder, unless they are there: then the work
-/// goes on. Shards of something else are deleted only if the job may.
+/// Writes the description and the tokenizer into the folder. If the folder has them, the work goes
+/// on with it. Shards of something else are deleted only if the job allows it.
 fn begin(job: &Job, out: &Path) -> anyhow::Result<Meta> {
     remove_unfinished(out)?;
-    let beside = out.join("tokenizer.bin");
-    let other = fs::read(&beside).ok().filter(|bytes| *bytes != job.tokenizer.bytes);
+    let beside = out.join(TOKENIZER);
+    let other = fs::read(&beside).ok().filter(|bytes| bytes != job.tokenizer.bytes());
     let there = match read_meta(out) {
         Err(_) if job.replace => None,
         there => there?,
     };
-    // A vocabulary that was trained has a tokenizer.json; any other is the copy of a file
-    // elsewhere.
-    let trained = out.join("tokenizer.json");
+    // train-vocab leaves a tokenizer.json too. Without it, tokenizer.bin is the copy of a file
+    // elsewhere and may be replaced.
+    let trained = out.join(TOKENIZER_JSON);
     let is_copy =
         |bytes| there.as_ref().is_some_and(|meta| meta.tokenizer_sha256 == sha256(bytes)) && !trained.exists();
     ensure!(
@@ -138,7 +141,7 @@ fn begin(job: &Job, out: &Path) -> anyhow::Result<Meta> {
     );
     match there {
         Some(there) if there.makes_the_same(&job.meta) => {
-            write_whole(&beside, |file| Ok(file.write_all(&job.tokenizer.bytes)?))?;
+            write_whole(&beside, |file| Ok(file.write_all(job.tokenizer.bytes())?))?;
             return Ok(there);
         }
         Some(there) => {
@@ -162,12 +165,12 @@ fn begin(job: &Job, out: &Path) -> anyhow::Result<Meta> {
     if other.is_some() && trained.exists() {
         remove(&trained)?;
     }
-    write_whole(&beside, |file| Ok(file.write_all(&job.tokenizer.bytes)?))?;
+    write_whole(&beside, |file| Ok(file.write_all(job.tokenizer.bytes())?))?;
     job.meta.write(out)?;
     Ok(job.meta.clone())
 }
 
-/// What the shards that are there were made with, in words.
+/// The difference between the shards in the folder and the wanted ones, in words.
 fn difference(there: &Meta, wanted: &Meta) -> String {
     if there.tokenizer_sha256 != wanted.tokenizer_sha256 {
         format!("another vocabulary, of {} tokens", there.vocab_size)
@@ -178,7 +181,7 @@ fn difference(there: &Meta, wanted: &Meta) -> String {
     }
 }
 
-/// The files in a folder that are named as [`shard_path`] does it.
+/// The files in a folder that are named as [`shard_path`] names them.
 fn shards_in(out: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let is_shard = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -189,7 +192,7 @@ fn shards_in(out: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(paths.into_iter().filter(is_shard).collect())
 }
 
-/// Whether a shard is there as it was written.
+/// Whether a shard exists and has the bytes that were written.
 fn is_whole(meta: &Meta, i: usize, out: &Path) -> bool {
     let path = shard_path(out, i);
     if !path.exists() {
@@ -199,11 +202,12 @@ fn is_whole(meta: &Meta, i: usize, out: &Path) -> bool {
     open().inspect_err(|e| note(format!("{e:#}: it is made again"))).is_ok()
 }
 
+/// The size of one or more shards that were made.
 #[derive(Clone, Copy, Default)]
 struct Made {
     read: Counts,
     tokens: u64,
-    /// Of text.
+    /// Bytes of text.
     bytes: u64,
 }
 
@@ -219,23 +223,17 @@ impl std::ops::Add for Made {
 
 fn write_shard(i: usize, job: &Job, meta: &Mutex<Meta>, out: &Path, progress: &ProgressBar) -> anyhow::Result<Made> {
     let part = &job.meta.shards[i];
-    let tokenizer = job.tokenizer.tokenizer();
     let mut made = Made::default();
     write_whole(&shard_path(out, i), |file| {
         let mut file = BufWriter::with_capacity(1 << 20, Checked { file, crc: 0 });
-        let (mut scratch, mut tokens) = (Vec::new(), Vec::new());
         let (mut n_tokens, mut bytes) = (0, 0);
         for piece in &part.pieces {
             made.read += part.stories.read(piece, &job.meta.separator, progress, &mut |story| {
-                let most = Tokenizer::max_tokens(story.len());
-                if tokens.len() < most {
-                    (scratch, tokens) = (vec![MergeSlot::EMPTY; most], vec![0; most]);
-                }
-                let n = tokenizer.encode(story, true, &mut scratch, &mut tokens)?;
-                for token in &tokens[..n] {
+                let tokens = job.tokenizer.tokenizer.encode(story)?;
+                for token in &tokens {
                     file.write_all(&token.to_le_bytes()[..job.meta.token_bytes])?;
                 }
-                n_tokens += n as u64;
+                n_tokens += tokens.len() as u64;
                 bytes += story.len() as u64;
                 Ok(())
             })?;
@@ -257,7 +255,7 @@ fn write_shard(i: usize, job: &Job, meta: &Mutex<Meta>, out: &Path, progress: &P
     Ok(made)
 }
 
-/// Adds up the checksum of what is written.
+/// A writer that computes the checksum of the bytes on their way to the file.
 struct Checked<W> {
     file: W,
     crc: u32,

@@ -1,20 +1,20 @@
-//! What others have published and `trainer download` fetches: addresses, sizes and checksums.
+//! The files that `trainer download` fetches: addresses, sizes and checksums.
 
 const HUGGING_FACE: &str = "https://huggingface.co";
 const GITHUB: &str = "https://raw.githubusercontent.com";
 
-/// One published file.
+/// A file that somebody has published.
 #[derive(Clone, Copy)]
 pub struct Item {
     /// Address of the site.
     pub base: &'static str,
     /// Where the file is on the site.
     pub path: &'static str,
-    /// Where it goes, in the folder for downloads. A `.tar.gz` is unpacked.
+    /// Where the file goes in the folder for downloads. A `.tar.gz` is unpacked.
     pub to: &'static str,
     /// SHA-256 in hexadecimal, where it is known.
     pub sha256: Option<&'static str>,
-    /// No edition of the file is larger than this.
+    /// Largest size of any edition of the file, in MB.
     pub most_mb: u64,
 }
 

@@ -1,5 +1,5 @@
-//! What separates the stories of a plain text, and line ends: `\n`, `\r\n` and `\r` are one and the
-//! same.
+//! The separator between the stories of a plain text. The line ends `\n`, `\r\n` and `\r` are
+//! equivalent.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// The separator, unless told otherwise.
+/// The default separator.
 pub const SEPARATOR: &str = "<|endoftext|>";
 
 /// A text between stories, never empty. A line end in it stands for any kind of line end.
@@ -16,7 +16,7 @@ pub const SEPARATOR: &str = "<|endoftext|>";
 #[serde(try_from = "String", into = "String")]
 pub struct Separator(String);
 
-/// From the command line, where `\n`, `\r`, `\t` and `\\` are what they are in Rust.
+/// Reads a separator from the command line. `\n`, `\r`, `\t` and `\\` are escapes as in Rust.
 impl FromStr for Separator {
     type Err = String;
 
@@ -61,7 +61,7 @@ impl Default for Separator {
     }
 }
 
-/// As it is given on the command line.
+/// Prints the separator as the command line takes it.
 impl fmt::Display for Separator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.replace('\\', "\\\\").replace('\n', "\\n").replace('\t', "\\t"))
@@ -69,13 +69,13 @@ impl fmt::Display for Separator {
 }
 
 impl Separator {
-    /// Most bytes that it takes in a text.
+    /// Most bytes that the separator takes in a text.
     pub fn most_bytes(&self) -> usize {
         self.0.len() + self.0.matches('\n').count()
     }
 
-    /// Its first place in the text that begins at `from` or later. It may overlap another, as blank
-    /// lines do, but never begins inside of `\r\n`.
+    /// Finds the first separator in the text that begins at `from` or later. It may overlap another
+    /// one, as blank lines do, but never begins inside of `\r\n`.
     pub fn find(&self, text: &[u8], from: usize) -> Option<Range<usize>> {
         let first = self.0.as_bytes()[0];
         let mut at = from;
@@ -90,7 +90,7 @@ impl Separator {
         }
     }
 
-    /// How many bytes it takes at the start of a text, if it is there.
+    /// The bytes that a separator takes at the start of a text; `None` if there is none.
     fn len_at(&self, text: &[u8]) -> Option<usize> {
         let mut at = 0;
         for &byte in self.0.as_bytes() {
@@ -141,7 +141,7 @@ mod tests {
         assert_eq!(find("a\r\n\r\nb", 0), Some(1..5));
         assert_eq!(find("a\n\r\nb", 0), Some(1..4));
         assert_eq!(find("a\r\rb", 0), Some(1..3));
-        // Overlapping, but never from the middle of a line end.
+        // Separators may overlap, but none begins in the middle of a line end.
         assert_eq!(find("\r\n\r\n\r\n", 1), Some(2..6));
         assert_eq!(find("\r\n\r\n", 1), None);
         assert_eq!(line_ends("a\r\nb\rc\n\r\n"), "a\nb\nc\n\n");

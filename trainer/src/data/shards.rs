@@ -1,12 +1,12 @@
-//! Token shards: flat files of u16 (u32 for vocabularies above 65,536), little endian, BOS before
-//! each story.
+//! Reads token shards: flat files of u16 (u32 for vocabularies above 65,536), little endian, with
+//! BOS before each story.
 //!
 //! A folder holds `meta.json`, the `tokenizer.bin` that gave the ids, and `shard00000.bin`,
 //! `shard00001.bin`, …. The first shard is the validation split. meta.json is written first and
-//! names every shard that there is to be; each shard's checksum comes into it before the shard gets
-//! its name.
+//! names every shard of the plan. The checksum of a shard is added to it before the shard gets its
+//! name.
 //!
-//! Folders of llama2.c's tinystories.py are read too: `data00.bin`, the validation split,
+//! Folders of llama2.c's tinystories.py are read too. They have `data00.bin`, the validation split,
 //! `data01.bin`, … of u16.
 
 use std::path::{Path, PathBuf};
@@ -21,10 +21,10 @@ use crate::data::corpus;
 use crate::data::separator::Separator;
 use crate::data::split::Part;
 use crate::data::tokenizer::TokenizerFile;
-use crate::io::files::{self, write_whole};
+use crate::io::files::{self, TOKENIZER, write_whole};
 use crate::report::output::note;
 
-/// What a folder of shards was made from, and the checksums of what came out.
+/// The contents of meta.json: the plan of the shards, and the checksums of those that are made.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Meta {
     /// Number of tokens of the vocabulary.
@@ -33,11 +33,11 @@ pub struct Meta {
     pub token_bytes: usize,
     /// SHA-256 of tokenizer.bin, in hexadecimal.
     pub tokenizer_sha256: String,
-    /// What separates the stories of plain text.
+    /// The separator between stories of plain text.
     pub separator: Separator,
-    /// Of each shard: the pieces of the corpus whose stories it holds.
+    /// The plans of the shards.
     pub shards: Vec<Part>,
-    /// CRC-32C of each shard that is there. Folders of earlier versions have none.
+    /// CRC-32C of each shard that is made. Folders of earlier versions have no checksums.
     #[serde(default)]
     pub crc32c: Vec<Option<u32>>,
 }
@@ -48,14 +48,14 @@ pub fn token_bytes(vocab_size: usize) -> usize {
 }
 
 impl Meta {
-    /// Shards that are still to be made.
+    /// The description of shards that are still to be made.
     pub fn new(tokenizer: &TokenizerFile, separator: Separator, shards: Vec<Part>) -> Meta {
         let vocab_size = tokenizer.vocab_size();
-        let (token_bytes, tokenizer_sha256) = (token_bytes(vocab_size), sha256(&tokenizer.bytes));
+        let (token_bytes, tokenizer_sha256) = (token_bytes(vocab_size), sha256(tokenizer.bytes()));
         Meta { vocab_size, token_bytes, tokenizer_sha256, separator, crc32c: vec![None; shards.len()], shards }
     }
 
-    /// Whether both make the same tokens.
+    /// Whether both describe the same tokens.
     pub fn makes_the_same(&self, other: &Meta) -> bool {
         let plan = |meta: &Meta| (meta.vocab_size, meta.token_bytes);
         plan(self) == plan(other)
@@ -65,11 +65,14 @@ impl Meta {
     }
 
     /// Writes meta.json.
+    ///
+    /// # Errors
+    /// The file cannot be written.
     pub fn write(&self, dir: &Path) -> anyhow::Result<()> {
         write_whole(&meta_path(dir), |file| Ok(serde_json::to_writer_pretty(file, self)?))
     }
 
-    /// Numbers of the shards that are not there.
+    /// Numbers of the shards that do not exist yet.
     pub fn missing(&self, dir: &Path) -> Vec<usize> {
         (0..self.shards.len()).filter(|&i| !shard_path(dir, i).exists()).collect()
     }
@@ -96,15 +99,18 @@ pub struct Shard {
 
 impl Shards {
     /// Whether a folder has token shards.
+    ///
+    /// # Errors
+    /// The folder cannot be read, or meta.json is damaged.
     pub fn are_in(dir: &Path) -> anyhow::Result<bool> {
         Ok(dir.is_dir() && (read_meta(dir)?.is_some() || !llama2c_shards(dir)?.is_empty()))
     }
 
     /// Maps every shard of a folder that `trainer pretokenize` or llama2.c has finished.
-    /// `tokenizer` is for shards of llama2.c without one of their own.
+    /// `tokenizer` is used for shards of llama2.c that have no tokenizer of their own.
     ///
     /// # Errors
-    /// A missing or damaged file, and a tokenizer.bin other than the one that gave the ids.
+    /// A file is missing or damaged, or tokenizer.bin is not the one that gave the ids.
     pub fn open(dir: &Path, tokenizer: Option<&TokenizerFile>) -> anyhow::Result<Shards> {
         match read_meta(dir)? {
             Some(meta) => Shards::open_ours(dir, &meta),
@@ -113,9 +119,9 @@ impl Shards {
     }
 
     fn open_ours(dir: &Path, meta: &Meta) -> anyhow::Result<Shards> {
-        let tokenizer = TokenizerFile::open(&dir.join("tokenizer.bin"))?;
+        let tokenizer = TokenizerFile::open(&dir.join(TOKENIZER))?;
         ensure!(
-            sha256(&tokenizer.bytes) == meta.tokenizer_sha256,
+            sha256(tokenizer.bytes()) == meta.tokenizer_sha256,
             "{} is not the tokenizer that the shards beside it were made with: put that one back, or run \
              `trainer pretokenize` into another folder",
             tokenizer.path.display()
@@ -197,6 +203,9 @@ impl Shards {
 
 impl Shard {
     /// Maps a flat file of tokens.
+    ///
+    /// # Errors
+    /// The file cannot be mapped, is empty, or ends inside of a token.
     pub fn open_file(path: PathBuf, token_bytes: usize, vocab_size: usize) -> anyhow::Result<Shard> {
         let map = files::map(&path).with_context(|| format!("shard {}", path.display()))?;
         let bytes = map.len();
@@ -208,8 +217,10 @@ impl Shard {
         Ok(Shard { path, map, token_bytes, vocab_size })
     }
 
-    /// Compares the bytes with their checksum, where there is one. Takes about as long as reading
-    /// them.
+    /// Compares the bytes with their checksum, if it is known. Takes about as long as reading them.
+    ///
+    /// # Errors
+    /// The bytes have another checksum.
     pub fn check(&self, checksum: Option<u32>) -> anyhow::Result<()> {
         let found = crc32c::crc32c(&self.map);
         ensure!(
@@ -225,10 +236,10 @@ impl Shard {
         self.map.len() / self.token_bytes
     }
 
-    /// Copies the tokens from `at` on, as many as `out` takes.
+    /// Fills `out` with the tokens from `at` on.
     ///
     /// # Errors
-    /// A range beyond the end, and a token that the vocabulary does not have.
+    /// The range goes beyond the end, or the vocabulary does not have a token.
     pub fn read(&self, at: usize, out: &mut [u32]) -> anyhow::Result<()> {
         let size = self.token_bytes;
         let end = at.checked_add(out.len()).filter(|&end| end <= self.n_tokens());
@@ -257,8 +268,8 @@ impl Shard {
     }
 }
 
-/// Says so if the validation split has more tokens than the training split: they are likely
-/// mistaken for each other.
+/// Warns if the validation split has more tokens than the training split: they are likely mistaken
+/// for each other.
 pub fn warn_if_lopsided(valid: u64, train: u64) {
     if valid > train {
         note(format!(
@@ -268,7 +279,8 @@ pub fn warn_if_lopsided(valid: u64, train: u64) {
     }
 }
 
-/// The shards of llama2.c's tinystories.py in a folder, in order, unless it has stories too.
+/// The shards of llama2.c's tinystories.py in a folder, in order. None if the folder has stories
+/// too: those come first.
 fn llama2c_shards(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let entries = dir.read_dir().with_context(|| format!("folder {}", dir.display()))?;
     let mut names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
@@ -285,19 +297,19 @@ fn llama2c_shards(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(shards)
 }
 
-/// The tokenizer that gave the ids of llama2.c's shards in `data/tok4096`: tokenizer.bin in the
-/// folder, or `data/tok4096.bin`, where its tokenizer.py writes it.
+/// The tokenizer that gave the ids of llama2.c's shards in, say, `data/tok4096`: tokenizer.bin in
+/// that folder, or `data/tok4096.bin`, where llama2.c's tokenizer.py writes it.
 fn own_of_llama2c(dir: &Path) -> anyhow::Result<Option<TokenizerFile>> {
     let dir = dir.canonicalize().with_context(|| dir.display().to_string())?;
-    let mut places = [dir.join("tokenizer.bin"), dir.with_extension("bin")].into_iter();
+    let mut places = [dir.join(TOKENIZER), dir.with_extension("bin")].into_iter();
     places.find(|path| path.exists()).map(|path| TokenizerFile::open(&path)).transpose()
 }
 
-/// tokenizer.bin beside the folder of llama2.c's shards, which may be Llama 2's: a folder `tok4096`
-/// wants 4,096 tokens.
+/// The tokenizer.bin beside the folder of llama2.c's shards. It may be Llama 2's and not that of
+/// the shards: the one for a folder `tok4096` must have 4,096 tokens.
 fn beside_llama2c(dir: &Path) -> anyhow::Result<TokenizerFile> {
     let dir = dir.canonicalize().with_context(|| dir.display().to_string())?;
-    let path = dir.with_file_name("tokenizer.bin");
+    let path = dir.with_file_name(TOKENIZER);
     ensure!(
         path.exists(),
         "there is no tokenizer.bin for the shards of llama2.c in {}: give theirs with --tokenizer; llama2.c's \
@@ -328,7 +340,10 @@ pub fn meta_path(dir: &Path) -> PathBuf {
     dir.join("meta.json")
 }
 
-/// The description of a folder of shards, if there is one.
+/// Reads the description of a folder of shards, if there is one.
+///
+/// # Errors
+/// The file cannot be read, or does not describe shards.
 pub fn read_meta(dir: &Path) -> anyhow::Result<Option<Meta>> {
     let path = meta_path(dir);
     let text = match std::fs::read(&path) {
@@ -341,12 +356,12 @@ pub fn read_meta(dir: &Path) -> anyhow::Result<Option<Meta>> {
     Ok(Some(meta))
 }
 
-/// SHA-256 in hexadecimal.
+/// SHA-256 of the bytes in hexadecimal.
 pub fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-/// Lower-case hexadecimal.
+/// The bytes in lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

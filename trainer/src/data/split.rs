@@ -1,5 +1,5 @@
-//! Which stories are for training and which for validation: what the names of the files say, else a
-//! share of the stories.
+//! Decides which stories are for training and which for validation: by the names of the files, else
+//! by holding out a share of the stories.
 
 use std::path::{Path, PathBuf};
 
@@ -12,49 +12,49 @@ use crate::data::corpus::{self, Counts, Each, Piece};
 use crate::data::separator::Separator;
 use crate::report::output::note;
 
-/// One story in this many is for validation, where neither --valid nor the corpus says which.
+/// One story in this many is held out, where neither --valid nor the names of files choose.
 const VALIDATION_SHARE: u64 = 20;
-/// With fewer stories than this, one in twenty would be a handful or none: then the last tenth of
+/// With fewer stories than this, one in twenty would be a handful or none. Then the last tenth of
 /// the text is held out.
 const FEW_STORIES: u64 = 200;
 
-/// Stories of a piece that go into a shard.
+/// The stories of a piece that go into a shard.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Selection {
     /// Every story.
     All,
-    /// One in twenty, chosen by the hash of its text, so that copies of a story stay together.
+    /// One story in twenty, chosen by the hash of its text: all copies of a story stay together.
     Validation,
-    /// Those that `Validation` leaves.
+    /// The stories that `Validation` leaves.
     Training,
-    /// The last tenth of the text, which may begin inside of a story.
+    /// The last tenth of the text. It may begin inside of a story.
     LastTenth,
-    /// What `LastTenth` leaves.
+    /// The text that `LastTenth` leaves.
     FirstNineTenths,
 }
 
-/// What one shard is made from.
+/// The plan of one shard.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Part {
-    /// In this order.
+    /// The pieces of the corpus that it is made from, in this order.
     pub pieces: Vec<Piece>,
-    /// Which of their stories.
+    /// The choice of stories in the pieces.
     pub stories: Selection,
 }
 
-/// The files of a corpus, by what they are for.
+/// The files of a corpus, by their purpose.
 #[derive(Default)]
 pub struct Files {
-    /// To train on.
+    /// Files to train on.
     pub train: Vec<Piece>,
     valid: Vec<Piece>,
     test: Vec<Piece>,
-    /// Folders that are not read.
+    /// Folders inside the corpus that are not read.
     skipped: Vec<PathBuf>,
 }
 
-/// What the name of a file says that it is for.
+/// The purpose of a file, by its name.
 #[derive(Clone, Copy, PartialEq)]
 enum Role {
     Train,
@@ -62,8 +62,8 @@ enum Role {
     Test,
 }
 
-/// The role that a file's or folder's name has as a word in it: `train.json`,
-/// `stories-valid_2.txt`, `Test`.
+/// The role that a file's or folder's name states in one of its words, as `train.json`,
+/// `stories-valid_2.txt` and `Test` do.
 fn role(name: &Path) -> Option<Role> {
     let name = name.file_name()?.to_string_lossy().to_lowercase();
     let words: Vec<&str> = name.split(|c: char| !c.is_alphabetic()).collect();
@@ -77,12 +77,12 @@ fn role(name: &Path) -> Option<Role> {
 }
 
 impl Files {
-    /// The files that the paths name. A file's own name counts for more than that of its folder;
-    /// names above the paths that are given say nothing. `valid` names the files to validate on,
-    /// unless it is empty.
+    /// Finds the files of a corpus. A file's own name takes precedence over that of its folder;
+    /// folders above the given paths do not count. `valid` names the files to validate on, unless
+    /// it is empty.
     ///
     /// # Errors
-    /// As [`corpus::files`], and names that leave nothing to train on.
+    /// As [`corpus::files`], and if the names leave nothing to train on.
     pub fn find(paths: &[PathBuf], valid: &[PathBuf]) -> anyhow::Result<Files> {
         let found = corpus::files(paths, |folder| role(folder).is_some())?;
         let mut files = Files { skipped: found.skipped, ..Files::default() };
@@ -99,7 +99,7 @@ impl Files {
                 "corpus {}: by their names all files are for validation or for tests: name the file to train on itself",
                 corpus::list(paths)
             );
-            // A name on its own says nothing: someone trains on a file that is called test.txt.
+            // If all files have the same role, names do not matter: a corpus may be one test.txt.
             files.train.append(&mut files.valid);
             files.train.append(&mut files.test);
         }
@@ -117,19 +117,19 @@ impl Files {
     }
 }
 
-/// What goes into which shard.
+/// The plan of all shards of a corpus.
 pub struct Plan {
-    /// The first is the validation split.
+    /// The plans of the shards. The first one is the validation split.
     pub shards: Vec<Part>,
-    /// How the corpus was split, for the person at the screen.
+    /// A sentence on how the corpus was split, for the person at the screen.
     pub chosen: String,
 }
 
 /// Splits a corpus into shards of at most `most` bytes of text. `valid` names stories to validate
-/// on, if anything.
+/// on; it may be empty.
 ///
 /// # Errors
-/// A corpus that cannot be read, has no story, or the same one again and again.
+/// The corpus cannot be read, has no story, or has one story again and again.
 pub fn plan(corpus: &[PathBuf], valid: &[PathBuf], separator: &Separator, most: u64) -> anyhow::Result<Plan> {
     let mut files = Files::find(corpus, valid)?;
     let mut stories = Selection::All;
@@ -193,7 +193,7 @@ fn without(pieces: &[Piece], left_out: &[Piece]) -> anyhow::Result<Vec<Piece>> {
     Ok(others)
 }
 
-/// Up to three names, or how many there are.
+/// Names up to three files; of more, the first and their number.
 fn names(pieces: &[Piece]) -> String {
     match pieces.len() {
         0..=3 => corpus::list(&pieces.iter().map(|piece| piece.path.clone()).collect::<Vec<_>>()),
@@ -201,10 +201,10 @@ fn names(pieces: &[Piece]) -> String {
     }
 }
 
-/// Number of stories, as far as [`FEW_STORIES`].
+/// Counts stories, up to [`FEW_STORIES`].
 ///
 /// # Errors
-/// No story, and copies of one story: then something else is the story.
+/// There is no story, or all are copies of one: then the wrong field was read as the story.
 fn scout(pieces: &[Piece], separator: &Separator) -> anyhow::Result<u64> {
     let (mut first, mut n, mut copies) = (String::new(), 0, 0);
     let mut read = Counts::default();
@@ -236,7 +236,7 @@ fn scout(pieces: &[Piece], separator: &Separator) -> anyhow::Result<u64> {
     Ok(n)
 }
 
-/// Pieces in groups of at most `most` bytes, at least one in each.
+/// Groups pieces up to `most` bytes each. A group has at least one piece.
 fn group(pieces: Vec<Piece>, most: u64) -> Vec<Vec<Piece>> {
     let mut groups: Vec<Vec<Piece>> = Vec::new();
     let mut bytes = 0;
@@ -253,7 +253,7 @@ fn group(pieces: Vec<Piece>, most: u64) -> Vec<Vec<Piece>> {
     groups
 }
 
-/// Equal pieces of at most `most` bytes of a plain text; a JSON file as it is.
+/// Divides a plain text into equal pieces of at most `most` bytes. A JSON file stays whole.
 fn divide(piece: Piece, most: u64) -> Vec<Piece> {
     let n = if piece.is_text() { piece.bytes().div_ceil(most).max(1) } else { 1 };
     let at = |i| piece.start + (u128::from(piece.bytes()) * u128::from(i) / u128::from(n)) as u64;
@@ -261,8 +261,11 @@ fn divide(piece: Piece, most: u64) -> Vec<Piece> {
 }
 
 impl Selection {
-    /// Hands over the stories of a piece that are selected. What is skipped counts once, on the
-    /// side of the training.
+    /// Hands over the selected stories of a piece. Where both splits read a piece, its skipped
+    /// stories count for the training split alone.
+    ///
+    /// # Errors
+    /// As [`Piece::read`].
     pub fn read(
         self,
         piece: &Piece,
@@ -290,7 +293,7 @@ impl Selection {
                 piece.read(separator, progress, &mut |story| {
                     let (first, last) = cut(story, left);
                     left = left.saturating_sub(story.len());
-                    // The story that is cut counts once too.
+                    // The story that is cut counts for the training split alone.
                     continued += u64::from(self == Selection::LastTenth && !first.is_empty() && !last.is_empty());
                     let part = if self == Selection::LastTenth { last } else { first };
                     if part.is_empty() { Ok(()) } else { each(part) }
@@ -302,12 +305,13 @@ impl Selection {
     }
 }
 
+/// Whether `Selection::Validation` selects the story.
 fn is_held_out(story: &str) -> bool {
     let hash: [u8; 32] = Sha256::digest(story).into();
     u64::from_le_bytes(std::array::from_fn(|i| hash[i])).is_multiple_of(VALIDATION_SHARE)
 }
 
-/// The first `n` bytes of a story, up to the end of the word there, and what follows.
+/// Cuts a story behind its first `n` bytes, at the end of the word there.
 fn cut(story: &str, n: usize) -> (&str, &str) {
     if n == 0 || n >= story.len() {
         return if n == 0 { ("", story) } else { (story, "") };

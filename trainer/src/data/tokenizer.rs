@@ -1,19 +1,20 @@
-//! A tokenizer.bin with its index, and whether two of them mean the same by their ids.
+//! A tokenizer.bin and its path, and whether two of them give the same meaning to each id.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
-use infer_core::{EOS, IndexEntry, Tokenizer, build_index, count_entries};
+use infer_core::{BOS, EOS, OwnedTokenizer, count_entries};
 
-/// The contents of a tokenizer.bin.
+use crate::io::files::TOKENIZER;
+
+/// A tokenizer.bin that was read and checked.
 #[derive(Clone)]
 pub struct TokenizerFile {
-    /// Where it was read.
+    /// The path that it was read from.
     pub path: PathBuf,
-    /// Contents of the file.
-    pub bytes: Vec<u8>,
-    index: Vec<IndexEntry>,
+    /// Its contents.
+    pub tokenizer: OwnedTokenizer<Vec<u8>>,
 }
 
 impl TokenizerFile {
@@ -34,16 +35,18 @@ impl TokenizerFile {
         let in_file = || format!("tokenizer {} is no tokenizer.bin of llama2.c, or damaged", path.display());
         let n = count_entries(&bytes).with_context(in_file)?;
         ensure!(n > EOS as usize, "tokenizer {} has {n} tokens: BOS and EOS are missing", path.display());
-        let mut index = vec![IndexEntry::EMPTY; n];
-        build_index(&bytes, n, &mut index).with_context(in_file)?;
-        Ok(TokenizerFile { path: path.to_path_buf(), bytes, index })
+        let tokenizer = OwnedTokenizer::new(bytes, n).with_context(in_file)?;
+        Ok(TokenizerFile { path: path.to_path_buf(), tokenizer })
     }
 
-    /// The tokenizer that a model of `vocab_size` tokens was trained with: tokenizer.bin beside it,
-    /// unless that has another number of tokens, as in a folder of several models; then the given
-    /// one.
+    /// The tokenizer that a model of `vocab_size` tokens was trained with: tokenizer.bin beside the
+    /// model. If that file has another number of tokens, as in a folder of several models, it is
+    /// the given one.
+    ///
+    /// # Errors
+    /// Neither has `vocab_size` tokens, or the file is damaged and none is given.
     pub fn of_model(model: &Path, vocab_size: usize, given: Option<&TokenizerFile>) -> anyhow::Result<TokenizerFile> {
-        let beside = model.with_file_name("tokenizer.bin");
+        let beside = model.with_file_name(TOKENIZER);
         let beside = beside.exists().then(|| TokenizerFile::open(&beside));
         let found = match (beside, given) {
             (Some(Ok(file)), _) if file.vocab_size() == vocab_size => Some(file),
@@ -67,20 +70,29 @@ impl TokenizerFile {
         }
     }
 
-    /// The tokenizer itself.
-    pub fn tokenizer(&self) -> Tokenizer<'_> {
-        Tokenizer::with_index(&self.bytes, &self.index)
+    /// Contents of the file.
+    pub fn bytes(&self) -> &[u8] {
+        self.tokenizer.bytes()
     }
 
     /// Number of tokens.
     pub fn vocab_size(&self) -> usize {
-        self.index.len()
+        self.tokenizer.get().vocab_size()
     }
 
-    /// Whether every id has the same piece in both. Scores may differ: they only say how a text is
-    /// cut into pieces.
+    /// Bytes of text that each token stands for. BOS stands for none.
+    ///
+    /// # Errors
+    /// As [`OwnedTokenizer::decode`].
+    pub fn token_lengths(&self) -> anyhow::Result<Vec<usize>> {
+        let length = |token| Ok(if token == BOS { 0 } else { self.tokenizer.decode(0, token)?.len() });
+        (0..self.vocab_size() as u32).map(length).collect()
+    }
+
+    /// Whether every id has the same piece in both. Scores may differ: they only decide how a text
+    /// is cut into pieces.
     pub fn means_the_same(&self, other: &TokenizerFile) -> bool {
-        let (ours, theirs) = (self.tokenizer(), other.tokenizer());
+        let (ours, theirs) = (self.tokenizer.get(), other.tokenizer.get());
         self.vocab_size() == other.vocab_size()
             && (0..self.vocab_size() as u32).all(|token| ours.piece(token) == theirs.piece(token))
     }

@@ -1,5 +1,5 @@
-//! A vocabulary for a corpus: byte-pair encoding with byte fallback, laid out and written as
-//! llama2.c does it.
+//! Learns a vocabulary from a corpus: byte-pair encoding with byte fallback, laid out and written
+//! as llama2.c does it.
 //!
 //! Pieces are learned as SentencePiece learns them with llama2.c's settings: text is not
 //! normalised; a space belongs to the word after it; no piece mixes letters with digits,
@@ -24,35 +24,38 @@ use crate::data::corpus::{self, Counts, Piece};
 use crate::data::separator::Separator;
 use crate::data::shards::{read_meta, sha256};
 use crate::data::split::Files;
-use crate::io::files::write_whole;
+use crate::io::files::{TOKENIZER, TOKENIZER_JSON, write_whole};
 
-/// Most characters of a piece, and where the training cuts words that are longer than any piece
-/// could need.
+/// Most characters of a piece.
 const MAX_PIECE: usize = 16;
+/// Most characters of a word: the training cuts longer ones.
 const MAX_WORD: usize = 4 * MAX_PIECE;
-/// Unless told otherwise: the rarest characters of English stories cost less as bytes than as
-/// tokens.
+/// Default share of the text whose characters get a token. The rarest characters of English stories
+/// cost less as bytes than as tokens.
 pub const COVERAGE: f64 = 0.9999;
-/// Text to learn from, unless told otherwise.
+/// Default limit of the text to learn from, in MB.
 pub const MAX_MB: u64 = 1024;
 /// Names of ids 0 to 2 in tokenizer.json.
 const SPECIAL: [&str; 3] = ["<unk>", "<s>", "</s>"];
-/// Ids before the text: the special tokens and the bytes.
+/// Number of ids before the learned pieces: the special tokens and the bytes.
 const FIRST_TEXT: usize = SPECIAL.len() + 256;
 
-/// Number of tokens, unless told otherwise.
+/// Default number of tokens.
 pub const SIZE: usize = 512;
 
 /// The words of a corpus, each with the space before it, and how often they occur.
 pub struct Words {
     /// How often each word occurs.
     pub counts: HashMap<String, u64>,
-    /// What they were read from.
+    /// The stories that the words were read from.
     pub read: Counts,
 }
 
 impl Words {
-    /// Reads the files to train on, which are those that are not in `valid`, up to `max_mb` MB.
+    /// Counts the words of the files to train on, those outside of `valid`, up to `max_mb` MB.
+    ///
+    /// # Errors
+    /// The corpus cannot be read, or has no stories.
     pub fn count(corpus: &[PathBuf], valid: &[PathBuf], separator: &Separator, max_mb: u64) -> anyhow::Result<Words> {
         let pieces = first_bytes(Files::find(corpus, valid)?.train, max_mb.saturating_mul(1 << 20));
         let progress = corpus::progress(pieces.iter().map(Piece::bytes).sum());
@@ -73,8 +76,8 @@ impl Words {
     }
 }
 
-/// As many of the pieces as make up `bytes` bytes: at least one, and a plain text cut to what is
-/// left.
+/// The first pieces, up to `bytes` bytes together. A plain text is cut there; a JSON file is taken
+/// whole.
 fn first_bytes(pieces: Vec<Piece>, bytes: u64) -> Vec<Piece> {
     let mut left = bytes;
     let mut first = Vec::new();
@@ -91,7 +94,7 @@ fn first_bytes(pieces: Vec<Piece>, bytes: u64) -> Vec<Piece> {
     first
 }
 
-/// Cuts a story where no piece may reach across.
+/// Cuts a story into words: no piece of the vocabulary reaches across a cut.
 fn for_each_word(story: &str, mut each: impl FnMut(&str)) {
     let (mut word, mut chars) = (String::from(" "), 1);
     let mut last = Class::Space;
@@ -115,6 +118,8 @@ fn for_each_word(story: &str, mut each: impl FnMut(&str)) {
     each(&word);
 }
 
+/// The class of a character. Characters of different classes do not share a piece, but a space
+/// belongs to the word after it.
 #[derive(Clone, Copy, PartialEq)]
 enum Class {
     Space,
@@ -128,7 +133,7 @@ impl Class {
             ' ' => Class::Space,
             c if c.is_numeric() => Class::Digit,
             c => match c.script() {
-                Script::Inherited => last, // a mark on the character before it
+                Script::Inherited => last, // such as an accent on the character before
                 Script::Hiragana | Script::Katakana => Class::Script(Script::Han),
                 script => Class::Script(script),
             },
@@ -136,20 +141,21 @@ impl Class {
     }
 }
 
-/// A learned vocabulary: the text of ids 259 and up.
+/// A learned vocabulary.
 pub struct Vocabulary {
-    /// Merged pieces in the order in which they were learned, then characters, the most frequent
-    /// first.
+    /// The pieces from id 259 on: merged pieces in the order in which they were learned, then
+    /// characters, the most frequent first.
     text: Vec<String>,
+    /// Number of merged pieces.
     merged: usize,
 }
 
 impl Vocabulary {
-    /// Learns from words and their counts. The same words give the same vocabulary. Without a size
-    /// it has [`SIZE`] tokens, or as near to it as the text allows.
+    /// Learns a vocabulary from words and their counts. The same words give the same vocabulary.
+    /// Without `size` it has [`SIZE`] tokens, or as near to it as the text allows.
     ///
     /// # Errors
-    /// A size that is too small for the characters, or too large for the text.
+    /// `size` is too small for the characters or too large for the text.
     pub fn train(words: &HashMap<String, u64>, size: Option<usize>, coverage: f64) -> anyhow::Result<Vocabulary> {
         let characters = characters(words, coverage);
         let least = FIRST_TEXT + characters.len();
@@ -159,7 +165,7 @@ impl Vocabulary {
             "--vocab-size {vocab_size}: give at least {least} ({FIRST_TEXT} special and byte tokens, {} characters)",
             characters.len()
         );
-        // What is not in the alphabet becomes bytes, which take no part in merges.
+        // Other characters become bytes, which take no part in merges.
         let alphabet = characters.iter().copied().collect();
         let mut known: HashMap<&str, u64> = HashMap::new();
         for (word, n) in words {
@@ -194,15 +200,15 @@ impl Vocabulary {
         FIRST_TEXT + self.text.len()
     }
 
-    /// In words.
+    /// Describes the vocabulary in words.
     pub fn describe(&self) -> String {
         format!("{} tokens, {} of them characters", self.size(), self.text.len() - self.merged)
     }
 
-    /// Refuses a folder with the vocabulary of finished shards, or of a model.
+    /// Checks that the vocabulary may be written into a folder.
     ///
     /// # Errors
-    /// Names what would lose its vocabulary.
+    /// The folder has the vocabulary of finished shards or of a model, which would be lost.
     pub fn check_folder(&self, folder: &Path) -> anyhow::Result<()> {
         if let Some(meta) = read_meta(folder)? {
             ensure!(
@@ -211,7 +217,7 @@ impl Vocabulary {
                 folder.display()
             );
         }
-        let (there, ours) = (folder.join("tokenizer.bin"), folder.join("tokenizer.json"));
+        let (there, ours) = (folder.join(TOKENIZER), folder.join(TOKENIZER_JSON));
         ensure!(
             ours.exists() || !there.exists() || std::fs::read(&there)? == self.tokenizer_bin(),
             "{} is not from train-vocab, and may belong to a model beside it: give another --out",
@@ -221,10 +227,13 @@ impl Vocabulary {
     }
 
     /// Writes `tokenizer.bin` and `tokenizer.json` into a folder.
+    ///
+    /// # Errors
+    /// A file cannot be written.
     pub fn write(&self, folder: &Path) -> anyhow::Result<()> {
         let json = self.tokenizer_json().map_err(|e| anyhow!("tokenizer.json: {e}"))?;
-        write_whole(&folder.join("tokenizer.json"), |out| Ok(out.write_all(json.as_bytes())?))?;
-        write_whole(&folder.join("tokenizer.bin"), |out| Ok(out.write_all(&self.tokenizer_bin())?))
+        write_whole(&folder.join(TOKENIZER_JSON), |out| Ok(out.write_all(json.as_bytes())?))?;
+        write_whole(&folder.join(TOKENIZER), |out| Ok(out.write_all(&self.tokenizer_bin())?))
     }
 
     /// The file of llama2.c: docs/FORMAT.md.
@@ -243,13 +252,13 @@ impl Vocabulary {
         [&longest.to_le_bytes()[..], &file].concat()
     }
 
-    /// The same vocabulary for the `tokenizers` library and all that use it.
+    /// The contents of tokenizer.json, the same vocabulary for the `tokenizers` library.
     fn tokenizer_json(&self) -> tokenizers::Result<String> {
         let marked: Vec<String> = self.text.iter().map(|piece| piece.replace(' ', "\u{2581}")).collect();
         let ids = SPECIAL.map(String::from).into_iter().chain(byte_pieces()).chain(marked.iter().cloned());
         let vocab: tokenizers::models::bpe::Vocab = ids.zip(0..).collect();
-        // llama2.c merges any pair whose concatenation is a piece: each piece is listed with every
-        // split into two.
+        // llama2.c merges any two pieces that together are a piece: all splits of each piece into
+        // two pieces are listed.
         let is_piece = |text: &str| vocab.get(text).is_some_and(|&id| id as usize >= FIRST_TEXT);
         let mut merges = Vec::new();
         for piece in &marked[..self.merged] {
@@ -287,8 +296,8 @@ impl Vocabulary {
     }
 }
 
-/// The fewest characters that make up this share of the text, the most frequent first. No control
-/// characters.
+/// The fewest characters that make up this share of the text, the most frequent first. Control
+/// characters are left out.
 fn characters(words: &HashMap<String, u64>, coverage: f64) -> Vec<char> {
     let mut counts: HashMap<char, u64> = HashMap::new();
     for (word, n) in words {

@@ -1,22 +1,25 @@
 //! Checkpoints: a folder per step with everything that a run needs to go on bit for bit.
 //!
 //! ```text
-//! out_dir/checkpoints/step-00000100/        tensors.safetensors (weights and moments), run.postcard, tokenizer.bin
-//! out_dir/checkpoints/damaged-step-…/       one that a resumed run passed over
+//! out_dir/checkpoints/step-00000100/     one step:
+//!     tensors.safetensors                weights and moments
+//!     run.postcard                       state of the run, and checksums
+//!     tokenizer.bin
+//! out_dir/checkpoints/damaged-step-…/    a step that a resumed run passed over
 //! ```
 //!
-//! A folder is written under a temporary name, brought to the disk and renamed: a process that is
+//! A folder is written under a temporary name, synced to the disk and renamed: a process that is
 //! killed at any instant leaves the new checkpoint whole or not at all. The last step is the one
-//! with the highest number. The best one is the first that has the lowest loss of the last.
-//! run.postcard ends with checksums, so that no damaged file is taken for a whole one.
+//! with the highest number. The last step knows the lowest loss so far; the best step is the first
+//! one that has it. The checksums show damage in any of the three files.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use crc32c::crc32c;
+use infer_core::Config;
 use infer_core::format::TensorName;
-use infer_core::{Config, WeightType};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
@@ -31,7 +34,7 @@ pub const RUN: &str = "run.postcard";
 const UNCHECKED: u32 = 2;
 const FORMAT: u32 = 3;
 
-/// State of a run besides its tensors.
+/// The state of a run, except its tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Run {
     format: u32,
@@ -40,20 +43,20 @@ pub struct Run {
     shared_classifier: bool,
     /// Steps done.
     pub iter: u64,
-    /// Sequences seen: the next one has this number in the order of the data.
+    /// Sequences seen so far: also the number of the next one in the order of the data.
     pub sequences: u64,
-    /// Time spent in steps, in seconds, over all sessions.
+    /// Seconds spent in steps, over all sessions.
     pub seconds: f64,
     /// Lowest validation loss so far, in nats per token.
     pub best_loss: f64,
-    /// Step of the last evaluation. A run that was interrupted has one to catch up with.
+    /// The step of the last evaluation. An interrupted run evaluates its last step when it goes on.
     pub evaluated: Option<u64>,
-    /// What the order of the data depends on.
+    /// The settings that the order of the data depends on.
     pub order: Order,
 }
 
-/// What the order of the data depends on: if a run resumes with another one, it is not the run that
-/// it was.
+/// The settings that the order of the data depends on. A run that resumes with other values sees
+/// other data than it would have seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Order {
     /// Seed of the shuffling.
@@ -69,7 +72,7 @@ pub struct Order {
 }
 
 impl Order {
-    /// What is different now, in words.
+    /// The differences between this order and the one of `now`, in words.
     pub fn changes(&self, now: &Order) -> String {
         let number = |n: usize| n as u64;
         let values = [
@@ -108,9 +111,8 @@ impl Run {
     /// Shape of the model.
     pub fn config(&self) -> Config {
         let [dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len] = self.shape;
-        let shared_classifier = self.shared_classifier;
-        let weights = WeightType::F32;
-        Config { dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len, shared_classifier, weights }
+        let config = Config::new(dim, hidden_dim, n_layers, n_heads, vocab_size, seq_len).with_kv_heads(n_kv_heads);
+        if self.shared_classifier { config } else { config.with_own_classifier() }
     }
 }
 
@@ -124,7 +126,7 @@ pub struct Tensor {
     pub data: Vec<f32>,
 }
 
-/// CRC-32C of the large files of a checkpoint. A checkpoint of an older trainer has none.
+/// CRC-32C of the large files of a checkpoint. Checkpoints of older trainers have no checksums.
 #[derive(Clone, Copy)]
 struct Checksums {
     tensors: u32,
@@ -138,7 +140,8 @@ impl Checksums {
     }
 }
 
-/// run.postcard: the run, the checksums, and the checksum of what is before it, little endian.
+/// The bytes of run.postcard: the run, the checksums of the other files, and the checksum of all
+/// bytes before it, little endian.
 fn encode_run(run: &Run, checksums: Checksums) -> anyhow::Result<Vec<u8>> {
     let mut bytes = postcard::to_stdvec(run)?;
     bytes.extend(checksums.tensors.to_le_bytes());
@@ -165,7 +168,7 @@ fn decode_run(bytes: &[u8]) -> anyhow::Result<(Run, Option<Checksums>)> {
     Ok((Run { format: FORMAT, ..run }, checksums))
 }
 
-/// The bytes before the last four, and these as a number.
+/// Splits off the last four bytes and reads them as a number.
 fn take_u32(bytes: &[u8]) -> anyhow::Result<(&[u8], u32)> {
     let (rest, last) = bytes.split_last_chunk().context("it is cut short")?;
     Ok((rest, u32::from_le_bytes(*last)))
@@ -226,7 +229,10 @@ impl Checkpoint {
         path.join(RUN).is_file()
     }
 
-    /// Takes the data of a tensor.
+    /// Takes the data of a tensor out of the checkpoint.
+    ///
+    /// # Errors
+    /// The checkpoint has no such tensor, or one of another shape.
     pub fn take(&mut self, name: &str, shape: &[usize]) -> anyhow::Result<Vec<f32>> {
         let path = self.path.join(TENSORS);
         let Some(i) = self.tensors.iter().position(|tensor| tensor.name == name) else {
@@ -255,7 +261,7 @@ fn damaged(path: &Path) -> String {
 /// The checkpoints of a run.
 pub struct Checkpoints {
     folder: PathBuf,
-    /// The oldest first.
+    /// The steps, the oldest first.
     steps: Vec<Step>,
     keep_all: bool,
 }
@@ -263,12 +269,12 @@ pub struct Checkpoints {
 struct Step {
     iter: u64,
     path: PathBuf,
-    /// Lowest validation loss up to this step; nothing if run.postcard cannot be read.
+    /// Lowest validation loss up to this step; `None` if run.postcard cannot be read.
     best_loss: Option<f64>,
 }
 
 impl Step {
-    /// A folder of this name, if it is one of a step.
+    /// The step in this folder, if the folder is named as a step.
     fn find(path: PathBuf) -> Option<Step> {
         let name = path.file_name()?.to_str()?;
         let iter = name.strip_prefix("step-")?.parse().ok().filter(|&iter| step_name(iter) == name)?;
@@ -282,7 +288,10 @@ fn step_name(iter: u64) -> String {
 }
 
 impl Checkpoints {
-    /// Looks at the checkpoints in `out_dir`, without changing anything.
+    /// Lists the checkpoints in `out_dir` and changes nothing.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
     pub fn open(out_dir: &Path) -> anyhow::Result<Checkpoints> {
         let folder = out_dir.join("checkpoints");
         let entries = match std::fs::read_dir(&folder) {
@@ -296,9 +305,12 @@ impl Checkpoints {
         Ok(Checkpoints { folder, steps, keep_all: true })
     }
 
-    /// Makes the folder ready for a run that goes on from step `iter`: removes what a killed
-    /// process left unfinished, and gives later steps, which were passed over as damaged, another
-    /// name. `keep_all` keeps every step, else only best and last.
+    /// Prepares the folder for a run that goes on from step `iter`: removes the unfinished files of
+    /// a killed process, and renames later steps, which were passed over as damaged. `keep_all`
+    /// keeps every step, else only the best and the last stay.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
     pub fn begin(&mut self, iter: u64, keep_all: bool) -> anyhow::Result<()> {
         self.keep_all = keep_all;
         let mut attempt = || {
@@ -324,16 +336,22 @@ impl Checkpoints {
     }
 
     /// Reads the last checkpoint that is whole.
+    ///
+    /// # Errors
+    /// There are checkpoints, and all are damaged.
     pub fn read_last(&self) -> anyhow::Result<Option<Checkpoint>> {
         self.read_first(self.steps.iter().rev())
     }
 
     /// Reads the best checkpoint, or the last one that is whole.
+    ///
+    /// # Errors
+    /// There are checkpoints, and all are damaged.
     pub fn read_best(&self) -> anyhow::Result<Option<Checkpoint>> {
         self.read_first(self.best().into_iter().chain(self.steps.iter().rev()))
     }
 
-    /// Reads the first that is whole, and says why it is not the one before.
+    /// Reads the first step that is whole, and says what is wrong with the step that it replaces.
     fn read_first<'a>(&self, steps: impl Iterator<Item = &'a Step>) -> anyhow::Result<Option<Checkpoint>> {
         let mut damage = None;
         for step in steps {
@@ -352,13 +370,16 @@ impl Checkpoints {
         }
     }
 
-    /// Writes a checkpoint as the last one, then removes the ones before.
+    /// Writes a checkpoint as the last one, then removes the older ones that need not stay.
+    ///
+    /// # Errors
+    /// Names the checkpoint that could not be written, and the one before it.
     pub fn save(&mut self, run: &Run, tensors: &[Tensor], tokenizer: &[u8]) -> anyhow::Result<()> {
         let path = self.folder.join(step_name(run.iter));
         let best_loss = Some(run.best_loss);
         match self.steps.last_mut().filter(|step| step.iter == run.iter) {
             Some(step) => {
-                // Saved when it was interrupted; the evaluation has come since.
+                // An interrupt saved this step; now its evaluation is known too.
                 step.best_loss = best_loss;
                 let checksums = read_run(&path)?.1.map_or_else(|| Checksums::of(&path), Ok)?;
                 write_whole(&path.join(RUN), |out| Ok(out.write_all(&encode_run(run, checksums)?)?))?;
@@ -377,7 +398,7 @@ impl Checkpoints {
     fn write(&self, path: &Path, run: &Run, tensors: &[Tensor], tokenizer: &[u8]) -> anyhow::Result<()> {
         let mut builder = tempfile::Builder::new();
         builder.prefix(UNFINISHED);
-        #[cfg(unix)] // as any new folder, not only for its owner
+        #[cfg(unix)] // open to all, as other new folders; tempfile makes them private
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755));
         let temporary = builder.tempdir_in(&self.folder)?;
         let views = tensors.iter().map(|tensor| {
@@ -393,11 +414,12 @@ impl Checkpoints {
         }
         sync_folder(temporary.path())?;
         std::fs::rename(temporary.path(), path)?;
-        let _ = temporary.keep(); // it has another name now
+        let _ = temporary.keep(); // nothing to delete: the folder has been renamed
         Ok(sync_folder(&self.folder)?)
     }
 
-    /// A step that cannot be read stays: it may be all that is left of something.
+    /// Removes all steps but the best and the last. A step whose run.postcard cannot be read stays,
+    /// since its weights may still be wanted.
     fn remove_old(&mut self) -> std::io::Result<()> {
         if self.keep_all {
             return Ok(());
@@ -405,7 +427,8 @@ impl Checkpoints {
         let kept = [self.best().map(|step| step.iter), self.steps.last().map(|step| step.iter)];
         let old = |step: &mut Step| step.best_loss.is_some() && !kept.contains(&Some(step.iter));
         for step in self.steps.extract_if(.., old) {
-            // A process that is killed here leaves nothing that looks like a step.
+            // The new name is not that of a step: a process that is killed here leaves no half
+            // step.
             let doomed = free_name(&self.folder, &format!("{UNFINISHED}{}", step_name(step.iter)));
             std::fs::rename(&step.path, &doomed)?;
             remove(&doomed)?;
@@ -414,7 +437,7 @@ impl Checkpoints {
     }
 }
 
-/// A path in the folder that nothing has yet: with this name, or with a number behind it.
+/// A path in the folder that does not exist yet: with this name, or with a number behind it.
 fn free_name(folder: &Path, name: &str) -> PathBuf {
     let numbered = (2u64..).map(|i| folder.join(format!("{name}-{i}")));
     let mut paths = std::iter::once(folder.join(name)).chain(numbered);

@@ -1,27 +1,28 @@
-//! Where a model file goes, and what it must not replace.
+//! Writes a model file and its tokenizer, and replaces nothing that belongs to another model.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
-use infer_core::Config;
+use infer_core::{Config, OwnedTokenizer};
 
 use crate::io::files::{CURVE, METRICS, SETTINGS, TOKENIZER, folder_of, open_model, remove_unfinished, write_whole};
-use crate::io::inference::tokenizer_index;
 use crate::io::weights::{FileVersion, Weights};
 
-/// Where a model goes, and in which version.
+/// The place and the version of a model file.
 pub struct Target<'a> {
     /// The model file.
     pub path: PathBuf,
     /// Its version.
     pub version: FileVersion,
-    /// What to do if the model cannot go there.
+    /// Advice for the case that the model cannot go there, for the error message.
     pub way: &'a str,
 }
 
 impl Target<'_> {
-    /// Refuses a place that cannot be written, or holds an input, and a model that the version
-    /// cannot hold.
+    /// Checks the place before a training begins.
+    ///
+    /// # Errors
+    /// The place cannot be written or holds an input, or the version cannot hold the model.
     pub fn check(&self, config: &Config, inputs: &[&Path]) -> anyhow::Result<()> {
         let Target { path, way, .. } = self;
         if self.version == FileVersion::V2 {
@@ -45,7 +46,7 @@ impl Target<'_> {
             let is_there = |input: &&Path| input.canonicalize().is_ok_and(|input| input == there);
             ensure!(!inputs.iter().any(is_there), "{name} is read here, and would be overwritten: {way}");
         }
-        // An empty file may be there to keep the name.
+        // An empty file holds nothing; mktemp makes one, for example.
         let is_free = |there: std::fs::Metadata| there.is_file() && (there.len() == 0 || open_model(path).is_ok());
         ensure!(path.metadata().ok().is_none_or(is_free), "{name} is no model file, and would be overwritten: {way}");
         let folder = folder_of(path);
@@ -54,10 +55,13 @@ impl Target<'_> {
         Ok(())
     }
 
-    /// Refuses a tokenizer that is not whole, and one that would replace another: the models beside
-    /// that one would tell gibberish. Returns whether it is there already.
+    /// Checks the tokenizer that goes beside the model. Returns whether it is there already.
+    ///
+    /// # Errors
+    /// The tokenizer is not whole, or another one is in its place: models beside that one would
+    /// tell gibberish with this one.
     pub fn check_tokenizer(&self, config: &Config, tokenizer: &[u8]) -> anyhow::Result<bool> {
-        tokenizer_index(tokenizer, config.vocab_size).context("the tokenizer of this run")?;
+        OwnedTokenizer::new(tokenizer, config.vocab_size).context("the tokenizer of this run")?;
         let path = self.path.with_file_name(TOKENIZER);
         match std::fs::read(&path) {
             Ok(there) => ensure!(
@@ -74,12 +78,16 @@ impl Target<'_> {
     }
 
     /// Writes the model file, with its tokenizer beside it.
+    ///
+    /// # Errors
+    /// As [`check_tokenizer`](Self::check_tokenizer), a weight that is not finite, and files that
+    /// cannot be written.
     pub fn write(&self, weights: &Weights, tokenizer: &[u8]) -> anyhow::Result<()> {
         let bytes = weights.to_file(self.version)?;
         if !self.check_tokenizer(&weights.config, tokenizer)? {
             write_whole(&self.path.with_file_name(TOKENIZER), |out| Ok(out.write_all(tokenizer)?))?;
         }
-        _ = remove_unfinished(folder_of(&self.path)); // what others have left there may not be ours to remove
+        _ = remove_unfinished(folder_of(&self.path)); // may fail: other users' leftovers stay
         write_whole(&self.path, |out| Ok(out.write_all(&bytes)?))
     }
 }

@@ -1,5 +1,5 @@
-//! Files that are there whole or not at all, whatever happens while they are written, and folders
-//! with one writer.
+//! Writes files whole or not at all, whatever happens meanwhile, and gives a folder one writer at a
+//! time. Names of the files of a run.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, BufWriter, Write};
@@ -12,6 +12,8 @@ use crate::report::output::note;
 
 /// The tokenizer of a checkpoint, of shards, and of a model beside it.
 pub const TOKENIZER: &str = "tokenizer.bin";
+/// The same vocabulary for the `tokenizers` library, where train-vocab has made it.
+pub const TOKENIZER_JSON: &str = "tokenizer.json";
 /// The settings of a run, in its out_dir.
 pub const SETTINGS: &str = "settings.toml";
 /// Every line of a run's log as JSON, in its out_dir.
@@ -19,18 +21,20 @@ pub const METRICS: &str = "metrics.jsonl";
 /// The loss curve of a run, in its out_dir.
 pub const CURVE: &str = "loss.svg";
 
-/// Writes a file under a temporary name beside it, makes sure that it is on the disk, and renames
-/// it.
+/// Writes a file under a temporary name in the same folder, syncs it to the disk and renames it.
+///
+/// # Errors
+/// Names the file that could not be written; a file of this name that was there before stays.
 pub fn write_whole(path: &Path, write: impl FnOnce(&mut dyn Write) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let attempt = || -> anyhow::Result<()> {
         let folder = folder_of(path);
         std::fs::create_dir_all(folder)?;
         let mut builder = tempfile::Builder::new();
         builder.prefix(UNFINISHED);
-        #[cfg(unix)] // as any new file, not only for its owner
+        #[cfg(unix)] // readable for all, as other new files; tempfile makes them private
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
         let mut temporary = builder.tempfile_in(folder)?;
-        _ = temporary.as_file().lock(); // tells `remove_unfinished` that it is in use
+        _ = temporary.as_file().lock(); // the lock tells `remove_unfinished` that the file is in use
         let mut out = BufWriter::new(temporary.as_file_mut());
         write(&mut out)?;
         out.flush()?;
@@ -42,26 +46,36 @@ pub fn write_whole(path: &Path, write: impl FnOnce(&mut dyn Write) -> anyhow::Re
     attempt().with_context(|| format!("writing {}", path.display()))
 }
 
-/// Maps token shards.
+/// Maps a file of numbers, such as a token shard.
+///
+/// # Errors
+/// The file cannot be opened or mapped.
 #[allow(unsafe_code)]
 pub fn map(path: &Path) -> io::Result<Mmap> {
-    // SAFETY: docs/TRAINING.md tells users not to change files that a run reads. They are read as
-    // numbers, for which all bits are valid, and a file that is cut ends the program: see main().
+    // SAFETY: map_file requires that nobody changes the file while it is mapped. docs/TRAINING.md
+    // tells users so. If somebody does, the program reads other numbers, and all bits are valid
+    // numbers; if the file is cut, the signal handler that main() installs ends the program.
     unsafe { map_file(path) }
 }
 
 /// Maps a model file.
+///
+/// # Errors
+/// The file cannot be opened or mapped, or is no model.
 #[allow(unsafe_code)]
 pub fn open_model(path: impl AsRef<Path>) -> Result<MappedModel, OpenError> {
-    // SAFETY: as in map().
+    // SAFETY: MappedModel::open has the requirement of map_file; it is met as in map().
     unsafe { MappedModel::open(path) }
 }
 
-/// Start of the names of files and folders that are being written.
+/// Prefix of the names of files and folders that are being written.
 pub const UNFINISHED: &str = ".unfinished-";
 
-/// Removes what a killed process left unfinished in a folder. A file that another process is
-/// writing is locked, and stays.
+/// Removes the unfinished files that a killed process left in a folder. A file that another process
+/// is writing is locked and stays.
+///
+/// # Errors
+/// The folder cannot be read, or a file cannot be removed.
 pub fn remove_unfinished(folder: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
@@ -77,9 +91,12 @@ fn is_locked(path: &Path) -> bool {
     File::open(path).is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
 }
 
-/// Makes a folder, and this process its only writer for as long as it keeps what is returned. The
-/// system gives the folder free when the process ends, killed or not. `other` says what holds it,
-/// and `way` what to do then.
+/// Makes a folder and locks it: this process is its only writer until it drops the returned file.
+/// The system releases the lock when the process ends, killed or not.
+///
+/// # Errors
+/// The folder cannot be written, or is locked. The message names the holder of the lock as `other`
+/// and ends with the advice `way`.
 pub fn lock(folder: &Path, other: &str, way: &str) -> anyhow::Result<File> {
     let open = || {
         std::fs::create_dir_all(folder)?;
@@ -96,6 +113,9 @@ pub fn lock(folder: &Path, other: &str, way: &str) -> anyhow::Result<File> {
 }
 
 /// Removes a file, or a folder and everything in it.
+///
+/// # Errors
+/// Something cannot be removed.
 pub fn remove(path: &Path) -> io::Result<()> {
     if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) }
 }
@@ -108,7 +128,10 @@ pub fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// Makes sure that the names in a folder are on the disk.
+/// Syncs the names in a folder to the disk.
+///
+/// # Errors
+/// The folder cannot be opened or synced.
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }

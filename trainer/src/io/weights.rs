@@ -1,4 +1,4 @@
-//! Weights on the host, and the model file that they make by infer-core's table of tensors.
+//! Weights on the host, and the model file that they are written to.
 
 use anyhow::{Context, ensure};
 use clap::ValueEnum;
@@ -104,12 +104,11 @@ fn write_tensor(out: &mut Vec<u8>, values: &[f32], weights: WeightType) -> anyho
 
 #[cfg(test)]
 mod tests {
-    use infer_core::Model;
+    use infer_core::ModelBytes;
 
     use super::*;
-    use crate::io::inference::aligned;
 
-    /// Weights that are all different.
+    /// A model in which no two weights are equal.
     fn weights() -> Weights {
         let config =
             crate::train::settings::tests::parse(&["--dim=16", "--n-layers=2", "--n-kv-heads=2"]).unwrap().config();
@@ -129,8 +128,8 @@ mod tests {
     fn every_tensor_of_a_file_is_where_infer_core_looks_for_it() {
         let weights = weights();
         for version in [FileVersion::V0, FileVersion::V1] {
-            let file = aligned(&weights.to_file(version).unwrap());
-            let model = Model::from_bytes(bytemuck::cast_slice(&file)).unwrap();
+            let file = ModelBytes::copy(&weights.to_file(version).unwrap()).unwrap();
+            let model = file.model().unwrap();
             assert_eq!(*model.config(), weights.config);
             let read = crate::model::Llama::from_model(&model, &dfdx::prelude::Cpu::default()).unwrap().to_vecs();
             assert_eq!(read, weights.tensors, "{version:?}");
@@ -140,8 +139,8 @@ mod tests {
     #[test]
     fn int8_weights_are_within_half_a_step() {
         let weights = weights();
-        let file = aligned(&weights.to_file(FileVersion::V2).unwrap());
-        let model = Model::from_bytes(bytemuck::cast_slice(&file)).unwrap();
+        let file = ModelBytes::copy(&weights.to_file(FileVersion::V2).unwrap()).unwrap();
+        let model = file.model().unwrap();
         let read = crate::model::Llama::from_model(&model, &dfdx::prelude::Cpu::default()).unwrap().to_vecs();
         for (read, given) in read.iter().flatten().zip(weights.tensors.iter().flatten()) {
             assert!((read - given).abs() <= 0.5 / 127.0 + 1e-6, "{read} {given}");

@@ -1,4 +1,5 @@
-//! Progress bars of one line, never wider than the terminal, also after it has become narrower.
+//! Progress bars of one line. A bar is never wider than the terminal, also after the terminal has
+//! become narrower.
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use console::{Term, measure_text_width, truncate_str};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 
-/// A bar of `len` units, with what `what` says of them and a message that is cut where the terminal
-/// ends.
+/// A bar of `len` units. `what` is indicatif's template for the text behind the bar; a message
+/// follows it and is cut at the edge of the terminal.
 pub fn new(len: u64, what: &str) -> ProgressBar {
     let style = ProgressStyle::with_template(&format!("{{bar:20}} {what} {{wide_msg}}"));
     let term = Term::buffered_stderr();
@@ -19,13 +20,15 @@ pub fn new(len: u64, what: &str) -> ProgressBar {
     ProgressBar::with_draw_target(Some(len), target).with_style(style.expect("templates are constants of this program"))
 }
 
-/// A terminal for one line at a time. indicatif fills a line with spaces up to the right edge, and
-/// counts the rows that it takes when it writes them: a terminal that becomes narrower breaks such
-/// a line into rows that it never clears.
+/// A terminal that shows one line at a time.
+///
+/// indicatif fills a line with spaces up to the right edge and counts its rows when it writes it.
+/// A terminal that becomes narrower breaks such a line into more rows, which indicatif would never
+/// clear.
 #[derive(Debug)]
 struct OneLine {
     term: Term,
-    /// Columns of the line that is there.
+    /// Columns of the line that is shown.
     drawn: AtomicUsize,
 }
 
@@ -49,7 +52,7 @@ impl TermLike for OneLine {
         self.term.write_line(text)
     }
 
-    /// Clears the rows that the line takes by now.
+    /// Clears the rows that the line takes at the current width.
     fn clear_line(&self) -> io::Result<()> {
         let rows = rows(self.drawn.swap(0, Ordering::Relaxed), self.width().into());
         self.term.clear_line()?;
@@ -60,7 +63,7 @@ impl TermLike for OneLine {
         self.term.flush()
     }
 
-    // There is one line.
+    // There is only one line to move in.
     fn move_cursor_up(&self, _: usize) -> io::Result<()> {
         Ok(())
     }
@@ -78,7 +81,7 @@ impl TermLike for OneLine {
     }
 }
 
-/// Rows that a line takes in a terminal that breaks long ones.
+/// Rows that a line of `columns` takes in a terminal of this width.
 fn rows(columns: usize, width: usize) -> usize {
     columns.div_ceil(width.max(1))
 }

@@ -1,4 +1,4 @@
-//! What a run measures, line by line, as it stands in metrics.jsonl.
+//! The measurements of a run, as metrics.jsonl has them: one JSON object per line.
 
 use std::io;
 use std::path::Path;
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Metric {
-    /// Means since the line before.
+    /// Means of the steps since the last line.
     Step {
         /// Last step of the mean.
         iter: u64,
@@ -25,34 +25,35 @@ pub enum Metric {
         /// Share of the machine's peak that the model's operations reach.
         mfu: f64,
     },
-    /// Of both splits on fixed sequences.
+    /// The result of an evaluation.
     Evaluation(Evaluation),
 }
 
-/// Losses are in nats per token.
+/// The result of an evaluation on fixed sequences of both splits. Losses are in nats per token.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
     /// Steps done.
     pub iter: u64,
-    /// On the training split.
+    /// Loss of the training split.
     pub train_loss: f64,
-    /// On the validation split.
+    /// Loss of the validation split.
     pub val_loss: f64,
-    /// exp(val_loss): among as many tokens a model without preferences would choose. Older runs
-    /// have not noted it.
+    /// exp(val_loss): a model that chooses at random among as many tokens has this loss. Older runs
+    /// have not recorded it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub val_perplexity: Option<f64>,
-    /// Independent of the vocabulary. Older runs have not noted it.
+    /// Validation loss in nats per byte, which does not depend on the vocabulary. Older runs have
+    /// not recorded it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub val_nats_per_byte: Option<f64>,
-    /// Trained on so far.
+    /// Tokens trained on so far.
     pub tokens: u64,
-    /// Spent in steps so far.
+    /// Seconds spent in steps so far.
     pub seconds: f64,
 }
 
 impl Metric {
-    /// The step that it belongs to.
+    /// The step that the line belongs to.
     pub fn iter(&self) -> u64 {
         match self {
             Metric::Step { iter, .. } => *iter,
@@ -61,7 +62,10 @@ impl Metric {
     }
 }
 
-/// All lines that are whole: the last one is not when the process was killed while writing it.
+/// Reads all whole lines. The last line is not whole if the process was killed while writing it.
+///
+/// # Errors
+/// The file is there and cannot be read.
 pub fn read_metrics(path: &Path) -> anyhow::Result<Vec<Metric>> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()),

@@ -1,4 +1,4 @@
-//! How the program speaks to the person: results, news and notes, and what went wrong.
+//! Speaks to the person: results, news, notes and errors.
 
 use std::fmt::{self, Display};
 use std::io::{self, Write};
@@ -31,7 +31,7 @@ impl std::error::Error for Unread {}
 /// Prints a line of the result that a command was called for.
 ///
 /// # Errors
-/// [`Unread`]: what is left to print needs no computing.
+/// [`Unread`]: nobody reads the rest of the result, so it need not be computed.
 pub fn result(line: impl Display) -> anyhow::Result<()> {
     print(format!("{line}\n").as_bytes())
 }
@@ -69,7 +69,7 @@ pub fn exit_code(result: anyhow::Result<()>) -> ExitCode {
     }
 }
 
-/// An error and its causes on one line, whatever they say.
+/// An error and its causes on one line, even if a message has line breaks.
 fn one_line(e: &anyhow::Error) -> String {
     format!("{e:#}").lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
 }

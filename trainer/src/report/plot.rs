@@ -1,4 +1,4 @@
-//! The loss curve as an SVG file.
+//! Draws the loss curve as an SVG file.
 
 use std::ops::Range;
 use std::path::Path;
@@ -9,8 +9,11 @@ use plotters::prelude::*;
 use crate::io::files::write_whole;
 use crate::report::metric::Metric;
 
-/// Draws the loss of the training steps and of the evaluations of both splits. Nothing is drawn
-/// without two points.
+/// Draws the loss of the training steps and of the evaluations of both splits. With fewer than two
+/// points there is no curve, and no file.
+///
+/// # Errors
+/// The file cannot be written.
 pub fn loss_curve(path: &Path, metrics: &[Metric]) -> anyhow::Result<()> {
     let mut steps = Vec::new();
     let (mut train, mut valid) = (Vec::new(), Vec::new());
@@ -53,7 +56,7 @@ fn draw(
     Ok(root.present()?)
 }
 
-/// From the smallest to the largest number that is finite.
+/// The range from the smallest to the largest finite number; `None` if it is empty.
 fn range(values: impl Iterator<Item = f64>) -> Option<Range<f64>> {
     let (min, max) = values
         .filter(|x| x.is_finite())

@@ -1,6 +1,6 @@
-//! Event files of TensorBoard: records (TFRecord) of one protobuf message each. The crates that
-//! write them need a protobuf compiler at build time or old image libraries, for what is two
-//! messages and a frame.
+//! Writes event files of TensorBoard: records (TFRecord) of one protobuf message each. Two messages
+//! and a frame are all it takes; the crates that write them need a protobuf compiler at build time
+//! or old image libraries.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use prost::Message;
 
-/// tensorflow/core/util/event.proto, as far as scalars go.
+/// The fields of tensorflow/core/util/event.proto that scalars need.
 #[derive(Clone, PartialEq, Message)]
 struct Event {
     #[prost(double, tag = "1")]
@@ -22,7 +22,7 @@ struct Event {
     summary: Option<Summary>,
 }
 
-/// tensorflow/core/framework/summary.proto
+/// The fields of tensorflow/core/framework/summary.proto that scalars need.
 #[derive(Clone, PartialEq, Message)]
 struct Summary {
     #[prost(message, repeated, tag = "1")]
@@ -42,6 +42,9 @@ pub struct EventFile(File);
 
 impl EventFile {
     /// Starts a new file in the folder.
+    ///
+    /// # Errors
+    /// The file cannot be written.
     pub fn create(folder: &Path) -> io::Result<EventFile> {
         std::fs::create_dir_all(folder)?;
         let name = format!("events.out.tfevents.{:.0}.{}", seconds(), std::process::id());
@@ -51,6 +54,9 @@ impl EventFile {
     }
 
     /// Adds the values of one step.
+    ///
+    /// # Errors
+    /// The file cannot be written.
     pub fn scalars(&mut self, step: u64, values: &[(&str, f64)]) -> io::Result<()> {
         let value = values.iter().map(|&(tag, value)| Value { tag: tag.into(), simple_value: value as f32 });
         let summary = Some(Summary { value: value.collect() });
@@ -72,7 +78,7 @@ fn seconds() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
 }
 
-/// Length, its checksum, the data, its checksum.
+/// The bytes of a record: length, checksum of the length, data, checksum of the data.
 fn record(data: &[u8]) -> Vec<u8> {
     let len = (data.len() as u64).to_le_bytes();
     [&len[..], &masked_crc(&len), data, &masked_crc(data)].concat()
@@ -89,7 +95,7 @@ mod tests {
 
     #[test]
     fn records_are_those_that_tensorflow_writes() {
-        // The first record of a file, at wall_time 1.0.
+        // This is the first record of a file, at wall_time 1.0.
         let event = Event { wall_time: 1.0, file_version: Some("brain.Event:2".into()), ..Event::default() };
         let data = event.encode_to_vec();
         assert_eq!(data, b"\x09\0\0\0\0\0\0\xf0\x3f\x1a\x0dbrain.Event:2");

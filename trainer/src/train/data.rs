@@ -1,5 +1,4 @@
-//! The data of a run: token shards that are there, or made from the stories that are there, or from
-//! generated ones.
+//! Finds the data of a run: token shards, or stories to make shards of, or generated stories.
 
 use std::path::{Path, PathBuf};
 
@@ -12,22 +11,23 @@ use crate::data::tokenizer::TokenizerFile;
 use crate::data::vocab::{self, Vocabulary, Words};
 use crate::data::{corpus, generated, split};
 use crate::io::checkpoint::Checkpoint;
-use crate::io::files::{SETTINGS, folder_of, write_whole};
+use crate::io::files::{SETTINGS, TOKENIZER, TOKENIZER_JSON, folder_of, write_whole};
 use crate::report::output::say;
+use crate::train::choices::{InitFrom, VocabSource};
 use crate::train::settings::Settings;
 use crate::train::teacher::Teacher;
 
-/// Stories of the generated corpus.
+/// Number of stories in the generated corpus.
 const GENERATED_STORIES: usize = 10_000;
 
-/// Token shards with their tokenizer, and a teacher where there is one.
+/// Token shards with their tokenizer, and the teacher of the run, if it has one.
 pub struct Data {
-    /// Where the shards are.
+    /// The folder of the shards.
     pub folder: PathBuf,
     shards: Shards,
     /// The model to learn from.
     pub teacher: Option<Teacher>,
-    /// Text of the teacher.
+    /// Shards of the stories that the teacher has told.
     told: Vec<Shard>,
 }
 
@@ -36,7 +36,7 @@ impl Data {
     /// the weights to start from.
     ///
     /// # Errors
-    /// Besides what cannot be read: shards, weights, teacher and settings that are of different
+    /// A file cannot be read or written, or shards, weights, teacher and settings have different
     /// vocabularies.
     pub fn prepare(
         settings: &Settings,
@@ -45,7 +45,7 @@ impl Data {
     ) -> anyhow::Result<Data> {
         let teacher = settings.teacher.as_deref().map(|path| Teacher::open(path, settings.max_seq_len)).transpose()?;
         let teachers = teacher.as_ref().map(|teacher| teacher.tokenizer(given.as_ref())).transpose()?;
-        if let (Some(given), "llama2") = (&given, settings.vocab_source.as_str()) {
+        if let (Some(given), VocabSource::Llama2) = (&given, &settings.vocab_source) {
             let n = given.vocab_size();
             ensure!(n == 32_000, "vocab_source llama2 has 32,000 tokens, but {} has {n}", given.path.display());
         }
@@ -65,23 +65,26 @@ impl Data {
         Ok(Data { folder, shards, teacher, told })
     }
 
-    /// The tokenizer of the shards, of the model, and of the teacher.
+    /// The tokenizer of the shards, which is also that of the model and of the teacher.
     pub fn tokenizer(&self) -> &TokenizerFile {
         self.shards.tokenizer()
     }
 
-    /// Shards to train on.
+    /// The shards to train on.
     pub fn train(&self) -> Vec<&Shard> {
         self.shards.train().iter().chain(&self.told).collect()
     }
 
-    /// Shards to evaluate on.
+    /// The shards to evaluate on.
     pub fn valid(&self) -> Vec<&Shard> {
         vec![self.shards.valid()]
     }
 
     /// Entropy of single tokens of the validation split, in nats: the loss of the best model that
-    /// looks at no context.
+    /// ignores the context.
+    ///
+    /// # Errors
+    /// As [`Shard::read`].
     pub fn unigram_entropy(&self) -> anyhow::Result<f64> {
         let mut tokens = vec![0; self.shards.valid().n_tokens()];
         self.shards.valid().read(0, &mut tokens)?;
@@ -92,7 +95,7 @@ impl Data {
     }
 }
 
-/// The one vocabulary of several files, of the size that is asked for.
+/// Checks that the files have one vocabulary of the size `vocab_size`, and returns the first.
 fn agreed<const N: usize>(
     files: [Option<TokenizerFile>; N],
     vocab_size: Option<usize>,
@@ -121,7 +124,7 @@ fn agreed<const N: usize>(
     Ok(Some(first))
 }
 
-/// Shards that are there must have the vocabulary that is known, and the size that is asked for.
+/// Checks that the shards have the vocabulary `known` and the size that the settings ask for.
 fn check_vocabulary(
     settings: &Settings,
     folder: &Path,
@@ -130,8 +133,8 @@ fn check_vocabulary(
 ) -> anyhow::Result<()> {
     let has = shards.vocab_size();
     if let Some(known) = known {
-        // Weights to start from and a teacher keep their vocabulary, whatever --tokenizer says.
-        let is_choice = settings.init_from == "scratch" && settings.teacher.is_none();
+        // Weights and a teacher fix the vocabulary: then leaving out --tokenizer does not help.
+        let is_choice = settings.init_from == InitFrom::Scratch && settings.teacher.is_none();
         ensure!(
             known.means_the_same(shards.tokenizer()),
             "the shards in {} have another vocabulary ({has} tokens) than {} ({} tokens): {}give stories with --data, or \
@@ -153,11 +156,11 @@ fn check_vocabulary(
     Ok(())
 }
 
-/// The folder of token shards, opened; makes them where there are none.
+/// Opens the folder of token shards. If there are none, makes them.
 fn find_shards(settings: &Settings, known: Option<&TokenizerFile>) -> anyhow::Result<(PathBuf, Shards)> {
     let folder = match &settings.data {
         Some(path) => path.clone(),
-        None if settings.init_from == "resume" => data_of_run(&settings.out_dir)?.with_context(|| {
+        None if settings.init_from == InitFrom::Resume => data_of_run(&settings.out_dir)?.with_context(|| {
             format!(
                 "no {SETTINGS} in {} says what the run was trained on: give its data with --data, or its settings with \
                  --config",
@@ -179,8 +182,8 @@ fn find_shards(settings: &Settings, known: Option<&TokenizerFile>) -> anyhow::Re
         return Ok((folder, shards));
     }
     let stories = match &settings.data {
-        None if settings.init_from != "resume" && Path::new(corpus::DEFAULT).exists() => corpus::DEFAULT.into(),
-        None if settings.init_from != "resume" => generate(settings)?,
+        None if settings.init_from != InitFrom::Resume && Path::new(corpus::DEFAULT).exists() => corpus::DEFAULT.into(),
+        None if settings.init_from != InitFrom::Resume => generate(settings)?,
         _ => {
             ensure!(
                 folder.exists(),
@@ -195,8 +198,11 @@ fn find_shards(settings: &Settings, known: Option<&TokenizerFile>) -> anyhow::Re
     Ok((folder, shards))
 }
 
-/// The shards that a run was trained on: `path` is its out_dir, one of its checkpoints, or a model
-/// file in out_dir.
+/// The shards that a run was trained on. `path` is its out_dir, one of its checkpoints, or a model
+/// file in out_dir. `None` if no settings of a run are there.
+///
+/// # Errors
+/// The settings cannot be read.
 pub fn data_of_run(path: &Path) -> anyhow::Result<Option<PathBuf>> {
     let out_dir = match path {
         file if file.is_file() => folder_of(file).to_path_buf(),
@@ -212,7 +218,8 @@ pub fn data_of_run(path: &Path) -> anyhow::Result<Option<PathBuf>> {
     Ok(table.get("data").and_then(|data| data.as_str()).map(PathBuf::from))
 }
 
-/// The folder in data/ with shards of a vocabulary of this size; of any size, if there is just one.
+/// The folder in data/ with shards of a vocabulary of this size. Without a size, any folder of
+/// shards there will do, if it is the only one.
 fn default_shards(vocab_size: Option<usize>) -> anyhow::Result<PathBuf> {
     let usual = corpus::default_folder(vocab_size.unwrap_or(vocab::SIZE));
     if vocab_size.is_some() || Shards::are_in(&usual)? {
@@ -233,9 +240,9 @@ fn default_shards(vocab_size: Option<usize>) -> anyhow::Result<PathBuf> {
     }
 }
 
-/// Makes token shards of stories in out_dir, where those of an earlier try may be.
+/// Makes token shards of stories in out_dir, which may have shards of an earlier try.
 fn tokenise(settings: &Settings, stories: &Path, known: Option<&TokenizerFile>) -> anyhow::Result<PathBuf> {
-    // An evaluation leaves the shards of the run that it evaluates alone.
+    // An evaluation must not replace the shards of the run that it evaluates.
     let folder = settings.out_dir.join(if settings.eval_only { "eval-tokens" } else { "tokens" });
     say(format!("data: the stories in {}, as token shards in {}", stories.display(), folder.display()));
     let corpus = [stories.to_path_buf()];
@@ -252,15 +259,15 @@ fn tokenise(settings: &Settings, stories: &Path, known: Option<&TokenizerFile>) 
         },
     };
     let job = Job { meta: meta(&tokenizer), tokenizer, replace: true };
-    if settings.init_from == "resume" && !settings.eval_only {
-        // A run that goes on keeps the shards that it was trained on.
+    if settings.init_from == InitFrom::Resume && !settings.eval_only {
+        // A run that goes on must not replace the shards that it was trained on.
         ensure!(
             read_meta(&folder)?.is_none_or(|there| there.makes_the_same(&job.meta)),
             "{} has the shards of this run, which {} would replace: leave out --data to go on with them, or make others \
              with `trainer pretokenize {1} --tokenizer {} --out FOLDER` and give that folder with --data",
             folder.display(),
             stories.display(),
-            folder.join("tokenizer.bin").display()
+            folder.join(TOKENIZER).display()
         );
     }
     pretokenize::make(&job, &folder)?;
@@ -273,7 +280,7 @@ fn trained_before(
     vocab_size: Option<usize>,
     meta: impl Fn(&TokenizerFile) -> Meta,
 ) -> anyhow::Result<Option<TokenizerFile>> {
-    let (path, trained) = (folder.join("tokenizer.bin"), folder.join("tokenizer.json"));
+    let (path, trained) = (folder.join(TOKENIZER), folder.join(TOKENIZER_JSON));
     let (Ok(Some(there)), Ok(tokenizer), true) = (read_meta(folder), TokenizerFile::open(&path), trained.exists())
     else {
         return Ok(None);
@@ -282,7 +289,7 @@ fn trained_before(
     Ok(Some(tokenizer).filter(|_| fits))
 }
 
-/// Trains a vocabulary of the size that is asked for, or about [`vocab::SIZE`].
+/// Trains a vocabulary of the size in the settings, or of about [`vocab::SIZE`] tokens.
 fn train_vocabulary(settings: &Settings, corpus: &[PathBuf], folder: &Path) -> anyhow::Result<TokenizerFile> {
     let separator = settings.separator.clone().unwrap_or_default();
     let words = Words::count(corpus, settings.valid.as_slice(), &separator, vocab::MAX_MB)?;
@@ -294,10 +301,10 @@ fn train_vocabulary(settings: &Settings, corpus: &[PathBuf], folder: &Path) -> a
     };
     say(format!("vocabulary: {}, from {}{why}", vocabulary.describe(), words.read));
     vocabulary.write(folder)?;
-    TokenizerFile::open(&folder.join("tokenizer.bin"))
+    TokenizerFile::open(&folder.join(TOKENIZER))
 }
 
-/// Writes the generated corpus.
+/// Writes the generated corpus, unless an earlier run has written it.
 fn generate(settings: &Settings) -> anyhow::Result<PathBuf> {
     for (flag, is_given) in [("--valid", settings.valid.is_some()), ("--separator", settings.separator.is_some())] {
         ensure!(!is_given, "{flag} is for stories of your own: give them with --data");

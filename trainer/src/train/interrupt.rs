@@ -1,4 +1,5 @@
-//! Signals: the first one asks the training to save and stop, the second one ends the process.
+//! Catches signals: the first one asks the training to save and stop, the second one ends the
+//! process.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -7,15 +8,18 @@ use anyhow::Context;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-/// Signals that came since this was made.
+/// The signal that came last, if one came.
 #[derive(Default)]
 pub struct Interrupt {
     signal: Arc<AtomicUsize>,
 }
 
 impl Interrupt {
-    /// From now on signals are only noted: Ctrl-C, the one that `kill` and service managers send,
-    /// and on Linux the one of a terminal that is closed.
+    /// Catches signals from now on: Ctrl-C, the signal that `kill` and service managers send, and
+    /// on Linux that of a terminal that is closed.
+    ///
+    /// # Errors
+    /// The system refuses to let the process catch a signal.
     pub fn catch() -> anyhow::Result<Interrupt> {
         let interrupt = Interrupt::default();
         let again = Arc::new(AtomicBool::new(false));
@@ -33,7 +37,8 @@ impl Interrupt {
         Ok(interrupt)
     }
 
-    /// The exit status of a process that has to stop, as shells have it.
+    /// The exit status, as shells define it, of a process that a signal asks to stop; `None`
+    /// without a signal.
     pub fn status(&self) -> Option<i32> {
         match self.signal.load(Ordering::Relaxed) {
             0 => None,
@@ -46,7 +51,7 @@ fn status(signal: i32) -> i32 {
     128 + signal
 }
 
-/// Whether the process was started to survive this signal, as `nohup` does it.
+/// Whether the process was started with this signal ignored, as `nohup` does it.
 #[cfg(target_os = "linux")]
 fn is_ignored(signal: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

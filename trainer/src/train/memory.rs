@@ -1,15 +1,18 @@
 //! Refuses a training that does not fit into memory, before the system ends it.
 
-use crate::model::training_bytes;
 use anyhow::bail;
 use infer_core::Config;
 
+use crate::model::training_bytes;
+use crate::train::choices::Device;
 use crate::train::settings::Settings;
 
+/// Estimates the memory of a training.
+///
 /// # Errors
-/// The training needs more than there is, with what to lower.
+/// The training needs more than is available. The message tells which settings to lower.
 pub fn check(settings: &Settings, config: &Config) -> anyhow::Result<()> {
-    let available = if settings.device == "cpu" { available() } else { None };
+    let available = if settings.device == Device::Cpu { available() } else { None };
     fits(settings, config, available.map_or(f64::INFINITY, |bytes| bytes as f64))
 }
 
@@ -21,7 +24,7 @@ fn fits(settings: &Settings, config: &Config, available: f64) -> anyhow::Result<
     };
     let needed = need(batch_size);
     if needed <= available {
-        // Tokens are counted in 64 bits, memory or not.
+        // Tokens are counted in 64 bits.
         let tokens = batch_size as f64 * settings.gradient_accumulation_steps as f64 * max_seq_len as f64;
         if tokens >= 2f64.powi(62) {
             bail!("a step has {tokens:.0} tokens: lower batch_size, gradient_accumulation_steps or max_seq_len");
@@ -42,7 +45,8 @@ fn gb(bytes: f64) -> String {
     format!("{:.1} GB", bytes / 1e9)
 }
 
-/// Bytes that this process can take: what the machine has left, and a container has in all.
+/// Bytes that this process can allocate: those that are free in the machine, and at most the limit
+/// of its container.
 #[cfg(target_os = "linux")]
 fn available() -> Option<u64> {
     let read = |path: &str| std::fs::read_to_string(path).ok();

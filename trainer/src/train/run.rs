@@ -1,25 +1,26 @@
-//! The training loop.
+//! A training run: steps, evaluations, checkpoints, and the export at the end.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::model::{self, AdamW, Backend, Llama, Options, Shape, clip_gradients};
-use crate::report::output::note;
 use anyhow::{Context, bail, ensure};
 use dfdx::prelude::{Cache, Cpu};
 use indicatif::HumanDuration;
-use infer_core::{Sampler, Tokenizer};
+use infer_core::Sampler;
 
 use crate::data::batches::{Batch, Batches, mix};
 use crate::data::tokenizer::TokenizerFile;
 use crate::io::checkpoint::{Checkpoints, Order, Run, Tensor, tensor_name};
 use crate::io::export::Target;
 use crate::io::files::{SETTINGS, lock, write_whole};
-use crate::io::inference::{Runnable, token_lengths, tokenizer_index};
+use crate::io::inference::Runnable;
 use crate::io::weights::Weights;
+use crate::model::{self, AdamW, Backend, Llama, Options, Shape, clip_gradients};
 use crate::report::Report;
 use crate::report::metric::Evaluation;
+use crate::report::output::note;
 use crate::report::peak;
+use crate::train::choices::{Device, InitFrom};
 use crate::train::data::Data;
 use crate::train::interrupt::Interrupt;
 use crate::train::memory;
@@ -27,20 +28,24 @@ use crate::train::schedule::learning_rate;
 use crate::train::settings::Settings;
 use crate::train::start::{Start, describe};
 
-/// Positions of the story that each evaluation tells.
+/// Most positions of the story that each evaluation tells.
 const SAMPLE_LEN: usize = 128;
 
 /// Trains on the device that the settings name.
+///
+/// # Errors
+/// Settings, files and weights that do not fit together, found before the first step; a training
+/// that diverges; files that cannot be written.
 pub fn run(settings: &Settings) -> anyhow::Result<()> {
-    match settings.device.as_str() {
-        "cpu" => {
+    match &settings.device {
+        Device::Cpu => {
             let device = Cpu::default();
-            device.enable_cache(); // the gradients of the next step take the memory of the last
+            device.enable_cache(); // each step reuses the memory of the gradients of the last
             run_on(settings, device)
         }
         #[cfg(feature = "cuda")]
-        "cuda" => run_on(settings, dfdx::prelude::Cuda::default()),
-        other => bail!("device is {other:?}: not in this program"),
+        Device::Cuda => run_on(settings, dfdx::prelude::Cuda::default()),
+        other => bail!("device is {:?}: not in this program", String::from(other.clone())),
     }
 }
 
@@ -57,10 +62,10 @@ fn run_on<D: Backend>(settings: &Settings, device: D) -> anyhow::Result<()> {
         target(settings).check(&config, &inputs(settings))?;
     }
     let given = settings.tokenizer.as_deref().map(TokenizerFile::open).transpose()?;
-    let own = start.tokenizer(settings, given.as_ref())?;
+    let own = start.tokenizer(given.as_ref())?;
     let data = Data::prepare(settings, given, own)?;
     let settings = &Settings { vocab_size: Some(data.tokenizer().vocab_size()), ..settings.clone() };
-    memory::check(settings, &start.config(settings)?)?; // with the vocabulary of the data
+    memory::check(settings, &start.config(settings)?)?; // again, now that the vocabulary is known
     let mut training = Training::new(settings, device, &data, start)?;
     if settings.eval_only {
         let loss = training.evaluate()?;
@@ -72,7 +77,7 @@ fn run_on<D: Backend>(settings: &Settings, device: D) -> anyhow::Result<()> {
     training.finish()
 }
 
-/// Where the trained model goes.
+/// The place for the trained model.
 fn target(settings: &Settings) -> Target<'_> {
     let way = match settings.export {
         Some(_) => "name another --export",
@@ -81,15 +86,15 @@ fn target(settings: &Settings) -> Target<'_> {
     Target { path: settings.export_path(), version: settings.export_version, way }
 }
 
-/// Files that a run reads.
+/// The files that a run reads.
 fn inputs(settings: &Settings) -> Vec<&Path> {
-    let Settings { data, valid, tokenizer, teacher, init_from, .. } = settings;
-    [data, valid, tokenizer, teacher]
-        .into_iter()
-        .flatten()
-        .map(PathBuf::as_path)
-        .chain([Path::new(init_from)])
-        .collect()
+    let Settings { data, valid, tokenizer, teacher, .. } = settings;
+    let given = [data, valid, tokenizer, teacher].into_iter().flatten().map(PathBuf::as_path);
+    let model = match &settings.init_from {
+        InitFrom::Model(path) => Some(Path::new(path)),
+        InitFrom::Scratch | InitFrom::Resume => None,
+    };
+    given.chain(model).collect()
 }
 
 /// A run in progress.
@@ -138,21 +143,20 @@ impl<'a, D: Backend> Training<'a, D> {
         model.matmul_precision = s.matmul_precision;
         let teacher = data.teacher.as_ref().map(|teacher| Llama::from_model(&teacher.model()?, &device)).transpose()?;
         let checkpoints = Checkpoints::open(&s.out_dir)?;
-        let index = tokenizer_index(&data.tokenizer().bytes, config.vocab_size)?;
-        let token_lengths = token_lengths(&Tokenizer::with_index(&data.tokenizer().bytes, &index))?;
+        let token_lengths = data.tokenizer().token_lengths()?;
         let interrupt = Interrupt::default();
         let (peak, how) = match s.peak_gflops {
             Some(peak) => (peak, "given"),
             None => (peak::measure(), "measured in f32"),
         };
-        let report = Report::new(&s.out_dir, &config, run.iter, s.max_iters, peak)?;
+        let report = Report::new(&s.out_dir, &config, run.iter, s.max_iters, peak);
         report.say(format!(
             "{} parameters: {}\nmatrix products in {}\n\
              {} sequences of {} tokens to train on, {} to validate on; {} tokens per step\n\
              mfu is relative to {peak:.0} GFLOP/s, {how}",
             model.parameter_count(),
             describe(&config),
-            if s.device == "cpu" { s.matmul_precision.describe() } else { "f32" },
+            if s.device == Device::Cpu { s.matmul_precision.describe() } else { "f32" },
             train.sequences(),
             s.max_seq_len,
             valid.sequences(),
@@ -176,13 +180,13 @@ impl<'a, D: Backend> Training<'a, D> {
 
     /// Opens the run's files and writes settings.toml, from which a run resumes.
     fn begin(&mut self) -> anyhow::Result<()> {
-        target(self.settings).check_tokenizer(&self.model.config, &self.data.tokenizer().bytes)?;
+        target(self.settings).check_tokenizer(&self.model.config, self.data.tokenizer().bytes())?;
         self.interrupt = Interrupt::catch()?;
         self.checkpoints.begin(self.run.iter, self.settings.always_save_checkpoint)?;
         self.report.open_files(self.run.iter)?;
         let c = self.model.config;
         let settings = Settings {
-            // The shards themselves: a search could find others next time.
+            // A search could find other shards next time, so the folder itself is written down.
             data: Some(self.data.folder.clone()),
             valid: None,
             separator: None,
@@ -193,7 +197,7 @@ impl<'a, D: Backend> Training<'a, D> {
             n_heads: c.n_heads,
             n_kv_heads: Some(c.n_kv_heads),
             vocab_size: Some(c.vocab_size),
-            init_from: "resume".into(),
+            init_from: InitFrom::Resume,
             eval_only: false,
             ..self.settings.clone()
         };
@@ -237,7 +241,7 @@ impl<'a, D: Backend> Training<'a, D> {
         self.evaluate_and_save()
     }
 
-    /// One update of the weights. Returns the loss before it.
+    /// Updates the weights once. Returns the loss before the update.
     fn step(&mut self) -> anyhow::Result<f64> {
         let s = self.settings;
         let scale = 1.0 / s.gradient_accumulation_steps as f32;
@@ -280,7 +284,7 @@ impl<'a, D: Backend> Training<'a, D> {
         Ok(())
     }
 
-    /// Evaluates, unless this step has been evaluated already, and saves what training has reached.
+    /// Evaluates and saves a checkpoint, unless this step has been evaluated already.
     fn evaluate_and_save(&mut self) -> anyhow::Result<()> {
         if self.run.evaluated == Some(self.run.iter) {
             return Ok(());
@@ -295,22 +299,21 @@ impl<'a, D: Backend> Training<'a, D> {
         self.save()
     }
 
-    /// Says so if a model to fine-tune is worse than one that gives every token the same
-    /// probability.
+    /// Warns if a model to fine-tune is worse than one that gives every token the same probability.
     fn warn_if_worse_than_guessing(&self, loss: f64) {
         let guessing = (self.model.config.vocab_size as f64).ln();
-        let is_tuned = !["scratch", "resume"].contains(&self.settings.init_from.as_str());
-        if is_tuned && loss > guessing {
+        if let InitFrom::Model(path) = &self.settings.init_from
+            && loss > guessing
+        {
             self.report.say(format!(
-                "warning: the first validation loss is {loss:.2}, and guessing gives {guessing:.2}: {} does not know these \
+                "warning: the first validation loss is {loss:.2}, and guessing gives {guessing:.2}: {path} does not know these \
                  tokens. Is {} its tokenizer?",
-                self.settings.init_from,
                 self.data.tokenizer().path.display()
             ));
         }
     }
 
-    /// Loss of both splits and a story. Returns the loss of the validation split.
+    /// Reports the loss of both splits and tells a story. Returns the loss of the validation split.
     fn evaluate(&mut self) -> anyhow::Result<f64> {
         self.run.evaluated = Some(self.run.iter);
         let ((train_loss, _), (val_loss, tokens_per_byte)) =
@@ -324,13 +327,13 @@ impl<'a, D: Backend> Training<'a, D> {
             tokens: self.run.sequences * self.settings.max_seq_len as u64,
             seconds: self.run.seconds,
         })?;
-        let runnable = Runnable::new(&self.weights(), self.data.tokenizer().bytes.clone())?;
+        let runnable = Runnable::new(&self.weights(), self.data.tokenizer().bytes().to_vec())?;
         let story = runnable.story("", SAMPLE_LEN, Sampler::new(1.0, 0.9, self.settings.seed.max(1))?)?;
         self.report.say(format!("a story: {}", story.replace('\n', " ")));
         Ok(val_loss)
     }
 
-    /// Loss in nats per token on fixed sequences, and their tokens per byte.
+    /// The loss in nats per token on fixed sequences, and their tokens per byte.
     fn mean_loss(&self, batches: &Batches<'_>) -> anyhow::Result<(f64, f64)> {
         let s = self.settings;
         let (mut sum, mut n, mut bytes) = (0.0, 0, 0);
@@ -357,16 +360,16 @@ impl<'a, D: Backend> Training<'a, D> {
                 tensors.push(Tensor { name: tensor_name(kind, name, layer), shape: vec![rows, cols], data });
             }
         }
-        self.checkpoints.save(&self.run, &tensors, &self.data.tokenizer().bytes)
+        self.checkpoints.save(&self.run, &tensors, self.data.tokenizer().bytes())
     }
 
-    /// Exports the best weights and says what they reach.
+    /// Exports the best weights and reports their loss.
     fn finish(self) -> anyhow::Result<()> {
         let s = self.settings;
         let best = self.checkpoints.read_best()?;
         let is_saved = best.is_some();
         let weights = best.map_or_else(|| Ok(self.weights()), |mut best| Weights::from_checkpoint(&mut best))?;
-        let written = target(s).write(&weights, &self.data.tokenizer().bytes);
+        let written = target(s).write(&weights, self.data.tokenizer().bytes());
         if is_saved {
             written.with_context(|| format!("the weights are safe: trainer export {} OUT.bin", s.out_dir.display()))?;
         } else {
@@ -393,7 +396,7 @@ fn for_model(batch: &Batch, length: usize) -> model::Batch<'_> {
     model::Batch { tokens: &batch.x, targets: &batch.y, sequences: batch.x.len() / length, length }
 }
 
-/// Steps since the last line of the log.
+/// Sums over the steps since the last line of the log.
 #[derive(Default)]
 struct Window {
     loss: f64,

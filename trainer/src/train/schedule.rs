@@ -2,8 +2,8 @@
 
 use crate::train::settings::Settings;
 
-/// As in llama2.c: rises linearly from 0 over `warmup_iters` steps, then falls along half a cosine
-/// to `min_lr`.
+/// The learning rate of step `iter`, as in llama2.c: it rises linearly from 0 over `warmup_iters`
+/// steps, then falls along half a cosine to `min_lr`.
 pub fn learning_rate(settings: &Settings, iter: u64) -> f64 {
     let Settings { learning_rate, min_lr, warmup_iters, max_iters, .. } = *settings;
     if !settings.decay_lr {

@@ -1,16 +1,16 @@
-//! Settings of a training run: a TOML file, then flags. Names are those of llama2.c's train.py
-//! where it has the setting.
+//! The settings of a training run. Those that llama2.c's train.py has too have the same names.
 
 use std::path::PathBuf;
 
 use anyhow::{anyhow, bail, ensure};
-use infer_core::{Config, WeightType};
+use infer_core::Config;
 use serde::{Deserialize, Serialize};
 
 use crate::data::separator::Separator;
 use crate::data::vocab;
 use crate::io::weights::FileVersion;
 use crate::model::MatmulPrecision;
+use crate::train::choices::{Device, Dtype, InitFrom, VocabSource};
 
 /// Each field is a flag (`--max-iters`) and a key of the TOML file (`max_iters`). The defaults
 /// train a small model on two cores in under two minutes.
@@ -41,11 +41,11 @@ pub struct Settings {
     pub export_version: FileVersion,
     /// `scratch`, `resume` from the last checkpoint in out_dir, or a model.bin to fine-tune
     #[arg(long, default_value = "scratch", help_heading = "Files")]
-    pub init_from: String,
+    pub init_from: InitFrom,
     /// `custom`: a vocabulary trained on the stories; `llama2`: the 32,000 tokens of Llama 2, as
     /// given by --tokenizer
     #[arg(long, default_value = "custom", help_heading = "Files")]
-    pub vocab_source: String,
+    pub vocab_source: VocabSource,
     /// Tokenizer of the stories; of the model to start from and of the teacher, where it is not
     /// beside them [default: one is trained]
     #[arg(long, value_name = "tokenizer.bin", help_heading = "Files")]
@@ -118,10 +118,10 @@ pub struct Settings {
     pub seed: u64,
     /// `cpu`, or `cuda` in a build with that feature
     #[arg(long, default_value = "cpu", help_heading = "Training")]
-    pub device: String,
+    pub device: Device,
     /// Number format of the computation: float32
     #[arg(long, default_value = "float32", help_heading = "Training")]
-    pub dtype: String,
+    pub dtype: Dtype,
     /// Precision of matrix products on a CPU
     #[arg(long, value_enum, default_value = "high", help_heading = "Training")]
     pub matmul_precision: MatmulPrecision,
@@ -165,20 +165,13 @@ pub struct Settings {
 impl Settings {
     /// Shape of the model.
     pub fn config(&self) -> Config {
-        Config {
-            dim: self.dim,
-            hidden_dim: self.hidden_dim.unwrap_or_else(|| {
-                let two_thirds = self.dim.saturating_mul(8) / 3;
-                two_thirds.checked_next_multiple_of(self.multiple_of).unwrap_or(usize::MAX)
-            }),
-            n_layers: self.n_layers,
-            n_heads: self.n_heads,
-            n_kv_heads: self.n_kv_heads.unwrap_or(self.n_heads),
-            vocab_size: self.vocab_size.unwrap_or(vocab::SIZE),
-            seq_len: self.max_seq_len,
-            shared_classifier: true,
-            weights: WeightType::F32,
-        }
+        let hidden_dim = self.hidden_dim.unwrap_or_else(|| {
+            let two_thirds = self.dim.saturating_mul(8) / 3;
+            two_thirds.checked_next_multiple_of(self.multiple_of).unwrap_or(usize::MAX)
+        });
+        let vocab_size = self.vocab_size.unwrap_or(vocab::SIZE);
+        Config::new(self.dim, hidden_dim, self.n_layers, self.n_heads, vocab_size, self.max_seq_len)
+            .with_kv_heads(self.n_kv_heads.unwrap_or(self.n_heads))
     }
 
     /// Where the trained model goes.
@@ -191,7 +184,7 @@ impl Settings {
         (self.batch_size * self.gradient_accumulation_steps * self.max_seq_len) as u64
     }
 
-    /// The rules that the settings keep.
+    /// Checks the rules that the settings must keep.
     ///
     /// # Errors
     /// Names the first setting that breaks one.
@@ -223,21 +216,23 @@ impl Settings {
         for (name, value, from, to) in ranges {
             ensure!(value >= from && value <= to, "{name} is {value}: it must be from {from} to {to}");
         }
-        match self.device.as_str() {
-            "cpu" => {}
-            "cuda" if cfg!(feature = "cuda") => {}
-            "cuda" => bail!("device is cuda: this program was built without the feature `cuda`"),
-            other => bail!("device is {other:?}: it must be cpu or cuda"),
+        match &self.device {
+            Device::Cpu => {}
+            Device::Cuda if cfg!(feature = "cuda") => {}
+            Device::Cuda => bail!("device is cuda: this program was built without the feature `cuda`"),
+            Device::Unknown(other) => bail!("device is {other:?}: it must be cpu or cuda"),
         }
-        ensure!(self.dtype == "float32", "dtype is {:?}: this trainer computes in float32", self.dtype);
+        if let Dtype::Unknown(other) = &self.dtype {
+            bail!("dtype is {other:?}: this trainer computes in float32");
+        }
         ensure!(self.teacher_stories == 0 || self.teacher.is_some(), "teacher_stories needs a teacher to tell them");
-        match self.vocab_source.as_str() {
-            "custom" => {}
-            "llama2" => ensure!(
+        match &self.vocab_source {
+            VocabSource::Custom => {}
+            VocabSource::Llama2 => ensure!(
                 self.vocab_size.is_none_or(|n| n == 32000) && self.tokenizer.is_some(),
                 "vocab_source llama2 needs its tokenizer.bin of 32,000 tokens: give it with --tokenizer"
             ),
-            other => bail!("vocab_source is {other:?}: it must be custom or llama2"),
+            VocabSource::Unknown(other) => bail!("vocab_source is {other:?}: it must be custom or llama2"),
         }
         Ok(())
     }

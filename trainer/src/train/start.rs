@@ -1,42 +1,50 @@
-//! What a run starts from: nothing, a checkpoint, or a model file.
+//! Finds the weights that a run starts from: random ones, a checkpoint, or a model file.
 
-use crate::model::{AdamW, Backend, Llama, Shape, shapes};
+use std::path::PathBuf;
+
 use anyhow::{Context, bail, ensure};
 use infer_core::{Config, MappedModel, WeightType};
 
 use crate::data::tokenizer::TokenizerFile;
 use crate::io::checkpoint::{Checkpoint, Checkpoints, tensor_name};
-use crate::io::files::{SETTINGS, open_model};
+use crate::io::files::{SETTINGS, TOKENIZER, open_model};
+use crate::model::{AdamW, Backend, Llama, Shape, shapes};
+use crate::train::choices::InitFrom;
 use crate::train::settings::Settings;
 
-/// Where the weights come from.
+/// The origin of the weights.
 pub enum Start {
     /// A random initialisation.
     Scratch,
     /// The last checkpoint of the run in out_dir.
     Resume(Box<Checkpoint>),
     /// A model file.
-    FineTune(MappedModel),
+    FineTune {
+        /// The path of the file.
+        path: PathBuf,
+        /// The file.
+        file: MappedModel,
+    },
 }
 
 impl Start {
-    /// Looks at init_from and out_dir.
+    /// Finds the weights that init_from names.
     ///
     /// # Errors
-    /// What the settings ask for is not there, or would be overwritten.
+    /// There are no such weights, they do not fit the settings, or out_dir holds another run, which
+    /// would be overwritten.
     pub fn find(settings: &Settings) -> anyhow::Result<Start> {
         let checkpoints = Checkpoints::open(&settings.out_dir)?;
-        match (settings.init_from.as_str(), checkpoints.last()) {
-            ("resume", _) => {
+        match (&settings.init_from, checkpoints.last()) {
+            (InitFrom::Resume, _) => {
                 let Some(checkpoint) = checkpoints.read_last()? else {
                     bail!("there is no checkpoint in {} to resume from", settings.out_dir.display());
                 };
                 let has = checkpoint.run.config();
-                let vocab_size = settings.vocab_size.unwrap_or(has.vocab_size);
-                // No setting says whether the classifier is shared: a model to fine-tune brings its
-                // own.
-                let shared_classifier = has.shared_classifier;
-                let wants = Config { vocab_size, shared_classifier, ..settings.config() };
+                let mut wants = settings.config();
+                wants.vocab_size = settings.vocab_size.unwrap_or(has.vocab_size);
+                // No setting decides whether the classifier is shared: the weights do.
+                wants.shared_classifier = has.shared_classifier;
                 ensure!(
                     has == wants,
                     "the checkpoint {} has {}, but the settings ask for {}: resume with {}",
@@ -53,42 +61,53 @@ impl Start {
                 last.display(),
                 settings.out_dir.join(SETTINGS).display()
             ),
-            ("scratch", _) => Ok(Start::Scratch),
-            (path, _) => {
+            (InitFrom::Scratch, _) => Ok(Start::Scratch),
+            (InitFrom::Model(path), _) => {
                 let file = open_model(path)
                     .with_context(|| format!("init_from is {path:?}, neither scratch nor resume nor a model file"))?;
-                Ok(Start::FineTune(file))
+                Ok(Start::FineTune { path: path.into(), file })
             }
         }
     }
 
-    /// The tokenizer of the weights to start from.
-    pub fn tokenizer(&self, s: &Settings, given: Option<&TokenizerFile>) -> anyhow::Result<Option<TokenizerFile>> {
+    /// The tokenizer of the weights. Random weights have none.
+    ///
+    /// # Errors
+    /// As [`TokenizerFile::from_bytes`] and [`TokenizerFile::of_model`].
+    pub fn tokenizer(&self, given: Option<&TokenizerFile>) -> anyhow::Result<Option<TokenizerFile>> {
         match self {
             Start::Scratch => Ok(None),
             Start::Resume(last) => {
-                TokenizerFile::from_bytes(&last.path.join("tokenizer.bin"), last.tokenizer.clone()).map(Some)
+                TokenizerFile::from_bytes(&last.path.join(TOKENIZER), last.tokenizer.clone()).map(Some)
             }
-            Start::FineTune(file) => {
-                TokenizerFile::of_model(s.init_from.as_ref(), file.model()?.config().vocab_size, given).map(Some)
+            Start::FineTune { path, file } => {
+                TokenizerFile::of_model(path, file.model()?.config().vocab_size, given).map(Some)
             }
         }
     }
 
-    /// Shape of the model: a file to fine-tune has one already.
+    /// Shape of the model. Only random weights have the shape that the settings describe.
+    ///
+    /// # Errors
+    /// The model file is no longer the one that was opened.
     pub fn config(&self, settings: &Settings) -> anyhow::Result<Config> {
         match self {
             Start::Scratch => Ok(settings.config()),
             Start::Resume(checkpoint) => Ok(checkpoint.run.config()),
-            // As in llama2.c, the model gets as many positions as it is trained on; rotary angles
-            // have no weights.
-            Start::FineTune(file) => {
-                Ok(Config { weights: WeightType::F32, seq_len: settings.max_seq_len, ..*file.model()?.config() })
+            // As in llama2.c, the model gets as many positions as a training sequence has. No
+            // weight depends on their number: rotary angles are computed.
+            Start::FineTune { file, .. } => {
+                let mut config = file.model()?.config().with_weights(WeightType::F32);
+                config.seq_len = settings.max_seq_len;
+                Ok(config)
             }
         }
     }
 
-    /// The model with its optimiser, and with the moments of a checkpoint.
+    /// The model and its optimiser, which has the moments of a checkpoint if there is one.
+    ///
+    /// # Errors
+    /// A tensor is missing or has another shape, or the device has no memory.
     pub fn into_model<D: Backend>(
         self,
         config: Config,
@@ -97,7 +116,7 @@ impl Start {
     ) -> anyhow::Result<(Llama<D>, AdamW<D>)> {
         let (model, moments) = match self {
             Start::Scratch => (Llama::init(config, device, s.seed)?, None),
-            Start::FineTune(file) => {
+            Start::FineTune { file, .. } => {
                 let weights = Llama::from_model(&file.model()?, device)?.to_vecs();
                 (Llama::from_slices(config, device, &weights)?, None)
             }
@@ -120,7 +139,7 @@ impl Start {
     }
 }
 
-/// The shape of a model in words.
+/// Describes the shape of a model in words.
 pub fn describe(c: &Config) -> String {
     format!(
         "dim {}, hidden_dim {}, {} layers, {} heads, {} key/value heads, a vocabulary of {} and {} positions",

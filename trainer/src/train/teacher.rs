@@ -1,8 +1,9 @@
-//! A model to learn from: what it predicts at each position of the text, and stories that it tells.
+//! A model to learn from: the student learns its predictions at each position of the text, and the
+//! stories that it tells.
 //!
-//! Predictions are computed by the trainer's own forward pass, which reads many sequences at once:
-//! a step with a teacher of the same size takes 1.2 times as long. By infer-core, made for one
-//! sequence, it took twice as long. It tells the stories.
+//! The trainer's own forward pass computes the predictions, many sequences at once: a step with a
+//! teacher of the same size takes 1.2 times as long as one without. With infer-core, which is made
+//! for one sequence, it took twice as long. infer-core tells the stories.
 
 use std::path::{Path, PathBuf};
 
@@ -18,17 +19,20 @@ use crate::io::inference::generate;
 use crate::report::bar;
 use crate::report::output::note;
 
-/// Stories per file of sampled text: what is lost at most when sampling is interrupted.
+/// Stories per file of sampled text. An interrupt loses at most as many.
 const STORIES_PER_SHARD: usize = 1000;
 
-/// A model file of llama2.c, run by infer-core.
+/// The model file of a teacher.
 pub struct Teacher {
     path: PathBuf,
     file: MappedModel,
 }
 
 impl Teacher {
-    /// Opens a model that reads sequences of `length`.
+    /// Opens a model that is to read sequences of `length` tokens.
+    ///
+    /// # Errors
+    /// The file is no model, or the model has fewer positions.
     pub fn open(path: &Path, length: usize) -> anyhow::Result<Teacher> {
         let teacher = Teacher { path: path.to_path_buf(), file: open_model(path).with_context(|| name(path))? };
         let positions = teacher.model()?.config().seq_len;
@@ -40,18 +44,27 @@ impl Teacher {
         Ok(teacher)
     }
 
-    /// The tokenizer that it was trained with.
+    /// The tokenizer that the teacher was trained with.
+    ///
+    /// # Errors
+    /// As [`TokenizerFile::of_model`].
     pub fn tokenizer(&self, given: Option<&TokenizerFile>) -> anyhow::Result<TokenizerFile> {
         TokenizerFile::of_model(&self.path, self.model()?.config().vocab_size, given)
     }
 
     /// The model.
+    ///
+    /// # Errors
+    /// The file is no longer the one that was opened.
     pub fn model(&self) -> anyhow::Result<Model<'_>> {
         self.file.model().with_context(|| name(&self.path))
     }
 
-    /// Lets the teacher tell `n` stories, as shards in `folder`. Which ones depends on the seed
-    /// alone; shards that are there already are used as they are.
+    /// Lets the teacher tell `n` stories, as shards in `folder`. The stories depend on the model
+    /// and the seed alone; shards that are there already are used as they are.
+    ///
+    /// # Errors
+    /// A file cannot be written or read.
     pub fn stories(&self, folder: &Path, n: usize, seed: u64) -> anyhow::Result<Vec<Shard>> {
         let model = self.model()?;
         let vocab_size = model.config().vocab_size;
@@ -68,7 +81,7 @@ impl Teacher {
             if !is_whole(&path, token_bytes, vocab_size) {
                 let stories = (from..to).into_par_iter().map(|i| {
                     let sampler = Sampler::new(1.0, 1.0, mix(&[seed, i as u64]).max(1))?;
-                    let story = generate(&model, vec![BOS], model.config().seq_len, sampler)?;
+                    let story = generate(model, vec![BOS], model.config().seq_len, sampler)?;
                     progress.inc(1);
                     anyhow::Ok(story.iter().flat_map(|t| t.to_le_bytes()[..token_bytes].to_vec()).collect::<Vec<u8>>())
                 });
@@ -85,7 +98,8 @@ impl Teacher {
     }
 }
 
-/// Whether sampled text is there as it was written. Earlier versions wrote no checksum.
+/// Whether a file of sampled text exists and has the bytes that were written. Earlier versions
+/// wrote no checksum: then any bytes will do.
 fn is_whole(path: &Path, token_bytes: usize, vocab_size: usize) -> bool {
     let noted = std::fs::read_to_string(checksum_path(path)).ok().and_then(|text| text.parse().ok());
     let open = || Shard::open_file(path.into(), token_bytes, vocab_size)?.check(noted);

@@ -14,19 +14,20 @@ use crate::{assert_fails, scratch, text, trainer};
 const ARCHIVE: &str = "/datasets/roneneldan/TinyStories/resolve/main/TinyStories_all_data.tar.gz";
 const TOKENIZER: &str = "/karpathy/llama2.c/master/tokenizer.bin";
 
-/// What a server does wrong.
+/// The faults of a server.
 #[derive(Clone, Copy, Default)]
 struct Faults {
-    /// Bytes after which each connection breaks.
+    /// Each connection breaks after this many bytes.
     breaks_after: Option<usize>,
     ignores_ranges: bool,
-    /// It keeps the connection where it would break.
+    /// The server keeps the connection open where it would break.
     stalls: bool,
-    /// It sends the beginning for a range, and the length of the range or of the file.
+    /// The server answers a range with the beginning of the file, and gives the length of the
+    /// range or of the file.
     lies_about_ranges: Option<Lie>,
-    /// It sends without end, and does not say how much.
+    /// The server sends without end and gives no length.
     endless: bool,
-    /// It promises this many bytes.
+    /// The server promises this many bytes.
     promises: Option<usize>,
 }
 
@@ -36,10 +37,10 @@ enum Lie {
     TooLong,
 }
 
-/// Path and Range of each request.
+/// The path and the Range header of each request.
 type Asked = Mutex<Vec<(String, Option<String>)>>;
 
-/// A server on the loopback address, for the life of the test. Lists what is asked.
+/// A server on the loopback address that runs as long as the test and records its requests.
 struct Server {
     address: String,
     asked: Arc<Asked>,
@@ -54,7 +55,7 @@ impl Server {
         std::thread::spawn(move || {
             let mut kept = Vec::new();
             for stream in listener.incoming() {
-                // A client that goes away is its own affair.
+                // A client may go away at any time.
                 let answered = answer(stream.unwrap(), &files, faults, &list);
                 kept.extend(answered.ok().filter(|_| faults.stalls));
             }
@@ -135,7 +136,7 @@ fn a_broken_connection_is_taken_up_where_it_broke() {
     succeeds(&download("tokenizer", &server, &folder, &["--sha256", &sha256(&file)]));
     assert_eq!(fs::read(folder.join("tokenizer.bin")).unwrap(), file);
     assert_eq!(server.ranges(), [None, Some("bytes=100000-".into()), Some("bytes=200000-".into())]);
-    // There already: not a single request more.
+    // The file is there already: there are no more requests.
     succeeds(&download("tokenizer", &server, &folder, &[]));
     assert_eq!(server.ranges().len(), 3);
 }
@@ -216,7 +217,7 @@ fn a_file_larger_than_it_can_be() {
 fn two_downloads_of_one_file() {
     let folder = scratch("download-two");
     let part = fs::File::create(folder.join("tokenizer.bin.part")).unwrap();
-    part.lock().unwrap(); // as the first one does
+    part.lock().unwrap(); // another download does the same
     let server = Server::start([(TOKENIZER, noise(1000))], Faults::default());
     let output = download("tokenizer", &server, &folder, &[]);
     assert_fails(&output, &["tokenizer.bin.part", "another `trainer download`"]);
@@ -245,7 +246,7 @@ fn servers_that_fail() {
     assert_fails(&output, &["nowhere/karpathy", "nothing has come"]);
 }
 
-/// A file may not grow beyond 64 blocks of 512 bytes, as on a disk with no more room.
+/// A limit of 64 blocks of 512 bytes for the file size stands for a full disk.
 #[cfg(unix)]
 #[test]
 fn a_full_disk_keeps_what_has_come() {
@@ -275,7 +276,7 @@ fn an_archive_is_unpacked() {
     let archive = archive.into_inner().unwrap().finish().unwrap();
     let cut = archive[..archive.len() / 2].to_vec();
     let folder = scratch("download-archive");
-    // An archive that is damaged though its checksum is right leaves no folder that looks whole.
+    // A damaged archive with the right checksum leaves no folder that looks whole.
     let server = Server::start([(ARCHIVE, cut.clone())], Faults::default());
     let output = download("tinystories", &server, &folder, &["--sha256", &sha256(&cut)]);
     assert_fails(&output, &["unpacking", "TinyStories_all_data.tar.gz"]);

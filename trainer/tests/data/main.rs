@@ -1,4 +1,4 @@
-//! The way from text to token shards as a person goes it: download, train-vocab, pretokenize.
+//! Goes from text to token shards as a person does: download, train-vocab, pretokenize.
 
 mod download;
 mod pretokenize;
@@ -7,7 +7,7 @@ mod vocab;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use tests::tokenizer::{encode, index};
+use infer_core::OwnedTokenizer;
 
 fn trainer(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_trainer"));
@@ -15,7 +15,7 @@ fn trainer(args: &[&str]) -> Command {
     command
 }
 
-/// Runs to success and returns what it says.
+/// Runs to success and returns standard error.
 fn run(args: &[&str]) -> String {
     let output = trainer(args).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -23,7 +23,7 @@ fn run(args: &[&str]) -> String {
     said
 }
 
-/// One clear message with all of these words.
+/// Checks that a run has failed with one line of error that has all of these words.
 fn assert_fails(output: &Output, words: &[&str]) {
     let message = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && !message.contains("panicked"), "{message}");
@@ -41,11 +41,16 @@ fn scratch(test: &str) -> PathBuf {
     folder
 }
 
+/// The tokenizer.bin in a folder.
+fn vocabulary(folder: &Path) -> OwnedTokenizer<Vec<u8>> {
+    OwnedTokenizer::whole(std::fs::read(folder.join("tokenizer.bin")).unwrap()).unwrap()
+}
+
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// Distinct stories of a few words each, none a copy of another.
+/// Distinct stories of a few words each.
 fn stories(n: usize) -> Vec<String> {
     const WORDS: [&str; 8] = ["Once", "upon", "a", "time", "Lily", "saw", "the", "big"];
     let mut rng = fastrand::Rng::with_seed(7);

@@ -1,4 +1,4 @@
-//! Token shards: whole, the same after a kill, and never mixed.
+//! Token shards are whole, the same after a kill, and never mixed.
 
 mod json;
 mod splits;
@@ -7,9 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use infer_core::Tokenizer;
-
-use crate::{assert_fails, encode, index, run, scratch, stories, text, trainer};
+use crate::{assert_fails, run, scratch, stories, text, trainer, vocabulary};
 
 /// A folder with a vocabulary of the stories.
 fn with_vocabulary(test: &str, stories: &[String]) -> PathBuf {
@@ -21,10 +19,8 @@ fn with_vocabulary(test: &str, stories: &[String]) -> PathBuf {
 }
 
 fn expected(folder: &Path, stories: &[String]) -> Vec<u32> {
-    let bytes = fs::read(folder.join("tokenizer.bin")).unwrap();
-    let index = index(&bytes);
-    let tokenizer = Tokenizer::with_index(&bytes, &index);
-    stories.iter().flat_map(|story| encode(&tokenizer, story, true)).collect()
+    let tokenizer = vocabulary(folder);
+    stories.iter().flat_map(|story| tokenizer.encode(story).unwrap()).collect()
 }
 
 fn shards(folder: &Path) -> Vec<PathBuf> {
@@ -44,7 +40,7 @@ fn pretokenize(corpus: &Path, folder: &Path, more: &[&str]) -> std::process::Out
     trainer(&["pretokenize", text(corpus), "--out", text(folder)]).args(more).output().unwrap()
 }
 
-/// Cut anywhere, a text gives every story once, whatever separates them.
+/// A text gives every story once, wherever it is cut and whatever separates the stories.
 #[test]
 fn a_text_is_divided_between_stories() {
     let stories = stories(14_000);
@@ -71,8 +67,8 @@ fn a_text_is_divided_between_stories() {
     }
 }
 
-/// Killed at any instant, it goes on: no finished shard is made again, and the result is that of
-/// one run.
+/// After a kill at any instant pretokenize goes on: it makes no finished shard again, and the
+/// result is that of one run.
 #[test]
 fn goes_on_after_a_kill() {
     let stories = stories(30_000);
@@ -98,7 +94,7 @@ fn goes_on_after_a_kill() {
     let times =
         |paths: &[PathBuf]| paths.iter().map(|path| path.metadata().unwrap().modified().unwrap()).collect::<Vec<_>>();
     let before = times(&first);
-    // What a kill in the middle of a file leaves behind.
+    // A kill in the middle of a file leaves such a file behind.
     fs::write(cut.join(".unfinished-shard"), "half").unwrap();
 
     let output = pretokenize(&corpus, &cut, &options);
@@ -206,7 +202,7 @@ fn a_text_that_changed_is_refused() {
         fs::write(&corpus, changed).unwrap();
         let again = trainer(&["pretokenize", "--out", text(&folder)]).output().unwrap();
         assert_fails(&again, &["vocabulary.txt has changed since", "--out"]);
-        // What is finished stays, also when the rest is missing.
+        // Finished shards stay, also when others are missing.
         assert_fails(&pretokenize(&corpus, &folder, &[]), &["has shards made with another corpus", "--out"]);
     }
     assert!(fs::read(folder.join("shard00000.bin")).unwrap() == made);
@@ -215,7 +211,7 @@ fn a_text_that_changed_is_refused() {
     assert!(foreign.iter().all(|path| path.exists()));
 }
 
-/// Line ends are the same whatever their kind, in the text, in JSON and in the separator.
+/// All kinds of line ends are equivalent in the text, in JSON and in the separator.
 #[test]
 fn line_ends_of_every_kind_give_the_same_tokens() {
     let stories: Vec<String> = stories(300).iter().map(|story| story.replacen(' ', "\n", 2)).collect();
@@ -239,7 +235,7 @@ fn line_ends_of_every_kind_give_the_same_tokens() {
     }
 }
 
-/// A text of Windows line ends with blank lines between its stories, as somebody had it.
+/// A text with Windows line ends and blank lines between its stories is read story by story.
 #[test]
 fn a_text_of_windows_has_its_stories() {
     let Some(corpus) = tests::shared::file("cases/crlf/stories-crlf-blank-lines.txt") else { return };
@@ -252,7 +248,7 @@ fn a_text_of_windows_has_its_stories() {
     assert!(shards(&folder).iter().all(|path| !read(path).contains(&carriage_return)));
 }
 
-/// A try that fails does not stand in the way of the next one; what is finished is never replaced.
+/// A failed try does not hinder the next one, and finished shards are never replaced.
 #[test]
 fn a_failed_try_leaves_nothing_in_the_way() {
     let stories = stories(400);

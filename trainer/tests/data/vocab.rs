@@ -3,12 +3,12 @@ use std::fs;
 use infer_core::{BOS, Tokenizer};
 use tests::shared;
 
-use crate::{assert_fails, encode, index, run, scratch, stories, text, trainer};
+use crate::{assert_fails, run, scratch, stories, text, trainer, vocabulary};
 
 const TRAINING: &str = "data/text/tinystories_train.txt";
 const VALIDATION: &str = "data/text/tinystories_valid.txt";
 
-/// What normalisation, splitting and byte fallback could get wrong.
+/// Texts that normalisation, splitting and byte fallback could get wrong.
 const ODD: [&str; 16] = [
     "",
     " ",
@@ -28,39 +28,37 @@ const ODD: [&str; 16] = [
     "e\u{301}\u{301} combining",
 ];
 
-/// The same ids from infer-core's reading of tokenizer.bin and from the tokenizers library's of
-/// tokenizer.json, at least SentencePiece's compression.
+/// infer-core with tokenizer.bin and the tokenizers library with tokenizer.json give the same ids,
+/// and compress at least as well as SentencePiece.
 #[test]
 fn vocabularies_of_stories() {
     let (Some(training), Some(validation)) = (shared::file(TRAINING), shared::bytes(VALIDATION)) else { return };
     let validation = String::from_utf8(validation).unwrap();
     let stories: Vec<&str> = validation.split("<|endoftext|>").map(str::trim).filter(|s| !s.is_empty()).collect();
-    // Tokens that SentencePiece 0.2.3 needs for them after training on the same text with the
-    // settings of llama2.c's tinystories.py.
+    // SentencePiece 0.2.3 needs this many tokens for the stories, after training on the same text
+    // with the settings of llama2.c's tinystories.py.
     for (vocab_size, sentencepiece) in [(512, 239_952), (4096, 129_988)] {
         let folder = scratch(&format!("vocab-{vocab_size}"));
         let size = vocab_size.to_string();
         run(&["train-vocab", text(&training), "--vocab-size", &size, "--out", text(&folder)]);
-        let bytes = fs::read(folder.join("tokenizer.bin")).unwrap();
-        let index = index(&bytes);
-        let ours = Tokenizer::with_index(&bytes, &index);
-        assert_eq!(ours.vocab_size(), vocab_size);
-        assert_layout(&ours, &bytes);
+        let ours = vocabulary(&folder);
+        assert_eq!(ours.get().vocab_size(), vocab_size);
+        assert_layout(&ours.get(), ours.bytes());
         let json = tokenizers::Tokenizer::from_file(folder.join("tokenizer.json")).unwrap();
         let mut tokens = 0;
         for story in stories.iter().chain(&ODD) {
-            let ids = encode(&ours, story, true);
+            let ids = ours.encode(story).unwrap();
             assert_eq!(json.encode(*story, true).unwrap().get_ids(), ids, "{vocab_size}: {story:?}");
             let back = json.decode(&ids, true).unwrap();
             assert_eq!(back, story.replace('\u{2581}', " "), "{vocab_size}");
             tokens += ids.len() - 1;
         }
-        let odd: usize = ODD.iter().map(|text| encode(&ours, text, false).len()).sum();
+        let odd: usize = ODD.iter().map(|text| ours.encode(text).unwrap().len() - 1).sum();
         assert!(tokens - odd <= sentencepiece, "{vocab_size}: {} tokens, not {sentencepiece}", tokens - odd);
     }
 }
 
-/// Special tokens, bytes, merged pieces, characters; the score is minus the rank.
+/// The order is special tokens, bytes, merged pieces, characters, and the score is minus the rank.
 fn assert_layout(tokenizer: &Tokenizer<'_>, bytes: &[u8]) {
     let pieces: Vec<&str> = (0..tokenizer.vocab_size())
         .map(|id| std::str::from_utf8(tokenizer.piece(id as u32).unwrap()).unwrap())
@@ -81,7 +79,7 @@ fn assert_layout(tokenizer: &Tokenizer<'_>, bytes: &[u8]) {
     }
 }
 
-/// One text, one vocabulary: hash maps have no order.
+/// One text always gives the same vocabulary, though hash maps have no order.
 #[test]
 fn training_is_deterministic() {
     let folder = scratch("vocab-again");
@@ -103,10 +101,7 @@ fn rare_characters_are_spelled_in_bytes() {
     fs::write(&corpus, format!("{}é\nZ", "abc ".repeat(1000))).unwrap();
     let out = text(&folder);
     run(&["train-vocab", text(&corpus), "--vocab-size", "266", "--character-coverage", "0.99", "--out", out]);
-    let bytes = fs::read(folder.join("tokenizer.bin")).unwrap();
-    let index = index(&bytes);
-    let tokenizer = Tokenizer::with_index(&bytes, &index);
-    let ids = encode(&tokenizer, "abc é\n", true);
+    let ids = vocabulary(&folder).encode("abc é\n").unwrap();
     let spelled = |text: &str| text.bytes().map(|byte| u32::from(byte) + 3).collect::<Vec<_>>();
     assert_eq!(ids[0], BOS);
     assert_eq!(ids[ids.len() - 3..], spelled("é\n"));

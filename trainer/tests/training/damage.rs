@@ -1,4 +1,4 @@
-//! Damaged checkpoints, a full disk, a diverging loss, two trainers at once.
+//! Damaged checkpoints, a full disk, a diverging loss and a second trainer lose nothing.
 
 use std::fs;
 use std::process::Command;
@@ -10,7 +10,7 @@ fn a_folder_has_one_trainer() {
     let scene = Scene::new();
     fs::create_dir(scene.path("out")).unwrap();
     let first = fs::File::create(scene.path("out/.lock")).unwrap();
-    first.lock().unwrap(); // as a trainer does
+    first.lock().unwrap(); // a trainer does the same
     let error = scene.fails(&train("out"));
     assert!(error.contains("out: another trainer is at work here") && error.contains("--out-dir"), "{error}");
     assert!(!scene.path("out/tokens").exists());
@@ -50,7 +50,7 @@ fn a_damaged_checkpoint_costs_the_steps_since_the_one_before() {
     assert_eq!(scene.checkpoints("out"), before);
 }
 
-/// Weights that are no numbers stand for a training that diverged.
+/// NaN weights stand for a training that diverged.
 #[test]
 fn a_nan_loss_stops_the_run() {
     let scene = Scene::new();

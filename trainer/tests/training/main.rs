@@ -1,4 +1,4 @@
-//! The program as its users run it, on a tiny model.
+//! Runs the program as its users do, on a tiny model.
 
 mod damage;
 mod mistakes;
@@ -58,7 +58,7 @@ impl Scene {
         self.command(arguments).output().unwrap()
     }
 
-    /// Runs to the end and returns what was printed.
+    /// Runs to the end and returns standard output.
     fn succeeds(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         let stderr = String::from_utf8_lossy(&output.stderr);
@@ -82,7 +82,7 @@ impl Scene {
         error.to_string()
     }
 
-    /// What a run says on standard error.
+    /// Runs to the end and returns standard error.
     fn notes(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         let stderr = String::from_utf8(output.stderr).unwrap();
@@ -110,7 +110,7 @@ impl Scene {
         names
     }
 
-    /// Takes a checkpoint back to the format before there were checksums.
+    /// Rewrites run.postcard of a checkpoint in the format before the checksums.
     fn without_checksums(&self, step: &str) {
         let path = self.path(step).join("run.postcard");
         let mut bytes = fs::read(&path).unwrap();
@@ -129,7 +129,7 @@ fn train(out_dir: &str) -> [&str; 6] {
     ["--config", "tiny.toml", "--data", "stories.txt", "--out-dir", out_dir]
 }
 
-/// Starts, and waits for some lines of metrics.
+/// Starts a training and waits for its third line of metrics.
 #[cfg(unix)]
 fn start(scene: &Scene, arguments: &[&str]) -> std::process::Child {
     let child = scene.command(arguments).stdout(Stdio::piped()).spawn().unwrap();

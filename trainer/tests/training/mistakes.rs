@@ -1,4 +1,4 @@
-//! Mistakes that are refused before the first step, with what to do about them.
+//! Mistakes are refused before the first step, with advice.
 
 use std::fs;
 
@@ -55,7 +55,7 @@ fn mistakes_are_explained() {
     }
 }
 
-/// Ids mean something with the vocabulary that gave them only: weights, teacher, shards and
+/// Ids have a meaning only with the vocabulary that gave them: weights, teacher, shards and
 /// --tokenizer must agree.
 #[test]
 fn tokens_of_another_vocabulary_are_refused() {
@@ -102,13 +102,13 @@ fn tokens_of_another_vocabulary_are_refused() {
     let told = "--init-from alone/model.bin --data stories.txt --tokenizer base/tokenizer.bin";
     assert!(!runs(told).contains("warning"));
     assert!(!runs("--teacher alone/model.bin --data base/tokens --tokenizer base/tokenizer.bin").contains("warning"));
-    // A wrong one of the same size cannot be told by its looks.
+    // A wrong tokenizer of the same size cannot be recognised before the first evaluation.
     fs::copy(scene.path("other/tokenizer.bin"), scene.path("alone/tokenizer.bin")).unwrap();
     for more in ["", " --eval-only"] {
         let log = runs(&format!("--init-from alone/model.bin --data stories.txt{more}"));
         assert!(log.contains("warning: the first validation loss is"), "{log}");
     }
-    // A damaged one beside the model does not stand in the way of one that is given.
+    // A damaged tokenizer beside the model does not matter if another one is given.
     fs::write(scene.path("alone/tokenizer.bin"), "damaged").unwrap();
     assert!(!runs(told).contains("warning"));
 }
@@ -167,7 +167,7 @@ fn another_models_tokenizer_is_never_replaced() {
         assert!(!scene.path("models/new.bin").exists());
         assert_eq!(fs::read(scene.path("models/tokenizer.bin")).unwrap(), b"another");
     }
-    // Its own is no obstacle, nor is what a killed process has left.
+    // The model's own tokenizer is no obstacle, nor are leftovers of a killed process.
     fs::copy(scene.path("out/tokenizer.bin"), scene.path("models/tokenizer.bin")).unwrap();
     fs::write(scene.path("models/.unfinished-abc"), "half").unwrap();
     scene.succeeds(&["export", "out", "models/new.bin"]);
@@ -177,7 +177,7 @@ fn another_models_tokenizer_is_never_replaced() {
     let step = "out/checkpoints/step-00000005/";
     let error = scene.fails(&["export", step, &format!("{step}tensors.safetensors")]);
     assert!(error.contains("tensors.safetensors is read here"), "{error}");
-    // A tokenizer that is not whole is not shipped.
+    // A tokenizer that is not whole is not exported.
     scene.without_checksums(step);
     let path = scene.path(step).join("tokenizer.bin");
     let whole = fs::read(&path).unwrap();

@@ -1,4 +1,4 @@
-//! Runs that go on where they were stopped, and what they need for it.
+//! Runs go on where they were stopped.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -20,8 +20,8 @@ fn fifty_steps_equal_twenty_five_a_kill_and_twenty_five() {
     assert_eq!(scene.tensors("parts"), scene.tensors("other"));
     assert_ne!(whole, scene.tensors("other"));
 
-    // Killed again and again at any instant, while writing checkpoints among others, of which there
-    // is one at each step.
+    // This run is killed again and again at any instant. It writes a checkpoint at each step, so
+    // that kills hit the writing too.
     let mut kills = 0;
     let arguments = [&train("killed")[..], &["--eval-interval", "1"]].concat();
     for i in 0.. {
@@ -65,7 +65,7 @@ fn a_resumed_run_keeps_its_shards() {
     scene.train("out", &["--max-iters", "5"]);
     let shard = || fs::read(scene.path("out/tokens/shard00001.bin")).unwrap();
     let before = shard();
-    // Without --data the run's own are taken, not those that a new run would find.
+    // Without --data the run takes its own shards, not those that a new run would find.
     let resume = ["--config", "tiny.toml", "--out-dir", "out", "--init-from", "resume", "--max-iters", "6"];
     let log = scene.succeeds(&resume);
     assert!(log.contains("data: the token shards in out/tokens"), "{log}");
@@ -79,7 +79,7 @@ fn a_resumed_run_keeps_its_shards() {
     scene.succeeds(&[&resume[..], &["--data", "stories.txt"]].concat());
 }
 
-/// Most models of llama2.c share the classifier with the embedding; those that do not can be tuned
+/// Most models of llama2.c share the classifier with the embedding. Models that do not can be tuned
 /// and resumed too.
 #[test]
 fn an_unshared_classifier_is_resumed() {
@@ -131,7 +131,7 @@ fn an_interrupted_run_can_go_on() {
     }
 }
 
-/// Whether a closed terminal would end a program that this one starts: not under nohup.
+/// Whether a closed terminal would end a program that this one starts. Under nohup it would not.
 #[cfg(unix)]
 fn hangs_up() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Whole runs: train, evaluate, sample, export.
+//! Whole runs train, evaluate, sample and export.
 
 use std::fs;
 use std::process::Stdio;
@@ -26,8 +26,8 @@ fn a_run_leaves_a_model_that_tells_stories() {
     assert!(from_model.starts_with("The cat"), "{from_model}");
     assert_eq!(scene.succeeds(&["sample", "out", "--prompt", "The cat", "--steps", "30"]), from_model);
 
-    // One loss by three ways: dfdx's during training, and infer-core's of the file and of the
-    // checkpoint.
+    // Three ways give one loss: dfdx during training, infer-core with the file, and infer-core
+    // with the checkpoint.
     let eval = |model: &str| scene.succeeds(&["eval", model, "--data", "out/tokens"]);
     assert_eq!(eval("out"), eval("models/tiny.bin"));
     assert_eq!(eval("out"), scene.succeeds(&["eval", "out"]), "the run knows its data");
@@ -93,7 +93,7 @@ fn no_iterations_export_the_model_as_it_is() {
     assert!(log.contains("nothing to train: the run is at step 5, max_iters is 3"), "{log}");
 }
 
-/// A text without separators is enough, in one file or in many, whatever an earlier try has left.
+/// A text without separators is enough, in one file or in many, also after tries that failed.
 #[test]
 fn own_text_in_one_command() {
     let scene = Scene::new();
@@ -108,7 +108,7 @@ fn own_text_in_one_command() {
     let tiny = "--dim 16 --n-layers 1 --max-iters 2 --max-seq-len 32 --batch-size 2 --eval-iters 1 --peak-gflops 1";
     let tiny: Vec<&str> = tiny.split(' ').collect();
     let run = |more: &[&str]| scene.succeeds(&[&tiny, more].concat());
-    // What fails first, at the vocabulary and when there are shards, does not stand in the way.
+    // A try that fails at the vocabulary, and one that fails when there are shards, do no harm.
     let fails = |more: &[&str]| scene.fails(&[&tiny, &one[..], more].concat());
     assert!(fails(&["--vocab-size", "5000"]).contains("--vocab-size 5000: this text gives no more than"));
     let long = ["--vocab-size", "300", "--peak-gflops", "1", "--max-seq-len", "8000"];
@@ -135,7 +135,7 @@ fn own_text_in_one_command() {
     scene.succeeds(&["--config", "lines/settings.toml", "--init-from", "resume", "--max-iters", "3"]);
 }
 
-/// Shards as llama2.c makes them: data00.bin is the validation split.
+/// Shards of llama2.c train a model: data00.bin is the validation split.
 #[test]
 fn shards_of_llama2c_train() {
     let scene = Scene::new();
@@ -153,8 +153,8 @@ fn shards_of_llama2c_train() {
     let eval = |data: &str| scene.succeeds(&["eval", "out", "--data", data]);
     assert_eq!(eval("data/tok320"), eval("out/tokens"));
 
-    // A given vocabulary of the same size cannot replace the one that lies with them and gave their
-    // ids.
+    // The vocabulary beside the shards gave their ids. Another one of the same size cannot replace
+    // it.
     let other = fs::read_to_string(scene.path("stories.txt")).unwrap().replace(['e', 'a'], "o").replace('t', "u");
     fs::write(scene.path("other.txt"), other).unwrap();
     scene.succeeds(&["--config", "tiny.toml", "--max-iters", "1", "--data", "other.txt", "--out-dir", "other"]);
@@ -191,7 +191,7 @@ fn completions_and_manual_pages_know_every_command() {
     }
 }
 
-/// As behind `| head`: a training goes on, a result ends.
+/// Behind `| head`, a training goes on, and a command that prints a result ends.
 #[test]
 fn a_reader_that_goes_away_is_no_panic() {
     let scene = Scene::new();

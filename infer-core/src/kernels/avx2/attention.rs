@@ -3,11 +3,11 @@
 
 use core::arch::x86_64::*;
 
-use super::vectors::{load, store, tail_mask};
+use super::vectors::{add_lanes, load, store, tail_mask};
+use crate::kernels::blocks::{Head, in_pairs};
 use crate::kernels::scalar;
 use crate::kernels::table::Heads;
 use crate::math::{EXP2_G, LANES, ROUND, SMALLEST_SCORE, sum_lanes};
-use crate::plan::block_len;
 
 pub(crate) fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
     // SAFETY: AVX2 was detected.
@@ -16,27 +16,34 @@ pub(crate) fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
 
 #[target_feature(enable = "avx2")]
 fn attend_avx2(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
-    let head_size = heads.head_size;
     if !is_whole(heads) {
         return scalar::attend(heads, att, out);
     }
-    let mut q = heads.q.chunks_exact(head_size);
-    let mut att = att.chunks_exact_mut(block_len(heads.positions));
-    let mut out = out.chunks_exact_mut(head_size);
-    // Two heads share each load of the values, and hide each other's latency.
-    while let (Some(q0), Some(att0), Some(out0)) = (q.next(), att.next(), out.next()) {
-        if let (Some(q1), Some(att1), Some(out1)) = (q.next(), att.next(), out.next()) {
-            let max = [scores(q0, heads, att0), scores(q1, heads, att1)];
-            let sums = [numerators(att0, max[0]), numerators(att1, max[1])];
-            // SAFETY: the heads are whole, and each has a weight per position.
-            unsafe { weigh([att0, att1], sums, heads, [out0, out1]) };
-        } else {
-            let max = scores(q0, heads, att0);
-            let sum = numerators(att0, max);
-            // SAFETY: as above.
-            unsafe { weigh([att0], [sum], heads, [out0]) };
-        }
+    in_pairs(
+        heads,
+        att,
+        out,
+        // SAFETY: the heads are whole, and each has a weight per position.
+        |pair| unsafe { attend_heads(heads, pair) },
+        // SAFETY: as above.
+        |last| unsafe { attend_heads(heads, last) },
+    );
+}
+
+/// # Safety
+/// `is_whole(heads)`, and `att` of each head has a whole block of weights for each eight positions
+/// or part of them.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn attend_heads<const H: usize>(heads: &Heads<'_>, mut each: [Head<'_>; H]) {
+    // Scores of both heads before the weights of either: their latencies overlap.
+    let max = each.each_mut().map(|head| scores(head.q, heads, head.att));
+    let mut sums = max;
+    for (sum, head) in sums.iter_mut().zip(&mut each) {
+        *sum = numerators(head.att, *sum);
     }
+    // SAFETY: as the caller vouches.
+    unsafe { weigh(heads, &mut each, sums) }
 }
 
 /// `att = 2^(att - max)`. Returns the sum.
@@ -100,8 +107,7 @@ fn block_scores(q: &[[f32; LANES]], keys: &[[f32; LANES]], scale: __m256) -> __m
             *l = if i == 0 { product } else { _mm256_add_ps(*l, product) };
         }
     }
-    let t = [0, 1, 2, 3].map(|i| _mm256_add_ps(l[i], l[i + 4]));
-    _mm256_mul_ps(_mm256_add_ps(_mm256_add_ps(t[0], t[2]), _mm256_add_ps(t[1], t[3])), scale)
+    _mm256_mul_ps(add_lanes(l), scale)
 }
 
 /// [`math::exp2_score`](crate::math::exp2_score).
@@ -121,21 +127,21 @@ fn exp2_score(x: __m256) -> __m256 {
 /// `out[h] = Σ_t att[h][t] · values[t] / sums[h]` for `H` heads, sequential over positions.
 ///
 /// # Safety
-/// `is_whole(heads)`, and a weight per position in each `att`.
+/// As [`attend_heads`].
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn weigh<const H: usize>(att: [&mut [f32]; H], sums: [f32; H], heads: &Heads<'_>, mut out: [&mut [f32]; H]) {
+unsafe fn weigh<const H: usize>(heads: &Heads<'_>, each: &mut [Head<'_>; H], sums: [f32; H]) {
     let inverse = sums.map(|sum| 1.0 / sum);
     let columns = heads.head_size / LANES;
     let mut first = 0;
-    // SAFETY: these columns are there.
+    // SAFETY: a head has `columns` columns; the caller vouches for the rest.
     unsafe {
         while first + 2 <= columns {
-            weigh_columns::<H, 2>(&att, inverse, heads, first, &mut out);
+            weigh_columns::<H, 2>(heads, each, inverse, first);
             first += 2;
         }
         if first < columns {
-            weigh_columns::<H, 1>(&att, inverse, heads, first, &mut out);
+            weigh_columns::<H, 1>(heads, each, inverse, first);
         }
     }
 }
@@ -147,22 +153,23 @@ unsafe fn weigh<const H: usize>(att: [&mut [f32]; H], sums: [f32; H], heads: &He
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn weigh_columns<const H: usize, const C: usize>(
-    att: &[&mut [f32]; H],
-    inverse: [f32; H],
     heads: &Heads<'_>,
+    each: &mut [Head<'_>; H],
+    inverse: [f32; H],
     first: usize,
-    out: &mut [&mut [f32]; H],
 ) {
     let mut sums = [[_mm256_setzero_ps(); C]; H];
     let mut value = heads.values.as_ptr().wrapping_add(first * LANES);
+    let att = each.each_ref().map(|head| head.att.as_ptr());
     #[allow(clippy::needless_range_loop)] // as the formula has it
     let mut add = |t: usize| {
         for c in 0..C {
-            // SAFETY: position t has values and weights.
+            // SAFETY: t is below `positions`, for which each head has weights, and values as whole
+            // rows of head_size; columns `first` to `first + C` are within one.
             unsafe {
                 let value = _mm256_loadu_ps(value.add(c * LANES));
                 for h in 0..H {
-                    let weight = _mm256_set1_ps(*att[h].get_unchecked(t));
+                    let weight = _mm256_set1_ps(*att[h].add(t));
                     sums[h][c] = _mm256_add_ps(sums[h][c], _mm256_mul_ps(weight, value));
                 }
             }
@@ -174,8 +181,8 @@ unsafe fn weigh_columns<const H: usize, const C: usize>(
         (t..t + LANES).for_each(&mut add); // unrolled
     }
     (whole..heads.positions).for_each(add);
-    for ((out, sums), inverse) in out.iter_mut().zip(sums).zip(inverse) {
-        for (out, sum) in out.as_chunks_mut::<LANES>().0.iter_mut().skip(first).zip(sums) {
+    for ((head, sums), inverse) in each.iter_mut().zip(sums).zip(inverse) {
+        for (out, sum) in head.out.as_chunks_mut::<LANES>().0.iter_mut().skip(first).zip(sums) {
             store(out, _mm256_mul_ps(sum, _mm256_set1_ps(inverse)));
         }
     }

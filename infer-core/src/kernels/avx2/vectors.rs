@@ -1,8 +1,30 @@
-//! Registers of eight numbers.
+//! What the AVX2 kernels share: blocks of eight rows, fetching weights ahead, and registers of eight
+//! numbers.
 
 use core::arch::x86_64::*;
 
 use crate::math::LANES;
+
+/// Rows of a block.
+pub(super) const ROWS: usize = 8;
+/// Below this size weights are in the second-level cache, where fetching ahead costs more than it
+/// gains (bytes).
+pub(super) const LARGE: usize = 1 << 17;
+/// Stands for no cache to fetch to: a hint that is never given (see PERFORMANCE.md).
+pub(super) const NOTHING: i32 = _MM_HINT_NTA;
+/// How far ahead of the loads weights are fetched, in bytes. They are read in order, but the eight
+/// rows look like eight streams to the hardware's prefetcher, which loses them at each block.
+const AHEAD: usize = 4 * 4096;
+
+/// Fetches 256 bytes, far behind this place, into a cache; harmless past the end.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn fetch<const CACHE: i32>(place: *const i8) {
+    let ahead = if CACHE == _MM_HINT_T0 { AHEAD } else { 2 * AHEAD };
+    for line in 0..4 {
+        _mm_prefetch::<CACHE>(place.wrapping_add(ahead + 64 * line));
+    }
+}
 
 /// A mask of the first `n` of eight elements.
 #[inline]
@@ -23,4 +45,12 @@ pub(super) fn load(x: &[f32; LANES]) -> __m256 {
 pub(super) fn store(x: &mut [f32; LANES], value: __m256) {
     // SAFETY: eight numbers.
     unsafe { _mm256_storeu_ps(x.as_mut_ptr(), value) }
+}
+
+/// [`sum_lanes`](crate::math::sum_lanes) eight times, from registers that hold one lane each.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn add_lanes(l: [__m256; LANES]) -> __m256 {
+    let t = [0, 1, 2, 3].map(|i| _mm256_add_ps(l[i], l[i + 4]));
+    _mm256_add_ps(_mm256_add_ps(t[0], t[2]), _mm256_add_ps(t[1], t[3]))
 }

@@ -19,7 +19,7 @@ fn folder() -> tempfile::TempDir {
     meta.crc32c = [&VALID[..], &TRAIN].map(|bytes| Some(crc32c::crc32c(bytes))).to_vec();
     meta.write(folder.path()).unwrap();
     let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
-    write("tokenizer.bin", &file.bytes);
+    write("tokenizer.bin", file.bytes());
     write("shard00000.bin", &VALID);
     write("shard00001.bin", &TRAIN);
     folder
@@ -61,12 +61,12 @@ fn what_is_missing_or_damaged_is_named() {
     fails_with("shard00001.bin", None, "shard00001.bin of 2 is missing: run `trainer pretokenize --out ");
     fails_with("shard00001.bin", Some(b"odd"), "has 3 bytes");
     fails_with("shard00001.bin", Some(b""), "has 0 bytes");
-    // Cut to whole tokens.
+    // The file is cut between two tokens.
     fails_with("shard00000.bin", Some(&VALID[..4]), "shard00000.bin is damaged");
     fails_with("shard00001.bin", Some(&TRAIN[..2]), "to make it again");
 }
 
-/// One flipped bit anywhere in a shard is found, and so is a shard that is cut to whole tokens.
+/// One flipped bit anywhere in a shard is found, and so is a shard that is cut between two tokens.
 #[test]
 fn damage_anywhere_is_found() {
     let folder = folder();
@@ -126,7 +126,8 @@ fn shards_of_llama2c_are_read() {
         assert_eq!((shards.vocab_size(), shards.valid().n_tokens(), shards.train().len()), (300, 3, 2), "{place}");
         std::fs::remove_file(path).unwrap();
     }
-    // Beside the folder may be Llama 2's; with the shards is their own, whatever else is given.
+    // A tokenizer beside the folder may be Llama 2's. One with the shards is their own and takes
+    // precedence over a given one.
     let given = TokenizerFile::from_bytes("given".as_ref(), tokenizer(400)).unwrap();
     std::fs::write(data.path().join("tokenizer.bin"), tokenizer(301)).unwrap();
     fails("is named after another vocabulary: give the shards' own with --tokenizer");
@@ -137,7 +138,8 @@ fn shards_of_llama2c_are_read() {
     std::fs::write(folder.join("data01.bin"), [4, 0, 4, 0]).unwrap();
     let message = Shards::open(&folder, Some(&given)).err().unwrap().to_string();
     assert!(message.contains("data01.bin does not begin with BOS"), "{message}");
-    // Stories come first: llama2.c leaves its tokens of Llama 2 beside them.
+    // In a folder with stories, shards do not count: llama2.c leaves those of Llama 2's vocabulary
+    // beside the stories.
     std::fs::write(folder.join("data00.json"), "[]").unwrap();
     assert!(!Shards::are_in(&folder).unwrap());
 }

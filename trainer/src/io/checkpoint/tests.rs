@@ -31,7 +31,7 @@ fn step(out_dir: &Path, iter: u64) -> PathBuf {
     out_dir.join("checkpoints").join(step_name(iter))
 }
 
-/// Number of the step that is read.
+/// Number of the step that `read_last` reads.
 fn last(out_dir: &Path) -> u64 {
     Checkpoints::open(out_dir).unwrap().read_last().unwrap().unwrap().run.iter
 }
@@ -46,7 +46,7 @@ fn flip(path: &Path, at: usize, bit: u8) {
     std::fs::write(path, bytes).unwrap();
 }
 
-/// As the trainer wrote it before there were checksums.
+/// Rewrites run.postcard as trainers before the checksums wrote it.
 fn without_checksums(path: &Path) {
     let mut bytes = std::fs::read(path.join(RUN)).unwrap();
     bytes.truncate(bytes.len() - 12);
@@ -78,7 +78,7 @@ fn what_was_saved_is_read() {
 fn a_step_saved_before_its_evaluation_learns_of_it() {
     let folder = tempfile::tempdir().unwrap();
     let mut checkpoints = open(folder.path(), false);
-    save(&mut checkpoints, 10, f64::INFINITY); // as by Ctrl-C
+    save(&mut checkpoints, 10, f64::INFINITY); // Ctrl-C saves a step before its evaluation
     let (run, tensors) = checkpoint(10, 1.25);
     let run = Run { evaluated: Some(10), ..run };
     checkpoints.save(&run, &tensors, b"tokens").unwrap();
@@ -117,7 +117,7 @@ fn before_the_first_evaluation_the_last_is_the_best() {
 fn what_a_killed_process_leaves_is_removed() {
     let folder = tempfile::tempdir().unwrap();
     save(&mut open(folder.path(), false), 10, 1.5);
-    // Killed while it wrote a checkpoint, and before it removed an old one.
+    // One process was killed while it wrote a checkpoint, one before it removed an old step.
     std::fs::create_dir(folder.path().join("checkpoints/.unfinished-abc")).unwrap();
     save(&mut open(folder.path(), true), 20, 1.5);
     save(&mut open(folder.path(), true), 30, 1.5);
@@ -168,7 +168,7 @@ fn no_flipped_bit_goes_unseen() {
     assert!(Checkpoint::read(&path).is_ok());
 }
 
-/// Nothing is removed, and the step is made again under its own name.
+/// A damaged step is renamed, not removed, and the step is made again under its own name.
 #[test]
 fn a_damaged_checkpoint_is_passed_over() {
     for name in [TENSORS, RUN, TOKENIZER] {
@@ -218,7 +218,7 @@ fn checkpoints_without_checksums_are_read() {
     std::fs::write(folder.path().join("checkpoints/index.json"), "{\"last\":\"step-00000010\",\"best\":null}").unwrap();
     assert_eq!(last(folder.path()), 10);
     let mut checkpoints = open(folder.path(), false);
-    save(&mut checkpoints, 10, 1.25); // it gets them with its evaluation
+    save(&mut checkpoints, 10, 1.25); // saving the evaluation adds the checksums
     flip(&step(folder.path(), 10).join(TENSORS), 100, 0);
     assert!(Checkpoints::open(folder.path()).unwrap().read_last().is_err());
 }

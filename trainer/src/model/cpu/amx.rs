@@ -322,7 +322,7 @@ mod tests {
         let mut panels = Panels::default();
         panels.load(b);
         let right = if packed { Right::Packed(&panels) } else { Right::Plain(b) };
-        multiply(MatMut::new(&mut out, stride).first_cols(n), a, right, add);
+        multiply(MatMut::new(&mut out, stride).block(0..m, 0..n), a, right, add);
         for (i, (out, before)) in out.chunks(stride).zip(before.chunks(stride)).enumerate() {
             assert_eq!(out[n..], before[n..]);
             for j in 0..n {

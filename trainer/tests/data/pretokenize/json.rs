@@ -1,4 +1,4 @@
-//! Corpora in JSON.
+//! Corpora in JSON are read as people have them.
 
 use std::fs;
 
@@ -7,8 +7,8 @@ use serde_json::json;
 use super::{expected, pretokenize, read, shards, with_vocabulary};
 use crate::{assert_fails, run, stories, text};
 
-/// The first JSON shard is for validation; stories are trimmed, empty ones skipped, other fields
-/// ignored.
+/// The first JSON file is for validation. Stories are trimmed, empty ones are skipped, and other
+/// fields are ignored.
 #[test]
 fn json_shards() {
     let stories = stories(40);
@@ -34,7 +34,7 @@ fn json_shards() {
     assert_eq!(shards(&folder).len(), 2);
 }
 
-/// What JSON files were seen to have.
+/// JSON files in the wild have byte order marks, nulls, plain strings and other fields.
 #[test]
 fn json_of_others() {
     let folder = with_vocabulary("json-of-others", &stories(40));
@@ -58,7 +58,7 @@ fn json_of_others() {
     gives("both.json", r#"[{"story": "a", "text": "x"}, {"text": "x", "story": "b"}]"#, &["a", "b"], "2 shards");
     gives("strings.json", r#"["a", "b", ""]"#, &["a", "b"], "empty skipped");
     gives("strings.jsonl", "\"a\"\n\"b\"\n", &["a", "b"], "2 shards");
-    // Both splits are the whole file here, so that both count it.
+    // Both splits are the whole file here, so both count its nulls.
     let null = r#"[{"story": "a"}, {"story": null}, null, {"story": null, "text": "b"}]"#;
     gives("null.json", null, &["a", "b"], "4 stories (4 null skipped)");
     assert_fails(&tokenize("other.json", "[\n[1]]"), &["other.json", "line 2", "`story` (or `text`)"]);
@@ -66,7 +66,7 @@ fn json_of_others() {
     assert_fails(&tokenize("swapped.json", swapped), &["all 2 stories", "the same text, \"story\"", "`text`"]);
 }
 
-/// The same, as files of somebody.
+/// JSON files that somebody had are read or refused as they should be.
 #[test]
 fn json_cases() {
     let Some(cases) = tests::shared::file("cases/json") else { return };

@@ -1,14 +1,12 @@
-//! Which stories are for training and which for validation.
+//! Stories are split into those for training and those for validation.
 
 use std::fs;
 
-use infer_core::Tokenizer;
-
 use super::{expected, pretokenize, read, shards, with_vocabulary};
-use crate::{assert_fails, index, run, scratch, stories, text};
+use crate::{assert_fails, run, scratch, stories, text, vocabulary};
 
-/// Without a validation split of its own, a corpus lends one story in twenty, and both splits make
-/// up the whole.
+/// From a corpus without a validation split, one story in twenty is held out, and both splits
+/// together are the whole corpus.
 #[test]
 fn a_share_is_held_out() {
     let stories = stories(2000);
@@ -22,7 +20,8 @@ fn a_share_is_held_out() {
     assert_eq!(splits[0].len() + splits[1].len(), expected(&folder, &stories).len());
 }
 
-/// A file in the corpus that --valid names is for validation only; the rest is said once.
+/// A file in the corpus that --valid names is for validation only. The message names each file
+/// once.
 #[test]
 fn a_validation_file_in_the_corpus() {
     let stories = stories(60);
@@ -43,7 +42,7 @@ fn a_validation_file_in_the_corpus() {
     assert_eq!(read(&shards(&out)[1]), expected(&folder, &stories[..40]));
 }
 
-/// Names that say train, valid or test mean it, whatever their order, also as folders.
+/// Files and folders whose names contain train, valid or test are used so, whatever their order.
 #[test]
 fn names_say_which_split_a_file_is() {
     let stories = stories(90);
@@ -72,7 +71,7 @@ fn names_say_which_split_a_file_is() {
         assert_eq!(read(&shards(&out)[0]), expected(&folder, &stories[40..60]), "{corpus}");
         assert_eq!(read(&shards(&out)[1]), expected(&folder, &stories[..40]), "{corpus}");
     }
-    // Alone, a name says nothing.
+    // The name of a single file does not matter.
     let out = folder.join("out/alone");
     let output = pretokenize(&folder.join("flat/test.json"), &out, &["--tokenizer", text(&tokenizer)]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -118,9 +117,7 @@ fn few_stories_are_split_by_position() {
         assert!(said.contains(&format!("2 shards, {n} stories, ")), "{said}");
         let [valid, train] = [0, 1].map(|i| read(&shards(&folder)[i]).len());
         assert!((8 * valid..11 * valid).contains(&train), "{valid} of {}", valid + train);
-        let bytes = fs::read(folder.join("tokenizer.bin")).unwrap();
-        let index = index(&bytes);
-        let tokenizer = Tokenizer::with_index(&bytes, &index);
+        let tokenizer = vocabulary(&folder);
         let words = |i: usize| {
             let tokens = read(&shards(&folder)[i]);
             let text: Vec<u8> = tokens
@@ -137,7 +134,7 @@ fn few_stories_are_split_by_position() {
     }
 }
 
-/// What is skipped counts once, though both splits read it.
+/// A skipped story counts once, though both splits read it.
 #[test]
 fn empty_stories_count_once() {
     let mut stories = stories(300);

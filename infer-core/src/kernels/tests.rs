@@ -1,0 +1,200 @@
+//! Every table that this machine can run, against the scalar one, bit for bit. Chips run the image
+//! `kernels` of firmware-example.
+
+use std::format;
+use std::vec;
+use std::vec::Vec;
+
+use super::scalar::SCALAR;
+use super::table::{Heads, HeadsQ8};
+use super::*;
+use crate::math::LANES;
+use crate::matrix::Q8Matrix;
+use crate::panel::Panel;
+use crate::plan::{XQ_BYTES, block_len};
+
+/// Numbers from -1 to 1, the same in every run.
+struct Random(u64);
+
+impl Random {
+    fn uniform(&mut self) -> f32 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    fn f32s(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.uniform()).collect()
+    }
+
+    /// Also subnormal numbers and zeros of both signs, and what a kernel makes of damage: one NaN,
+    /// and an infinity.
+    fn odd_f32s(&mut self, n: usize, damage: bool) -> Vec<f32> {
+        let mut x = self.f32s(n);
+        for (i, x) in x.iter_mut().enumerate() {
+            *x *= [1.0, 1e-20, 1e-39, 0.0, -0.0, 1e10][i % 7 % 6];
+        }
+        if damage {
+            x[n / 2] = f32::NAN;
+            x[n / 3] = f32::INFINITY;
+        }
+        x
+    }
+
+    fn i8s(&mut self, n: usize) -> Vec<i8> {
+        (0..n).map(|_| (self.uniform() * 128.0) as i8).collect()
+    }
+}
+
+/// NaNs are all alike: their payload is nobody's.
+fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|x| if x.is_nan() { u32::MAX } else { x.to_bits() }).collect()
+}
+
+/// Whether all tables compute what the scalar one does.
+fn check(what: &str, run: impl Fn(&Kernels) -> Vec<f32>) {
+    let want = run(&SCALAR);
+    for kernels in Kernels::all() {
+        assert_eq!(bits(&run(&kernels)), bits(&want), "{}: {what}", kernels.name);
+    }
+}
+
+/// The output (batch, rows) of a product.
+fn product(rows: usize, batch: usize, run: impl FnOnce(&mut Panel<'_>)) -> Vec<f32> {
+    let mut out = vec![9.0; batch * rows];
+    run(&mut Panel::new(&mut out, rows));
+    out
+}
+
+#[test]
+fn f32_products() {
+    let mut random = Random(1);
+    for rows in [1, 3, 4, 8, 9, 17, 35, 250] {
+        for cols in [1, 2, 7, 8, 12, 30, 64, 65, 172, 4100] {
+            for batch in [1, 3] {
+                let (w, x) = (random.f32s(rows * cols), random.odd_f32s(batch * cols, false));
+                check(&format!("{rows} rows, {cols} columns, {batch} of x"), |kernels| {
+                    product(rows, batch, |out| (kernels.matmul_f32)(&w, cols, &x, out))
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn int8_products() {
+    let mut random = Random(2);
+    for group_size in [4, 12, 16, 32, 48, 64, 96, 128, 1024] {
+        for groups in [1, 2, 7, 9, 33] {
+            for (rows, batch) in [(1, 1), (8, 1), (13, 3), (35, 2)] {
+                let cols = groups * group_size;
+                let (q, s) = (random.i8s(rows * cols), random.f32s(rows * groups));
+                let x = random.odd_f32s(batch * cols, groups == 7);
+                let w = Q8Matrix { q: &q, s: &s, rows, cols, group_size };
+                check(&format!("{rows} rows, {groups} groups of {group_size}, {batch} of x"), |kernels| {
+                    let (mut xq, mut xs) = (vec![0; XQ_BYTES * x.len()], vec![0.0; batch * groups]);
+                    (kernels.quantize)(&x, group_size, &mut xq, &mut xs);
+                    product(rows, batch, |out| (kernels.matmul_q8)(&w, &xq, &xs, out))
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn int8_products_at_their_limits() {
+    // -128 is no product of the quantiser, and legal; two products of 127 · 128 stand in 16 bits at
+    // most.
+    for (group_size, w, x) in [(32, -128, 127), (32, -128, -127), (1024, -128, 127), (1024, 127, 127), (64, 127, -127)]
+    {
+        let (rows, cols) = (9, 2048);
+        let (q, s) = (vec![w; rows * cols], vec![0.5; rows * cols / group_size]);
+        let (x, xs) = (vec![x; cols], vec![0.25; cols / group_size]);
+        let w = Q8Matrix { q: &q, s: &s, rows, cols, group_size };
+        let want = (i64::from(q[0]) * i64::from(x[0]) * cols as i64) as f32 * 0.125;
+        for kernels in Kernels::all() {
+            let out = product(rows, 1, |out| (kernels.matmul_q8)(&w, &x, &xs, out));
+            assert_eq!(out, vec![want; rows], "{}: group size {group_size}", kernels.name);
+        }
+    }
+}
+
+/// Head sizes, query heads that share keys, positions, and the size of queries: small ones make the
+/// weights alike, large ones make most of them 0.
+fn attention_shapes() -> impl Iterator<Item = (usize, usize, usize, f32)> {
+    let sizes = [2, 4, 6, 8, 12, 16, 24, 40, 64].into_iter();
+    sizes.flat_map(|head_size| {
+        [(1, 1), (2, 7), (3, 8), (2, 9), (4, 20), (5, 300)]
+            .into_iter()
+            .flat_map(move |(heads, positions)| [0.1, 300.0].map(|large| (head_size, heads, positions, large)))
+    })
+}
+
+#[test]
+fn attention() {
+    let mut random = Random(3);
+    for (head_size, n_heads, positions, large) in attention_shapes() {
+        for damage in [false, true] {
+            let slots = block_len(positions);
+            let mut q = random.f32s(n_heads * head_size);
+            q.iter_mut().for_each(|q| *q *= large);
+            let keys = random.odd_f32s(slots * head_size, damage);
+            let values = random.odd_f32s(positions * head_size, damage);
+            let keys = keys.as_chunks::<LANES>().0;
+            let scale = core::f32::consts::LOG2_E / (head_size as f32).sqrt();
+            let heads = Heads { q: &q, keys, values: &values, positions, head_size, scale };
+            check(&format!("{n_heads} heads of {head_size}, {positions} positions, q {large}"), |kernels| {
+                let (mut att, mut out) = (vec![f32::NAN; n_heads * slots], vec![9.0; n_heads * head_size]);
+                (kernels.attend)(&heads, &mut att, &mut out);
+                out
+            });
+        }
+    }
+}
+
+#[test]
+fn int8_attention() {
+    let mut random = Random(4);
+    for (head_size, n_heads, positions, large) in attention_shapes().filter(|(head_size, ..)| head_size % 4 == 0) {
+        let slots = block_len(positions);
+        let (q, q_scales) = (random.i8s(n_heads * head_size), random.f32s(n_heads));
+        let (keys, values) = (random.i8s(slots * head_size), random.i8s(slots * head_size));
+        let scales = |random: &mut Random| (0..slots).map(|_| random.uniform().abs() * 0.01).collect::<Vec<_>>();
+        let (key_scales, value_scales) = (scales(&mut random), scales(&mut random));
+        let heads = HeadsQ8 {
+            q: &q,
+            q_scales: &q_scales,
+            keys: &keys,
+            values: &values,
+            key_scales: &key_scales,
+            value_scales: &value_scales,
+            positions,
+            head_size,
+            scale: large,
+        };
+        check(&format!("{n_heads} heads of {head_size}, {positions} positions, scale {large}"), |kernels| {
+            let (mut att, mut out) = (vec![f32::NAN; n_heads * slots], vec![9.0; n_heads * head_size]);
+            (kernels.attend_q8)(&heads, &mut att, &mut out);
+            out
+        });
+    }
+}
+
+#[test]
+fn norms_and_swiglu() {
+    let mut random = Random(5);
+    for n in (1..50).chain([172, 768]) {
+        for damage in [false, true] {
+            let (x, weight) = (random.odd_f32s(n, damage), random.f32s(n));
+            check(&format!("norm of {n}"), |kernels| {
+                let mut out = vec![9.0; n];
+                (kernels.rmsnorm)(&mut out, &x, &weight);
+                out
+            });
+            check(&format!("SwiGLU of {n}"), |kernels| {
+                let mut hb: Vec<f32> = x.iter().map(|x| x * 90.0).collect();
+                (kernels.swiglu)(&mut hb, &weight);
+                hb
+            });
+        }
+    }
+}
