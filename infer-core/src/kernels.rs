@@ -1,7 +1,9 @@
-//! The inner loops, one file per instruction set, picked once at run time.
+//! The inner loops, in one file or folder per instruction set; a table of them is picked once.
 //!
-//! The scalar kernels define the result: every other kernel must give the same bits (the
-//! determinism contract in the crate's documentation). An ISA file holds kernels and nothing else.
+//! The scalar kernels define the result, and every other kernel must give the same bits (the
+//! determinism contract in the crate's documentation). A kernel for a new core is a file here with a
+//! table (`table.rs` has the types, `blocks.rs` the walks over rows and heads), a line in this file,
+//! and nothing else: `tests.rs` and the image `kernels` of firmware-example compare every table.
 
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 mod avx2;
