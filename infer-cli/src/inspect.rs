@@ -1,4 +1,4 @@
-//! Shows what is in a model file and what running it takes.
+//! Shows the contents of a model file, and the memory that running it takes.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -181,7 +181,7 @@ fn print_tensors(out: &mut impl Write, layout: &Layout) -> io::Result<()> {
     Ok(())
 }
 
-/// What firmware-example links for a plan, byte by byte, in its sections.
+/// The bytes that firmware-example links for a plan, by section.
 #[derive(Serialize)]
 struct Memory {
     max_seq: usize,

@@ -1,8 +1,9 @@
-//! Tells a story in static memory alone, as firmware does: `cargo run -p infer-core --example no_heap`.
+//! Tells a story in static memory alone, as firmware does:
+//! `cargo run -p infer-core --example no_heap`.
 //!
 //! Model and tokenizer stay where the linker puts them, every buffer has the size that the plan
-//! counted at compile time, and the index of the tokenizer is built then, too. A model that does not
-//! run within the limits is a compile error.
+//! counted at compile time, and the index of the tokenizer is built then, too. A model that does
+//! not run within the limits is a compile error.
 
 use std::io::{Write, stdout};
 use std::sync::Mutex;
@@ -29,7 +30,7 @@ static INDEX: [IndexEntry; PLAN.tokenizer] = {
     index
 };
 
-/// What is written while the model runs. On a chip, each buffer may lie in the memory that suits it.
+/// The memory that is written. On a chip, each buffer may lie in the memory that suits it.
 struct Memory {
     hot_f32: [f32; PLAN.hot_f32],
     hot_i8: [i8; PLAN.hot_i8],

@@ -45,7 +45,7 @@
 // Parts of an infer_memory.
 #define INFER_PARTS 7
 
-// What an infer_error says. Beside each code: the infer_error's fields that it uses.
+// The codes of infer_error. Beside each code: the infer_error's fields that it uses.
 typedef enum infer_code {
   // No error.
   INFER_OK = 0,
@@ -61,7 +61,7 @@ typedef enum infer_code {
   INFER_ERROR_GROUP_SIZE,
   // Sizes do not fit this machine's address space.
   INFER_ERROR_TOO_LARGE,
-  // Not to be had in this build: subject.
+  // This build does not support it: subject.
   INFER_ERROR_UNSUPPORTED,
   // A buffer is too small: subject, values are elements needed, elements there.
   INFER_ERROR_BUFFER_TOO_SMALL,
@@ -105,8 +105,8 @@ typedef enum infer_code {
 
 // Implementations of the inner loops. They differ in speed only: all give the same bits.
 typedef enum infer_kernels {
-  // The best for the machine that the archive was built for, or runs on where it can find out.
-  // The default.
+  // The default: the best ones for the machine that the archive was built for or, where it can
+  // find out, runs on.
   INFER_KERNELS_NATIVE = 0,
   // The portable ones.
   INFER_KERNELS_SCALAR = 1,
@@ -171,13 +171,13 @@ typedef struct infer_config {
   size_t dim;
   // Width of the feed-forward network.
   size_t hidden_dim;
-  // Transformer layers, which is calls of infer_step per pass.
+  // Transformer layers. A pass takes as many calls of infer_step.
   size_t n_layers;
   // Query heads.
   size_t n_heads;
   // Key/value heads.
   size_t n_kv_heads;
-  // Tokens, and logits.
+  // Number of tokens, and of logits.
   size_t vocab_size;
   // Positions the model was trained for.
   size_t seq_len;
@@ -185,12 +185,12 @@ typedef struct infer_config {
   size_t group_size;
 } infer_config;
 
-// What a context is to be large enough for.
+// The limits a context is sized for.
 typedef struct infer_limits {
   // Positions of a sequence, prompt included: 1 to the model's seq_len. The KV cache grows with
   // it.
   size_t max_seq;
-  // Tokens per infer_forward: 1 on a chip, 32 or so where prompts are to be read fast.
+  // The most tokens per infer_forward: 1 on a chip, about 32 to read prompts fast.
   size_t batch;
   // Bytes of the longest text for infer_encode.
   size_t prompt_bytes;
@@ -212,8 +212,8 @@ typedef struct infer_memory {
   struct infer_buffer part[INFER_PARTS];
 } infer_memory;
 
-// A model, its memory and the progress of one sequence. Belongs to the caller, and is to be all
-// zeros before infer_init: a static one is, a local one with `= {0}`. It points to the memory that
+// A model, its memory and the progress of one sequence. It belongs to the caller, and must be all
+// zeros before infer_init: a static one is, a local one is with `= {0}`. It points to the memory that
 // infer_init was given and owns nothing, so it needs no release. Do not copy it; calls with a copy
 // are refused. Two contexts are independent; one context is for one thread at a time.
 typedef struct infer_context {

@@ -1,5 +1,5 @@
-//! What can be wrong with a file, a buffer or an argument. Every value carries the numbers a person
-//! needs to act.
+//! The errors of this crate: what is wrong with a file, a buffer or an argument, with the numbers
+//! that a person needs to act.
 
 use core::fmt;
 
@@ -45,7 +45,7 @@ pub enum Error {
     },
     /// Sizes computed from the header do not fit this machine's address space.
     TooLarge,
-    /// Well formed, but not to be had in this version of the library.
+    /// A file or setting is well formed, but this build does not support it.
     Unsupported {
         /// What is missing.
         what: &'static str,
@@ -71,8 +71,8 @@ pub enum Error {
     ModelMismatch,
     /// The sequence was begun with another model, or with the same one at another place in memory.
     OtherModel,
-    /// The thread or task does not round to the nearest number, as results require that are the
-    /// same everywhere.
+    /// The thread or task does not round to the nearest number. Results that are the same everywhere
+    /// require it.
     Rounding,
     /// A token id that the vocabulary does not have.
     Token {

@@ -17,12 +17,12 @@ use crate::quant::quantize_by;
 use crate::runner::{Runner, Serial};
 use crate::state::{Int8Scratch, Progress, State};
 
-/// What computes: kernels of an instruction set, and who runs their tasks.
+/// The kernels that compute a pass, and the runner of their tasks.
 #[derive(Clone, Copy)]
 pub struct Engine<'r> {
-    /// Inner loops.
+    /// Inner loops for an instruction set.
     pub kernels: Kernels,
-    /// Threads.
+    /// Runs tasks, on one thread or several.
     pub runner: &'r dyn Runner,
 }
 
@@ -110,7 +110,7 @@ pub(crate) fn begin_at(model: &Model<'_>, state: &mut State<'_>, tokens: &[u32],
     Ok(())
 }
 
-/// Computes one layer. Returns whether another one is to be done.
+/// Computes one layer. Returns whether a layer is left.
 ///
 /// # Errors
 /// [`Error::NotReady`] without [`begin`] or after the last layer, [`Error::ModelMismatch`],
@@ -227,7 +227,7 @@ fn attend_heads(config: &Config, state: &mut State<'_>, engine: &Engine<'_>) {
     let scale = core::f32::consts::LOG2_E / native::sqrt(head_size as f32);
     let outs = [Turns::new(state.att, scratch), Turns::new(out, piece)];
     run_disjoint(engine.runner, tasks, outs, |task, [mut att, mut out]| {
-        let n_kv_heads = config.n_kv_heads.max(1); // here, where the compiler needs to know
+        let n_kv_heads = config.n_kv_heads.max(1); // here, where the compiler sees that it is not 0
         // In turns, since later rows have more positions.
         let pieces = q.chunks_exact(piece.max(1)).enumerate().skip(task).step_by(tasks.max(1));
         for (turn, (i, q)) in pieces.enumerate() {

@@ -12,8 +12,8 @@ use crate::model::Model;
 
 /// A memory-mapped model file.
 ///
-/// Replace a model that is in use by writing a new file and renaming it: whoever has mapped the old
-/// one keeps it.
+/// To replace a model that is in use, write a new file and rename it: a program that has mapped the
+/// old file keeps it.
 #[derive(Debug)]
 pub struct MappedModel {
     map: Mmap,
@@ -25,7 +25,7 @@ pub struct MappedModel {
 pub enum OpenError {
     /// The file could not be opened or mapped.
     Io(io::Error),
-    /// The file is no usable model.
+    /// The file is not a usable model.
     Format(Error),
 }
 
@@ -38,7 +38,7 @@ impl MappedModel {
     /// # Safety
     /// As [`map_file`].
     pub unsafe fn open(path: impl AsRef<Path>) -> Result<MappedModel, OpenError> {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller promises what `map_file` asks: nobody changes or cuts the file.
         let mapped = MappedModel { map: unsafe { map_file(path.as_ref()) }.map_err(OpenError::Io)? };
         mapped.model().map_err(OpenError::Format)?;
         Ok(mapped)
@@ -69,12 +69,12 @@ impl MappedModel {
 /// [`exit_when_a_map_is_cut`]). No program can enforce that: a program promises it on behalf of its
 /// user, who should be told.
 pub unsafe fn map_file(path: &Path) -> io::Result<Mmap> {
-    // Asked before it is opened, which waits for a writer if the file is a pipe.
+    // Checked before the file is opened: opening a pipe would wait for a writer.
     if !std::fs::metadata(path)?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
     let file = File::open(path)?;
-    // SAFETY: the map is read only; nobody changes the file, as the caller promised.
+    // SAFETY: the map is read only, and the caller promises that nobody changes or cuts the file.
     unsafe { Mmap::map(&file) }
 }
 
@@ -96,7 +96,7 @@ mod bus_error {
 
     const MESSAGE: &[u8] =
         b"error: a file that is in use was cut, or cannot be read: to replace one, write another and rename it\n";
-    /// An address in a map, behind the end of its file.
+    /// The si_code of an access to a map behind the end of its file.
     const BUS_ADRERR: c_int = 2;
 
     pub fn handle() {

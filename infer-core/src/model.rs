@@ -74,7 +74,7 @@ impl<'m> Model<'m> {
         if !bytes.as_ptr().addr().is_multiple_of(ALIGN) {
             return Err(Error::Misaligned);
         }
-        // What follows cannot fail once the length is checked; TooLarge stands for the impossible.
+        // This cannot fail, as the length is checked; TooLarge stands for the impossible.
         Model::borrow(bytes, header, &layout).ok_or(Error::TooLarge)
     }
 
@@ -110,8 +110,8 @@ impl<'m> Model<'m> {
         &self.header.config
     }
 
-    /// Where the weights lie: tells one model in memory from another, but not two that lie there
-    /// one after the other.
+    /// The address of the weights. It tells two models in memory apart, but not two that occupy the
+    /// same memory one after the other.
     pub(crate) fn address(&self) -> usize {
         self.rms_final.as_ptr().addr()
     }
@@ -147,8 +147,8 @@ impl<'m> Model<'m> {
     }
 }
 
-/// One tensor per layer at equal distances. Layers are cut out when they are used, so a model takes
-/// the same few words whether it has one layer or a hundred.
+/// The tensors of one name, one per layer at equal distances. A layer is cut out when it is used, so
+/// a model takes the same few words whether it has one layer or a hundred.
 #[derive(Clone, Copy, Debug)]
 struct Stack<'m> {
     bytes: &'m [u8],

@@ -1,4 +1,4 @@
-//! Who runs the tasks of a forward pass: the calling thread, or a pool that the caller brings.
+//! Runners share the tasks of a forward pass out among threads: the caller's own, or a pool.
 #![allow(unsafe_code)]
 
 use core::num::NonZeroUsize;
@@ -16,8 +16,8 @@ pub unsafe trait Runner: Sync {
     /// The largest number of tasks worth splitting work into.
     fn threads(&self) -> NonZeroUsize;
 
-    /// Multiplications that are worth a task of their own: less costs more to hand to another
-    /// thread than to do. The default is some microseconds.
+    /// The smallest number of multiplications worth a task of their own. Handing fewer to another
+    /// thread takes longer than doing them. The default takes a few microseconds.
     fn min_work(&self) -> usize {
         1 << 15
     }
@@ -26,7 +26,7 @@ pub unsafe trait Runner: Sync {
     fn run(&self, n: usize, task: &(dyn Fn(usize) + Sync));
 }
 
-/// Everything on the calling thread, one task after another.
+/// Runs everything on the calling thread, one task after another.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Serial;
 

@@ -1,4 +1,4 @@
-//! From logits to a token, so that a seed tells the story that it tells in llama2.c.
+//! Picks tokens from logits by llama2.c's rules: the same seed tells the same story.
 //!
 //! Exponentials are added one after the other in f32, in the order of the tokens, as llama2.c adds
 //! them. In the lanes of [`math`](crate::math) the sum of 32,000 would be more exact, but differ by
@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::math::exp;
 use crate::math::native::max;
 
-/// Scratch of sampling within limits: one candidate.
+/// One candidate of sampling within limits. The sampler's scratch is a slice of them.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct ProbIndex {
@@ -53,8 +53,8 @@ impl Sampler {
 
     /// Limits beside `topp`: `top_k` keeps that many of the most likely tokens (Fan et al., 2018),
     /// `min_p` those that are at least `min_p` times as likely as the most likely one (Nguyen et
-    /// al., 2024). 0 turns either off, and both are off in a new sampler. All limits are measured
-    /// on the whole distribution; a token must be within each of them.
+    /// al., 2024). 0 turns either off, and both are off in a new sampler. Each limit is measured on
+    /// the whole distribution, and a token must be within all of them.
     ///
     /// # Errors
     /// [`Error::Setting`] for a `min_p` outside 0..=1; the limits are then as before.
@@ -129,8 +129,8 @@ impl Sampler {
     /// exceeds `topp`.
     fn sample_limited(&self, weights: &[f32], sum: f32, coin: f32, scratch: &mut [ProbIndex]) -> u32 {
         let (topp, cutoff) = if self.has_nucleus() {
-            // Smaller probabilities cannot be part of the nucleus: they would have to be, all
-            // together, above 1 - topp.
+            // A smaller probability cannot be part of the nucleus: all smaller ones together are
+            // below 1 - topp, so the others make up the nucleus.
             (self.topp, (1.0 - self.topp) / (weights.len() as f32 - 1.0))
         } else {
             (f32::INFINITY, 0.0)
@@ -203,7 +203,7 @@ fn check_logits(logits: &[f32]) -> Result<(), Error> {
     Err(Error::NotFinite { token: logits.iter().position(|x| x.is_nan() || *x == f32::INFINITY).unwrap_or(0) })
 }
 
-/// Elements looked at without an early exit, so that loops vectorise.
+/// Number of elements that a loop examines before it may end early. Such loops vectorise.
 const CHUNK: usize = 64;
 
 /// The first element equal to `value`.
@@ -213,11 +213,12 @@ fn first(x: &[f32], value: f32) -> u32 {
     (chunk * CHUNK + rest.take(CHUNK).position(|&x| x == value).unwrap_or(0)) as u32
 }
 
-/// What [`exponentials`] makes of the largest logit.
+/// The numerator that [`exponentials`] gives to the largest logit.
 const LARGEST_WEIGHT: f32 = 1.0;
 
-/// The numerators of softmax, in place of the logits, and their sum: `exp(x / temperature - max)`.
-/// `max` is the largest of the quotients. A mask, and what is below e^-87, gets 0.
+/// Replaces the logits by the numerators of softmax, `exp(x / temperature - max)`, and returns their
+/// sum. `max` is the largest of the quotients. A masked logit gets 0, and so does a numerator below
+/// e^-87.
 fn exponentials(x: &mut [f32], temperature: f32, max: f32) -> f32 {
     let mut sum = 0.0;
     // In chunks, so that a processor computes the next exponentials while it waits for the
@@ -247,7 +248,7 @@ fn sample_all(weights: &[f32], sum: f32, coin: f32) -> u32 {
 }
 
 /// Puts the tokens with probabilities of at least `cutoff` and weights of at least `min_weight`
-/// into `scratch`, and counts them. Tokens that weigh nothing never count.
+/// into `scratch`, and returns their number. Tokens of weight 0 are left out.
 fn collect(weights: &[f32], sum: f32, cutoff: f32, min_weight: f32, scratch: &mut [ProbIndex]) -> usize {
     // Compared without a division first, a little lower than rounding could matter: most chunks
     // have no candidate.
@@ -300,7 +301,7 @@ fn sift_down(heap: &mut [ProbIndex], mut root: usize, len: usize) {
     }
 }
 
-/// `swap` that does nothing for an index out of range, instead of panicking.
+/// Swaps two elements. An index out of range does nothing, where slice's `swap` would panic.
 fn swap(heap: &mut [ProbIndex], a: usize, b: usize) {
     if let Ok([a, b]) = heap.get_disjoint_mut([a, b]) {
         core::mem::swap(a, b);

@@ -1,4 +1,4 @@
-//! Values of flags, and what is said about wrong ones.
+//! Parsers of the values of flags, and their messages.
 
 use std::num::NonZeroUsize;
 
@@ -7,7 +7,7 @@ use infer_core::MAX_THREADS;
 
 use super::Kv;
 
-/// What `inspect` plans for.
+/// The limits that `inspect` plans for.
 #[derive(Clone, Copy, Debug)]
 pub struct PlanLimits {
     pub max_seq: Option<usize>,

@@ -12,7 +12,7 @@ use infer_link::{Request, Statistics};
 use super::link::{Firmware, stopped};
 use crate::session::{ModelFiles, buffers};
 
-/// Runs the model here with the same settings and compares.
+/// Runs the model here with the same settings, and compares tokens and logits.
 pub fn check(
     files: &ModelFiles,
     tokenizer: &OwnedTokenizer<&[u8]>,

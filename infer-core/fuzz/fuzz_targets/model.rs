@@ -164,7 +164,8 @@ fn check_matrix(matrix: Matrix<'_>, rows: usize, cols: usize) {
 /// A plan is refused, or its sizes are what a state accepts, and one element less is not.
 fn check_plan(config: &Config, limits: &[Size; 3], kv_int8: bool) {
     let kv = if kv_int8 { KvType::I8 } else { KvType::F32 };
-    let limits = Limits { max_seq: limits[0].get(), batch: limits[1].get(), threads: limits[2].get(), kv };
+    let [max_seq, batch, threads] = limits.each_ref().map(Size::get);
+    let limits = Limits::new(max_seq).with_batch(batch).with_threads(threads).with_kv(kv);
     let Ok(plan) = config.plan(limits) else { return };
     if plan.hot_bytes() + plan.kv_bytes() > 1 << 20 {
         return;

@@ -17,8 +17,8 @@ use crate::tokenizer::{MergeSlot, Tokenizer};
 /// Size of infer_context in machine words, beside 8 bytes that align it.
 pub const INFER_CONTEXT_WORDS: usize = 224;
 
-/// A model, its memory and the progress of one sequence. Belongs to the caller, and is to be all
-/// zeros before infer_init: a static one is, a local one with `= {0}`. It points to the memory that
+/// A model, its memory and the progress of one sequence. It belongs to the caller, and must be all
+/// zeros before infer_init: a static one is, a local one is with `= {0}`. It points to the memory that
 /// infer_init was given and owns nothing, so it needs no release. Do not copy it; calls with a copy
 /// are refused. Two contexts are independent; one context is for one thread at a time.
 #[repr(C)]
@@ -27,10 +27,10 @@ pub struct infer_context {
     words: [usize; INFER_CONTEXT_WORDS],
 }
 
-/// What lies in an infer_context.
+/// The content of an infer_context.
 #[repr(C)]
 pub(super) struct Context {
-    /// [`mark`] of its own address once it is initialised. First, where [`context`] looks for it.
+    /// [`mark`] of its own address once it is initialised. First, where [`initialised`] looks for it.
     mark: usize,
     pub model: Model<'static>,
     pub state: State<'static>,
@@ -39,7 +39,7 @@ pub(super) struct Context {
     pub kernels: Kernels,
     pub candidates: &'static mut [ProbIndex],
     pub merge: &'static mut [MergeSlot],
-    /// What the pointers of later calls must not overlap.
+    /// Memory that the pointers of later calls must not overlap.
     pub owned: Owned,
     /// The logits are those of the last pass and have not been sampled yet.
     pub classified: bool,
@@ -87,12 +87,15 @@ pub unsafe extern "C" fn infer_init(
         let settings = [Area::new("limits", limits, 1), Area::new("memory", memory, 1)];
         apart(&[area], &files)?;
         apart(&[area], &settings)?;
-        // SAFETY: the context is the caller's to write, the mark lies at its beginning, and nothing
-        // that is read overlaps it.
+        // SAFETY: the caller passes a context that may be written, `out` has found it neither null
+        // nor misaligned, and `apart` has found it apart from all that is read. The mark lies at its
+        // beginning.
         unsafe { place.cast::<usize>().write(0) };
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller passes an infer_limits and an infer_memory, which nothing writes
+        // meanwhile.
         let (limits, memory) = unsafe { (one("limits", limits)?, one("memory", memory)?) };
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller passes files of `model_bytes` and `tokenizer_bytes` readable bytes, which
+        // stay as they are as long as the context is used.
         let (model, tokenizer) = unsafe {
             (slice("model", model.cast(), model_bytes)?, slice("tokenizer", tokenizer.cast(), tokenizer_bytes)?)
         };
@@ -101,7 +104,7 @@ pub unsafe extern "C" fn infer_init(
         let others = [area, model_area, tokenizer_area, limits_area, memory_area];
         let model = Model::from_bytes(model)?;
         let plan = plan(model.config(), limits)?;
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller passes memory that nothing else uses as long as the context is used.
         let parts = unsafe { memory.lend(&plan, limits.prompt_bytes, &others) }?;
         let [a, b, c, d, e, f, g] = parts.areas;
         let built = Context {
@@ -116,7 +119,8 @@ pub unsafe extern "C" fn infer_init(
             owned: Owned { written: [area, a, b, c, d, e, f, g], read: files },
             classified: false,
         };
-        // SAFETY: an infer_context is large enough for a Context, and aligned: asserted above.
+        // SAFETY: as for the mark; an infer_context is as large as a Context and aligned like one,
+        // which is asserted above.
         unsafe { place.write(built) };
         Ok(())
     })
@@ -128,16 +132,18 @@ pub unsafe extern "C" fn infer_init(
 /// `context` is NULL or points to an infer_context that nothing else uses for the lifetime.
 pub(super) unsafe fn initialised<'a>(context: *mut infer_context) -> Result<&'a mut Context, infer_error> {
     let place = out("context", context)?;
-    // SAFETY: the caller's promise; null and alignment are checked, and the mark lies at the
-    // beginning.
+    // SAFETY: `out` has found it neither null nor misaligned, so the caller passes an infer_context.
+    // The mark lies at its beginning.
     if unsafe { place.cast::<usize>().read() } != mark(place) {
         return Err(infer_error::new(INFER_ERROR_NOT_INITIALISED, "context", "", [0; 4]));
     }
-    // SAFETY: the mark says that infer_init has written a Context here.
+    // SAFETY: the mark says that infer_init has written a Context here, and the caller promises that
+    // nothing else uses it for the lifetime.
     Ok(unsafe { &mut *place.cast::<Context>() })
 }
 
-/// Neither zero nor that of a copy at another address, as contexts have even addresses.
+/// The mark of a context at this address. It is neither zero, as contexts have even addresses, nor
+/// the mark of a copy at another address.
 fn mark(context: *const infer_context) -> usize {
     context.addr() ^ 0x696e_6665
 }

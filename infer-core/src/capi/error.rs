@@ -4,7 +4,7 @@ use core::ffi::c_char;
 
 use crate::error::Error;
 
-/// What an infer_error says. Beside each code: the infer_error's fields that it uses.
+/// The codes of infer_error. Beside each code: the infer_error's fields that it uses.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum infer_code {
@@ -22,7 +22,7 @@ pub enum infer_code {
     INFER_ERROR_GROUP_SIZE,
     /// Sizes do not fit this machine's address space.
     INFER_ERROR_TOO_LARGE,
-    /// Not to be had in this build: subject.
+    /// This build does not support it: subject.
     INFER_ERROR_UNSUPPORTED,
     /// A buffer is too small: subject, values are elements needed, elements there.
     INFER_ERROR_BUFFER_TOO_SMALL,
@@ -99,7 +99,7 @@ impl infer_text {
 }
 
 impl infer_error {
-    /// Out of line: it is named in a hundred places.
+    /// Not inlined, as a hundred places call it.
     #[cold]
     #[inline(never)]
     pub(super) fn new(code: infer_code, subject: &'static str, rule: &'static str, values: [i64; 4]) -> infer_error {

@@ -1,4 +1,4 @@
-//! What C passes by pointer: checked, and turned into slices.
+//! Pointers from C, checked and turned into slices.
 
 use core::ffi::c_void;
 
@@ -66,7 +66,7 @@ const NAMES: [&str; INFER_PARTS] = [
     "INFER_MERGE",
 ];
 
-// SAFETY: structs of numbers, for which all bits zero is a value.
+// SAFETY: a struct of numbers, for which all bits zero is a value.
 unsafe impl Zeroable for ProbIndex {}
 // SAFETY: as above.
 unsafe impl Zeroable for IndexEntry {}
@@ -79,7 +79,7 @@ const _: () = assert!(align_of::<IndexEntry>() <= INFER_ALIGN && align_of::<Merg
 
 /// The parts as slices.
 pub(super) struct Parts {
-    /// Where they lie.
+    /// Where the parts lie.
     pub areas: [Area; INFER_PARTS],
     pub hot: HotBuffers<'static>,
     pub kv: KvBuffers<'static>,
@@ -89,7 +89,7 @@ pub(super) struct Parts {
 }
 
 impl infer_memory {
-    /// The bytes of all parts, without memory.
+    /// The bytes that each part needs, without memory.
     pub(super) fn needed(plan: &Plan, prompt_bytes: usize) -> Result<infer_memory, Error> {
         let kv_value = match plan.limits.kv {
             KvType::F32 => size_of::<f32>(),
@@ -144,7 +144,8 @@ impl infer_memory {
         let needed = infer_memory::needed(plan, prompt_bytes)?;
         self.check(&needed, others)?;
         let [hot_f32, hot_i8, kv_values, kv_scales, sampler, tokenizer, merge] = self.part.map(|part| part.data);
-        // SAFETY: the caller's promise; `check` has compared the sizes.
+        // SAFETY: `check` has found each part as large as planned and apart from all others, and the
+        // caller promises that nothing else uses the parts as long as the result lives.
         unsafe {
             Ok(Parts {
                 areas: self.areas(&needed),
@@ -167,7 +168,7 @@ impl infer_memory {
     }
 }
 
-/// Memory that is in use.
+/// An area of memory with its name in messages.
 #[derive(Clone, Copy)]
 pub(super) struct Area {
     name: &'static str,
@@ -178,7 +179,7 @@ pub(super) struct Area {
 impl Area {
     const EMPTY: Area = Area { name: "", start: 0, bytes: 0 };
 
-    /// `n` values; none at all where the size overflows, which is refused elsewhere.
+    /// The area of `n` values. It is empty where the size overflows, which [`fits`] refuses.
     pub(super) fn new<T>(name: &'static str, pointer: *const T, n: usize) -> Area {
         let bytes = n.checked_mul(size_of::<T>()).filter(|bytes| isize::try_from(*bytes).is_ok());
         Area { name, start: pointer.addr(), bytes: bytes.unwrap_or(0) }
@@ -221,7 +222,7 @@ impl Owned {
     }
 }
 
-/// A pointer that is neither null nor misaligned.
+/// Checks that a pointer is neither null nor misaligned, and returns it.
 pub(super) fn out<T>(name: &'static str, pointer: *mut T) -> Result<*mut T, infer_error> {
     check_pointer(name, pointer, align_of::<T>())?;
     Ok(pointer)
@@ -237,17 +238,18 @@ fn check_pointer<T>(name: &'static str, pointer: *mut T, align: usize) -> Result
     Ok(())
 }
 
-/// A value to read.
+/// Borrows a value to read.
 ///
 /// # Safety
 /// `pointer` points to a T that stays unchanged for the lifetime, if it is not null.
 pub(super) unsafe fn one<'a, T>(name: &'static str, pointer: *const T) -> Result<&'a T, infer_error> {
     let pointer = out(name, pointer.cast_mut())?;
-    // SAFETY: the caller's promise; null and alignment are checked.
+    // SAFETY: `out` has found it neither null nor misaligned, so the caller promises a T that stays
+    // unchanged for the lifetime.
     Ok(unsafe { &*pointer })
 }
 
-/// `n` values to read; `pointer` does not matter when `n` is 0.
+/// Borrows `n` values to read. `pointer` does not matter when `n` is 0.
 ///
 /// # Safety
 /// `pointer` points to `n` values that stay unchanged for the lifetime, if it is not null.
@@ -257,12 +259,13 @@ pub(super) unsafe fn slice<'a, T>(name: &'static str, pointer: *const T, n: usiz
     }
     let pointer = out(name, pointer.cast_mut())?;
     fits::<T>(n)?;
-    // SAFETY: the caller's promise; null, alignment and size are checked.
+    // SAFETY: `out` has found it neither null nor misaligned, and `fits` the size below isize::MAX, so
+    // the caller promises `n` values that stay unchanged for the lifetime.
     Ok(unsafe { core::slice::from_raw_parts(pointer, n) })
 }
 
-/// `n` values to write, set to zero first: what comes from C need not be initialised. `pointer`
-/// does not matter when `n` is 0.
+/// Borrows `n` values to write, and sets them to zero, as memory from C need not be initialised.
+/// `pointer` does not matter when `n` is 0.
 ///
 /// # Safety
 /// `pointer` points to `n` writable values that nothing else uses for the lifetime, if it is not
@@ -277,14 +280,16 @@ pub(super) unsafe fn lend<'a, T: Zeroable>(
     }
     let pointer = out(name, pointer)?;
     fits::<T>(n)?;
-    // SAFETY: the caller's promise; null, alignment and size are checked. Zeros are a value of T.
+    // SAFETY: `out` has found it neither null nor misaligned, and `fits` the size below isize::MAX, so
+    // the caller promises room for `n` values that nothing else uses for the lifetime. Zeros are a
+    // value of T.
     unsafe {
         pointer.write_bytes(0, n);
         Ok(core::slice::from_raw_parts_mut(pointer, n))
     }
 }
 
-/// A slice has at most isize::MAX bytes.
+/// Checks that `n` values have at most isize::MAX bytes, as a slice must.
 fn fits<T>(n: usize) -> Result<(), Error> {
     match n.checked_mul(size_of::<T>()) {
         Some(bytes) if bytes <= isize::MAX as usize => Ok(()),

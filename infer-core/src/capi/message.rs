@@ -51,7 +51,8 @@ pub unsafe extern "C" fn infer_error_write(error: *const infer_error, text: *mut
     if apart(&[Area::new("text", text, capacity)], &[Area::new("error", error, 1)]).is_err() {
         return 0;
     }
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller passes an infer_error, which stays unchanged, and `capacity` writable bytes;
+    // `apart` has found the two apart.
     let (error, out) = unsafe { (one("error", error), lend("text", text.cast::<u8>(), capacity)) };
     let (Ok(error), Ok([out @ .., _])) = (error, out) else { return 0 }; // the last byte stays zero
     let mut writer = Writer { out, len: 0 };
@@ -89,8 +90,8 @@ impl Writer<'_> {
     }
 
     fn push_text(&mut self, text: &infer_text) {
-        // SAFETY: the texts of an error are static, as the caller promised not to have changed
-        // them.
+        // SAFETY: the texts of an error are static, and the caller promises that the error is as a
+        // function of this library returned it.
         let text = unsafe { slice("text", text.data.cast::<u8>(), text.bytes) };
         text.unwrap_or(&[]).iter().for_each(|byte| self.push(*byte));
     }

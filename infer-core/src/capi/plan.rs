@@ -17,13 +17,13 @@ pub enum infer_kv {
     INFER_KV_I8 = 1,
 }
 
-/// What a context is to be large enough for.
+/// The limits a context is sized for.
 #[repr(C)]
 pub struct infer_limits {
     /// Positions of a sequence, prompt included: 1 to the model's seq_len. The KV cache grows with
     /// it.
     pub max_seq: usize,
-    /// Tokens per infer_forward: 1 on a chip, 32 or so where prompts are to be read fast.
+    /// The most tokens per infer_forward: 1 on a chip, about 32 to read prompts fast.
     pub batch: usize,
     /// Bytes of the longest text for infer_encode.
     pub prompt_bytes: usize,
@@ -38,13 +38,13 @@ pub struct infer_config {
     pub dim: usize,
     /// Width of the feed-forward network.
     pub hidden_dim: usize,
-    /// Transformer layers, which is calls of infer_step per pass.
+    /// Transformer layers. A pass takes as many calls of infer_step.
     pub n_layers: usize,
     /// Query heads.
     pub n_heads: usize,
     /// Key/value heads.
     pub n_kv_heads: usize,
-    /// Tokens, and logits.
+    /// Number of tokens, and of logits.
     pub vocab_size: usize,
     /// Positions the model was trained for.
     pub seq_len: usize,
@@ -70,7 +70,7 @@ pub unsafe extern "C" fn infer_read_config(
     call(|| {
         let result = out("config", config)?;
         apart(&[Area::new("config", config, 1)], &[Area::new("model", model.cast::<u8>(), model_bytes)])?;
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller passes `model_bytes` readable bytes, which nothing writes meanwhile.
         let c = Config::from_header(unsafe { slice("model", model.cast(), model_bytes) }?)?;
         let group_size = match c.weights {
             WeightType::F32 => 0,
@@ -78,7 +78,8 @@ pub unsafe extern "C" fn infer_read_config(
         };
         let Config { dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len, .. } = c;
         let config = infer_config { dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len, group_size };
-        // SAFETY: the caller's promise; null and alignment are checked.
+        // SAFETY: `out` has found it neither null nor misaligned, and the caller passes room for one
+        // value, which `apart` has found apart from what is read.
         unsafe { result.write(config) };
         Ok(())
     })
@@ -105,11 +106,13 @@ pub unsafe extern "C" fn infer_plan(
         let result = out("memory", memory)?;
         let read = [Area::new("limits", limits, 1), Area::new("model", model.cast::<u8>(), model_bytes)];
         apart(&[Area::new("memory", memory, 1)], &read)?;
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller passes an infer_limits and `model_bytes` readable bytes, which nothing
+        // writes meanwhile.
         let (limits, model) = unsafe { (one("limits", limits)?, slice("model", model.cast(), model_bytes)?) };
         let plan = plan(&Config::from_header(model)?, limits)?;
         let memory = infer_memory::needed(&plan, limits.prompt_bytes)?;
-        // SAFETY: the caller's promise; null and alignment are checked.
+        // SAFETY: `out` has found it neither null nor misaligned, and the caller passes room for one
+        // value, which `apart` has found apart from what is read.
         unsafe { result.write(memory) };
         Ok(())
     })

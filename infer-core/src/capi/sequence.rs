@@ -32,18 +32,20 @@ pub unsafe extern "C" fn infer_encode(
     n_tokens: *mut usize,
 ) -> infer_error {
     call(|| {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller passes NULL, or an infer_context that nothing else uses meanwhile.
         let context = unsafe { initialised(context) }?;
         let result = out("n_tokens", n_tokens)?;
         let written = [Area::new("tokens", tokens, capacity), Area::new("n_tokens", n_tokens, 1)];
         context.owned.check(&written, &[Area::new("text", text, text_bytes)])?;
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller passes `text_bytes` readable bytes and room for `capacity` tokens, and
+        // `check` has found the two apart.
         let (text, tokens) =
             unsafe { (slice("text", text.cast::<u8>(), text_bytes)?, lend("tokens", tokens, capacity)?) };
         let text = str::from_utf8(text)
             .map_err(|e| infer_error::new(INFER_ERROR_TEXT, "text", "", [e.valid_up_to() as i64, 0, 0, 0]))?;
         let n = context.tokenizer.encode(text, bos, context.merge, tokens)?;
-        // SAFETY: the caller's promise; null and alignment are checked.
+        // SAFETY: `out` has found it neither null nor misaligned, and the caller passes room for one
+        // value, which `check` has found apart from all else.
         unsafe { result.write(n) };
         Ok(())
     })
@@ -65,10 +67,10 @@ pub unsafe extern "C" fn infer_forward(
     pos: usize,
 ) -> infer_error {
     call(|| {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller passes NULL, or an infer_context that nothing else uses meanwhile.
         let context = unsafe { initialised(context) }?;
         context.owned.check(&[], &[Area::new("tokens", tokens, n_tokens)])?;
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller passes `n_tokens` tokens, which nothing writes during the call.
         let tokens = unsafe { slice("tokens", tokens, n_tokens) }?;
         context.classified = false;
         begin_at(&context.model, &mut context.state, tokens, pos)?;
@@ -92,10 +94,10 @@ pub unsafe extern "C" fn infer_begin(
     pos: usize,
 ) -> infer_error {
     call(|| {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller passes NULL, or an infer_context that nothing else uses meanwhile.
         let context = unsafe { initialised(context) }?;
         context.owned.check(&[], &[Area::new("tokens", tokens, n_tokens)])?;
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller passes `n_tokens` tokens, which nothing writes during the call.
         let tokens = unsafe { slice("tokens", tokens, n_tokens) }?;
         context.classified = false;
         Ok(begin_at(&context.model, &mut context.state, tokens, pos)?)
@@ -111,12 +113,13 @@ pub unsafe extern "C" fn infer_begin(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn infer_step(context: *mut infer_context, more: *mut bool) -> infer_error {
     call(|| {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller passes NULL, or an infer_context that nothing else uses meanwhile.
         let context = unsafe { initialised(context) }?;
         let result = out("more", more)?;
         context.owned.check(&[Area::new("more", more, 1)], &[])?;
         let more = step(&context.model, &mut context.state, &engine(context.kernels))?;
-        // SAFETY: the caller's promise; null is checked.
+        // SAFETY: `out` has found it neither null nor misaligned, and the caller passes room for one
+        // value, which `check` has found apart from all else.
         unsafe { result.write(more) };
         Ok(())
     })
@@ -134,7 +137,7 @@ pub unsafe extern "C" fn infer_step(context: *mut infer_context, more: *mut bool
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn infer_classify(context: *mut infer_context, row: usize, logits: *mut *mut f32) -> infer_error {
     call(|| {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller passes NULL, or an infer_context that nothing else uses meanwhile.
         let context = unsafe { initialised(context) }?;
         context.owned.check(&[Area::new("logits", logits, usize::from(!logits.is_null()))], &[])?;
         context.classified = false;
@@ -142,7 +145,8 @@ pub unsafe extern "C" fn infer_classify(context: *mut infer_context, row: usize,
         context.classified = true;
         if !logits.is_null() {
             let logits = out("logits", logits)?;
-            // SAFETY: the caller's promise; null and alignment are checked.
+            // SAFETY: `out` has found it neither null nor misaligned, and the caller passes room for one
+            // value, which `check` has found apart from all else.
             unsafe { logits.write(result.as_mut_ptr()) };
         }
         Ok(())
@@ -165,10 +169,10 @@ pub unsafe extern "C" fn infer_penalize(
     penalty: f32,
 ) -> infer_error {
     call(|| {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller passes NULL, or an infer_context that nothing else uses meanwhile.
         let context = unsafe { initialised(context) }?;
         context.owned.check(&[], &[Area::new("recent", recent, n)])?;
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller passes `n` tokens, which nothing writes during the call.
         let recent = unsafe { slice("recent", recent, n) }?;
         if !context.classified {
             return Err(Error::NotReady.into());
@@ -188,7 +192,7 @@ pub unsafe extern "C" fn infer_penalize(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn infer_sample(context: *mut infer_context, token: *mut u32) -> infer_error {
     call(|| {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller passes NULL, or an infer_context that nothing else uses meanwhile.
         let context = unsafe { initialised(context) }?;
         let result = out("token", token)?;
         context.owned.check(&[Area::new("token", token, 1)], &[])?;
@@ -196,7 +200,8 @@ pub unsafe extern "C" fn infer_sample(context: *mut infer_context, token: *mut u
             return Err(Error::NotReady.into());
         }
         let token = context.sampler.sample(context.state.logits(), context.candidates)?;
-        // SAFETY: the caller's promise; null and alignment are checked.
+        // SAFETY: `out` has found it neither null nor misaligned, and the caller passes room for one
+        // value, which `check` has found apart from all else.
         unsafe { result.write(token) };
         Ok(())
     })
@@ -219,12 +224,13 @@ pub unsafe extern "C" fn infer_decode(
     piece: *mut infer_text,
 ) -> infer_error {
     call(|| {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller passes NULL, or an infer_context that nothing else uses meanwhile.
         let context = unsafe { initialised(context) }?;
         let result = out("piece", piece)?;
         context.owned.check(&[Area::new("piece", piece, 1)], &[])?;
         let piece = infer_text::new(context.tokenizer.decode(previous, token)?);
-        // SAFETY: the caller's promise; null and alignment are checked.
+        // SAFETY: `out` has found it neither null nor misaligned, and the caller passes room for one
+        // value, which `check` has found apart from all else.
         unsafe { result.write(piece) };
         Ok(())
     })
@@ -237,7 +243,7 @@ pub unsafe extern "C" fn infer_decode(
 /// `context` is NULL or points to an infer_context.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn infer_filled(context: *mut infer_context) -> usize {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller passes NULL, or an infer_context that nothing else uses meanwhile.
     unsafe { initialised(context) }.map_or(0, |context| context.state.filled())
 }
 
@@ -248,6 +254,6 @@ pub unsafe extern "C" fn infer_filled(context: *mut infer_context) -> usize {
 /// `logits` is NULL or points to `n` floats.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn infer_hash_logits(hash: u64, logits: *const f32, n: usize) -> u64 {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller passes NULL or `n` floats, which nothing writes during the call.
     unsafe { slice("logits", logits, n) }.map_or(hash, |logits| hash_logits(hash, logits))
 }

@@ -9,8 +9,8 @@ use crate::sampler::Sampler;
 /// Implementations of the inner loops. They differ in speed only: all give the same bits.
 #[repr(C)]
 pub enum infer_kernels {
-    /// The best for the machine that the archive was built for, or runs on where it can find out.
-    /// The default.
+    /// The default: the best ones for the machine that the archive was built for or, where it can
+    /// find out, runs on.
     INFER_KERNELS_NATIVE = 0,
     /// The portable ones.
     INFER_KERNELS_SCALAR = 1,
@@ -37,7 +37,7 @@ pub unsafe extern "C" fn infer_set_sampler(
     seed: u64,
 ) -> infer_error {
     call(|| {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller passes NULL, or an infer_context that nothing else uses meanwhile.
         let context = unsafe { initialised(context) }?;
         context.sampler = Sampler::new(temperature, topp, seed)?;
         Ok(())
@@ -55,7 +55,7 @@ pub unsafe extern "C" fn infer_set_sampler(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn infer_set_limits(context: *mut infer_context, top_k: usize, min_p: f32) -> infer_error {
     call(|| {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller passes NULL, or an infer_context that nothing else uses meanwhile.
         let context = unsafe { initialised(context) }?;
         Ok(context.sampler.limit(top_k, min_p)?)
     })
@@ -75,16 +75,16 @@ pub unsafe extern "C" fn infer_set_limits(context: *mut infer_context, top_k: us
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn infer_set_kernels(context: *mut infer_context, kernels: u32) -> infer_error {
     call(|| {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller passes NULL, or an infer_context that nothing else uses meanwhile.
         let context = unsafe { initialised(context) }?;
         context.kernels = match kernels {
             0 => native(),
             1 => Kernels::scalar(),
             #[cfg(thumb_fpu)]
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller says by this number that the core has the DSP extension.
             2 => unsafe { Kernels::cortex_m_dsp() },
             #[cfg(thumb_fpu)]
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller says by this number that the core has Helium, switched on.
             3 => unsafe { Kernels::helium() },
             #[cfg(not(thumb_fpu))]
             2 | 3 => return Err(Error::Unsupported { what: "kernels of a Cortex-M with FPU" }.into()),

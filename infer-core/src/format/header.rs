@@ -58,7 +58,7 @@ impl Header {
         }
     }
 
-    /// The same, without the rule of group sizes: for programs that rewrite a file whose groups
+    /// As [`parse`](Header::parse), without the rule of group sizes: for programs that rewrite a file whose groups
     /// cross rows, as llama2.c exports it when hidden_dim is no multiple of the group size.
     ///
     /// # Errors

@@ -108,7 +108,7 @@ impl Header {
         self.layout_with(true)
     }
 
-    /// The table of a file of so many bytes. It differs from [`layout`](Header::layout) for a file
+    /// The table of a file of this length. It differs from [`layout`](Header::layout) for a file
     /// of version 0 that has exactly the length without the rotary tables, which no reader needs.
     ///
     /// # Errors

@@ -48,8 +48,7 @@ pub(super) struct Q8Rows<'a> {
     pub group_size: usize,
 }
 
-/// [`matmul_f32`] for an int8 matrix: calls `dot_rows(b, rows, out)`. A matrix with rows of no group
-/// is left alone.
+/// [`matmul_f32`] for an int8 matrix: calls `dot_rows(b, rows, out)`.
 #[inline(always)]
 pub(super) fn matmul_q8<const ROWS: usize>(
     w: &Q8Matrix<'_>,
@@ -58,17 +57,14 @@ pub(super) fn matmul_q8<const ROWS: usize>(
     out: &mut Panel<'_>,
     dot_rows: impl Fn(usize, Q8Rows<'_>, &mut [f32; ROWS]),
 ) {
-    let (cols, group_size) = (w.cols, w.group_size);
-    let groups = cols.checked_div(group_size).unwrap_or(0);
-    if groups == 0 {
-        return;
-    }
-    let blocks = w.q.chunks(ROWS * cols).zip(w.s.chunks(ROWS * groups));
-    for (i, (q, s)) in blocks.enumerate() {
+    let (cols, group_size) = (w.cols.max(1), w.group_size.max(1));
+    let groups = (cols / group_size).max(1);
+    let block = [cols, groups].map(|row| ROWS.saturating_mul(row).max(1));
+    for (i, (q, s)) in w.q.chunks(block[0]).zip(w.s.chunks(block[1])).enumerate() {
         for (b, (x, xs)) in x.chunks_exact(cols).zip(xs.chunks_exact(groups)).enumerate() {
             let Some(out) = out.row(b).get_mut(i * ROWS..) else { return };
             match out.first_chunk_mut() {
-                Some(out) if q.len() == ROWS * cols && s.len() == ROWS * groups => {
+                Some(out) if [q.len(), s.len()] == block => {
                     dot_rows(b, Q8Rows { q, s, x, xs, group_size }, out);
                 }
                 _ => {

@@ -57,15 +57,7 @@ fn dot_rows([a, b, c, d]: [&[f32]; ROWS], x: &[f32]) -> [f32; ROWS] {
 
 #[inline(always)]
 pub(super) fn matmul_q8(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
-    let (cols, group_size) = (w.cols.max(1), w.group_size.max(1));
-    let groups = (cols / group_size).max(1);
-    for (r, (q, s)) in rows_of(w.q, cols).zip(rows_of(w.s, groups)).enumerate() {
-        for (b, (x, xs)) in rows_of(x, cols).zip(rows_of(xs, groups)).enumerate() {
-            if let Some(out) = out.row(b).get_mut(r) {
-                *out = dot_q8(q, s, x, xs, group_size);
-            }
-        }
-    }
+    blocks::matmul_q8(w, x, xs, out, |_, row, out| *out = [dot_q8(row.q, row.s, row.x, row.xs, row.group_size)]);
 }
 
 #[inline(always)]
