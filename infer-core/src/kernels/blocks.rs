@@ -59,12 +59,12 @@ pub(super) fn matmul_q8<const ROWS: usize>(
 ) {
     let (cols, group_size) = (w.cols.max(1), w.group_size.max(1));
     let groups = (cols / group_size).max(1);
-    let block = [cols, groups].map(|row| ROWS.saturating_mul(row).max(1));
-    for (i, (q, s)) in w.q.chunks(block[0]).zip(w.s.chunks(block[1])).enumerate() {
+    let (q_block, s_block) = (ROWS.saturating_mul(cols).max(1), ROWS.saturating_mul(groups).max(1));
+    for (i, (q, s)) in w.q.chunks(q_block).zip(w.s.chunks(s_block)).enumerate() {
         for (b, (x, xs)) in x.chunks_exact(cols).zip(xs.chunks_exact(groups)).enumerate() {
             let Some(out) = out.row(b).get_mut(i * ROWS..) else { return };
             match out.first_chunk_mut() {
-                Some(out) if [q.len(), s.len()] == block => {
+                Some(out) if (q.len(), s.len()) == (q_block, s_block) => {
                     dot_rows(b, Q8Rows { q, s, x, xs, group_size }, out);
                 }
                 _ => {
