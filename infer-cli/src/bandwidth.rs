@@ -1,4 +1,4 @@
-//! How fast this machine can read: the limit of a product of a large matrix with a vector.
+//! Measures how fast this machine can read: the limit of a product of a large matrix with a vector.
 #![allow(unsafe_code)]
 
 use std::hint::black_box;
@@ -8,7 +8,7 @@ use infer_core::{Pool, Runner};
 
 /// Passes over the bytes per loop.
 const PASSES: usize = 5;
-/// A small buffer is read again and again for about this long, so that a pass can be timed.
+/// A pass over a small buffer is repeated for about this long, so that it can be timed.
 const SHORTEST: Duration = Duration::from_millis(2);
 
 /// Bytes per second at which all threads together read these bytes: the best pass of the best of
@@ -51,7 +51,7 @@ fn read<const STREAMS: usize>(bytes: &[u8]) -> u64 {
         fn avx2<const STREAMS: usize>(bytes: &[u8]) -> u64 {
             read_streams::<STREAMS>(bytes)
         }
-        // SAFETY: AVX2 was detected.
+        // SAFETY: the function needs AVX2, which was detected.
         return unsafe { avx2::<STREAMS>(bytes) };
     }
     read_streams::<STREAMS>(bytes)
@@ -60,7 +60,7 @@ fn read<const STREAMS: usize>(bytes: &[u8]) -> u64 {
 #[inline(always)]
 fn read_streams<const STREAMS: usize>(bytes: &[u8]) -> u64 {
     const LANES: usize = 16;
-    // SAFETY: every bit pattern is a u64.
+    // SAFETY: every bit pattern is a valid u64, and align_to cuts the slice at whole elements.
     let (_, words, _) = unsafe { bytes.align_to::<[u64; LANES]>() };
     let len = words.len() / STREAMS;
     let mut sums = [[0u64; LANES]; STREAMS];

@@ -18,7 +18,7 @@ use crate::bandwidth;
 use crate::session::{Usage, buffers, start_pool};
 use crate::source::Source;
 
-/// What a run measured; the fields of the JSON object.
+/// The results of a run: the fields of the JSON object.
 #[derive(Serialize)]
 struct Report {
     model: String,
@@ -178,7 +178,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// The most memory that this process has had, mapped file pages included.
+/// Peak memory of this process, mapped file pages included.
 fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

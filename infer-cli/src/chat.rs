@@ -29,10 +29,11 @@ Ctrl-C stops an answer or clears the line, Ctrl-D ends the chat. A paste of seve
 
 /// Whether Ctrl-C stops an answer, not the program.
 static IN_TERMINAL: AtomicBool = AtomicBool::new(false);
-/// Whether the end of the answer is wanted.
+/// Whether the person asked for the end of the answer.
 static STOPPED: AtomicBool = AtomicBool::new(false);
 
-/// Ctrl-C: has the answer end that is being written. False when the program should end.
+/// Handles Ctrl-C: ends the answer that is being written. Returns false when the program should end
+/// instead.
 pub fn stop() -> bool {
     let in_terminal = IN_TERMINAL.load(Relaxed);
     STOPPED.store(in_terminal, Relaxed);
@@ -87,7 +88,7 @@ struct Chat<'a> {
     /// Whether the oldest turns make room for new ones.
     endless: bool,
     out: TextOut<StdoutLock<'static>>,
-    /// Lines that were too long, no text, or commands that failed.
+    /// Number of lines that were too long or not text, and of commands that failed.
     refused: usize,
 }
 
@@ -151,7 +152,7 @@ impl Chat<'_> {
                 Asked::End => return Ok(self.out.finish()?),
             };
             if input.is_terminal() && line.trim().is_empty() {
-                continue; // Enter by mistake
+                continue; // Enter was pressed by mistake
             }
             input.remember(&line)?;
             match Entry::parse(&line) {
@@ -190,19 +191,19 @@ impl Chat<'_> {
         }
     }
 
-    /// Says why a line has no effect.
+    /// Says why a line has no effect, and counts it.
     fn refuse(&mut self, problem: &str) -> anyhow::Result<()> {
         self.refused += 1;
         tell(&format!("error: {problem}"))
     }
 
-    /// Why no message fits beside a system prompt that takes so many tokens.
+    /// The reason why no message fits beside a system prompt of `n` tokens.
     fn no_room_beside(&self, system: &str, n: usize) -> String {
         let what = if system.is_empty() { "an empty message" } else { "the system prompt" };
         format!("{what} has {n} tokens, and the context {} positions{}", self.context, self.advice(!system.is_empty()))
     }
 
-    /// Why a message does not fit, if so.
+    /// The reason why a message does not fit; `None` if it fits.
     fn too_long(&self, text: &str) -> anyhow::Result<Option<String>> {
         let context = self.context;
         // A system prompt may have changed since the first turn: it must fit beside the message
@@ -225,7 +226,7 @@ impl Chat<'_> {
         }))
     }
 
-    /// What helps a text that does not fit.
+    /// Advice for a text that does not fit.
     fn advice(&self, shorten: bool) -> String {
         let n = self.seq_len;
         match (shorten, self.context < n) {
@@ -308,12 +309,12 @@ impl Chat<'_> {
     }
 }
 
-/// What a person asked for or must know, outside of the chat: shown after `--quiet` too.
+/// Writes what the person asked for or must know beside the chat: `--quiet` does not hide it.
 fn tell(text: &str) -> anyhow::Result<()> {
     Ok(writeln!(io::stderr(), "{text}")?)
 }
 
-/// How fast an answer is.
+/// Measures the speed of an answer.
 struct Rate {
     /// Tokens that were read for it.
     prompt: usize,

@@ -1,13 +1,13 @@
-//! Recognises files of other programs, and model and tokenizer mixed up, so that the error says
-//! what was given.
+//! Recognises files of other programs, and models and tokenizers in each other's place, so that the
+//! error names the file that was given.
 
 use std::path::Path;
 
 use infer_core::format::{Header, MAGIC};
 use infer_core::{Model, count_entries};
 
-/// What this file is if it is no model; `None` for a model, also for one that is cut or damaged,
-/// and for the unknown.
+/// Describes a file that is not a model. `None` for a model, even one that is cut or damaged, and
+/// for an unknown format.
 pub fn not_a_model(bytes: &[u8], path: &Path) -> Option<String> {
     if bytes.starts_with(&MAGIC.to_le_bytes()) {
         return None;
@@ -24,7 +24,7 @@ pub fn not_a_model(bytes: &[u8], path: &Path) -> Option<String> {
     Some(format!("{what}, not a llama2.c model: {remedy}"))
 }
 
-/// What this file is if it is no tokenizer.bin.
+/// Describes a file that is not a tokenizer.bin.
 pub fn not_a_tokenizer(bytes: &[u8], path: &Path) -> Option<String> {
     if is_tokenizer(bytes) {
         return None;
@@ -39,13 +39,13 @@ pub fn not_a_tokenizer(bytes: &[u8], path: &Path) -> Option<String> {
     ))
 }
 
-/// Whether the file is whole entries to its end. The length of the longest, in front, tells it from
-/// a file of zeros.
+/// Whether the file consists of whole entries. The length of the longest one, which stands first,
+/// tells it from a file of zeros.
 fn is_tokenizer(bytes: &[u8]) -> bool {
     bytes.first_chunk().is_some_and(|longest| *longest != [0; 4]) && count_entries(bytes).is_ok_and(|n| n > 0)
 }
 
-/// "it is a GGUF file", by its content or else by its name.
+/// Says "it is a GGUF file" or the like, by the content or else by the name.
 fn described(by_content: Option<Kind>, path: &Path) -> Option<String> {
     match by_content {
         Some(kind) => Some(format!("it is {kind}")),
@@ -108,7 +108,7 @@ impl std::fmt::Display for Kind {
     }
 }
 
-/// The format by the file's first bytes.
+/// Recognises the format by the file's first bytes.
 fn kind(bytes: &[u8]) -> Option<Kind> {
     let starts = |magic: &[u8]| bytes.starts_with(magic);
     let head = &bytes[..bytes.len().min(256)];
@@ -135,7 +135,7 @@ fn kind(bytes: &[u8]) -> Option<Kind> {
     })
 }
 
-/// An object or an array begins.
+/// Whether an object or an array begins here.
 fn is_json(text: &[u8]) -> bool {
     let next = text.get(1..).unwrap_or_default().trim_ascii_start().first();
     match text.first() {
@@ -145,7 +145,7 @@ fn is_json(text: &[u8]) -> bool {
     }
 }
 
-/// Characters only, of which the last may be cut.
+/// Whether the bytes are text. The last character may be cut.
 fn is_text(head: &[u8]) -> bool {
     let text = match std::str::from_utf8(head) {
         Ok(text) => text,
@@ -161,7 +161,7 @@ fn is_archive(bytes: &[u8]) -> bool {
     magics.iter().any(|magic| bytes.starts_with(magic)) || bytes.get(257..262) == Some(b"ustar")
 }
 
-/// The format by the file's name, where the content does not tell: it may be damaged.
+/// Recognises the format by the file's name, as the content may be damaged.
 fn kind_by_name(path: &Path) -> Option<Kind> {
     match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
         "gguf" => Some(Kind::Gguf),

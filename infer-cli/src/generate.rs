@@ -37,7 +37,7 @@ enum End {
 }
 
 struct Told {
-    /// Tokens behind the prompt.
+    /// The tokens that follow the prompt.
     tokens: Vec<u32>,
     end: End,
     prompt_time: Duration,

@@ -8,11 +8,11 @@ use anyhow::{Context, ensure};
 
 use crate::session::Usage;
 
-/// Bytes that a prompt may have; no context holds as many.
+/// The most bytes of a prompt: more than any context holds.
 const LONGEST_PROMPT: u64 = 1 << 24;
 
-/// A prompt from a file or a pipe, or from standard input for `-`. The end of its last line is no
-/// part of it.
+/// Reads a prompt from a file or a pipe, or from standard input for `-`, and drops the end of its
+/// last line.
 pub fn read_prompt(path: &Path) -> anyhow::Result<String> {
     let (name, file) = open(path, "prompt")?;
     let mut text = read(&name, file.take(LONGEST_PROMPT + 1))?;
@@ -23,18 +23,18 @@ pub fn read_prompt(path: &Path) -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// A whole text, with the line ends and without the byte order mark.
+/// Reads a whole text. Line ends become `\n`, and a byte order mark is dropped.
 pub fn read_text(path: &Path) -> anyhow::Result<String> {
     let (name, file) = open(path, "text")?;
     read(&name, file)
 }
 
-/// Standard input to the byte.
+/// Reads standard input, byte for byte.
 pub fn read_stdin() -> anyhow::Result<String> {
     read_exactly("standard input", io::stdin().lock())
 }
 
-/// Opens a file or a pipe, or standard input for `-`; also returns what messages call it.
+/// Opens a file or a pipe, or standard input for `-`. Returns its name in messages, too.
 fn open(path: &Path, what: &str) -> anyhow::Result<(String, Box<dyn Read>)> {
     if path == Path::new("-") {
         return Ok(("standard input".into(), Box::new(io::stdin().lock())));
@@ -47,7 +47,7 @@ fn open(path: &Path, what: &str) -> anyhow::Result<(String, Box<dyn Read>)> {
     Ok((name, Box::new(file)))
 }
 
-/// A device may have no end.
+/// Whether the file is a device, which may have no end.
 #[cfg(unix)]
 fn is_device(about: &std::fs::Metadata) -> bool {
     use std::os::unix::fs::FileTypeExt;
@@ -73,8 +73,8 @@ fn read_exactly(name: &str, mut input: impl Read) -> anyhow::Result<String> {
     })
 }
 
-/// Models know the line end `\n` alone, and no byte order mark: with others a text reads as a
-/// stranger one.
+/// Makes all line ends `\n` and drops the byte order mark: models were trained on such text and
+/// predict other text worse.
 fn plain(text: &str) -> String {
     text.strip_prefix('\u{feff}').unwrap_or(text).replace("\r\n", "\n").replace('\r', "\n")
 }

@@ -1,4 +1,4 @@
-//! `infer-cli` tells a story. See `infer-cli --help`.
+//! `infer-cli` tells a story: see `infer-cli --help`.
 
 mod args;
 mod bandwidth;

@@ -1,4 +1,4 @@
-//! What the program says beside its result, on standard error: nothing after `--quiet`.
+//! Notes and progress on standard error. `--quiet` turns them off.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 static QUIET: AtomicBool = AtomicBool::new(false);
 
-/// From now on results, warnings and errors only.
+/// Turns notes and progress off; results, warnings and errors stay.
 pub fn be_quiet() {
     QUIET.store(true, Relaxed);
 }

@@ -1,4 +1,4 @@
-//! How well a model predicts a text.
+//! Measures how well a model predicts a text.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::input::read_text;
 use crate::note::progress;
 use crate::session::{BATCH, ModelFiles, Usage, buffers, start_pool};
 
-/// What separates the stories of a text.
+/// Separates the stories of a text.
 const SEPARATOR: &str = "<|endoftext|>";
 
 /// The fields of the JSON object.
@@ -88,7 +88,7 @@ fn measure(files: &ModelFiles, text: &Path, args: &PerplexityArgs) -> anyhow::Re
     Ok(Report { windows, window, tokens, bytes, nats_per_token, perplexity: sum.perplexity(), nats_per_byte })
 }
 
-/// All stories of a text, each with BOS in front.
+/// Reads the tokens of all stories of a text, each with BOS in front.
 fn read_stream(tokenizer: &OwnedTokenizer<&[u8]>, path: &Path) -> anyhow::Result<Vec<u32>> {
     let text = read_text(path)?;
     let mut ids = Vec::new();

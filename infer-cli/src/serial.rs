@@ -27,7 +27,7 @@ pub fn run(args: &SerialArgs) -> anyhow::Result<()> {
         steps: if args.steps == 0 { u32::MAX } else { u32::try_from(args.steps).unwrap_or(u32::MAX) },
         prompt: &args.prompt,
     };
-    // What is wrong with the files is said before the story.
+    // Errors in the files are reported before the story begins.
     let files =
         args.check.as_deref().map(|model| ModelFiles::open(Some(model), args.tokenizer.as_deref())).transpose()?;
     let tokenizer = files.as_ref().map(ModelFiles::tokenizer).transpose()?;

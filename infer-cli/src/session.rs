@@ -1,4 +1,4 @@
-//! Opened files, and the memory of one conversation with a model.
+//! Opened files, and how the command line's settings become a session.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -53,12 +53,12 @@ impl ModelFiles {
         Model::from_bytes(&self.model).with_context(|| self.model.name.clone())
     }
 
-    /// What messages call the model.
+    /// The model's name in messages.
     pub fn model_name(&self) -> &str {
         &self.model.name
     }
 
-    /// An error of running the model; when the weights are to blame, with the model's name.
+    /// Adds the model's name to an error that the weights caused.
     pub fn explain(&self, e: Error) -> anyhow::Error {
         match e {
             Error::NotFinite { .. } => anyhow::Error::new(e).context(self.model.name.clone()),
@@ -106,10 +106,10 @@ impl ModelFiles {
     }
 }
 
-/// What a model's tokenizer is called.
+/// The file name of a model's tokenizer.
 pub const TOKENIZER: &str = "tokenizer.bin";
 
-/// The tokenizer of this model: beside it, or, as llama2.c has it, in the current folder.
+/// Finds the tokenizer of this model: beside it, or, as llama2.c has it, in the current folder.
 pub fn find_tokenizer(model: &Path) -> anyhow::Result<PathBuf> {
     let (beside, here) = (model.with_file_name(TOKENIZER), Path::new(TOKENIZER));
     if beside.exists() {
@@ -156,13 +156,13 @@ pub fn start_pool(threads: Option<NonZeroUsize>, config: &Config, batch: usize) 
     Pool::new(threads).with_context(|| format!("starting {threads} threads: lower --threads"))
 }
 
-/// The seed of the command line; instead of 0, one that differs from run to run.
+/// The seed of the command line, or one that differs from run to run if that is 0.
 pub fn seed_or_clock(seed: u64) -> u64 {
     let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |now| now.as_nanos() as u64).max(1);
     if seed == 0 { clock() } else { seed }
 }
 
-/// Positions to run for: `-n`, or the whole context for 0 and for more than the model has.
+/// The number of positions to run for: `-n`, or the whole context if that is 0 or exceeds it.
 pub fn budget(steps: usize, config: &Config) -> usize {
     if steps == 0 { config.seq_len } else { steps.min(config.seq_len) }
 }

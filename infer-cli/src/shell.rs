@@ -1,4 +1,4 @@
-//! What a shell and `man` need to know of the command line.
+//! Completion scripts and manual pages.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -10,7 +10,7 @@ use clap_complete::Shell;
 /// Prints a completion script.
 pub fn completions(mut command: Command, shell: Shell) -> anyhow::Result<()> {
     let name = command.get_name().to_owned();
-    let mut script = Vec::new(); // which takes every write: generate() panics at an error
+    let mut script = Vec::new(); // a vector accepts every write; generate() panics at an error
     clap_complete::generate(shell, &mut command, name, &mut script);
     Ok(io::stdout().write_all(&script)?)
 }

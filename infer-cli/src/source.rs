@@ -1,5 +1,5 @@
-//! Where a model comes from: from files, or from this program itself, which carries the project's
-//! default model.
+//! The bytes of models and tokenizers: from files, or the default ones that are part of this
+//! program.
 
 use std::fs::File;
 use std::io;
@@ -17,13 +17,13 @@ static TOKENIZER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/tokenizer.bi
 
 /// The bytes of a model or of a tokenizer.
 pub struct Source {
-    /// What messages call it.
+    /// Its name in messages.
     pub name: String,
     bytes: Bytes,
 }
 
 enum Bytes {
-    /// The file stays open, to tell at the end whether somebody wrote to it since this time.
+    /// The file stays open, to find out at the end whether somebody wrote to it since `modified`.
     Mapped {
         map: Mmap,
         file: File,
@@ -94,7 +94,7 @@ fn modified(file: &File) -> Option<SystemTime> {
     file.metadata().and_then(|about| about.modified()).ok()
 }
 
-/// Maps a model file.
+/// Maps a model file into memory.
 #[allow(unsafe_code)]
 pub fn map(path: &Path) -> io::Result<Mmap> {
     // SAFETY: README.md tells users not to change a model that is in use. Weights and headers are
@@ -105,7 +105,7 @@ pub fn map(path: &Path) -> io::Result<Mmap> {
 
 /// Reads a file whose text must not change.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
-    // Asked before it is opened, which waits for a writer if the file is a pipe.
+    // This comes before opening, which would wait for a writer if the file is a pipe.
     if !std::fs::metadata(path)?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }

@@ -1,4 +1,4 @@
-//! Finds the texts that end a story, also where they begin in one token and end in another.
+//! Finds the texts that end a story, even where they span several tokens.
 
 /// Takes a stream of bytes and gives it back up to the first stop text.
 pub struct Stops<'a> {
@@ -27,7 +27,7 @@ impl<'a> Stops<'a> {
         (self.held.drain(..self.held.len() - keep).collect(), false)
     }
 
-    /// What was held back, at the end of the story.
+    /// Takes the bytes that were held back, at the end of the story.
     pub fn rest(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.held)
     }
@@ -42,8 +42,7 @@ impl<'a> Stops<'a> {
 mod tests {
     use super::*;
 
-    /// What comes out of each of the tokens and at the end, up to the stop text, which is shown as
-    /// a bar.
+    /// The text after each of the tokens and at the end, up to the stop text, shown as a bar.
     fn shown(texts: &[&str], tokens: &[&str]) -> Vec<String> {
         let texts: Vec<String> = texts.iter().map(|text| text.to_string()).collect();
         let mut stops = Stops::new(&texts);

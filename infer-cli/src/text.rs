@@ -27,7 +27,7 @@ impl<W: Write> TextOut<W> {
         self.out.flush()
     }
 
-    /// Ends the line, after whatever is left of an incomplete character.
+    /// Ends the line. The rest of an incomplete character is shown as U+FFFD.
     pub fn finish(&mut self) -> io::Result<()> {
         let rest = self.stream.finish();
         self.say(&format!("{rest}\n"))

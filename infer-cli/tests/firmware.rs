@@ -71,7 +71,7 @@ impl Drop for Board {
     }
 }
 
-/// What a line makes of the `n`-th byte that it carries.
+/// Changes or drops the `n`-th byte that a line carries.
 type Damage = Box<dyn FnMut(usize, u8) -> Vec<u8> + Send>;
 
 /// Carries bytes from one end to the other.

@@ -1,8 +1,9 @@
-//! Tells a story in static memory alone, as firmware does: `cargo run -p infer-core --example no_heap`.
+//! Tells a story in static memory alone, as firmware does:
+//! `cargo run -p infer-core --example no_heap`.
 //!
 //! Model and tokenizer stay where the linker puts them, every buffer has the size that the plan
-//! counted at compile time, and the index of the tokenizer is built then, too. A model that does not
-//! run within the limits is a compile error.
+//! counted at compile time, and the index of the tokenizer is built then, too. A model that does
+//! not run within the limits is a compile error.
 
 use std::io::{Write, stdout};
 use std::sync::Mutex;
@@ -16,7 +17,7 @@ static MODEL: &Aligned<[u8]> = &Aligned(*include_bytes!("../../models/firmware/m
 static TOKENIZER: &[u8] = include_bytes!("../../models/firmware/tokenizer.bin");
 
 const PLAN: Plan = match Config::from_header(include_bytes!("../../models/firmware/model.bin")) {
-    Ok(config) => match config.plan(Limits::new(200).with_kv(KvType::I8)) {
+    Ok(config) => match config.plan(Limits::new(200).with_kv(KvType::Q8)) {
         Ok(plan) => plan,
         Err(_) => panic!("the model does not run within these limits"),
     },
@@ -29,7 +30,7 @@ static INDEX: [IndexEntry; PLAN.tokenizer] = {
     index
 };
 
-/// What is written while the model runs. On a chip, each buffer may lie in the memory that suits it.
+/// The memory that is written. On a chip, each buffer may lie in the memory that suits it.
 struct Memory {
     hot_f32: [f32; PLAN.hot_f32],
     hot_i8: [i8; PLAN.hot_i8],
@@ -63,7 +64,7 @@ fn main() -> Result<(), Error> {
 fn tell(prompt: &str, memory: &mut Memory) -> Result<u64, Error> {
     let Memory { hot_f32, hot_i8, kv_values, kv_scales, candidates } = memory;
     let model = Model::from_bytes(&MODEL.0)?;
-    let kv = KvBuffers::I8 { values: kv_values, scales: kv_scales };
+    let kv = KvBuffers::Q8 { values: kv_values, scales: kv_scales };
     let mut state = State::new(&PLAN, HotBuffers { f32: hot_f32, i8: hot_i8 }, kv)?;
     let tokenizer = Tokenizer::with_index(TOKENIZER, &INDEX);
     let mut tokens = [0; 64];

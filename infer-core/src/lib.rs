@@ -77,7 +77,8 @@ pub use matrix::{Matrix, Q8Matrix};
 pub use model::{Aligned, Layer, Model};
 #[cfg(feature = "std")]
 pub use owned::{
-    Buffers, ModelBytes, OwnedTokenizer, Perplexity, Pool, Session, TextStream, default_threads, nats, threads_for,
+    Buffers, MAX_THREADS, ModelBytes, OwnedTokenizer, Perplexity, Pool, Session, TextStream, default_threads, nats,
+    threads_for,
 };
 pub use plan::{KvType, Limits, Plan};
 pub use runner::{Runner, Serial};

@@ -1,4 +1,4 @@
-//! The kernels of this machine, side by side: `cargo bench -p tests`.
+//! Times the kernels of this machine, side by side: `cargo bench -p tests`.
 //!
 //! Every kernel's logits are compared with the scalar ones before it is timed.
 
@@ -10,8 +10,8 @@ use infer_core::{Config, Engine, Kernels, Serial, WeightType, classify, forward,
 use tests::Run;
 use tests::random::RandomModel;
 
-/// A classifier that is much larger than the one layer below it: little else than the product of a
-/// matrix and a vector.
+/// Times a classifier that is much larger than the one layer below it, so that nearly all of the
+/// time is the product of a matrix and a vector.
 fn matmul(c: &mut Criterion) {
     let f32_ = Config::new(256, 256, 1, 4, 8192, 40);
     let int8 = f32_.with_weights(WeightType::Q8 { group_size: 64 });
@@ -34,8 +34,8 @@ fn matmul(c: &mut Criterion) {
     }
 }
 
-/// A token at the end of a long context, where attention takes most of the time; and a batch of 32
-/// tokens there.
+/// Times one token, and a batch of 32, at the end of a long context, where attention takes most of
+/// the time.
 fn layers(c: &mut Criterion) {
     let file = RandomModel::new(shapes::STORIES_260K, 1).to_file(Version::V1);
     let tokens: Vec<u32> = (0..512).map(|i| i % 300).collect();

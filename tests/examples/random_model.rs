@@ -19,8 +19,8 @@ fn main() -> std::io::Result<()> {
     std::fs::write(directory.join("tokenizer.bin"), vocabulary(f32_config.vocab_size))
 }
 
-/// The control tokens, letters, letters after a space, and pairs of letters. No byte tokens:
-/// whatever the model says can be printed.
+/// A vocabulary of control tokens, letters, letters after a space, and pairs of letters. It has no
+/// byte tokens, so that the model's text can be printed.
 fn vocabulary(vocab_size: usize) -> Vec<u8> {
     let letters = || (b'a'..=b'z').map(char::from);
     let control = ["<unk>", "\n<s>\n", "\n</s>\n", " "].map(String::from);

@@ -1,6 +1,6 @@
-//! What the tests of the workspace share: a slow, obvious forward pass to compare with
-//! ([`oracle`]), seeded random models ([`random`]), a model ready to run ([`Run`]), the golden
-//! outputs ([`shared`]) and the tolerances ([`tolerance`]).
+//! Helpers of the workspace's tests: a slow, obvious forward pass to compare with ([`oracle`]),
+//! seeded random models ([`random`]) and vocabularies ([`tokenizer`]), a model ready to run
+//! ([`Run`]), the golden outputs ([`shared`]) and the tolerances ([`tolerance`]).
 
 #[cfg(target_arch = "x86_64")]
 pub mod mxcsr;

@@ -1,4 +1,5 @@
-//! The floating point control register of x86-64, as other code of a process may have left it.
+//! Runs tests with other values of MXCSR, the floating point control register of x86-64, as another
+//! library in the process may leave it.
 
 use std::arch::asm;
 use std::hint::black_box;
@@ -20,7 +21,7 @@ pub fn with<T>(bits: u32, f: impl FnOnce() -> T) -> T {
 
 #[allow(unsafe_code)]
 fn set(mxcsr: u32) {
-    // SAFETY: reads four bytes. Exceptions stay masked, and no other code of the tests relies on
-    // how it rounds.
+    // SAFETY: the instruction reads the four bytes of `mxcsr`. Its callers keep all exceptions
+    // masked, and `with` restores the default before other code runs.
     unsafe { asm!("ldmxcsr [{}]", in(reg) &mxcsr, options(readonly, nostack, preserves_flags)) }
 }

@@ -1,5 +1,5 @@
-//! Llama 2 in float64, one token at a time, written from docs/FORMAT.md and the papers without a
-//! line of infer-core: slow and obvious, to compare with.
+//! Computes Llama 2 in float64, one token at a time: slow and obvious, to compare with. It is
+//! written from docs/FORMAT.md and the papers, and uses no line of infer-core.
 
 /// Hyperparameters and weights of a version 0 file.
 pub struct Oracle {
@@ -26,7 +26,7 @@ impl Oracle {
     /// Reads a version 0 file.
     ///
     /// # Panics
-    /// When it is none.
+    /// When the file is not of version 0.
     pub fn read(file: &[u8]) -> Oracle {
         let field = |i: usize| i32::from_le_bytes(file[4 * i..4 * i + 4].try_into().unwrap());
         let [dim, hidden_dim, n_layers, n_heads, n_kv_heads] = [0, 1, 2, 3, 4].map(|i| field(i) as usize);

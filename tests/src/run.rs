@@ -13,7 +13,7 @@ impl<'m> Run<'m, 'static> {
     /// Buffers for the model's whole context and batches of up to `batch` tokens.
     ///
     /// # Panics
-    /// When the bytes are no model.
+    /// When the bytes are not a model.
     pub fn new(file: &'m [u8], batch: usize) -> Run<'m, 'static> {
         Run::with_runner(file, batch, 1, &Serial)
     }
@@ -23,7 +23,7 @@ impl<'m, 'r> Run<'m, 'r> {
     /// The same with threads.
     ///
     /// # Panics
-    /// When the bytes are no model.
+    /// When the bytes are not a model.
     pub fn with_runner(file: &'m [u8], batch: usize, threads: usize, runner: &'r dyn Runner) -> Run<'m, 'r> {
         Run::with_engine(file, batch, threads, Engine::new(Kernels::scalar(), runner))
     }
@@ -31,7 +31,7 @@ impl<'m, 'r> Run<'m, 'r> {
     /// The same with kernels of choice.
     ///
     /// # Panics
-    /// When the bytes are no model.
+    /// When the bytes are not a model.
     pub fn with_engine(file: &'m [u8], batch: usize, threads: usize, engine: Engine<'r>) -> Run<'m, 'r> {
         let max_seq = Model::from_bytes(file).unwrap().config().seq_len;
         Run::with_limits(file, Limits::new(max_seq).with_batch(batch).with_threads(threads), engine)
@@ -40,7 +40,7 @@ impl<'m, 'r> Run<'m, 'r> {
     /// Buffers for these limits.
     ///
     /// # Panics
-    /// When the bytes are no model, or the limits are not for it.
+    /// When the bytes are not a model, or it does not run within the limits.
     pub fn with_limits(file: &'m [u8], limits: Limits, engine: Engine<'r>) -> Run<'m, 'r> {
         let model = Model::from_bytes(file).unwrap();
         let mut buffers = Buffers::new(model.config(), limits).unwrap();

@@ -1,5 +1,5 @@
-//! Real models, tokenizers and golden outputs, which lie in `shared/` beside the checkout and are
-//! not part of it.
+//! Reads real models, tokenizers and golden outputs. They lie in `shared/` beside the checkout and
+//! are not part of it.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -22,7 +22,7 @@ pub fn file(path: &str) -> Option<PathBuf> {
     None
 }
 
-/// Says that the running test cannot do its work here. The line goes to standard error past the
+/// Reports that the running test is skipped. The line goes to standard error past the
 /// capture of the test harness, and into the file that `SKIPPED_TESTS` names, which `./ci.sh test`
 /// counts at its end.
 ///

@@ -1,5 +1,5 @@
-//! How far results may be from the oracle, and why. Everything that is not in this table must agree
-//! exactly.
+//! The table of tolerances: how far results may be from the oracle, and why. All other results must
+//! agree exactly.
 
 /// A bound on the difference to the oracle: absolute, or relative to the largest magnitude of the
 /// vector.
@@ -15,16 +15,16 @@ pub struct Tolerance {
 pub const STORIES260K_LOGITS: Tolerance = Tolerance { absolute: 1e-4, relative: 0.0 };
 
 /// Logits of random f32 models of up to 5 layers and 256 dimensions. Each of about 8 products per
-/// layer in a row adds rounding errors of 2^-24 = 6e-8 that grow with the square root of their
-/// length (16) in lanes of one eighth of it, and softmax and norms pass them on at most twice: some
-/// 1e-6 are expected, and 1.2e-6 was seen.
+/// layer in a row adds rounding errors of 2^-24 = 6e-8, which grow with the square root of their
+/// length (16) in lanes of one eighth of it. Softmax and norms pass them on at most twice, so about
+/// 1e-6 is expected; 1.2e-6 was seen.
 pub const RANDOM_F32_LOGITS: Tolerance = Tolerance { absolute: 0.0, relative: 5e-6 };
 
 /// Logits up to 16 of trained models of 5 layers: f32 steps at 16 are 1e-6, and 3e-6 was seen.
 pub const TRAINED_LOGITS: Tolerance = Tolerance { absolute: 1e-5, relative: 0.0 };
 
-/// Logits up to 16 with weights in int8 groups of 4 (2^-8 each) and int8 activations: a fiftieth of
-/// that.
+/// Logits up to 16 with weights in int8 groups of 4 (2^-8 each) and int8 activations: 0.3 is a
+/// fiftieth of the largest.
 pub const INT8_LOGITS: Tolerance = Tolerance { absolute: 0.3, relative: 0.0 };
 
 /// Logits of random f32 models of up to 2 layers with an int8 KV cache: cached keys, values and
@@ -44,7 +44,7 @@ pub fn check(got: &[f32], want: &[f64], tolerance: Tolerance) -> Result<(), Stri
     let bound = tolerance.absolute + tolerance.relative * largest;
     for (i, (&got, &want)) in got.iter().zip(want).enumerate() {
         let difference = (f64::from(got) - want).abs();
-        // Written so that NaN fails; equal infinities have a NaN difference and pass as equal.
+        // The negation makes NaN fail. Equal infinities have a NaN difference and pass as equal.
         if !(difference <= bound || f64::from(got) == want) {
             return Err(format!("element {i} is {got} instead of {want}: {difference:e} apart, bound {bound:e}"));
         }

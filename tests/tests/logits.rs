@@ -104,7 +104,7 @@ fn version_1_gives_the_logits_of_version_0() {
 struct Scrambled(NonZeroUsize);
 
 #[allow(unsafe_code)]
-// SAFETY: every index is one thread's, once, and the scope ends after all threads have.
+// SAFETY: `run` gives each index to one thread, once, and returns when all threads have ended.
 unsafe impl Runner for Scrambled {
     fn threads(&self) -> NonZeroUsize {
         self.0
@@ -144,8 +144,8 @@ fn batches_and_threads_give_the_same_bits() {
         for batch in [2, 3, 32, 40] {
             assert_eq!(bits(&Run::new(file.bytes(), batch).logits(&tokens).unwrap()), one_by_one, "batch {batch}");
         }
-        // Also more threads than the state has scratch for, and more than a matrix has rows; and as
-        // many as there is work for, as firmware cuts it to feed a watchdog.
+        // There are also more threads than the state has scratch for, more than a matrix has rows,
+        // and as many as there is work for, which is how firmware feeds a watchdog.
         for (threads, planned) in [(2, 2), (3, 8), (5, 1), (40, 40), (usize::MAX, 1)] {
             let runner = Scrambled(NonZeroUsize::new(threads).unwrap());
             let mut run = Run::with_runner(file.bytes(), 3, planned, &runner);
@@ -174,7 +174,8 @@ fn kernels_give_the_same_bits() {
 }
 
 /// Shapes for an int8 KV cache, with the positions to run them for. Integer products are summed
-/// over 256 positions at a time: there are fewer, more than one such block, and more than two.
+/// over 256 positions at a time, so some runs have fewer, some more than one block, and some more
+/// than two.
 fn int8_kv_shapes() -> Vec<(Config, usize)> {
     let q8 = |group_size: usize, config: Config| config.with_weights(WeightType::Q8 { group_size });
     vec![
@@ -194,7 +195,7 @@ fn int8_kv_files() -> impl Iterator<Item = (File, Config, Limits)> {
     int8_kv_shapes().into_iter().zip(0..).map(|((mut config, max_seq), seed)| {
         config.seq_len = max_seq + 3;
         let version = if let WeightType::F32 = config.weights { Version::V0 } else { Version::V2 };
-        let limits = Limits::new(max_seq).with_kv(KvType::I8);
+        let limits = Limits::new(max_seq).with_kv(KvType::Q8);
         (RandomModel::new(config, seed).to_file(version), config, limits)
     })
 }
@@ -221,8 +222,8 @@ fn int8_kv_gives_the_same_bits_in_every_way() {
     }
 }
 
-/// Without queries all weights are equal, and with two tokens many values have one sign: integer
-/// sums near their limit, and beyond what f32 holds exactly.
+/// Without queries all weights are equal, and with two tokens many values have one sign. That
+/// brings integer sums near their limit, and beyond the integers that f32 holds exactly.
 #[test]
 fn large_sums_of_an_int8_kv_cache() {
     let config = Config::new(48, 31, 1, 2, 300, 700).with_kv_heads(1);
@@ -230,7 +231,7 @@ fn large_sums_of_an_int8_kv_cache() {
     model.tensor_mut(TensorName::Wq).fill(0.0);
     let file = model.to_file(Version::V0);
     let tokens = tokens(700, 2);
-    let limits = Limits::new(700).with_batch(50).with_kv(KvType::I8);
+    let limits = Limits::new(700).with_batch(50).with_kv(KvType::Q8);
     let logits = |kernels| {
         let engine = Engine::new(kernels, &Serial);
         bits(&Run::with_limits(file.bytes(), limits, engine).logits(&tokens).unwrap())
@@ -245,7 +246,7 @@ fn large_sums_of_an_int8_kv_cache() {
 fn bytes_may_lie_at_any_address() {
     let config = config(24, 40, 2, 2, 1).with_weights(WeightType::Q8 { group_size: 8 });
     let file = RandomModel::new(config, 5).to_file(Version::V2);
-    let limits = Limits::new(37).with_batch(3).with_kv(KvType::I8);
+    let limits = Limits::new(37).with_batch(3).with_kv(KvType::Q8);
     let (plan, model) = (config.plan(limits).unwrap(), Model::from_bytes(file.bytes()).unwrap());
     let tokens = tokens(3, 300);
     let want = bits(&Run::with_limits(file.bytes(), limits, Engine::scalar()).logits(&tokens).unwrap());
@@ -255,7 +256,7 @@ fn bytes_may_lie_at_any_address() {
         for shift in 0..4 {
             let [mut hot_i8, mut values] = [plan.hot_i8, plan.kv_values].map(|n| vec![-128; shift + n]);
             let hot = HotBuffers { f32: &mut hot_f32, i8: &mut hot_i8[shift..] };
-            let kv = KvBuffers::I8 { values: &mut values[shift..], scales: &mut scales };
+            let kv = KvBuffers::Q8 { values: &mut values[shift..], scales: &mut scales };
             let mut state = State::new(&plan, hot, kv).unwrap();
             forward(&model, &mut state, &engine, &tokens).unwrap();
             let row = |row: usize| classify(&model, &mut state, &engine, row).unwrap().to_vec();
@@ -278,7 +279,7 @@ fn int8_kv_is_close_to_the_oracle() {
 
 #[test]
 fn logits_do_not_depend_on_what_was_there_before() {
-    for kv in [KvType::F32, KvType::I8] {
+    for kv in [KvType::F32, KvType::Q8] {
         logits_do_not_depend_on_what_was_there_before_in(kv);
     }
 }

@@ -1,4 +1,4 @@
-//! Nothing in the library allocates: a whole run, from bytes to text, under a counting allocator.
+//! The library allocates nothing: a whole run, from bytes to text, under a counting allocator.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -13,23 +13,23 @@ use tests::random::{RandomModel, config};
 struct Counting;
 
 thread_local! {
-    /// Of this thread, since the test harness allocates in another one. Constant, so that it
-    /// allocates nothing itself.
+    /// Counts allocations of this thread alone, since the test harness allocates in another one. A
+    /// constant start keeps the counter from allocating.
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
 }
 
 #[allow(unsafe_code)]
-// SAFETY: everything is passed on to the system's allocator; counting touches no memory of the
+// SAFETY: every call goes to the system's allocator as it is. Counting touches no memory of the
 // caller and does not allocate.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller's promise is passed on.
+        // SAFETY: the caller's promise is the one that System asks for.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise is passed on.
+        // SAFETY: the caller's promise is the one that System asks for.
         unsafe { System.dealloc(ptr, layout) }
     }
 }
@@ -43,16 +43,16 @@ fn a_whole_run_allocates_nothing() {
     let pieces = (0..300).map(|id| char::from_u32(0x20 + id).unwrap().to_string());
     let vocabulary = tests::tokenizer::file(0, pieces);
     let (mut f32s, mut i8s);
-    for kv in [KvType::F32, KvType::I8] {
+    for kv in [KvType::F32, KvType::Q8] {
         let plan = config(48, 31, 2, 6, 2).plan(Limits::new(40).with_batch(4).with_kv(kv)).unwrap();
         let buffers = match kv {
             KvType::F32 => {
                 f32s = vec![0.0; plan.kv_values];
                 KvBuffers::F32(&mut f32s)
             }
-            KvType::I8 => {
+            KvType::Q8 => {
                 (f32s, i8s) = (vec![0.0; plan.kv_scales], vec![0; plan.kv_values]);
-                KvBuffers::I8 { values: &mut i8s, scales: &mut f32s }
+                KvBuffers::Q8 { values: &mut i8s, scales: &mut f32s }
             }
         };
         run(&plan, file.bytes(), &vocabulary, buffers);

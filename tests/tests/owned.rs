@@ -4,8 +4,8 @@ use std::num::NonZeroUsize;
 
 use infer_core::format::Version;
 use infer_core::{
-    BOS, Buffers, Config, Engine, Error, IndexEntry, Kernels, KvType, Limits, MergeSlot, ModelBytes, OwnedTokenizer,
-    Perplexity, Pool, Sampler, Serial, Session, Tokenizer, WeightType, nats, penalize,
+    BOS, Buffers, Config, Engine, Error, IndexEntry, Kernels, KvType, Limits, MAX_THREADS, MergeSlot, ModelBytes,
+    OwnedTokenizer, Perplexity, Pool, Sampler, Serial, Session, Tokenizer, WeightType, nats, penalize,
 };
 use tests::Run;
 use tests::random::{File, RandomModel, config};
@@ -35,7 +35,7 @@ fn logits_do_not_depend_on_the_pool() {
 
 #[test]
 fn a_pool_has_a_limit() {
-    let e = Pool::new(NonZeroUsize::new(Pool::MAX_THREADS + 1).unwrap()).err().unwrap();
+    let e = Pool::new(NonZeroUsize::new(MAX_THREADS + 1).unwrap()).err().unwrap();
     assert_eq!(e.to_string(), "1025 threads: a pool has at most 1024");
 }
 
@@ -89,7 +89,7 @@ fn by_hand(kv: KvType, penalty: f32) -> Vec<u32> {
 #[test]
 fn a_session_tells_what_the_core_tells() {
     let pool = pool(2);
-    for (kv, penalty) in [(KvType::F32, 1.0), (KvType::F32, 1.5), (KvType::I8, 1.0)] {
+    for (kv, penalty) in [(KvType::F32, 1.0), (KvType::F32, 1.5), (KvType::Q8, 1.0)] {
         for batch in [1, 3, 32] {
             assert_eq!(session(kv, batch, &pool, penalty), by_hand(kv, penalty), "batch {batch}, penalty {penalty}");
         }
@@ -126,7 +126,7 @@ fn a_session_reads_again_from_any_position_and_stops_between_layers() {
 #[test]
 fn sizes_beyond_the_memory_are_errors() {
     let config = Config::new(64, 64, 1 << 30, 1, 300, 1 << 20); // 2^59 bytes of KV cache
-    for (kv, bytes) in [(KvType::F32, 1 << 59), (KvType::I8, 1 << 57)] {
+    for (kv, bytes) in [(KvType::F32, 1 << 59), (KvType::Q8, 1 << 57)] {
         let e = Buffers::new(&config, Limits::new(1 << 20).with_kv(kv)).err().unwrap();
         assert_eq!(e, Error::OutOfMemory { buffer: "kv.values", bytes });
     }

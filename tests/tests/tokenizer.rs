@@ -1,4 +1,4 @@
-//! The tokenizer against SentencePiece's ids and against the obvious quadratic algorithm.
+//! Compares the tokenizer with SentencePiece's ids and with the obvious quadratic algorithm.
 
 use infer_core::{BOS, Error, IndexEntry, MergeSlot, OwnedTokenizer, Tokenizer, build_index, tokenizer};
 use serde::Deserialize;
@@ -8,7 +8,7 @@ const LLAMA2: &str = "data/tokenizers/llama2/tokenizer.bin";
 const TOK512: &str = "data/models/stories260K/tok512.bin";
 const TOK105: &str = "data/models/tok105/tok105.bin";
 
-/// Raw bytes of the text that tokens stand for after BOS.
+/// The raw bytes of the text that tokens give after BOS.
 fn decode(tokenizer: &Tokenizer<'_>, tokens: &[u32]) -> Vec<u8> {
     let mut prev = BOS;
     let mut text = Vec::new();
@@ -62,8 +62,8 @@ fn other_vocabularies_agree_with_sentencepiece() {
         let Some(bytes) = shared::bytes(file) else { return };
         let tokenizer = OwnedTokenizer::whole(&bytes).unwrap();
         let encodings: Vec<Encoding> = shared::json_lines(&format!("golden/encodings/{golden}.jsonl")).unwrap();
-        // SentencePiece normalises compatibility characters for these vocabularies too: keep to
-        // what it leaves alone.
+        // For these vocabularies SentencePiece also normalises compatibility characters, so the
+        // test keeps to characters that it leaves alone.
         let plain =
             |text: &str| is_normal(text) && text.chars().all(|c| c.is_ascii() && (c == '\n' || !c.is_control()));
         let compared: Vec<_> = encodings.iter().filter(|e| plain(&e.text)).collect();
@@ -158,8 +158,8 @@ fn random_text(rng: &mut fastrand::Rng, letters: &[char], most: usize) -> String
 fn random_vocabularies_agree_with_the_quadratic_algorithm() {
     let mut rng = fastrand::Rng::with_seed(5);
     for round in 0..400 {
-        // With and without byte tokens, and with and without pieces that forbid splitting at
-        // spaces.
+        // There are rounds with and without byte tokens, and with and without pieces that forbid
+        // splitting at spaces.
         let (byte_tokens, spaces_inside) = (round % 2 == 0, round % 4 < 2);
         let mut pieces: Vec<(f32, String)> =
             ["<unk>", "\n<s>\n", "\n</s>\n"].iter().map(|piece| (0.0, piece.to_string())).collect();

@@ -1,4 +1,4 @@
-//! What somebody may have meant by a first word that is no file.
+//! Suggests a command for a first word that is not a file.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use clap::CommandFactory;
 
 use super::Args;
 
-/// A message that names the command to which this word is close, unless there is such a file.
+/// Names the command that this word resembles, unless there is a file of that name.
 pub fn command(word: &Path) -> Option<String> {
     if word.exists() {
         return None;
@@ -23,7 +23,8 @@ pub fn command(word: &Path) -> Option<String> {
     Some(format!("\"{}\" is neither a file nor a command: did you mean infer-cli {mode}{meant}?", word.display()))
 }
 
-/// A beginning of at least three letters, or at most one letter in three mistyped.
+/// Whether the word is a beginning of at least three letters, or has at most one letter in three
+/// mistyped.
 fn is_close(word: &str, command: &str) -> bool {
     (word.len() >= 3 && command.starts_with(word)) || strsim::damerau_levenshtein(word, command) <= command.len() / 3
 }

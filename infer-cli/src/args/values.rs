@@ -1,13 +1,13 @@
-//! Values of flags, and what is said about wrong ones.
+//! Parsers of the values of flags, and their messages.
 
 use std::num::NonZeroUsize;
 
 use clap::ValueEnum;
-use infer_core::Pool;
+use infer_core::MAX_THREADS;
 
 use super::Kv;
 
-/// What `inspect` plans for.
+/// The limits that `inspect` plans for.
 #[derive(Clone, Copy, Debug)]
 pub struct PlanLimits {
     pub max_seq: Option<usize>,
@@ -93,8 +93,8 @@ pub fn stop(text: &str) -> Result<String, String> {
 }
 
 pub fn threads(text: &str) -> Result<NonZeroUsize, String> {
-    let n = text.parse().ok().filter(|n: &NonZeroUsize| n.get() <= Pool::MAX_THREADS);
-    n.ok_or(format!("give a whole number of threads from 1 to {}", Pool::MAX_THREADS))
+    let n = text.parse().ok().filter(|n: &NonZeroUsize| n.get() <= MAX_THREADS);
+    n.ok_or(format!("give a whole number of threads from 1 to {}", MAX_THREADS))
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ pub fn model(shape: Shape, weights: Weights) -> anyhow::Result<ModelBytes> {
     Ok(file)
 }
 
-/// Draws one layer of a tensor. Weights in ±1/√cols keep activations near 1; those of norms are 1.
+/// Draws one layer of a tensor. Weights in ±1/√cols keep activations near 1; norms have 1.
 fn fill(layer: &mut [u8], tensor: &Tensor, random: &mut u64) {
     let scale = 1.0 / (tensor.cols as f32).sqrt();
     let (q, f32s) = match tensor.weights {

@@ -1,4 +1,4 @@
-//! Where messages come from: a person at a terminal, who edits them, or the lines of a file.
+//! Reads messages: from a person at a terminal, who edits them, or from the lines of a file.
 
 use std::io::{self, BufRead, IsTerminal, Read, Write};
 
@@ -19,17 +19,17 @@ pub enum Input {
     Lines,
 }
 
-/// What came.
+/// The answer to a question.
 pub enum Asked {
     Text(String),
-    /// Not a text, and why.
+    /// The input is not a text, for this reason.
     Unusable(String),
     /// The end of the input.
     End,
 }
 
 impl Input {
-    /// The terminal, when both standard input and output are one that can move its cursor.
+    /// Takes the terminal, when standard input and output are one that can move its cursor.
     pub fn open() -> anyhow::Result<Input> {
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         if dumb || !io::stdin().is_terminal() || !io::stdout().is_terminal() {
@@ -104,7 +104,7 @@ pub fn normalize(text: &str) -> String {
     text.replace("\r\n", "\n").replace('\r', "\n")
 }
 
-/// The beginning of a line, without control characters.
+/// The beginning of a line without control characters.
 fn excerpt(line: &[u8]) -> String {
     const CHARS: usize = 60;
     let text: String = String::from_utf8_lossy(&line[..line.len().min(8 * CHARS)])
@@ -118,22 +118,21 @@ fn excerpt(line: &[u8]) -> String {
     }
 }
 
-/// Throws away what was typed or pasted: the rest of a text that is refused must not become
-/// messages.
+/// Throws away typed and pasted text: the rest of a text that is refused must not become messages.
 fn discard_typed() {
     #[cfg(unix)]
     let _ = nix::sys::termios::tcflush(io::stdin(), nix::sys::termios::FlushArg::TCIFLUSH);
 }
 
-/// While it lives, the terminal keeps what is typed or pasted for the next message and does not
-/// show it: an answer is being written.
+/// While this value lives, the terminal keeps typed and pasted text for the next message and does
+/// not show it, since an answer is being written.
 pub struct Quiet {
     #[cfg(unix)]
     before: Option<nix::sys::termios::Termios>,
 }
 
-/// Has the terminal mark where a paste begins and ends, or not. The editor asks for that only while
-/// it reads.
+/// Tells the terminal whether to mark the beginning and the end of a paste. The editor asks for the
+/// marks only while it reads.
 #[cfg(unix)]
 fn mark_pastes(on: bool) {
     let mut out = io::stdout();

@@ -1,4 +1,4 @@
-//! The turns of a conversation, and which of their tokens the model reads.
+//! The turns of a conversation, and the part of them that the model reads.
 
 use infer_core::{BOS, EOS, OwnedTokenizer};
 
@@ -15,7 +15,7 @@ pub struct Turns<'t> {
     first: usize,
     /// The tokens of the turns from `first` on.
     tokens: Vec<u32>,
-    /// How many of these tokens the KV cache holds.
+    /// Number of these tokens that the KV cache holds.
     cached: usize,
 }
 
@@ -105,8 +105,8 @@ impl<'t> Turns<'t> {
     }
 
     /// Where the context does not hold all tokens, drops the oldest turns until the others take at
-    /// most half of it, or one is left: half, because the model has to read them again. Returns how
-    /// many turns it drops.
+    /// most half of it, or one is left: half, because the model has to read them again. Returns the
+    /// number of turns dropped.
     pub fn drop_oldest(&mut self) -> anyhow::Result<usize> {
         if self.fit() {
             return Ok(0);
@@ -119,7 +119,7 @@ impl<'t> Turns<'t> {
         Ok(self.first - before)
     }
 
-    /// How many turns the model reads.
+    /// Number of turns that the model reads.
     pub fn kept(&self) -> usize {
         self.turns.len() - self.first
     }
@@ -129,7 +129,7 @@ impl<'t> Turns<'t> {
         (&self.tokens[self.cached..], self.cached)
     }
 
-    /// The KV cache holds the first `cached` tokens now.
+    /// Notes that the KV cache holds the first `cached` tokens now.
     pub fn set_cached(&mut self, cached: usize) {
         self.cached = cached.min(self.tokens.len());
     }
@@ -158,8 +158,7 @@ impl<'t> Turns<'t> {
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
-    /// Lines up the tokens of the turns from `first` on. What the KV cache holds of them stays
-    /// there.
+    /// Lines up the tokens of the turns from `first` on. Those in the KV cache stay there.
     fn arrange(&mut self) -> anyhow::Result<()> {
         let mut tokens = Vec::new();
         for (i, turn) in self.turns.iter().enumerate().skip(self.first) {

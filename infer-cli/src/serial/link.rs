@@ -15,13 +15,13 @@ use infer_link::{Decoder, MAX_REPLY, Message, Reply, Request, Statistics, VERSIO
 use crate::args::SerialArgs;
 use crate::text::TextOut;
 
-/// Times that a story is asked for without a new token.
+/// The number of requests for a story in a row that bring no new token before giving up.
 const ATTEMPTS: usize = 5;
-/// How long to wait for an answer that costs the firmware no thought.
+/// Time to wait for an answer that the firmware can give at once.
 const PROMPTLY: Duration = Duration::from_secs(1);
-/// Timeouts that a story which nobody asked for may take to end.
+/// The number of timeouts that a story which nobody asked for may take to end.
 const OLD_STORY: u32 = 10;
-/// How often waiting looks at the clock, and for Ctrl-C.
+/// The interval at which waiting looks at the clock, and for Ctrl-C.
 const POLL: Duration = Duration::from_millis(50);
 
 /// Whether a story is coming in, and whether its end is wanted.
@@ -30,18 +30,18 @@ const NONE: u8 = 0;
 const COMING: u8 = 1;
 const UNWANTED: u8 = 2;
 
-/// Ctrl-C: has the story end that is coming in. False when there is none, or its end was asked for
-/// already.
+/// Handles Ctrl-C: asks for the end of the story that is coming in. Returns false when there is
+/// none, or its end was asked for already.
 pub fn stop() -> bool {
     STORY.compare_exchange(COMING, UNWANTED, Relaxed, Relaxed).is_ok()
 }
 
-/// Whether the end of the story is wanted.
+/// Whether the end of the story was asked for.
 pub fn stopped() -> bool {
     STORY.load(Relaxed) == UNWANTED
 }
 
-/// What the firmware says of itself.
+/// The firmware's description of itself.
 #[derive(Clone, PartialEq)]
 pub struct Firmware {
     pub board: String,
@@ -55,7 +55,7 @@ pub struct Firmware {
 enum Trouble {
     /// Asking again may help.
     Passing(String),
-    /// It will not.
+    /// Asking again will not help.
     Lasting(anyhow::Error),
 }
 
@@ -110,8 +110,8 @@ impl<'a> Link<'a> {
         self.line.flush()
     }
 
-    /// The next message, damaged ones passed over; `None` when none comes in time, however much
-    /// else comes.
+    /// The next message that is not damaged. `None` when there is none by the deadline, however
+    /// much else comes in.
     fn receive(&mut self, deadline: Instant) -> io::Result<Option<Message<Reply<'_>>>> {
         if Instant::now() >= deadline {
             return Ok(None);
@@ -138,8 +138,9 @@ impl<'a> Link<'a> {
         }
     }
 
-    /// Asks who is there until there is an answer, silence for too long, or talk that is none for
-    /// far too long; opens the port again when the line fails. Ends whatever the firmware is doing.
+    /// Greets the firmware until it answers. Gives up after silence for one timeout, or after other
+    /// talk for [`OLD_STORY`] timeouts; opens the port again when the line fails. A greeting ends
+    /// whatever the firmware is doing.
     pub fn hello(&mut self) -> anyhow::Result<Firmware> {
         let port = self.port;
         let start = Instant::now();
@@ -200,7 +201,7 @@ impl<'a> Link<'a> {
         Ok(None)
     }
 
-    /// Has a story told, whatever happens on the line, and shows it. Returns its tokens.
+    /// Shows a whole story, whatever happens on the line, and returns its tokens.
     pub fn story(&mut self, request: Request<'_>, firmware: &Firmware) -> anyhow::Result<(Vec<u32>, Statistics)> {
         let mut out = TextOut::new(io::stdout().lock());
         let mut tokens = Vec::new();
@@ -234,9 +235,9 @@ impl<'a> Link<'a> {
         }
     }
 
-    /// One attempt: `tokens` were shown by earlier ones. Whatever the firmware does, it ends: what
-    /// counts as an answer takes the story forward, and a story has no more tokens than were asked
-    /// for.
+    /// Makes one attempt; `tokens` were shown by earlier ones. An attempt ends whatever the
+    /// firmware does: only messages that take the story forward extend the deadline, and a story
+    /// has no more tokens than were asked for.
     fn tell(
         &mut self,
         request: Request<'_>,
@@ -251,7 +252,7 @@ impl<'a> Link<'a> {
         let mut deadline = Instant::now() + PROMPTLY;
         let mut accepted = false;
         let mut next = 0; // the position that has not been told in this attempt
-        let mut stop_sent = None; // when; it may be lost
+        let mut stop_sent = None; // the time of the last request to stop, which may be lost
         loop {
             if stopped() && stop_sent.is_none_or(|at: Instant| at.elapsed() > PROMPTLY) {
                 self.send(Request::Stop)?;
@@ -275,7 +276,7 @@ impl<'a> Link<'a> {
             }
             match message {
                 Message { id: 0, body: Reply::Ready(_) } => return passing("the firmware started anew"),
-                Message { id: other, .. } if other != id => {} // late
+                Message { id: other, .. } if other != id => {} // an answer to an earlier request
                 Message { body: Reply::Token { pos, .. }, .. } if pos as usize >= most => {
                     self.send(Request::Stop)?;
                     return Err(Trouble::Lasting(anyhow::anyhow!(
@@ -293,7 +294,7 @@ impl<'a> Link<'a> {
                     None if pos as usize == tokens.len() => {
                         tokens.push(token);
                         next = tokens.len();
-                        out.push(text).map_err(|e| Trouble::Lasting(e.into()))?; // ours, not the line's
+                        out.push(text).map_err(|e| Trouble::Lasting(e.into()))?; // an error of standard output, not of the line
                     }
                     None => return passing("a frame was lost"),
                 },
@@ -313,7 +314,7 @@ impl<'a> Link<'a> {
     }
 }
 
-/// What a board says in words, without control characters: it must not drive the terminal.
+/// The words of a board without control characters: a board must not drive the terminal.
 fn printable(words: &str) -> String {
     words.chars().filter(|c| !c.is_control()).collect()
 }

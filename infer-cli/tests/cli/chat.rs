@@ -2,13 +2,13 @@
 
 use super::*;
 
-/// A model that answers every message with the same letters, "acdef…" so many, and the token `end`.
+/// A model that answers every message with the same letters, "acdef…", and then the token `end`.
 /// Layers add nothing, so that a token decides the next one. Without an end the letters begin
 /// again.
 pub fn fixed_answers(test: &str, seq_len: usize, letters: usize, end: Option<usize>) -> (PathBuf, String) {
     use infer_core::format::TensorName::*;
     let dim = (letters + 1).next_multiple_of(8);
-    let shape = infer_core::Config { shared_classifier: false, seq_len, ..config(dim, 5, 1, 4, 2) };
+    let shape = Config::new(dim, 5, 1, 4, 300, seq_len).with_kv_heads(2).with_own_classifier();
     let mut model = RandomModel::new(shape, 3);
     for tensor in [Wo, W2, TokEmb, Wcls] {
         model.tensor_mut(tensor).fill(0.0);
@@ -36,10 +36,10 @@ pub fn fixed_answers(test: &str, seq_len: usize, letters: usize, end: Option<usi
 
 /// A model whose answers depend on everything before.
 fn thoughtful(test: &str, seq_len: usize) -> (PathBuf, String) {
-    random_model(test, |model| *model = RandomModel::new(infer_core::Config { seq_len, ..config(32, 24, 2, 4, 2) }, 5))
+    random_model(test, |model| *model = RandomModel::new(Config::new(32, 24, 2, 4, 300, seq_len).with_kv_heads(2), 5))
 }
 
-/// What the chat wrote to standard output and to standard error.
+/// Runs a chat. Returns its standard output and standard error.
 fn chat(model: &str, flags: &[&str], input: &str) -> (String, String) {
     let output = run_with_input(&[&[model, "-m", "chat", "-t", "0"], flags].concat(), input.as_bytes());
     (stdout(&output).to_owned(), String::from_utf8(output.stderr).unwrap())
@@ -151,8 +151,8 @@ fn messages_that_never_fit_are_refused_and_the_chat_goes_on() {
     // One more fits.
     assert_eq!(answers(&chat(&model, &["-y", ""], &format!("{}\n", "b".repeat(63))).0), ["a\n"]);
 
-    // Text that is none is refused alike, and what can be known before the chat is an error of the
-    // command line.
+    // Bytes that are not text are refused alike. What can be known before the chat is an error of
+    // the command line.
     let output = run_with_input(&[&model, "-m", "chat", "-y", "", "-t", "0"], b"b\xff\x1b[2J\nb\n");
     assert_eq!(output.status.code(), Some(2));
     assert_eq!(String::from_utf8_lossy(&output.stdout), "User: User: Assistant: a\nUser: \n");

@@ -34,8 +34,8 @@ fn inspect_shows_header_tensors_and_plan() {
 #[test]
 fn inspect_plans_what_firmware_links() {
     let folder = scratch("plan");
-    let shape = infer_core::Config { vocab_size: 300, seq_len: 40, ..config(48, 32, 2, 6, 2) };
-    let shape = infer_core::Config { weights: infer_core::WeightType::Q8 { group_size: 16 }, ..shape };
+    let int8 = infer_core::WeightType::Q8 { group_size: 16 };
+    let shape = Config::new(48, 32, 2, 6, 300, 40).with_kv_heads(2).with_weights(int8);
     let (model, file) = (folder.join("model.bin"), RandomModel::new(shape, 3).to_file(Version::V2));
     std::fs::write(&model, file.bytes()).unwrap();
     let model = model.to_str().unwrap();
@@ -93,11 +93,12 @@ fn inspect_plans_what_firmware_links() {
     assert_fails(&run(&["inspect", &heads_of_2, "--plan", "kv=int8"]), 1, &["model.bin", "multiple of 4"]);
 }
 
-/// What a C program is told at run time.
+/// The memory that a C program is told of at run time.
 #[allow(unsafe_code)]
 fn parts_in_c(model: &[u8], limits: infer_limits) -> [usize; INFER_PARTS] {
     let mut memory = std::mem::MaybeUninit::uninit();
-    // SAFETY: the model has so many bytes, and all pointers point to what they should.
+    // SAFETY: the model pointer and length are those of a slice, and the other pointers are those
+    // of local variables of the right types.
     let memory = unsafe {
         assert_eq!(infer_plan(model.as_ptr().cast(), model.len(), &limits, memory.as_mut_ptr()).code, 0);
         memory.assume_init()
@@ -138,7 +139,7 @@ fn quantize_gives_llama2c_s_file_from_every_version() {
     let original = run(&["perplexity", &v0, &text, "-z", &tok, "--windows", "4"]);
     let (got, want) = (number(&output, "nats per token"), number(&original, "nats per token"));
     assert!((got / want - 1.0).abs() < 0.005, "{got} instead of {want}");
-    // Nothing but the files that were asked for.
+    // The folder holds nothing but the files that were asked for.
     assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 3);
 }
 
@@ -147,7 +148,8 @@ fn models_without_rotary_tables_are_like_those_with_them() {
     use infer_core::format::{Header, TensorName::*};
     for shared_classifier in [true, false] {
         let folder = scratch("bare");
-        let shape = infer_core::Config { shared_classifier, ..config(8, 16, 2, 4, 2) };
+        let shared = config(8, 16, 2, 4, 2);
+        let shape = if shared_classifier { shared } else { shared.with_own_classifier() };
         let whole = RandomModel::new(shape, 3).to_file(Version::V0).bytes().to_vec();
         let layout = Header::parse(&whole).unwrap().layout().unwrap();
         let [from, to] = [FreqCisReal, FreqCisImag].map(|name| layout.get(name).unwrap());

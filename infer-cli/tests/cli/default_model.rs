@@ -9,8 +9,8 @@ fn file(name: &str) -> String {
     format!("{}/../models/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The clock seeds it, so most runs are asked for: most stories end by themselves within the
-/// context.
+/// The clock seeds the stories, so the test asks for most of them only to end by themselves within
+/// the context.
 #[test]
 fn no_argument_tells_a_whole_story() {
     let stories: Vec<serde_json::Value> =
@@ -75,7 +75,7 @@ fn the_embedded_model_is_small_and_int8() {
     int8_header(&bytes);
 }
 
-/// What firmware can hold.
+/// Firmware can hold the small model.
 #[test]
 fn the_firmware_s_model_is_small_and_int8() {
     let bytes = std::fs::read(file("firmware/model.bin")).unwrap();
@@ -87,7 +87,7 @@ fn the_firmware_s_model_is_small_and_int8() {
     assert!(std::fs::read(int8).unwrap() == bytes);
 }
 
-/// And their READMEs say how well.
+/// The READMEs of the models say how well they read stories.
 #[test]
 fn the_project_s_models_read_stories() {
     let Some(text) = shared::file("data/text/tinystories_valid.txt") else { return };

@@ -78,7 +78,7 @@ fn quantize_brings_the_tokenizer_along() {
     assert_fails(&refused, 1, &["out/tokenizer.bin is there and differs", "another folder"]);
     let beside = ["quantize", &model, out.to_str().unwrap(), "-z", folder.join("out/tokenizer.bin").to_str().unwrap()]
         .map(String::from);
-    // So it is where nothing tells whose it is, until -z does.
+    // The same holds where nothing tells whose tokenizer it is, until -z does.
     std::fs::remove_file(folder.join("tokenizer.bin")).unwrap();
     assert_fails(&run(&["quantize", &model, out.to_str().unwrap()]), 1, &["out/tokenizer.bin is there", "-z"]);
     assert_eq!((tokenizer(), std::fs::read(&out).unwrap()), (other.clone(), b"an older file".to_vec()));

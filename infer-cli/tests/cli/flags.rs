@@ -74,7 +74,7 @@ fn a_story_ends_before_a_stop_text() {
     let Some(whole) = tell(&[]) else { return };
     let whole = stdout(&whole);
     for at in [5, 31, 60] {
-        let stop = &whole[at..at + 12]; // several tokens, and it begins and ends inside of some
+        let stop = &whole[at..at + 12]; // it spans several tokens, and begins and ends inside of tokens
         let before = &whole[..whole.find(stop).unwrap()];
         assert_eq!(stdout(&tell(&["--stop", "no such text", "--stop", stop]).unwrap()), format!("{before}\n"));
     }

@@ -14,6 +14,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use infer_core::Config;
 use infer_core::format::Version;
 use tests::random::{RandomModel, config};
 use tests::shared;

@@ -1,4 +1,4 @@
-//! The host end of the serial line against firmware that is played here, and misbehaves.
+//! The host end of the serial line against firmware that this test plays, and that misbehaves.
 //! `firmware.rs` has the real one.
 
 use std::io::{BufReader, Read};
@@ -240,7 +240,7 @@ fn requests(stream: &TcpStream) -> Receiver<(u8, bool)> {
     received
 }
 
-/// A host that comes in the middle of somebody else's story, whose greeting is lost.
+/// A host comes in the middle of somebody else's story, and its greeting is lost.
 #[test]
 fn a_greeting_is_repeated_while_an_older_story_comes_in() {
     let (listener, port) = listen();

@@ -156,13 +156,12 @@ fn missing_and_damaged_files() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("warning: "), "a larger vocabulary goes unnoticed");
 }
 
-/// The pipe holds back a story that is longer than it, so that there are weights to be read after
-/// the cut.
+/// The story is longer than the pipe holds, so the program still has weights to read after the cut.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_model_that_is_cut_while_it_runs_ends_the_story_with_an_error() {
     let folder = scratch("cut");
-    let mut model = RandomModel::new(infer_core::Config { seq_len: 400, ..config(8, 5, 2, 4, 2) }, 3);
+    let mut model = RandomModel::new(Config::new(8, 5, 2, 4, 300, 400).with_kv_heads(2), 3);
     // Only the long pieces are likely.
     model.tensor_mut(infer_core::format::TensorName::TokEmb)[8..259 * 8].fill(0.0);
     let path = folder.join("model.bin");
@@ -213,7 +212,7 @@ fn a_context_too_large_for_memory_is_refused() {
     let folder = scratch("huge_context");
     // 2^31 positions of 512 layers of 32 keys and values: 2^48 bytes, more than a process can have.
     let mut file = RandomModel::new(config(32, 2, 512, 1, 1), 3).to_file(Version::V1).bytes().to_vec();
-    file[32..36].copy_from_slice(&i32::MAX.to_le_bytes()); // seq_len, of which version 1 stores nothing
+    file[32..36].copy_from_slice(&i32::MAX.to_le_bytes()); // seq_len: no tensor of version 1 has that size
     let model = folder.join("model.bin");
     std::fs::write(&model, file).unwrap();
     std::fs::write(folder.join("tokenizer.bin"), tokenizer_file(&[" "], 300)).unwrap();

@@ -5,16 +5,16 @@ use rexpect::session::PtySession;
 use super::chat::fixed_answers;
 use super::*;
 
-/// Milliseconds to wait for what a program should write: far more than it takes.
+/// Milliseconds to wait for output that should come: far more than it takes.
 const PATIENCE: Option<u64> = Some(60_000);
 
-/// A chat in a terminal of its own, after whose end the shell says how the terminal is set.
+/// A chat in a terminal of its own. When it has ended, the shell prints the terminal's settings.
 fn chat(model: &str) -> PtySession {
     let mut command = Command::new("sh");
     command.args(["-c", "trap : INT; \"$0\" \"$@\"; echo status $?; stty -a", env!("CARGO_BIN_EXE_infer-cli")]);
     command.args([model, "-m", "chat", "-y", "", "-t", "0"]).env("TERM", "xterm");
     let mut chat = rexpect::session::spawn_command(command, PATIENCE).unwrap();
-    expect(&mut chat, &["\x1b[?2004h", "User: "]); // the terminal is to mark pastes
+    expect(&mut chat, &["\x1b[?2004h", "User: "]); // asks the terminal to mark pastes
     chat
 }
 
@@ -47,7 +47,7 @@ fn lines_are_edited_and_remembered() {
     // Left, a letter, the end of the line, Backspace.
     send(&mut chat, "ad\x1b[Dbc\x05x\x7f\r");
     expect(&mut chat, &["Assistant: a", "User: "]);
-    send(&mut chat, "\r \r"); // Enter by mistake
+    send(&mut chat, "\r \r"); // Enter was pressed by mistake
     send(&mut chat, "\x1b[A!\r"); // up
     expect(&mut chat, &["Assistant: a", "User: "]);
     let file = folder.join("chat.txt");

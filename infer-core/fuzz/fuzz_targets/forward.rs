@@ -8,8 +8,8 @@ use std::num::NonZeroUsize;
 use arbitrary::Arbitrary;
 use infer_core::format::{Header, Version, write};
 use infer_core::{
-    Config, Engine, Error, HotBuffers, Kernels, KvBuffers, KvType, Limits, Model, Plan, ProbIndex, Runner, Sampler,
-    State, WeightType, begin, classify, forward, step,
+    Buffers, Config, Engine, Error, Kernels, KvType, Limits, Model, Plan, ProbIndex, Runner, Sampler, State,
+    WeightType, begin, classify, forward, step,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -79,17 +79,13 @@ impl Shape {
             }
         };
         let kv_mul = 1 + usize::from(self.kv_mul) % n_heads;
-        let config = Config {
-            dim: n_heads * head_size,
-            hidden_dim: group_size.unwrap_or(1) * (1 + usize::from(self.hidden) % (96 / group_size.unwrap_or(1))),
-            n_layers: 1 + usize::from(self.layers % 2),
-            n_heads,
-            n_kv_heads: if n_heads.is_multiple_of(kv_mul) { n_heads / kv_mul } else { n_heads },
-            vocab_size: 1 + usize::from(self.vocab % 40),
-            seq_len: 1 + usize::from(self.seq % 8),
-            shared_classifier: self.shared,
-            weights: group_size.map_or(WeightType::F32, |group_size| WeightType::Q8 { group_size }),
-        };
+        let hidden_dim = group_size.unwrap_or(1) * (1 + usize::from(self.hidden) % (96 / group_size.unwrap_or(1)));
+        let (n_layers, vocab_size) = (1 + usize::from(self.layers % 2), 1 + usize::from(self.vocab % 40));
+        let seq_len = 1 + usize::from(self.seq % 8);
+        let mut config = Config::new(n_heads * head_size, hidden_dim, n_layers, n_heads, vocab_size, seq_len)
+            .with_kv_heads(if n_heads.is_multiple_of(kv_mul) { n_heads / kv_mul } else { n_heads })
+            .with_weights(group_size.map_or(WeightType::F32, |group_size| WeightType::Q8 { group_size }));
+        config.shared_classifier = self.shared;
         Header { version, config }
     }
 }
@@ -99,19 +95,17 @@ fuzz_target!(|input: Input| {
     let config = header.config;
     let mut memory = model_memory(&input, &header);
     let model = Model::from_bytes(bytemuck::cast_slice(&memory)).unwrap();
-    let limits = Limits {
-        max_seq: 1 + usize::from(input.limits[0]) % config.seq_len,
-        batch: 1 + usize::from(input.limits[1] % 4),
-        threads: 1 + usize::from(input.limits[2] % 4),
-        kv: if input.kv_int8 && config.head_size().is_multiple_of(4) { KvType::I8 } else { KvType::F32 },
-    };
+    let limits = Limits::new(1 + usize::from(input.limits[0]) % config.seq_len)
+        .with_batch(1 + usize::from(input.limits[1] % 4))
+        .with_threads(1 + usize::from(input.limits[2] % 4))
+        .with_kv(if input.kv_int8 && config.head_size().is_multiple_of(4) { KvType::Q8 } else { KvType::F32 });
     let plan = config.plan(limits).unwrap();
     any_calls(&input, &model, &plan);
 
     let tokens = input.tokens.map(|token| u32::from(token) % config.vocab_size as u32);
     let tokens = &tokens[..limits.max_seq];
-    let mut one_by_one = Memory::new(&config.plan(Limits { batch: 1, threads: 1, ..limits }).unwrap());
-    let mut one_by_one = one_by_one.state();
+    let mut one_by_one = buffers(&config.plan(limits.with_batch(1).with_threads(1)).unwrap());
+    let mut one_by_one = one_by_one.state().unwrap();
     let expected: Vec<_> = (0..tokens.len())
         .map(|pos| {
             forward(&model, &mut one_by_one, &Engine::scalar(), &tokens[pos..=pos]).unwrap();
@@ -119,8 +113,8 @@ fuzz_target!(|input: Input| {
         })
         .collect();
 
-    let mut batched = Memory::new(&plan);
-    let mut batched = batched.state();
+    let mut batched = buffers(&plan);
+    let mut batched = batched.state().unwrap();
     let runner = Backwards(NonZeroUsize::MIN.saturating_add(usize::from(input.limits[2] / 4 % 6)));
     let engine = Engine::new(Kernels::detect(), &runner);
     let mut sizes = input.batches.iter().map(|n| 1 + usize::from(*n) % limits.batch);
@@ -147,11 +141,13 @@ fn logits(model: &Model<'_>, state: &mut State<'_>, engine: &Engine<'_>, row: us
 /// All calls in the order of the input, valid or not.
 fn any_calls(input: &Input, model: &Model<'_>, plan: &Plan) {
     let config = *model.config();
-    let mut memory = Memory::new(plan);
-    let mut state = memory.state();
-    let other_plan = Config { seq_len: config.seq_len + 1, ..config }.plan(plan.limits).unwrap();
-    let mut other = Memory::new(&other_plan);
-    let mut other = other.state();
+    let mut memory = buffers(plan);
+    let mut state = memory.state().unwrap();
+    let mut other_config = config;
+    other_config.seq_len += 1;
+    let other_plan = other_config.plan(plan.limits).unwrap();
+    let mut other = buffers(&other_plan);
+    let mut other = other.state().unwrap();
     let mut sampler = Sampler::new(input.temperature, input.topp, 1).or_else(|_| Sampler::new(1.0, 0.9, 1)).unwrap();
     let engine = Engine::native();
     let pick = |tokens: &[Token]| -> Vec<u32> {
@@ -229,37 +225,10 @@ fn uniform(random: &mut u64) -> f32 {
 }
 
 /// Buffers of exactly the planned sizes, full of NaN.
-struct Memory {
-    plan: Plan,
-    hot_f32: Vec<f32>,
-    hot_i8: Vec<i8>,
-    kv_f32: Vec<f32>, // the values, or the scales of an int8 cache
-    kv_i8: Vec<i8>,
-}
-
-impl Memory {
-    fn new(plan: &Plan) -> Memory {
-        let (kv_f32, kv_i8) = match plan.limits.kv {
-            KvType::F32 => (plan.kv_values, 0),
-            KvType::I8 => (plan.kv_scales, plan.kv_values),
-        };
-        Memory {
-            plan: *plan,
-            hot_f32: vec![f32::NAN; plan.hot_f32],
-            hot_i8: vec![-128; plan.hot_i8],
-            kv_f32: vec![f32::NAN; kv_f32],
-            kv_i8: vec![-128; kv_i8],
-        }
-    }
-
-    fn state(&mut self) -> State<'_> {
-        let hot = HotBuffers { f32: &mut self.hot_f32, i8: &mut self.hot_i8 };
-        let kv = match self.plan.limits.kv {
-            KvType::F32 => KvBuffers::F32(&mut self.kv_f32),
-            KvType::I8 => KvBuffers::I8 { values: &mut self.kv_i8, scales: &mut self.kv_f32 },
-        };
-        State::new(&self.plan, hot, kv).unwrap()
-    }
+fn buffers(plan: &Plan) -> Buffers {
+    let mut buffers = Buffers::new(&plan.config, plan.limits).unwrap();
+    buffers.fill(f32::NAN, -128);
+    buffers
 }
 
 /// Cuts work as a pool of threads would, and does it on one, last task first.

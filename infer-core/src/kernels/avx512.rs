@@ -31,13 +31,16 @@ fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
     }
     let att = att.chunks_exact_mut(2 * block_len(heads.positions));
     for ((q, att), out) in heads.q.chunks_exact(pair).zip(att).zip(out.chunks_exact_mut(pair)) {
-        // SAFETY: AVX-512 was detected, and the heads are whole.
+        // SAFETY: AVX-512 was detected, as `attend` is in the table of `avx512` only; `is_whole(heads)` was
+        // checked, `q` and `out` are those of two heads, and `att` has two blocks of weights for each
+        // eight positions or part of them.
         unsafe { attend_pair(q, heads, att.as_chunks_mut().0.as_chunks_mut().0, out) }
     }
 }
 
 /// # Safety
-/// `is_whole(heads)`
+/// `is_whole(heads)`, `q` and `out` are (2, head_size), and `att` has a block for each eight positions
+/// or part of them.
 #[target_feature(enable = "avx512f,avx512dq,avx512vl")]
 unsafe fn attend_pair(q: &[f32], heads: &Heads<'_>, att: &mut [Block], out: &mut [f32]) {
     let (q0, q1) = q.split_at(heads.head_size);
@@ -45,7 +48,7 @@ unsafe fn attend_pair(q: &[f32], heads: &Heads<'_>, att: &mut [Block], out: &mut
     let sums = numerators(max, att);
     let columns = heads.head_size / LANES;
     let mut first = 0;
-    // SAFETY: heads are whole.
+    // SAFETY: a head has `columns` columns; the caller vouches for the rest.
     unsafe {
         while first + 2 <= columns {
             weigh::<2>(att, sums, heads, first, out);
@@ -124,7 +127,7 @@ fn exp2_score(x: __m512) -> __m512 {
 /// eight dimensions from column `first` on.
 ///
 /// # Safety
-/// `is_whole(heads)`, and a head has the columns.
+/// `is_whole(heads)`, and a head has these columns.
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq,avx512vl")]
 unsafe fn weigh<const C: usize>(att: &[Block], sums: [f32; 2], heads: &Heads<'_>, first: usize, out: &mut [f32]) {
@@ -133,7 +136,8 @@ unsafe fn weigh<const C: usize>(att: &[Block], sums: [f32; 2], heads: &Heads<'_>
     #[allow(clippy::needless_range_loop)] // as the formula has it
     let mut add = |att: &Block, i: usize| {
         for c in 0..C {
-            // SAFETY: there are positions · head_size values.
+            // SAFETY: each position has a row of head_size values, as `is_whole` says, and `add` is
+            // called once for each; columns `first` to `first + C` are within a row.
             let value = unsafe { _mm256_loadu_ps(value.add(c * LANES)) };
             for h in 0..2 {
                 weighed[h][c] = _mm256_add_ps(weighed[h][c], _mm256_mul_ps(_mm256_set1_ps(att[h][i]), value));
@@ -151,30 +155,30 @@ unsafe fn weigh<const C: usize>(att: &[Block], sums: [f32; 2], heads: &Heads<'_>
     for ((out, weighed), sum) in out.chunks_exact_mut(heads.head_size).zip(weighed).zip(sums) {
         let inverse = _mm256_set1_ps(1.0 / sum);
         for (out, x) in out.as_chunks_mut::<LANES>().0.iter_mut().skip(first).zip(weighed) {
-            // SAFETY: eight numbers.
+            // SAFETY: `out` has room for eight numbers.
             unsafe { _mm256_storeu_ps(out.as_mut_ptr(), _mm256_mul_ps(x, inverse)) }
         }
     }
 }
 
-/// The same in both halves.
+/// Eight numbers, the same in both halves.
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq,avx512vl")]
 fn twice(x: &[f32; LANES]) -> __m512 {
-    // SAFETY: eight numbers.
+    // SAFETY: `x` has the eight numbers that are loaded.
     _mm512_broadcast_f32x8(unsafe { _mm256_loadu_ps(x.as_ptr()) })
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq,avx512vl")]
 fn load(x: &Block) -> __m512 {
-    // SAFETY: sixteen numbers.
+    // SAFETY: `x` has the sixteen numbers that are loaded.
     unsafe { _mm512_loadu_ps(x.as_ptr().cast()) }
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq,avx512vl")]
 fn store(x: &mut Block, value: __m512) {
-    // SAFETY: sixteen numbers.
+    // SAFETY: `x` has room for the sixteen numbers.
     unsafe { _mm512_storeu_ps(x.as_mut_ptr().cast(), value) }
 }

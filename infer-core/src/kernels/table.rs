@@ -1,5 +1,4 @@
-//! What a kernel is: the types of the inner loops, what they read, and the table that holds one of
-//! each.
+//! The types of kernels, their inputs, and the table that holds one kernel of each type.
 
 use crate::math::LANES;
 use crate::matrix::Q8Matrix;
@@ -37,7 +36,7 @@ pub(crate) type Quantize = fn(x: &[f32], group_size: usize, q: &mut [i8], s: &mu
 /// `att` is scratch (kv_mul, positions rounded up to a multiple of 8), `out` (kv_mul, head_size).
 pub(crate) type Attend = fn(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]);
 
-/// What [`Attend`] reads.
+/// The input of [`Attend`].
 pub(crate) struct Heads<'a> {
     /// (kv_mul, head_size)
     pub q: &'a [f32],
@@ -59,9 +58,9 @@ pub(crate) struct Heads<'a> {
 /// exact too, over 256 positions at a time, whose sums are then added as f32.
 pub(crate) type AttendQ8 = fn(heads: &HeadsQ8<'_>, att: &mut [f32], out: &mut [f32]);
 
-/// What [`AttendQ8`] reads.
+/// The input of [`AttendQ8`].
 pub(crate) struct HeadsQ8<'a> {
-    /// Queries (kv_mul or more, head_size), a group per head.
+    /// Queries (kv_mul or more, head_size), one group per head.
     pub q: &'a [i8],
     /// Scales of the queries.
     pub q_scales: &'a [f32],
@@ -69,9 +68,9 @@ pub(crate) struct HeadsQ8<'a> {
     pub keys: &'a [i8],
     /// (positions / 8 or more, head_size, 8)
     pub values: &'a [i8],
-    /// Of each position.
+    /// The scale of each position's keys.
     pub key_scales: &'a [f32],
-    /// Of each position.
+    /// The scale of each position's values.
     pub value_scales: &'a [f32],
     /// Positions to attend to.
     pub positions: usize,
@@ -80,7 +79,7 @@ pub(crate) struct HeadsQ8<'a> {
     pub scale: f32,
 }
 
-/// Positions whose integer products fit a sum: 256 · 32,767 · 127 < 2^31.
+/// The most positions that one integer sum has room for: 256 · 32,767 · 127 < 2^31.
 pub(crate) const Q8_POSITIONS: usize = 256;
 
 /// `out = weight · x / sqrt(mean(x²) + 1e-5)`.

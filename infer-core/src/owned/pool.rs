@@ -1,10 +1,10 @@
 //! Threads for a forward pass: workers that spin while there is work every few microseconds, and
 //! sleep when there is none.
 //!
-//! A token of a small model takes microseconds and needs dozens of rounds of tasks, so waking a
-//! thread for each (some 10 µs) would cost more than the work. And a thread may have no core to run
-//! on: so each thread that has done its own share of a round takes over the shares that nobody has
-//! begun, and nobody spins for long.
+//! A token of a small model takes microseconds and needs dozens of rounds of tasks. Waking a thread
+//! for each round, which takes about 10 µs, would cost more than the work. A thread may also have
+//! no core to run on: therefore each thread that has done its own share of a round takes over the
+//! shares that nobody has begun, and no thread spins for long.
 #![allow(unsafe_code)]
 
 use std::format;
@@ -19,27 +19,27 @@ use std::vec::Vec;
 use crate::config::Config;
 use crate::runner::Runner;
 
-/// The most threads of a pool.
-const MAX_THREADS: usize = 1024;
-/// How long a thread waits before it sleeps: longer than anything between two rounds of one token.
+/// The most threads of a [`Pool`].
+pub const MAX_THREADS: usize = 1024;
+/// Time that a thread waits before it sleeps: longer than any pause between two rounds of a token.
 const PATIENCE: Duration = Duration::from_micros(500);
-/// How often a thread looks before it lets others run, some microseconds.
+/// Looks of a waiting thread before it lets others run: a few microseconds.
 const SPINS: u32 = 100;
 /// Low bits of [`Shared::round`]: the number of shares. The other bits count rounds, and would take
 /// years to overflow.
 const SHARE_BITS: u32 = 16;
 const _: () = assert!(MAX_THREADS < 1 << SHARE_BITS);
 
-/// Multiplications that are worth a thread of their own: some 50 µs, in which threads meet dozens
+/// Multiplications that are worth a thread of their own: about 50 µs, in which threads meet dozens
 /// of times.
 const WORK_PER_THREAD: usize = 1 << 20;
 
 /// A fixed number of threads, the calling one included.
 ///
-/// A general thread pool is no [`Runner`] to take instead: one on rayon was measured 13 times slower
-/// than no threads at all on a small model. A token of such a model is dozens of rounds of tasks,
-/// microseconds each, and to wake a thread for a round takes longer than the round. The workers here
-/// spin between rounds, and sleep after half a millisecond without one.
+/// A general thread pool does not replace it: a [`Runner`] on rayon was measured 13 times slower
+/// than no threads at all. A token of a small model is dozens of rounds of tasks, of microseconds
+/// each, and waking a thread for a round takes longer than the round. The workers of this pool spin
+/// between rounds, and sleep after half a millisecond without one.
 pub struct Pool {
     shared: Arc<Shared>,
     /// Held during a round: there is one job at a time.
@@ -85,13 +85,10 @@ struct Job<'a> {
 }
 
 impl Pool {
-    /// The most threads that a pool may have.
-    pub const MAX_THREADS: usize = MAX_THREADS;
-
     /// Starts `threads - 1` workers.
     ///
     /// # Errors
-    /// The system starts no more threads, or these are more than [`Pool::MAX_THREADS`].
+    /// The system starts no more threads, or these are more than [`MAX_THREADS`].
     pub fn new(threads: NonZeroUsize) -> std::io::Result<Pool> {
         if threads.get() > MAX_THREADS {
             let problem = format!("{threads} threads: a pool has at most {MAX_THREADS}");
@@ -136,8 +133,9 @@ impl Pool {
     }
 }
 
-// SAFETY: share t of a round is the indices t, t + shares, …, so each index is in one share.
-// `Shared::begin` gives each share to one thread, and `run` returns when all shares are done.
+// SAFETY: each index must run exactly once, and all must have finished on return. Share t of a
+// round is the indices t, t + shares, …, so each index is in one share; `Shared::begin` gives each
+// share to one thread; `run` returns when all shares are done.
 unsafe impl Runner for Pool {
     fn threads(&self) -> NonZeroUsize {
         NonZeroUsize::new(self.shared.threads.len()).unwrap_or(NonZeroUsize::MIN)
@@ -150,7 +148,7 @@ unsafe impl Runner for Pool {
         if shares <= 1 || alone.is_err() {
             return (0..n).for_each(task);
         }
-        // Were a task to panic, unwinding would free what the workers still use.
+        // If a task panicked, unwinding would free memory that the workers still use.
         let abort = AbortOnPanic;
         let mut job = Job { n, task };
         let job = (&raw mut job).cast();
@@ -167,9 +165,9 @@ impl Shared {
         let shares = shares_of(round);
         for share in (thread..shares).chain(0..thread) {
             if self.begin(share, round) {
-                // SAFETY: the share is this thread's and not done, so the caller waits for it in
-                // `run` and keeps its job alive. It is this round's job: the next one is stored
-                // after this share is done.
+                // SAFETY: `job` must point to a job that lives until this share is done. `run` made
+                // it and returns, or stores the next one, only when all shares of the round are
+                // done, and `begin` has just given this share of this round to this thread alone.
                 let job = unsafe { &*job };
                 (share..job.n).step_by(shares).for_each(job.task);
                 // SeqCst: either this thread sees the caller asleep, or the caller sees the count
@@ -245,8 +243,8 @@ fn work(shared: &Shared, thread: usize) {
     std::mem::forget(abort);
 }
 
-/// Waiting: spins some microseconds, then lets other threads run, and says when it is time to
-/// sleep. The thread that is waited for may need this one's core.
+/// Waits in steps: spins a few microseconds, then lets other threads run, as the thread that it
+/// waits for may need this one's core, and says when it is time to sleep.
 struct Patience {
     spins: u32,
     since: Option<Instant>,
@@ -296,8 +294,8 @@ pub fn default_threads() -> NonZeroUsize {
     logical.min(physical).min(const { NonZeroUsize::new(MAX_THREADS).unwrap() })
 }
 
-/// [`default_threads`], or fewer for a small model, which is slower with a second thread. `batch` is
-/// the number of tokens that are mostly read at a time: 1 for a program that generates text.
+/// [`default_threads`], or fewer for a small model, which is slower with a second thread. `batch`
+/// is the number of tokens that are mostly read at a time: 1 for a program that generates text.
 pub fn threads_for(config: &Config, batch: usize) -> NonZeroUsize {
     let enough = batch.saturating_mul(multiplications(config)) / WORK_PER_THREAD;
     default_threads().min(NonZeroUsize::new(enough).unwrap_or(NonZeroUsize::MIN))

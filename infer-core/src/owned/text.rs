@@ -1,4 +1,4 @@
-//! From the bytes of tokens to text that can be shown.
+//! Turns the bytes of tokens into text that can be shown.
 
 use std::string::String;
 use std::vec::Vec;

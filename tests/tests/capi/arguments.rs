@@ -1,4 +1,4 @@
-//! Limits, files, texts and calls out of order are checked.
+//! The library checks limits, files, texts and the order of calls.
 
 use std::mem::MaybeUninit;
 use std::ptr::null_mut;
@@ -49,8 +49,8 @@ fn calls_out_of_order_are_refused() {
     let mut c = C::open();
     let context = c.context();
     let (mut token, mut more) = (0, false);
-    // SAFETY: the pointers are to what they should be; the copy and the odd address are for the
-    // library to find out.
+    // SAFETY: every pointer is to a value of its type. The copy of the context and the odd address
+    // are the library's to find, before it reads through them.
     unsafe {
         assert_eq!(infer_step(context, &mut more).code, INFER_ERROR_NOT_READY as u32);
         assert_eq!(infer_classify(context, 0, null_mut()).code, INFER_ERROR_NOT_READY as u32);
@@ -79,7 +79,7 @@ fn texts_and_settings_are_checked() {
     let mut c = C::open();
     let context = c.context();
     let (mut tokens, mut n) = ([0; 32], 0);
-    // SAFETY: text and tokens have so many bytes and elements.
+    // SAFETY: the text has `text.len()` bytes, and tokens has 32 elements, the largest capacity.
     let mut encode = |text: &[u8], capacity: usize| unsafe {
         infer_encode(context, text.as_ptr().cast(), text.len(), true, tokens.as_mut_ptr(), capacity, &mut n)
     };
@@ -87,7 +87,7 @@ fn texts_and_settings_are_checked() {
     assert_refused(encode(b"", 0), INFER_ERROR_BUFFER_TOO_SMALL, "buffer tokens has room for 0 elements and needs 2");
     assert_ok(encode(b"", 1));
     assert_eq!((n, tokens[0]), (1, BOS));
-    // SAFETY: `context` is a context.
+    // SAFETY: `context` points to an initialised context.
     unsafe {
         let words = "temperature is -0.5, but it must be a number from 0 (always the most likely token) upwards";
         assert_refused(infer_set_sampler(context, -0.5, 0.9, 1), INFER_ERROR_SETTING, words);

@@ -1,11 +1,11 @@
-//! Errors in words.
+//! The library says errors in words.
 
 use infer_core::Error;
 use infer_core::capi::{infer_error, infer_error_write};
 
 use crate::text;
 
-/// One wording for Rust and C, except where the advice is about the language.
+/// Rust and C have one wording, except where the advice is about the language.
 #[test]
 fn errors_read_as_in_rust() {
     let (field, name, rule) = ("dim", "seed", "it must be small");
@@ -43,7 +43,7 @@ fn errors_read_as_in_rust() {
 fn long_messages_are_cut_to_the_buffer() {
     let error = infer_error::from(Error::Token { token: 5, vocab_size: 3 });
     let mut text = [1; 12];
-    // SAFETY: the error is the library's, and the text has more bytes.
+    // SAFETY: the error comes from the library, and the text has more than 9 writable bytes.
     let n = unsafe { infer_error_write(&error, text.as_mut_ptr(), 9) };
     assert_eq!(n, "token 5 is outside the vocabulary of 3".len());
     assert_eq!(text[..9], b"token 5 \0".map(|byte| byte as std::ffi::c_char));

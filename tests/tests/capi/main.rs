@@ -34,7 +34,8 @@ impl C {
         let tokenizer = tests::tokenizer::file(0, (0..300).map(|id| format!("piece {id}")));
         let mut memory = MaybeUninit::uninit();
         let bytes = model.bytes();
-        // SAFETY: the model has so many bytes, and the other pointers are to what they should be.
+        // SAFETY: the model has `bytes.len()` readable bytes, LIMITS is an infer_limits, and
+        // `memory` has room for an infer_memory.
         assert_ok(unsafe { infer_plan(bytes.as_ptr().cast(), bytes.len(), &LIMITS, memory.as_mut_ptr()) });
         // SAFETY: infer_plan has succeeded, so it has written it.
         let mut memory = unsafe { memory.assume_init() };
@@ -43,7 +44,7 @@ impl C {
             assert!(part.data.is_null());
             part.data = buffer.as_mut_ptr().cast();
         }
-        // SAFETY: a context begins as zeros.
+        // SAFETY: an infer_context is plain data, and zeros are its documented beginning.
         C { model, tokenizer, memory, context: Box::new(unsafe { zeroed() }), _buffers: buffers }
     }
 
@@ -72,21 +73,22 @@ impl C {
     ) -> infer_error {
         let context = self.context();
         let tokenizer = &self.tokenizer;
-        // SAFETY: the pointers and sizes are those of the files, which live as long as the context;
-        // what is wrong with the others is for infer_init to find out.
+        // SAFETY: model and tokenizer point to so many readable bytes, and live as long as the
+        // context; `limits` and `memory` are null or point to values of their types. Every other
+        // fault is infer_init's to find.
         unsafe { infer_init(context, model.cast(), bytes, tokenizer.as_ptr().cast(), tokenizer.len(), limits, memory) }
     }
 
-    /// What the context says when it is used.
+    /// The code of the error that a use of the context gives.
     fn state(&mut self) -> u32 {
-        // SAFETY: a context and one token.
+        // SAFETY: the context is one, and BOS is one token.
         unsafe { infer_forward(self.context(), &BOS, 1, 0) }.code
     }
 }
 
 fn text(error: &infer_error) -> String {
     let mut text = [0; 256];
-    // SAFETY: the error is the library's, and the text has so many bytes.
+    // SAFETY: the error comes from the library, and the text has `text.len()` writable bytes.
     let n = unsafe { infer_error_write(error, text.as_mut_ptr(), text.len()) };
     // SAFETY: infer_error_write ends the text with a zero.
     let text = unsafe { CStr::from_ptr(text.as_ptr()) }.to_str().unwrap();

@@ -1,4 +1,4 @@
-//! Memory that is null, too small, misplaced or overlapping is refused.
+//! The library refuses memory that is null, too small, misplaced or overlapping.
 
 use std::ffi::c_void;
 use std::ptr::{null, null_mut};
@@ -14,7 +14,7 @@ fn null_pointers_are_refused() {
     let mut c = C::new();
     let (model, bytes) = (c.model.bytes().as_ptr().cast::<c_void>(), c.model.bytes().len());
     let mut memory = c.memory;
-    // SAFETY: the pointers are to what they should be, or null.
+    // SAFETY: every pointer is null, or to a value of its type.
     unsafe {
         assert_refused(infer_read_config(model, bytes, null_mut()), INFER_ERROR_NULL, "config is a null pointer");
         assert_refused(infer_plan(null(), bytes, &LIMITS, &mut memory), INFER_ERROR_NULL, "model is a null pointer");
@@ -92,7 +92,8 @@ fn memory_of_a_context_is_no_argument() {
     let merge = memory.part[6].data;
     let mut room = [0u64; 32];
     let room = room.as_mut_ptr();
-    // SAFETY: all pointers are to writable memory; that it overlaps is for the library to find out.
+    // SAFETY: all pointers are to writable memory of the size in question. That it overlaps is the
+    // library's to find.
     unsafe {
         let encode = |text: *mut c_void, tokens: *mut c_void, n: *mut c_void| {
             infer_encode(context, text.cast(), 8, true, tokens.cast(), 16, n.cast()).code

@@ -1,4 +1,4 @@
-//! A story from C is that from Rust; masks, limits and penalties.
+//! A story from C is the story from Rust; masks, limits and penalties work.
 
 use std::mem::MaybeUninit;
 use std::ptr::{null, null_mut};
@@ -22,12 +22,13 @@ fn a_story_from_c_has_the_logits_and_tokens_of_one_from_rust() {
     let mut sampler = Sampler::new(0.9, 0.5, 3).unwrap();
     let mut scratch = vec![Default::default(); 300];
     let context = c.context();
-    // SAFETY: `context` is that of `c`, here and below, and everything else a local variable.
+    // SAFETY: `context` points to the context of `c`, here and below, and every other pointer to a
+    // local variable of its type.
     assert_ok(unsafe { infer_set_sampler(context, 0.9, 0.5, 3) });
     let (mut token, mut hash, mut c_hash) = (BOS, HASH_START, INFER_HASH_START);
     for pos in 0..MAX_SEQ {
         let (mut logits, mut more, mut next, mut piece, mut layers) = (null_mut(), true, 0, MaybeUninit::uninit(), 0);
-        // By turns in one call and layer by layer, with either kernels.
+        // Passes take turns: in one call or layer by layer, with native or scalar kernels.
         // SAFETY: as above.
         assert_ok(unsafe { infer_set_kernels(context, (pos / 2 % 2) as u32) });
         if pos % 2 == 0 {
@@ -60,9 +61,9 @@ fn a_story_from_c_has_the_logits_and_tokens_of_one_from_rust() {
 
         // SAFETY: as above.
         assert_ok(unsafe { infer_decode(context, token, next, piece.as_mut_ptr()) });
-        // SAFETY: infer_decode has succeeded, so it has written the piece,
+        // SAFETY: infer_decode has succeeded, so it has written the piece.
         let piece = unsafe { piece.assume_init() };
-        // SAFETY: which lies in the tokenizer.
+        // SAFETY: the piece points to so many bytes of the tokenizer, which outlives it.
         let piece = unsafe { std::slice::from_raw_parts(piece.data.cast::<u8>(), piece.bytes) };
         assert_eq!(piece, format!("piece {next}").as_bytes());
         token = next;
@@ -75,7 +76,8 @@ fn masks_limits_and_penalties() {
     let context = c.context();
     let mut logits: *mut f32 = null_mut();
     let mut token = 0;
-    // SAFETY: a context, its logits as long as they hold, and tokens.
+    // SAFETY: `context` points to an initialised context, its 300 logits are used before the next
+    // call, and tokens point to as many as the calls say.
     unsafe {
         let mut sample = |change: &dyn Fn(&mut [f32])| {
             assert_ok(infer_classify(context, 0, &mut logits));

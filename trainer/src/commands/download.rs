@@ -10,6 +10,7 @@ use crate::report::output::Usage;
 
 /// Downloads stories, models and tokenizers; goes on where it was stopped
 #[derive(clap::Args)]
+#[allow(rustdoc::bare_urls)] // the help prints them as they are
 pub struct Args {
     /// What to fetch
     #[arg(value_name = "NAME", default_value = "tinystories")]

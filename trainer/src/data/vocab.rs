@@ -210,16 +210,17 @@ impl Vocabulary {
     /// # Errors
     /// The folder has the vocabulary of finished shards or of a model, which would be lost.
     pub fn check_folder(&self, folder: &Path) -> anyhow::Result<()> {
+        let bytes = self.tokenizer_bin()?;
         if let Some(meta) = read_meta(folder)? {
             ensure!(
-                !meta.missing(folder).is_empty() || meta.tokenizer_sha256 == sha256(&self.tokenizer_bin()),
+                !meta.missing(folder).is_empty() || meta.tokenizer_sha256 == sha256(&bytes),
                 "{} has shards that were made with another tokenizer.bin: delete the folder, or give another --out",
                 folder.display()
             );
         }
         let (there, ours) = (folder.join(TOKENIZER), folder.join(TOKENIZER_JSON));
         ensure!(
-            ours.exists() || !there.exists() || std::fs::read(&there)? == self.tokenizer_bin(),
+            ours.exists() || !there.exists() || std::fs::read(&there)? == bytes,
             "{} is not from train-vocab, and may belong to a model beside it: give another --out",
             there.display()
         );
@@ -233,23 +234,19 @@ impl Vocabulary {
     pub fn write(&self, folder: &Path) -> anyhow::Result<()> {
         let json = self.tokenizer_json().map_err(|e| anyhow!("tokenizer.json: {e}"))?;
         write_whole(&folder.join(TOKENIZER_JSON), |out| Ok(out.write_all(json.as_bytes())?))?;
-        write_whole(&folder.join(TOKENIZER), |out| Ok(out.write_all(&self.tokenizer_bin())?))
+        write_whole(&folder.join(TOKENIZER), |out| Ok(out.write_all(&self.tokenizer_bin()?)?))
     }
 
-    /// The file of llama2.c: docs/FORMAT.md.
-    pub fn tokenizer_bin(&self) -> Vec<u8> {
+    /// The contents of tokenizer.bin.
+    fn tokenizer_bin(&self) -> std::io::Result<Vec<u8>> {
         let special = ["<unk>", "\n<s>\n", "\n</s>\n"].map(String::from).into_iter();
         let unscored = special.chain(byte_pieces()).map(|piece| (0.0, piece));
         let scored = self.text.iter().enumerate().map(|(rank, piece)| (-(rank as f32), piece.clone()));
+        let entries: Vec<(f32, String)> = unscored.chain(scored).collect();
+        let longest = entries.iter().map(|(_, piece)| piece.len()).max().unwrap_or_default();
         let mut file = Vec::new();
-        let mut longest = 0;
-        for (score, piece) in unscored.chain(scored) {
-            file.extend(score.to_le_bytes());
-            file.extend((piece.len() as u32).to_le_bytes());
-            file.extend(piece.as_bytes());
-            longest = longest.max(piece.len() as u32);
-        }
-        [&longest.to_le_bytes()[..], &file].concat()
+        infer_core::tokenizer::write(&mut file, longest as u32, entries)?;
+        Ok(file)
     }
 
     /// The contents of tokenizer.json, the same vocabulary for the `tokenizers` library.

@@ -1,10 +1,11 @@
 //! Weights on the host, and the model file that they are written to.
 
-use anyhow::{Context, ensure};
+use std::borrow::Cow;
+
+use anyhow::bail;
 use clap::ValueEnum;
-use infer_core::format::{Header, TensorName, Version, quantize_group};
-use infer_core::math::rope_frequency;
-use infer_core::{Config, WeightType};
+use infer_core::Config;
+use infer_core::format::{self, Header, Version, WriteError};
 use serde::{Deserialize, Serialize};
 
 use crate::io::checkpoint::{Checkpoint, tensor_name};
@@ -49,6 +50,9 @@ impl Weights {
     }
 
     /// The bytes of a model file.
+    ///
+    /// # Errors
+    /// A weight is not finite, or the version cannot hold the model.
     pub fn to_file(&self, version: FileVersion) -> anyhow::Result<Vec<u8>> {
         let config = self.config;
         let header = match version {
@@ -57,49 +61,20 @@ impl Weights {
             FileVersion::V2 => Header { version: Version::V2, config: config.quantized()? },
         };
         let shapes = shapes(&config)?;
-        let mut out = header.to_bytes()?[..header.size()].to_vec();
-        for tensor in header.layout()?.iter() {
-            for layer in 0..tensor.count {
-                let name = tensor.name;
-                let given = shapes.iter().position(|s| (s.name, s.layer) == (name, layer));
-                let computed;
-                let values = match given {
-                    Some(i) => &self.tensors[i],
-                    None => {
-                        computed = rotations(&config, name);
-                        &computed
-                    }
-                };
-                write_tensor(&mut out, values, tensor.weights)
-                    .with_context(|| format!("{} of layer {layer}", name.as_str()))?;
+        let mut file = Vec::new();
+        let written = format::write(&mut file, &header, |name, layer| {
+            let i = shapes.iter().position(|shape| (shape.name, shape.layer) == (name, layer));
+            Cow::Borrowed(i.map_or(&[], |i| &self.tensors[i]))
+        });
+        match written {
+            Ok(()) => Ok(file),
+            Err(WriteError::NotFinite { name, layer, .. }) => {
+                let name = name.as_str();
+                bail!("{name} of layer {layer}: a weight is not a finite number: the training diverged")
             }
+            Err(e) => Err(e.into()),
         }
-        Ok(out)
     }
-}
-
-/// The table of rotary angles of version 0, which readers skip: (seq_len, head_size / 2).
-fn rotations(config: &Config, name: TensorName) -> Vec<f32> {
-    let part = if name == TensorName::FreqCisReal { f32::cos } else { f32::sin };
-    let half = config.head_size() / 2;
-    let angle = |i: usize| (i / half) as f32 * rope_frequency(i % half, config.head_size());
-    (0..config.seq_len * half).map(|i| part(angle(i))).collect()
-}
-
-fn write_tensor(out: &mut Vec<u8>, values: &[f32], weights: WeightType) -> anyhow::Result<()> {
-    ensure!(values.iter().all(|value| value.is_finite()), "a weight is not a finite number: the training diverged");
-    let WeightType::Q8 { group_size } = weights else {
-        out.extend(values.iter().flat_map(|value| value.to_le_bytes()));
-        return Ok(());
-    };
-    let mut scales = Vec::new();
-    let mut q = vec![0; group_size];
-    for group in values.chunks_exact(group_size) {
-        scales.extend(quantize_group(group, &mut q).unwrap_or_default().to_le_bytes());
-        out.extend(q.iter().map(|&q| q as u8));
-    }
-    out.extend(scales);
-    Ok(())
 }
 
 #[cfg(test)]

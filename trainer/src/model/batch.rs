@@ -1,4 +1,4 @@
-//! What a step is given: token windows, and what changes their loss.
+//! The input of a step: token windows, and the options of their loss.
 
 use anyhow::{Context, bail, ensure};
 use infer_core::Config;
@@ -6,7 +6,7 @@ use infer_core::Config;
 /// The target of a position that does not count.
 pub const IGNORED: u32 = u32::MAX;
 
-/// Token windows that are trained on together.
+/// Token windows that a step trains on together.
 #[derive(Clone, Copy, Debug)]
 pub struct Batch<'a> {
     /// `sequences * length` tokens.
@@ -19,20 +19,20 @@ pub struct Batch<'a> {
     pub length: usize,
 }
 
-/// What changes the loss beside the batch. The default is the plain cross entropy.
+/// Options of the loss. The default is the plain cross entropy.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options<'a> {
     /// Probability of dropping an activation, as in llama2.c: after the embedding, in the attention
     /// weights and before both residual additions. 0 drops nothing.
     pub dropout: f32,
-    /// Which activations are dropped; a new one for each micro-batch, or the same are dropped
-    /// again.
+    /// Seed of the choice of dropped activations. Each micro-batch needs a new one, or the same are
+    /// dropped again.
     pub seed: u64,
-    /// Distil from this teacher.
+    /// Teacher to distil from.
     pub teacher: Option<Teacher<'a>>,
 }
 
-/// A teacher's opinion on every position of a batch.
+/// A teacher's logits for every position of a batch.
 ///
 /// loss = (1 - weight) · cross entropy with the targets + weight · temperature² · KL(teacher ‖
 /// student), the KL divergence between both softmax distributions at `temperature`, averaged over
@@ -42,13 +42,15 @@ pub struct Teacher<'a> {
     /// The teacher's logits, `(sequences * length, vocab_size)`. Rows of ignored positions are not
     /// read.
     pub logits: &'a [f32],
-    /// 0 (text only) to 1 (teacher only).
+    /// Weight of the teacher in the loss: 0 (text only) to 1 (teacher only).
     pub weight: f32,
-    /// Softens both distributions; above 0.
+    /// Temperature that softens both distributions; above 0.
     pub temperature: f32,
 }
 
 impl Batch<'_> {
+    /// Checks the batch and the options.
+    ///
     /// # Errors
     /// The batch does not fit the model, or an option is out of range.
     pub(super) fn check(&self, config: &Config, options: &Options) -> anyhow::Result<()> {
@@ -73,6 +75,8 @@ impl Batch<'_> {
     }
 }
 
+/// Checks tokens.
+///
 /// # Errors
 /// The tokens are not `sequences * length` of the vocabulary, or the windows are too long.
 pub(super) fn check_tokens(config: &Config, tokens: &[u32], sequences: usize, length: usize) -> anyhow::Result<()> {

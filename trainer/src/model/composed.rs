@@ -1,5 +1,5 @@
-//! The model composed of dfdx's operations, on any device: the path on CUDA, and the oracle of the
-//! one for the CPU.
+//! The model composed of dfdx's operations, on any device. It trains on CUDA, and is the oracle of
+//! [`cpu`](super::cpu).
 
 use dfdx::prelude::*;
 use infer_core::format::TensorName;
@@ -13,11 +13,13 @@ use super::rope::rope_tables;
 /// (sequences, heads, length, head_size)
 type Heads<D, T> = Tensor<(usize, usize, usize, usize), f32, D, T>;
 
-/// Mean loss of the positions that count, see [`Options`].
+/// Computes the mean loss of the positions that count; see [`Options`].
 ///
 /// # Errors
-/// The device fails. dfdx panics on tokens outside the vocabulary: [`Llama`]'s methods check
-/// before.
+/// The device fails.
+///
+/// # Panics
+/// A token is outside the vocabulary. [`Llama`]'s methods check that before.
 pub fn loss<D: Backend, T: Tape<f32, D>>(
     model: &Llama<D>,
     batch: &Batch,
@@ -48,7 +50,7 @@ pub fn loss<D: Backend, T: Tape<f32, D>>(
     text(logits, 1.0 - teacher.weight)?.try_add(divergence)
 }
 
-/// Logits of every position as a plain vector.
+/// Computes the logits of every position as a plain vector.
 ///
 /// # Errors
 /// As [`loss`].
@@ -90,7 +92,7 @@ fn logits<D: Backend, T: Tape<f32, D>>(
     linear(rmsnorm(x, model.tensor(TensorName::RmsFinal, 0))?, model.classifier())
 }
 
-/// Causal attention of normalised activations xb (n, dim), before wo.
+/// Computes causal attention of normalised activations xb (n, dim), before wo.
 fn attention<D: Backend, T: Tape<f32, D>>(
     model: &Llama<D>,
     layer: usize,
@@ -124,8 +126,8 @@ fn attention<D: Backend, T: Tape<f32, D>>(
     out.try_permute::<_, Axes4<0, 2, 1, 3>>()?.try_reshape_like(&(sequences * length, config.dim))
 }
 
-/// Rotary position embedding of interleaved pairs: x cos + swap(x) sin, where swap(x) is (-x1, x0)
-/// of each pair.
+/// The rotary position embedding of interleaved pairs: x cos + swap(x) sin, where swap turns each
+/// pair (x0, x1) into (-x1, x0).
 struct Rope<D: Backend> {
     cos: Matrix<D>,  // (length, head_size), each value twice
     sin: Matrix<D>,  // (length, head_size)

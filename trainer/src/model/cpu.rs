@@ -1,18 +1,23 @@
 //! The whole model as one operation on dfdx's tape, for the CPU: the path that trains.
 //!
-//! Forward and backward run together, layer by layer, and the gradient of the loss waits in memory
-//! until dfdx's backward multiplies it by the gradient that arrives. Activations are shared by no
-//! one, so they stay from step to step.
+//! Forward and backward run together, layer by layer. The gradients wait in memory until dfdx's
+//! backward multiplies them by the gradient of the loss that arrives. Nothing else needs the
+//! activations, so that their memory stays from step to step.
 //!
 //! ```text
-//! rows   x ── rmsnorm, transpose ─> xb                       a task per block of positions
-//! heads  xb ─ wq wk wv, rope ─> qkv ─ attention ─> att       a task per sequence and key/value head
-//! rows   x + att wo ─> x2 ─ rmsnorm, w1 w3, SwiGLU, w2 ─> x  a task per block of positions
+//! rows   x ── rmsnorm, transpose ─> xb                   a task: a block of positions
+//! heads  xb ─ wq wk wv, rope ─> qkv ─ attention ─> att   a task: a key/value head of a sequence
+//! rows   x + att wo ─> x2 ─ rmsnorm, w13, SwiGLU, w2 ─> x   a task: a block of positions
 //! ```
 //!
-//! Backward goes the same way back. Tasks on rows take a part of the positions and sum the weights'
-//! gradients over it; the parts are added in the end. Every task writes memory of its own and sums
-//! in an order that depends on the shapes alone: results do not depend on the number of threads.
+//! Backward goes the same way back. There a task on rows takes several blocks, a part of the
+//! positions, and sums the weights' gradients over it; the parts are added in the end. Every task
+//! writes memory of its own and sums in an order that depends on the shapes alone: results do not
+//! depend on the number of threads.
+//!
+//! The files, from the bottom: `buffer`, `mat` and `math` (memory, views of matrices, vector
+//! arithmetic), `products` and `amx`, `sizes` (how a step is cut into tasks), `weights`, `rope` and
+//! `attention`, `layer` and `classifier`, `workspace` and `step`.
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod amx;
@@ -56,7 +61,7 @@ impl Backend for Cpu {
     }
 
     fn keep_parameters(_: &Llama<Self>, all: Gradients<Self>) -> anyhow::Result<Gradients<Self>> {
-        Ok(all) // those are two scalars, not worth an allocation
+        Ok(all) // intermediate results are two scalars, not worth an allocation
     }
 
     fn sum_of_squares(gradients: &mut Gradients<Self>, parameter: &Matrix<Self>) -> anyhow::Result<f64> {
@@ -77,7 +82,7 @@ impl Backend for Cpu {
         gradient: &Buffer<Self>,
         scratch: &mut Vec<f32>,
     ) -> Result<(), Self::Err> {
-        // A tensor can be copied out and in, no more.
+        // dfdx lets a tensor be copied out and in, no more.
         scratch.resize(gradient.len(), 0.0);
         parameter.copy_into(scratch);
         chunks::adam(adam, step, scratch, moment1, moment2, gradient);

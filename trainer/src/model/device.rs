@@ -2,21 +2,22 @@
 
 use dfdx::prelude::{Device, HasErr, Momentum, NoneTape, SgdConfig, Storage, Tensor, WeightDecay};
 
-/// Accumulated gradients of a model's parameters; see [`Llama::zero_gradients`](super::Llama::zero_gradients).
+/// Accumulated gradients of a model's parameters, as
+/// [`Llama::zero_gradients`](super::Llama::zero_gradients) makes them.
 pub type Gradients<D> = dfdx::prelude::Gradients<f32, D>;
 /// A matrix on a device, rows = outputs.
 pub type Matrix<D, T = NoneTape> = Tensor<(usize, usize), f32, D, T>;
 /// Numbers on a device.
 pub(super) type Buffer<D> = <D as Storage<f32>>::Vec;
 
-/// dfdx's errors are not `std::error::Error`.
+/// Wraps an error of dfdx, which is not a `std::error::Error`.
 pub(super) fn device_error<D: HasErr>(error: D::Err) -> anyhow::Error {
     anyhow::anyhow!("the device failed: {error}")
 }
 
-/// target = target · target_factor + source · source_factor, on any device: dfdx offers plain
-/// buffers no arithmetic but that of its optimisers. This is SGD's momentum with learning rate 0,
-/// where `source` stands for the weights that decay.
+/// target = target · target_factor + source · source_factor, on any device. dfdx's optimisers are
+/// its only arithmetic on plain buffers: this is SGD with learning rate 0, where `target` is the
+/// momentum and `source` stands for the weights that decay.
 pub(super) fn combine<D: Device<f32>>(
     device: &D,
     target: &mut Buffer<D>,

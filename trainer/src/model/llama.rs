@@ -17,12 +17,12 @@ use super::shapes::{Shape, shapes};
 /// Added to the mean square in rmsnorm, as in infer-core.
 pub(super) const RMS_EPS: f32 = 1e-5;
 
-/// A device that trains.
+/// A device that trains models.
 pub trait Backend: Device<f32> {
-    /// What a step keeps for the next one: scratch memory.
+    /// Memory that a model keeps from step to step.
     type Workspace: Default + Send;
 
-    /// Loss of a checked batch, with its gradients on `tape`.
+    /// Computes the loss of a checked batch, and puts its gradients on `tape`.
     fn loss<T: Tape<f32, Self>>(
         model: &Llama<Self>,
         batch: &Batch,
@@ -30,7 +30,7 @@ pub trait Backend: Device<f32> {
         tape: T,
     ) -> anyhow::Result<Tensor<Rank0, f32, Self, T>>;
 
-    /// Logits of checked tokens, `(sequences * length, vocab_size)`.
+    /// Computes the logits of checked tokens, `(sequences * length, vocab_size)`.
     fn logits(model: &Llama<Self>, tokens: &[u32], sequences: usize, length: usize) -> anyhow::Result<Vec<f32>>;
 
     /// Drops the gradients of intermediate results.
@@ -43,16 +43,16 @@ pub trait Backend: Device<f32> {
         Ok(kept)
     }
 
-    /// Sum of the squares of a parameter's gradient.
+    /// Sums the squares of a parameter's gradient.
     fn sum_of_squares(gradients: &mut Gradients<Self>, parameter: &Matrix<Self>) -> anyhow::Result<f64>;
 
-    /// Multiplies a parameter's gradient.
+    /// Multiplies a parameter's gradient by `factor`.
     fn scale(&self, gradient: &mut Buffer<Self>, factor: f32, parameter: &Matrix<Self>) -> Result<(), Self::Err> {
         combine(self, gradient, factor, parameter.clone(), 0.0)
     }
 
-    /// AdamW's update of a parameter, given its moments and gradient. `scratch` is kept from one to
-    /// the next.
+    /// Updates a parameter and its moments by AdamW, given its gradient. The caller keeps `scratch`
+    /// from call to call.
     fn adam(
         adam: &AdamConfig,
         step: u32,
@@ -67,7 +67,7 @@ pub trait Backend: Device<f32> {
 
 /// One weight tensor of one layer.
 pub struct Parameter<D: Device<f32>> {
-    /// Which one it is, and its size.
+    /// The name, the layer and the size.
     pub shape: Shape,
     /// The values, (rows, cols).
     pub tensor: Matrix<D>,
@@ -77,19 +77,19 @@ pub struct Parameter<D: Device<f32>> {
 pub struct Llama<D: Backend> {
     /// Hyperparameters, in infer-core's names.
     pub config: Config,
-    /// Where the tensors lie.
+    /// The device of the tensors.
     pub device: D,
-    /// In the order of [`shapes`].
+    /// The weights, in the order of [`shapes`].
     pub parameters: Vec<Parameter<D>>,
-    /// Of the loss and its gradients; highest, unless it is set. Logits are always of highest
-    /// precision.
+    /// The precision of the loss and its gradients: highest, unless it is set. Logits always have
+    /// the highest.
     pub matmul_precision: MatmulPrecision,
     pub(super) workspace: Arc<Mutex<D::Workspace>>,
 }
 
 impl<D: Backend> Llama<D> {
-    /// A model with llama2.c's initialisation: normal with deviation 0.02, `w3` and `wo` 0.02 / √(2
-    /// · n_layers), norms 1.
+    /// Makes a model with llama2.c's initialisation: normal with deviation 0.02, `w3` and `wo` 0.02 /
+    /// √(2 · n_layers), norms 1.
     ///
     /// # Errors
     /// The configuration breaks a rule of [`Config::check`], or the device has no memory.
@@ -103,7 +103,7 @@ impl<D: Backend> Llama<D> {
         })
     }
 
-    /// A model with given weights, as [`to_vecs`](Self::to_vecs) returns them.
+    /// Makes a model of given weights, as [`to_vecs`](Self::to_vecs) returns them.
     ///
     /// # Errors
     /// Number or size of the slices is not that of the configuration.
@@ -118,7 +118,7 @@ impl<D: Backend> Llama<D> {
         Self::new(config, device, |_| weights.next().map(|w| w.as_ref().to_vec()).unwrap_or_default())
     }
 
-    /// A model from the weights of a model file of any version; int8 weights are expanded.
+    /// Makes a model of the weights of a model file of any version; int8 weights are expanded.
     ///
     /// # Errors
     /// The device has no memory.
@@ -138,7 +138,7 @@ impl<D: Backend> Llama<D> {
             TensorName::W3 => expand(layer(l).w3),
             TensorName::RmsFinal => model.rms_final().to_vec(),
             TensorName::Wcls => expand(model.wcls()),
-            TensorName::FreqCisReal | TensorName::FreqCisImag => Vec::new(), // not in shapes()
+            TensorName::FreqCisReal | TensorName::FreqCisImag => Vec::new(), // `shapes` leaves them out
         })
     }
 
@@ -153,17 +153,17 @@ impl<D: Backend> Llama<D> {
         Ok(Llama { config, device: device.clone(), parameters, matmul_precision, workspace: Arc::default() })
     }
 
-    /// Copies of all weights, in the order of [`shapes`].
+    /// Copies all weights, in the order of [`shapes`].
     pub fn to_vecs(&self) -> Vec<Vec<f32>> {
         self.parameters.iter().map(|p| p.tensor.as_vec()).collect()
     }
 
-    /// Number of parameters.
+    /// Counts the parameters.
     pub fn parameter_count(&self) -> usize {
         self.parameters.iter().map(|p| p.shape.size()).sum()
     }
 
-    /// Empty gradients to accumulate into.
+    /// Makes gradients of zero to accumulate into.
     ///
     /// # Errors
     /// The device has no memory.
@@ -175,11 +175,11 @@ impl<D: Backend> Llama<D> {
         Ok(gradients)
     }
 
-    /// Adds `scale` times the gradients of the batch's loss to `gradients`; the loss itself is
-    /// returned unscaled.
+    /// Adds `scale` times the gradients of the batch's loss to `gradients`, and returns the loss,
+    /// unscaled.
     ///
-    /// The loss is the mean over the batch's targets that are not [`IGNORED`]. `scale` is 1 /
-    /// micro-batches of a step.
+    /// The loss is the mean over the batch's targets that are not [`IGNORED`](super::IGNORED). A
+    /// step of n micro-batches takes a `scale` of 1 / n.
     ///
     /// # Errors
     /// The batch does not fit the model (sizes, a token outside the vocabulary, no target), or the
@@ -202,7 +202,7 @@ impl<D: Backend> Llama<D> {
         Ok(value)
     }
 
-    /// Loss without gradients: the mean cross entropy of the targets in nats.
+    /// Computes the loss without gradients: the mean cross entropy of the targets in nats.
     ///
     /// # Errors
     /// As [`loss_and_gradients`](Self::loss_and_gradients).
@@ -212,7 +212,7 @@ impl<D: Backend> Llama<D> {
         Ok(D::loss(self, batch, &options, NoneTape)?.as_vec()[0])
     }
 
-    /// Logits `(sequences * length, vocab_size)` of every position.
+    /// Computes the logits of every position, `(sequences * length, vocab_size)`.
     ///
     /// # Errors
     /// The tokens do not fit the model, or the device fails.
@@ -221,7 +221,7 @@ impl<D: Backend> Llama<D> {
         D::logits(self, tokens, sequences, length)
     }
 
-    /// The tensor of this name and layer.
+    /// Finds the tensor of this name and layer.
     pub(super) fn tensor(&self, name: TensorName, layer: usize) -> &Matrix<D> {
         let found = self.parameters.iter().find(|p| p.shape.name == name && p.shape.layer == layer);
         &found.expect("every tensor of shapes() is there").tensor
@@ -233,7 +233,7 @@ impl<D: Backend> Llama<D> {
     }
 }
 
-/// Weights of a model file in f32.
+/// Copies weights of a model file as f32.
 fn expand(matrix: infer_core::Matrix) -> Vec<f32> {
     match matrix {
         infer_core::Matrix::F32 { w, .. } => w.to_vec(),
@@ -244,7 +244,7 @@ fn expand(matrix: infer_core::Matrix) -> Vec<f32> {
     }
 }
 
-/// Normal deviates by the method of Box and Muller.
+/// Draws normal deviates by the method of Box and Muller.
 pub(super) fn normal(rng: &mut fastrand::Rng, deviation: f64, n: usize) -> Vec<f32> {
     let one = |_| {
         let radius = (-2.0 * (1.0 - rng.f64()).ln()).sqrt();

@@ -1,9 +1,9 @@
-//! How much memory a training takes on a CPU, before it takes it.
+//! The memory that a training will take on a CPU.
 
 use infer_core::Config;
 
-/// Bytes of the weights, of what the optimiser keeps of them, and of the activations of `sequences`
-/// windows of `length` tokens. In f64, where no setting overflows.
+/// Estimates the bytes of the weights, of the optimiser's moments, and of the activations of
+/// `sequences` windows of `length` tokens. The sums are f64, which no setting overflows.
 pub fn training_bytes(config: &Config, sequences: usize, length: usize) -> f64 {
     let [dim, hidden_dim, n_layers, n_heads, kv_dim, vocab_size, sequences, length] = [
         config.dim,
@@ -21,10 +21,10 @@ pub fn training_bytes(config: &Config, sequences: usize, length: usize) -> f64 {
     let layer = 2.0 * dim + dim * (2.0 * dim + 2.0 * kv_dim + 3.0 * hidden_dim);
     let tables = if config.shared_classifier { 1.0 } else { 2.0 };
     let parameters = tables * vocab_size * dim + n_layers * layer + dim;
-    // Weights, gradients and both moments, the copies that `cpu` has of weights, transposed
-    // weights and gradients, and what a checkpoint copies while it is written.
+    // Weights, gradients and both moments; in `cpu` again weights, transposed weights and
+    // gradients; and a checkpoint's copies while it is written.
     const COPIES: f64 = 10.0;
-    // Sums of a layer's gradients, before they are added.
+    // Parts of a layer's gradients, before they are added.
     const PARTS: f64 = 16.0;
 
     let qkv = dim + 2.0 * kv_dim;

@@ -7,7 +7,7 @@ use super::llama::{Backend, Llama};
 
 /// AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101); norm weights do not decay.
 pub struct AdamW<D: Backend> {
-    /// Decay rates of the first and second moment.
+    /// Decay rates of the first and the second moment.
     pub betas: [f64; 2],
     /// Added to the root of the second moment.
     pub eps: f64,
@@ -21,7 +21,7 @@ pub struct AdamW<D: Backend> {
 }
 
 impl<D: Backend> AdamW<D> {
-    /// Zero moments.
+    /// Makes an optimiser with moments of zero.
     ///
     /// # Errors
     /// The device has no memory.
@@ -30,7 +30,7 @@ impl<D: Backend> AdamW<D> {
         Ok(AdamW { betas, eps: 1e-8, weight_decay, steps: 0, moment1, moment2, scratch: Vec::new() })
     }
 
-    /// Updates the model.
+    /// Updates the model once.
     ///
     /// # Errors
     /// The device fails.
@@ -53,13 +53,13 @@ impl<D: Backend> AdamW<D> {
         Ok(())
     }
 
-    /// Copies of the first and of the second moments, each in the order of the parameters.
+    /// Copies the first and the second moments, each in the order of the parameters.
     pub fn moments(&self, model: &Llama<D>) -> [Vec<Vec<f32>>; 2] {
         [&self.moment1, &self.moment2]
             .map(|moments| model.parameters.iter().map(|p| moments.get(&p.tensor).as_vec()).collect())
     }
 
-    /// Takes back what [`moments`](Self::moments) returned, `steps` included.
+    /// Takes back copies that [`moments`](Self::moments) made after so many steps.
     ///
     /// # Errors
     /// Number or size of the slices is not that of the model.
@@ -99,7 +99,7 @@ pub fn clip_gradients<D: Backend>(
     if max_norm > 0.0 && norm > max_norm {
         for parameter in &model.parameters {
             let gradient = gradients.get_or_alloc_mut(&parameter.tensor).map_err(device_error::<D>)?;
-            // As torch.nn.utils.clip_grad_norm_.
+            // The formula of torch.nn.utils.clip_grad_norm_.
             let factor = max_norm / (norm + 1e-6);
             model.device.scale(gradient, factor, &parameter.tensor).map_err(device_error::<D>)?;
         }

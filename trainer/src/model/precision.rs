@@ -1,6 +1,6 @@
 //! The precision of matrix products.
 
-/// Precision of a CPU's matrix products, by PyTorch's names.
+/// The precision of a CPU's matrix products, by PyTorch's names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MatmulPrecision {

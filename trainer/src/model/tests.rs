@@ -1,22 +1,19 @@
 use dfdx::prelude::{Backward, Cpu, NoneTape, Rank0, SplitTape, Tensor, Trace, ZerosTensor};
-use infer_core::format::TensorName;
-use infer_core::{Config, WeightType};
+use infer_core::Config;
+use infer_core::format::{Header, TensorName, Version, write};
 
 use super::llama::normal;
 use super::*;
 
-/// Grouped queries, a length that is no multiple of anything, an ignored target.
-const TINY: Config = Config {
-    dim: 16,
-    hidden_dim: 24,
-    n_layers: 2,
-    n_heads: 4,
-    n_kv_heads: 2,
-    vocab_size: 19,
-    seq_len: 70,
-    shared_classifier: true,
-    weights: WeightType::F32,
-};
+/// Two query heads share each key/value head.
+const TINY: Config = Config::new(16, 24, 2, 4, 19, 70).with_kv_heads(2);
+
+/// [`TINY`] but for a few fields.
+fn tiny(change: impl FnOnce(&mut Config)) -> Config {
+    let mut config = TINY;
+    change(&mut config);
+    config
+}
 
 struct Case {
     model: Llama<Cpu>,
@@ -63,7 +60,7 @@ impl Case {
         Some(Teacher { logits: &self.teacher, weight: 0.7, temperature: 1.5 })
     }
 
-    fn fused(&self, options: &Options) -> (f32, Vec<Vec<f32>>) {
+    fn cpu(&self, options: &Options) -> (f32, Vec<Vec<f32>>) {
         let mut gradients = self.model.zero_gradients().unwrap();
         let loss = self.model.loss_and_gradients(&self.batch(), options, 1.0, &mut gradients).unwrap();
         (loss, self.to_vecs(&gradients))
@@ -93,16 +90,15 @@ impl Case {
 }
 
 #[test]
-fn fused_agrees_with_composed() {
-    let own = Config { shared_classifier: false, ..TINY };
-    let one_head = Config { n_heads: 1, n_kv_heads: 1, dim: 24, ..TINY };
-    let all_heads = Config { n_kv_heads: 4, vocab_size: 130, ..TINY };
-    for config in [TINY, own, one_head, all_heads] {
+fn cpu_agrees_with_composed() {
+    let one_head = Config::new(24, 24, 2, 1, 19, 70);
+    let all_heads = Config::new(16, 24, 2, 4, 130, 70);
+    for config in [TINY, TINY.with_own_classifier(), one_head, all_heads] {
         for (sequences, length) in [(2, 1), (2, 11), (3, 16), (2, 37), (1, 64), (2, 70)] {
             let case = Case::new(config, sequences, length);
             for (dropout, teacher) in [(0.0, None), (0.3, None), (0.0, case.teacher()), (0.2, case.teacher())] {
                 let options = Options { dropout, seed: 5, teacher };
-                let (loss, gradients) = case.fused(&options);
+                let (loss, gradients) = case.cpu(&options);
                 let (expected_loss, expected) = case.composed(&options);
                 assert!(
                     (loss - expected_loss).abs() < 1e-5 * expected_loss.abs(),
@@ -117,16 +113,16 @@ fn fused_agrees_with_composed() {
 /// With AMX the only difference; without it there is none.
 #[test]
 fn high_precision_is_close() {
-    let edges = Config { dim: 80, hidden_dim: 100, vocab_size: 130, ..TINY };
-    let blocks = Config { dim: 64, hidden_dim: 96, vocab_size: 64, shared_classifier: false, seq_len: 128, ..TINY };
-    let thin = Config { hidden_dim: 1, ..TINY };
+    let edges = Config::new(80, 100, 2, 4, 130, 70).with_kv_heads(2);
+    let blocks = Config::new(64, 96, 2, 4, 64, 128).with_kv_heads(2).with_own_classifier();
+    let thin = tiny(|c| c.hidden_dim = 1);
     for (config, sequences, length) in [(TINY, 2, 37), (edges, 3, 70), (blocks, 2, 128), (thin, 1, 16)] {
         let case = Case::new(config, sequences, length);
         let high = Case::new(config, sequences, length).high();
         for (dropout, teacher) in [(0.0, None), (0.2, case.teacher())] {
             let options = Options { dropout, seed: 5, teacher };
-            let (expected_loss, expected) = case.fused(&options);
-            let (loss, gradients) = high.fused(&options);
+            let (expected_loss, expected) = case.cpu(&options);
+            let (loss, gradients) = high.cpu(&options);
             assert!((loss - expected_loss).abs() < 1e-5 * expected_loss, "{loss} {expected_loss} {options:?}");
             case.assert_close(&gradients, &expected, 5e-4);
         }
@@ -169,9 +165,8 @@ fn uniform(stream: u32, n: usize) -> impl Iterator<Item = f64> {
 struct Reference(safetensors::SafeTensors<'static>);
 
 impl Reference {
-    const GROUPED: Config = Config { hidden_dim: 12, vocab_size: 11, ..TINY };
-    const UNTIED: Config =
-        Config { dim: 12, hidden_dim: 20, n_layers: 1, n_heads: 2, vocab_size: 13, shared_classifier: false, ..TINY };
+    const GROUPED: Config = Config::new(16, 12, 2, 4, 11, 70).with_kv_heads(2);
+    const UNTIED: Config = Config::new(12, 20, 1, 2, 13, 70).with_own_classifier();
 
     fn load() -> Reference {
         let bytes = include_bytes!("../../tests/reference/reference.safetensors");
@@ -220,10 +215,10 @@ fn gradients_agree_with_pytorch() {
             .iter()
             .map(|p| reference.get(&format!("{name}.{}.{}", p.shape.name.as_str(), p.shape.layer)))
             .collect();
-        let fused = case.fused(&Options::default());
+        let cpu = case.cpu(&Options::default());
         let composed = case.composed(&Options::default());
-        let high = Reference::case(config).high().fused(&Options::default());
-        for ((loss, gradients), tolerance) in [(fused, 1e-5), (composed, 1e-5), (high, 1e-4)] {
+        let high = Reference::case(config).high().cpu(&Options::default());
+        for ((loss, gradients), tolerance) in [(cpu, 1e-5), (composed, 1e-5), (high, 1e-4)] {
             assert!((loss - reference.get(&format!("{name}.loss"))[0]).abs() < tolerance, "{name}: loss {loss}");
             case.assert_close(&gradients, &expected, tolerance);
         }
@@ -236,7 +231,7 @@ fn gradients_agree_with_finite_differences() {
     for config in [Reference::GROUPED, Reference::UNTIED] {
         let case = Reference::case(config);
         let weights = case.model.to_vecs();
-        let gradients = case.fused(&Options::default()).1;
+        let gradients = case.cpu(&Options::default()).1;
         let loss_at = |tensor: usize, i: usize, step: f32| {
             let mut weights = weights.clone();
             weights[tensor][i] += step;
@@ -304,7 +299,7 @@ fn saved_moments_continue_bit_for_bit() {
 /// Without gradients only the decay changes a weight. `w1` is a matrix of a single row.
 #[test]
 fn matrices_decay_and_norms_do_not() {
-    let mut model = Case::new(Config { hidden_dim: 1, ..TINY }, 1, 1).model;
+    let mut model = Case::new(tiny(|c| c.hidden_dim = 1), 1, 1).model;
     let mut adam = AdamW::new(&model, [0.9, 0.95], 0.5).unwrap();
     let before = model.to_vecs();
     let mut gradients = model.zero_gradients().unwrap();
@@ -325,7 +320,7 @@ fn threads_do_not_change_results() {
         let options = Options { dropout: 0.1, seed: 3, teacher: case.teacher() };
         let run = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| case.fused(&options))
+            pool.install(|| case.cpu(&options))
         };
         assert_eq!(run(1), run(3));
     }
@@ -333,32 +328,21 @@ fn threads_do_not_change_results() {
 
 #[test]
 fn exported_model_gives_the_same_logits_in_infer_core() {
-    for shared_classifier in [true, false] {
-        let config = Config { shared_classifier, ..TINY };
+    for config in [TINY, TINY.with_own_classifier()] {
         let case = Case::new(config, 1, 70);
-        let vocab_size = if shared_classifier { 19i32 } else { -19 };
-        let header = [16, 24, 2, 4, 2, vocab_size, 70].map(i32::to_le_bytes).concat();
-        let mut file: Vec<u8> = header;
-        for (parameter, weights) in case.model.parameters.iter().zip(case.model.to_vecs()) {
-            if parameter.shape.name == TensorName::Wcls {
-                file.resize(file.len() + 70 * 4 * 4, 0); // freq_cis
-            }
-            file.extend(weights.iter().flat_map(|w| w.to_le_bytes()));
-        }
-        if shared_classifier {
-            file.resize(file.len() + 70 * 4 * 4, 0);
-        }
+        let mut file = Vec::new();
+        write(&mut file, &Header { version: Version::V0, config }, |name, layer| {
+            case.model.tensor(name, layer).as_vec().into()
+        })
+        .unwrap();
         let mut run = ::tests::Run::new(&file, 7);
         let reread = Llama::from_model(&run.model, &Cpu::default()).unwrap();
         assert_eq!(reread.to_vecs(), case.model.to_vecs());
         let expected = run.logits(&case.tokens).unwrap().concat();
-        let fused = case.model.logits(&case.tokens, 1, 70).unwrap();
+        let cpu = case.model.logits(&case.tokens, 1, 70).unwrap();
         let composed = composed::logits_vec(&case.model, &case.tokens, 1, 70).unwrap();
-        for ((expected, fused), composed) in expected.iter().zip(fused).zip(composed) {
-            assert!(
-                (expected - fused).abs() < 1e-4 && (expected - composed).abs() < 1e-4,
-                "{expected} {fused} {composed}"
-            );
+        for ((expected, cpu), composed) in expected.iter().zip(cpu).zip(composed) {
+            assert!((expected - cpu).abs() < 1e-4 && (expected - composed).abs() < 1e-4, "{expected} {cpu} {composed}");
         }
     }
 }
@@ -380,7 +364,7 @@ fn bad_batches_are_errors() {
 
 #[test]
 fn initialisation_is_llama2c_s() {
-    let config = Config { dim: 64, hidden_dim: 192, n_layers: 2, vocab_size: 500, ..TINY };
+    let config = Config::new(64, 192, 2, 4, 500, 70).with_kv_heads(2);
     let model = Llama::init(config, &Cpu::default(), 1).unwrap();
     for (parameter, weights) in model.parameters.iter().zip(model.to_vecs()) {
         let n = weights.len() as f64;

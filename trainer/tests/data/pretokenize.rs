@@ -111,14 +111,10 @@ fn ids_above_16_bits_take_four_bytes() {
     let folder = with_vocabulary("wide", &stories);
     let tokenizer = folder.join("tokenizer.bin");
     let mut bytes = fs::read(&tokenizer).unwrap();
-    for filler in 300..70_000 {
-        bytes.extend(f32::NEG_INFINITY.to_le_bytes());
-        bytes.extend(6u32.to_le_bytes());
-        bytes.extend(format!("{filler:06}").as_bytes());
-    }
-    // The last token is a word.
-    bytes.extend([0.0f32.to_le_bytes(), 1u32.to_le_bytes()].concat());
-    bytes.extend("\u{1}".as_bytes());
+    let fillers = (300..70_000).map(|filler| (f32::NEG_INFINITY, format!("{filler:06}")));
+    let mut more = Vec::new();
+    infer_core::tokenizer::write(&mut more, 6, fillers.chain([(0.0, "\u{1}".into())])).unwrap();
+    bytes.extend(&more[4..]); // the entries alone; the last token is a word
     fs::write(&tokenizer, &bytes).unwrap();
     let corpus = folder.join("corpus.txt");
     let text = "a\u{1}b".to_string();

@@ -10,7 +10,7 @@ use crate::kernels::table::Heads;
 use crate::math::{EXP2_G, LANES, ROUND, SMALLEST_SCORE, sum_lanes};
 
 pub(crate) fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
-    // SAFETY: AVX2 was detected.
+    // SAFETY: AVX2 was detected (see `TABLE`).
     unsafe { attend_avx2(heads, att, out) }
 }
 
@@ -23,7 +23,8 @@ fn attend_avx2(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
         heads,
         att,
         out,
-        // SAFETY: the heads are whole, and each has a weight per position.
+        // SAFETY: `is_whole(heads)` was checked, and the walker gives each head a weight per position,
+        // rounded up to whole blocks.
         |pair| unsafe { attend_heads(heads, pair) },
         // SAFETY: as above.
         |last| unsafe { attend_heads(heads, last) },
@@ -31,8 +32,8 @@ fn attend_avx2(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
 }
 
 /// # Safety
-/// `is_whole(heads)`, and `att` of each head has a whole block of weights for each eight positions
-/// or part of them.
+/// `is_whole(heads)`, and `att` of each head has a weight for each position, rounded up to a multiple
+/// of eight.
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn attend_heads<const H: usize>(heads: &Heads<'_>, mut each: [Head<'_>; H]) {
@@ -42,7 +43,7 @@ unsafe fn attend_heads<const H: usize>(heads: &Heads<'_>, mut each: [Head<'_>; H
     for (sum, head) in sums.iter_mut().zip(&mut each) {
         *sum = numerators(head.att, *sum);
     }
-    // SAFETY: as the caller vouches.
+    // SAFETY: the caller vouches for the same.
     unsafe { weigh(heads, &mut each, sums) }
 }
 
@@ -62,7 +63,7 @@ fn numerators(att: &mut [f32], max: f32) -> f32 {
     sum_lanes(lanes)
 }
 
-/// Whether heads are whole vectors, and the values are there.
+/// Whether heads are whole registers, and there are a position at least and values for all of them.
 pub(crate) fn is_whole(heads: &Heads<'_>) -> bool {
     let head_size = heads.head_size;
     let whole = head_size > 0 && head_size.is_multiple_of(LANES);

@@ -11,7 +11,7 @@ use crate::panel::Panel;
 const LARGE_BLOCK: usize = 1 << 14;
 
 pub(super) fn matmul_f32(w: &[f32], cols: usize, x: &[f32], out: &mut Panel<'_>) {
-    // SAFETY: AVX2 was detected.
+    // SAFETY: AVX2 was detected (see `TABLE`).
     unsafe { matmul_f32_avx2(w, cols, x, out) }
 }
 
@@ -46,7 +46,8 @@ unsafe fn dot_rows<const FETCH: i32>(w: *const f32, x: &[f32], out: &mut [f32; R
     let mut lanes = [_mm256_setzero_ps(); ROWS];
     let (chunks, tail) = x.as_chunks::<8>();
     for (i, x) in chunks.iter().enumerate() {
-        // SAFETY: eight numbers of x, and eight of each row at the same place.
+        // SAFETY: `x` is a chunk of eight numbers, number i; each row r has the same chunk at
+        // r · cols + 8i.
         unsafe {
             let x = _mm256_loadu_ps(x.as_ptr());
             if FETCH != NOTHING {
@@ -62,7 +63,8 @@ unsafe fn dot_rows<const FETCH: i32>(w: *const f32, x: &[f32], out: &mut [f32; R
         // Elements that are not loaded are 0 in both, and leave their lanes alone: a lane is never
         // -0, having begun at 0.
         let mask = tail_mask(tail.len());
-        // SAFETY: the mask keeps to the tail of x, and of each row.
+        // SAFETY: the mask loads the tail of `x` only, and the tail of each row, which has its end at
+        // (r + 1) · cols.
         unsafe {
             let x = _mm256_maskload_ps(tail.as_ptr(), mask);
             for (r, lanes) in lanes.iter_mut().enumerate() {
@@ -71,7 +73,7 @@ unsafe fn dot_rows<const FETCH: i32>(w: *const f32, x: &[f32], out: &mut [f32; R
             }
         }
     }
-    // SAFETY: out has eight numbers.
+    // SAFETY: `out` has room for eight numbers.
     unsafe { _mm256_storeu_ps(out.as_mut_ptr(), sum_lanes(lanes)) }
 }
 

@@ -10,13 +10,13 @@ pub(super) const ROWS: usize = 8;
 /// Below this size weights are in the second-level cache, where fetching ahead costs more than it
 /// gains (bytes).
 pub(super) const LARGE: usize = 1 << 17;
-/// Stands for no cache to fetch to: a hint that is never given (see PERFORMANCE.md).
+/// Stands for "fetch nothing": a hint that is never given (see PERFORMANCE.md).
 pub(super) const NOTHING: i32 = _MM_HINT_NTA;
 /// How far ahead of the loads weights are fetched, in bytes. They are read in order, but the eight
 /// rows look like eight streams to the hardware's prefetcher, which loses them at each block.
 const AHEAD: usize = 4 * 4096;
 
-/// Fetches 256 bytes, far behind this place, into a cache; harmless past the end.
+/// Fetches 256 bytes, far behind this place, into a cache. A place past the end does no harm.
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn fetch<const CACHE: i32>(place: *const i8) {
@@ -36,14 +36,14 @@ pub(super) fn tail_mask(n: usize) -> __m256i {
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn load(x: &[f32; LANES]) -> __m256 {
-    // SAFETY: eight numbers.
+    // SAFETY: `x` has the eight numbers that are loaded.
     unsafe { _mm256_loadu_ps(x.as_ptr()) }
 }
 
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn store(x: &mut [f32; LANES], value: __m256) {
-    // SAFETY: eight numbers.
+    // SAFETY: `x` has room for the eight numbers.
     unsafe { _mm256_storeu_ps(x.as_mut_ptr(), value) }
 }
 

@@ -1,6 +1,6 @@
 //! Pieces of assembly that several kernels have in common. They are macros, as `asm!` takes text.
 
-// For the assembler: thumbv8m has the DSP extension as an option only.
+// Tells the assembler of the DSP extension, which thumbv8m has only as an option.
 #[cfg(thumb_dsp)]
 macro_rules! with_dsp {
     () => {
@@ -16,8 +16,8 @@ macro_rules! with_dsp {
 
 pub(crate) use with_dsp;
 
-/// An instruction for each of eight registers from `$d` on: `d = op(d, e)` with the eight from `$e`
-/// on or with a register for all of them, or `d = op(d)`.
+/// Expands to eight instructions, one for each register `d` of the eight from `$d` on: `op d, d, e`
+/// with the eight registers from `$e` on, or with `$e` itself if it is a string, or `op d, d`.
 macro_rules! eight {
     ($op:literal, $d:ident $(, $e:tt)?) => {
         eight!(@from $d $op [] $($e)?)
@@ -71,7 +71,7 @@ macro_rules! sum_lanes {
 }
 pub(crate) use sum_lanes;
 
-/// The rest of it, when four are left of each row.
+/// The rest of [`sum_lanes`], when four lanes of each row are left.
 macro_rules! sum_four_lanes {
     () => {
         "vadd.f32 s16, s16, s18

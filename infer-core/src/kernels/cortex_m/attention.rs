@@ -4,54 +4,53 @@ use core::arch::asm;
 
 use super::asm::eight;
 use super::exp2::numerators;
+use crate::kernels::blocks::{Head, in_pairs};
 use crate::kernels::table::Heads;
 use crate::math::LANES;
-use crate::matrix::{rows_of, rows_of_mut};
-use crate::plan::block_len;
+use crate::matrix::rows_of;
 
-pub(super) fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
-    let head_size = heads.head_size;
-    if heads.values.len() < heads.positions * head_size || heads.positions == 0 {
+pub(crate) fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
+    if heads.values.len() < heads.positions * heads.head_size || heads.positions == 0 {
         return; // never so
     }
-    let mut q = rows_of(heads.q, head_size);
-    let mut att = rows_of_mut(att, block_len(heads.positions));
-    let mut out = rows_of_mut(out, head_size);
-    // Two heads share each load of the values.
-    while let (Some(q0), Some(att0), Some(out0)) = (q.next(), att.next(), out.next()) {
-        let sum0 = attention_weights(q0, heads, att0);
-        if let (Some(q1), Some(att1), Some(out1)) = (q.next(), att.next(), out.next()) {
-            let sum1 = attention_weights(q1, heads, att1);
-            weigh_pair([att0, att1], [sum0, sum1], heads, [out0, out1]);
-        } else {
-            weigh(att0, sum0, heads, 0, out0);
-        }
-    }
+    in_pairs(
+        heads,
+        att,
+        out,
+        |mut pair| {
+            let sums = pair.each_mut().map(|head| attention_weights(heads, head));
+            weigh_pair(heads, pair, sums);
+        },
+        |[mut last]| {
+            let sum = attention_weights(heads, &mut last);
+            weigh(heads, &mut last, sum, 0);
+        },
+    );
 }
 
-/// Softmax's numerators; what lies behind the last position may be anything. Returns their sum. Not
-/// inlined, to be there once.
+/// Turns the scores of a head into softmax's numerators, and returns their sum; what lies behind the
+/// last position may be anything. Not inlined: one copy saves flash.
 #[inline(never)]
-fn attention_weights(q: &[f32], heads: &Heads<'_>, att: &mut [f32]) -> f32 {
-    let (blocks, _) = att.as_chunks_mut();
+fn attention_weights(heads: &Heads<'_>, head: &mut Head<'_>) -> f32 {
+    let (blocks, _) = head.att.as_chunks_mut();
     let (keys, _) = heads.keys.as_chunks();
-    match q.try_into() {
-        // SAFETY: q has eight dimensions, and there are keys for all blocks, of which there are
-        // some.
+    match head.q.try_into() {
+        // SAFETY: `q` has eight dimensions, `blocks` is not empty, and there are keys for each block.
         Ok(q) if !blocks.is_empty() && blocks.len() <= keys.len() => unsafe {
             scores_of_eight_dimensions(q, keys, heads.scale, blocks);
         },
-        _ => scores(q, heads, blocks),
+        _ => scores(head.q, heads, blocks),
     }
-    att.get_mut(..heads.positions).map_or(0.0, numerators)
+    head.att.get_mut(..heads.positions).map_or(0.0, numerators)
 }
 
-/// Sums are formed lane by lane, in an order that needs three of them at a time for the tree of
-/// [`sum_lanes`](crate::math::sum_lanes): (l0 + l4) + (l2 + l6), then the odd ones. Adding the
-/// first product to 0 would change nothing but the sign of a zero, which exp2 does not see.
+/// Computes the scores of blocks of eight positions. Lanes are formed one by one, in an order that
+/// needs three registers of eight for the tree of [`sum_lanes`](crate::math::sum_lanes):
+/// (l0 + l4) + (l2 + l6), then the odd ones. Adding the first product to 0 would change nothing but
+/// the sign of a zero, which exp2 does not see.
 ///
 /// # Safety
-/// There is a block at least, and keys for all of them.
+/// `att` is not empty, and `keys` is at least as long.
 unsafe fn scores_of_eight_dimensions(
     q: &[f32; LANES],
     keys: &[[[f32; LANES]; LANES]],
@@ -59,7 +58,8 @@ unsafe fn scores_of_eight_dimensions(
     att: &mut [[f32; LANES]],
 ) {
     let keys = keys.as_ptr().cast::<[f32; LANES]>();
-    // SAFETY: reads q and keys, writes att.
+    // SAFETY: `att` is not empty; the loop writes its `att.len()` elements from its start, reads as many
+    // blocks of keys, and the eight numbers of `q`.
     unsafe {
         asm!(
             "2:",
@@ -166,27 +166,29 @@ fn half_scores<const HALF: usize>(q: &[f32], keys: &[[f32; LANES]]) -> [f32; POS
 }
 
 /// `out[h] = Σ_t att[h][t] · values[t] / sums[h]` for two heads, sequential over positions.
-fn weigh_pair(att: [&mut [f32]; 2], sums: [f32; 2], heads: &Heads<'_>, out: [&mut [f32]; 2]) {
+fn weigh_pair(heads: &Heads<'_>, [mut head0, mut head1]: [Head<'_>; 2], sums: [f32; 2]) {
     let inverse = sums.map(|sum| 1.0 / sum);
-    let [out0, out1] = out;
-    let eights = out0.as_chunks_mut::<LANES>().0.iter_mut().zip(out1.as_chunks_mut::<LANES>().0);
+    let att = [head0.att.as_ptr(), head1.att.as_ptr()];
+    let eights = head0.out.as_chunks_mut::<LANES>().0.iter_mut().zip(head1.out.as_chunks_mut::<LANES>().0);
     for (values, (out0, out1)) in heads.values.as_chunks::<LANES>().0.iter().zip(eights) {
-        let (att, out) = ([att[0].as_ptr(), att[1].as_ptr()], [out0.as_mut_ptr(), out1.as_mut_ptr()]);
-        // SAFETY: there is a weight per position for both heads and a row of values, as attend made
-        // sure.
+        let out = [out0.as_mut_ptr(), out1.as_mut_ptr()];
+        // SAFETY: `positions` is not 0, and there are as many weights of both heads and rows of
+        // values, as attend made sure; `values` points to eight dimensions of the first row.
         unsafe { weigh_eight_dimensions(att, inverse, values.as_ptr(), heads, out) }
     }
     let done = heads.head_size / LANES * LANES;
     if done < heads.head_size {
-        weigh(att[0], sums[0], heads, done, out0);
-        weigh(att[1], sums[1], heads, done, out1);
+        weigh(heads, &mut head0, sums[0], done);
+        weigh(heads, &mut head1, sums[1], done);
     }
 }
 
+/// [`weigh_pair`] for eight dimensions.
+///
 /// # Safety
-/// There are positions, as many numbers behind both pointers to weights, as many rows of head_size
-/// values of which `values` points into the first, at eight dimensions, and eight numbers behind
-/// `out`.
+/// `positions` is not 0. Both pointers of `att` point to as many weights. `values` points to eight
+/// dimensions of the first of as many rows of `head_size` values, and both pointers of `out` to eight
+/// numbers.
 #[inline(always)]
 unsafe fn weigh_eight_dimensions(
     att: [*const f32; 2],
@@ -225,7 +227,9 @@ unsafe fn weigh_eight_dimensions(
             )
         };
     }
-    // SAFETY: as the caller vouches.
+    // SAFETY: the code runs once for each position, of which there is one at least, reads a weight of
+    // both heads and eight values, for which the caller vouches, and writes eight numbers of both
+    // outputs. `ZERO` has the sixteen numbers that are read.
     unsafe {
         asm!(
             "vldmia {zero}, {{s16-s31}}", // sums of both heads
@@ -265,11 +269,11 @@ unsafe fn weigh_eight_dimensions(
 }
 
 /// `out = Σ_t att[t] · values[t] / sum` for one head, from dimension `first` on.
-fn weigh(att: &[f32], sum: f32, heads: &Heads<'_>, first: usize, out: &mut [f32]) {
+fn weigh(heads: &Heads<'_>, head: &mut Head<'_>, sum: f32, first: usize) {
     let inverse = 1.0 / sum;
-    for (i, out) in out.chunks_mut(LANES).enumerate().skip(first / LANES) {
+    for (i, out) in head.out.chunks_mut(LANES).enumerate().skip(first / LANES) {
         let mut sums = [0.0; LANES];
-        for (att, value) in att.iter().take(heads.positions).zip(rows_of(heads.values, heads.head_size)) {
+        for (att, value) in head.att.iter().take(heads.positions).zip(rows_of(heads.values, heads.head_size)) {
             for (sum, value) in sums.iter_mut().zip(value.iter().skip(i * LANES)) {
                 *sum += att * value;
             }

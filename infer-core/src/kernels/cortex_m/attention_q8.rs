@@ -28,8 +28,8 @@ pub(crate) fn attend_q8(heads: &HeadsQ8<'_>, att: &mut [f32], out: &mut [f32]) {
     for (((q, q_scale), att), out) in q.zip(att).zip(rows_of_mut(out, head_size)) {
         let scale = q_scale * heads.scale;
         match q.try_into() {
-            // SAFETY: there are eight dimensions, and keys and scales for all positions, which are
-            // some.
+            // SAFETY: `att` has `slots` scores, a multiple of eight that is not 0; `keys` and
+            // `key_scales` were cut to as many positions of eight dimensions.
             Ok(q) if slots > 0 => unsafe { scores_of_eight_dimensions(q, scale, keys, key_scales, att) },
             _ => scores(q, scale, keys, key_scales, att),
         }
@@ -39,9 +39,11 @@ pub(crate) fn attend_q8(heads: &HeadsQ8<'_>, att: &mut [f32], out: &mut [f32]) {
     }
 }
 
+/// [`scores`] for heads of eight dimensions.
+///
 /// # Safety
-/// There are as many keys of eight dimensions and scales as scores in `att`, a positive multiple of
-/// eight.
+/// The length of `att` is a multiple of eight and not 0. There are keys of eight dimensions and scales
+/// for as many positions.
 unsafe fn scores_of_eight_dimensions(q: &[i8; 8], scale: f32, keys: &[i8], key_scales: &[f32], att: &mut [f32]) {
     let [q0, q1, q2, q3, q4, q5, q6, q7] = *q;
     let (low, high) = (word(&[q0, q1, q2, q3]), word(&[q4, q5, q6, q7]));
@@ -73,7 +75,9 @@ unsafe fn scores_of_eight_dimensions(q: &[i8; 8], scale: f32, keys: &[i8], key_s
             )
         };
     }
-    // SAFETY: reads keys and scales, writes att.
+    // SAFETY: the loop runs once for each eight scores of `att`, which is not empty. It reads 64 bytes of
+    // keys, by LDR at any address, and eight scales, for which the caller vouches, and writes the
+    // scores.
     unsafe {
         asm!(
             with_dsp!(),
@@ -136,14 +140,15 @@ fn scores(q: &[i8], scale: f32, keys: &[i8], key_scales: &[f32], att: &mut [f32]
 }
 
 /// Puts 16-bit integers in the place of the weights, two in a word: of each four, the first and the
-/// third, then the second and the fourth. There are as many scales as weights, also behind the last
+/// third, then the second and the fourth. `scales` is as long as `att`, so it goes on behind the last
 /// position.
 fn quantize_weights<'a>(att: &'a mut [f32], factor: f32, scales: &[f32], positions: usize) -> &'a [[u32; 4]] {
     let words = bytemuck::cast_slice_mut::<f32, u32>(att);
     if words.is_empty() || words.len() != scales.len() {
         return &[];
     }
-    // SAFETY: reads scales, reads and writes words, which are a multiple of eight.
+    // SAFETY: `words` is not empty, its length is a multiple of eight, and `scales` is as long. The loop
+    // reads four of both, and writes two words to the start of `words`, never behind those read.
     unsafe {
         asm!(
             with_dsp!(),
@@ -185,7 +190,7 @@ fn quantize_weights<'a>(att: &'a mut [f32], factor: f32, scales: &[f32], positio
             options(nostack),
         );
     }
-    // Scales and scores behind the last position may be anything, and so may what came of them.
+    // Scales and scores behind the last position may be anything, and so may the integers there.
     for t in positions..words.len() {
         if let Some(pair) = words.get_mut(t / 4 * 2 + t % 2) {
             *pair &= if t % 4 < 2 { 0xffff_0000 } else { 0x0000_ffff };
@@ -194,7 +199,7 @@ fn quantize_weights<'a>(att: &'a mut [f32], factor: f32, scales: &[f32], positio
     words.get(..words.len() / 2).unwrap_or(&[]).as_chunks().0
 }
 
-/// Dimensions whose sums are kept before they become f32.
+/// Dimensions with integer sums at a time, before these become f32.
 const DIMENSIONS: usize = 8;
 
 /// `out = Σ_t weights[t] · values[t] · scale`; values are (blocks of eight positions, head_size,
@@ -211,8 +216,9 @@ fn weigh(weights: &[[u32; 4]], values: &[i8], head_size: usize, scale: f32, out:
                 return;
             };
             if !sums.is_empty() {
-                // SAFETY: there are head_size dimensions for each block of weights, as many as sums
-                // from here on.
+                // SAFETY: neither is empty (`chunks` gives no empty one). `values` begins at dimension
+                // i · DIMENSIONS of the first block; each block of weights has `head_size` dimensions
+                // of eight values, at least as many from there on as `sums` asks for.
                 unsafe { weigh_dimensions(weights, values.as_ptr(), LANES * head_size, sums) }
             }
             totals.iter_mut().zip(sums.as_flattened()).for_each(|(total, sum)| *total += *sum as f32);
@@ -221,11 +227,14 @@ fn weigh(weights: &[[u32; 4]], values: &[i8], head_size: usize, scale: f32, out:
     }
 }
 
+/// Adds up integer products of weights and values, two dimensions at a time.
+///
 /// # Safety
-/// There are weights and sums. `values` points to eight for each sum for the first block, and so on
-/// at a distance of `stride`.
+/// Neither `weights` nor `sums` is empty. For each block of weights there are `2 · sums.len()`
+/// dimensions of eight values: at `values` for the first block, `stride` bytes further for the next
+/// one, and so on.
 unsafe fn weigh_dimensions(weights: &[[u32; 4]], values: *const i8, stride: usize, sums: &mut [[i32; 2]]) {
-    // For s0 to s6, as core registers are few.
+    // Goes to s0 to s6, as core registers are few.
     let out = sums.as_mut_ptr_range();
     let outer = [0, 0, weights.as_ptr() as usize, weights.len(), values as usize, out.start as usize, out.end as usize];
     #[rustfmt::skip] // an instruction per line
@@ -245,7 +254,9 @@ unsafe fn weigh_dimensions(weights: &[[u32; 4]], values: *const i8, stride: usiz
             )
         };
     }
-    // SAFETY: reads what the caller vouches for, writes sums.
+    // SAFETY: the inner loop runs once for each block of weights, the outer one for each element of
+    // `sums`; neither is empty. A pass reads the weights of a block and sixteen values, by LDR at any
+    // address, for which the caller vouches. `outer` has the seven words that are read.
     unsafe {
         asm!(
             with_dsp!(),
@@ -293,7 +304,7 @@ fn word(bytes: &[i8; 4]) -> u32 {
 #[inline(always)]
 fn sxtb16(bytes: u32) -> u32 {
     let halves;
-    // SAFETY: computes on registers.
+    // SAFETY: the block reads and writes registers only.
     unsafe {
         asm!(
             with_dsp!(),
@@ -310,7 +321,7 @@ fn sxtb16(bytes: u32) -> u32 {
 #[inline(always)]
 fn sxtb16_high(bytes: u32) -> u32 {
     let halves;
-    // SAFETY: computes on registers.
+    // SAFETY: the block reads and writes registers only.
     unsafe {
         asm!(
             with_dsp!(),
@@ -327,7 +338,7 @@ fn sxtb16_high(bytes: u32) -> u32 {
 #[inline(always)]
 fn smlad(a: u32, b: u32, sum: i32) -> i32 {
     let result;
-    // SAFETY: computes on registers.
+    // SAFETY: the block reads and writes registers only.
     unsafe {
         asm!(
             with_dsp!(),

@@ -1,14 +1,13 @@
-//! Powers of two, four numbers at a time, and what is made of them: softmax's numerators and
-//! SwiGLU.
+//! Softmax's numerators and SwiGLU, both made of powers of two, four numbers at a time.
 
 use core::arch::asm;
 
 use super::asm::eight;
 use crate::math::{self, EXP2_G, LANES, ROUND, SMALLEST_SCORE, exp2_score, sum_lanes, thumb};
 
-/// [`exp2`](math::exp2) of four registers in a row, in place, with [`CONSTANTS`] in s24 to s30 and
-/// {one} = 1.0. Uses s8 to s15, {a} and {b}. Ends with `$check` of what {a} and {b} receive: the
-/// bits of n + ROUND.
+/// Replaces four registers by their [`exp2`](math::exp2), given [`CONSTANTS`] in s24 to s30 and
+/// {one} = 1.0. Changes s8 to s15, {a} and {b}. `$check` is code that runs whenever {a} and {b} hold
+/// the bits of n + ROUND of two of the numbers.
 macro_rules! exp2_of_four {
     ($x0:literal, $x1:literal, $x2:literal, $x3:literal, $check:expr) => {
         concat!(
@@ -66,7 +65,7 @@ macro_rules! exp2_of_four {
     };
 }
 
-/// What [`exp2_of_four`] takes in s24 to s30.
+/// The constants that [`exp2_of_four`] takes in s24 to s30.
 static CONSTANTS: [f32; 7] = {
     let [g0, g1, g2, g3, g4] = EXP2_G;
     [ROUND, g4, g3, g2, g1, g0, 1.0]
@@ -84,7 +83,7 @@ pub(super) fn numerators(scores: &mut [f32]) -> f32 {
     };
     let (mut blocks, tail) = scores.as_chunks_mut::<LANES>();
     while !blocks.is_empty() {
-        // SAFETY: blocks is not empty.
+        // SAFETY: `blocks` is not empty.
         let left = unsafe { numerators_of_blocks(blocks, max, &mut lanes) };
         let done = blocks.len() - left.min(blocks.len());
         let Some((block, rest)) = blocks.get_mut(done..).and_then(|blocks| blocks.split_first_mut()) else { break };
@@ -95,14 +94,14 @@ pub(super) fn numerators(scores: &mut [f32]) -> f32 {
     sum_lanes(lanes)
 }
 
-/// As [`numerators`], up to a block with scores that have to become 0, or nearly so. Adds to the
-/// lanes of the sum, and returns how many blocks are left.
+/// Does the work of [`numerators`] up to the first block with a score that becomes 0, or nearly so.
+/// Adds to the lanes of the sum, and returns the number of blocks that are left.
 ///
 /// # Safety
 /// `blocks` is not empty.
 unsafe fn numerators_of_blocks(blocks: &mut [[f32; LANES]], max: f32, lanes: &mut [f32; LANES]) -> usize {
-    // Whose 2^n is above the smallest numerator whatever f is. Floats above 0 compare like their
-    // bits as integers.
+    // For any n from here on, 2^n · 2^f is above the smallest numerator whatever f is. Floats above 0
+    // compare like their bits as integers.
     const SMALLEST_N: u32 = (ROUND + SMALLEST_SCORE + 1.0).to_bits();
     macro_rules! leave_if_small {
         () => {
@@ -113,7 +112,8 @@ unsafe fn numerators_of_blocks(blocks: &mut [[f32; LANES]], max: f32, lanes: &mu
         };
     }
     let mut left = blocks.len();
-    // SAFETY: reads and writes blocks and lanes, reads constants.
+    // SAFETY: `blocks` is not empty; the loop reads and writes at most its `blocks.len()` elements of
+    // eight numbers from its start. `lanes` has eight numbers, and `CONSTANTS` the seven that are read.
     unsafe {
         asm!(
             "vldmia {constants}, {{s24-s30}}",
@@ -154,7 +154,7 @@ pub(super) fn swiglu(hb: &mut [f32], hb2: &[f32]) {
     let (mut quads, tail) = hb.as_chunks_mut::<4>();
     let (mut gates, gates_tail) = hb2.as_chunks::<4>();
     while !quads.is_empty() && quads.len() <= gates.len() {
-        // SAFETY: quads is not empty, and there are as many gates.
+        // SAFETY: `quads` is not empty, and `gates` is at least as long.
         let left = unsafe { swiglu_of_quads(quads, gates) };
         let done = quads.len() - left.min(quads.len());
         let Some((quad, rest)) = quads.get_mut(done..).and_then(|quads| quads.split_first_mut()) else { break };
@@ -165,14 +165,17 @@ pub(super) fn swiglu(hb: &mut [f32], hb2: &[f32]) {
     math::swiglu(tail, gates_tail);
 }
 
-/// As [`math::swiglu`], up to four numbers with a NaN or whose magnitudes add up to more than 80,
-/// which is near where exp leaves its range. Returns how many fours are left.
+/// Does the work of [`math::swiglu`] up to the first quad with a NaN or with magnitudes that add up
+/// to more than 80, which is near where exp leaves its range. Returns the number of quads that are
+/// left.
 ///
 /// # Safety
-/// `quads` is not empty, and there are as many gates.
+/// `quads` is not empty, and `gates` is at least as long.
 unsafe fn swiglu_of_quads(quads: &mut [[f32; 4]], gates: &[[f32; 4]]) -> usize {
     let mut left = quads.len();
-    // SAFETY: reads gates and constants, reads and writes quads.
+    // SAFETY: `quads` is not empty; the loop reads and writes at most its `quads.len()` elements of
+    // four numbers from its start, and reads as many of `gates`. `CONSTANTS` has the seven numbers
+    // that are read.
     unsafe {
         asm!(
             "vldmia {constants}, {{s24-s30}}",

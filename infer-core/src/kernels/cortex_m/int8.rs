@@ -19,7 +19,7 @@ pub(super) fn quantize(x: &[f32], group_size: usize, q: &mut [i8], s: &mut [f32]
         let factor = factor_for(thumb::largest_magnitude(x), s);
         let ((eights, last), (pairs, q_last)) = (x.as_chunks::<8>(), q.as_chunks_mut::<2>());
         if !eights.is_empty() && eights.len() == pairs.len() {
-            // SAFETY: both have as many elements, and some.
+            // SAFETY: both have the same length, which is not 0.
             unsafe { round_and_widen(eights, factor, pairs) }
         }
         for (q, x) in q_last.iter_mut().zip(last.as_chunks::<4>().0) {
@@ -29,10 +29,13 @@ pub(super) fn quantize(x: &[f32], group_size: usize, q: &mut [i8], s: &mut [f32]
     }
 }
 
+/// Rounds `x · factor`, and writes words as [`quantize`] says.
+///
 /// # Safety
-/// x and q have the same length, which is not 0.
+/// `x` and `q` have the same length, which is not 0.
 unsafe fn round_and_widen(x: &[[f32; 8]], factor: f32, q: &mut [[[u32; 2]; 2]]) {
-    // SAFETY: reads x, writes q.
+    // SAFETY: `x` is not empty; the loop reads its `x.len()` elements of eight numbers from its start,
+    // and writes as many elements of four words from the start of `q`.
     unsafe {
         asm!(
             with_dsp!(),
@@ -65,7 +68,7 @@ unsafe fn round_and_widen(x: &[[f32; 8]], factor: f32, q: &mut [[[u32; 2]; 2]]) 
     }
 }
 
-/// Sums of groups that are kept before they are scaled: of as many pairs of rows as fit.
+/// Room for sums of groups before they are scaled: those of as many pairs of rows as fit.
 const SUMS: usize = 64;
 
 pub(super) fn matmul_q8(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
@@ -79,8 +82,9 @@ pub(super) fn matmul_q8(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<
         let (pairs, rest) = match group_sums_of(group_size) {
             Some(kernel) if whole && aligned && out.len() >= 2 => {
                 let (pairs, rest) = out.as_chunks_mut::<2>();
-                // SAFETY: there are two rows of weights and scales for each pair, and whole groups
-                // of 16, 32 or 64.
+                // SAFETY: `w` has two rows of weights and of scales for each pair, since it has as many
+                // rows as outputs (`whole`), and there is a pair at least. There are at most SUMS
+                // groups, of the kernel's size. Weights and x are aligned to four.
                 unsafe { dot_pairs(w, x, xs, kernel, pairs) }
                 (pairs.len(), rest)
             }
@@ -93,15 +97,18 @@ pub(super) fn matmul_q8(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<
     }
 }
 
+/// Computes the outputs of pairs of rows.
+///
 /// # Safety
-/// w has two rows of weights and scales for each pair, and there is a pair at least. There are at
-/// most [`SUMS`] groups, of the kernel's size. Weights and x are aligned to four, for LDRD and LDM.
+/// `w` has two rows of weights and of scales for each pair, and there is a pair at least. There are
+/// at most [`SUMS`] groups, of the kernel's size. Weights and x are aligned to four, as LDRD and LDM
+/// ask for.
 unsafe fn dot_pairs(w: &Q8Matrix<'_>, x: &[[i16; 4]], xs: &[f32], kernel: GroupSums, pairs: &mut [[f32; 2]]) {
     let (mut q, mut s) = (w.q.as_ptr(), w.s.as_ptr());
     if let [xs] = xs {
         // Sums stand in the place of outputs until they are scaled.
         let sums = pairs.as_mut_ptr_range();
-        // SAFETY: as the caller vouches.
+        // SAFETY: the caller vouches for the rows; there is room for a sum per row.
         unsafe { (kernel.rows)(q, w.cols, x.as_ptr(), 1, sums.start.cast()..sums.end.cast()) }
         return scale(pairs.as_flattened_mut(), w.s, *xs);
     }
@@ -109,7 +116,9 @@ unsafe fn dot_pairs(w: &Q8Matrix<'_>, x: &[[i16; 4]], xs: &[f32], kernel: GroupS
     for pairs in pairs.chunks_mut((SUMS / xs.len().max(1)).max(1)) {
         let Some(sums) = sums.get_mut(..pairs.len() * xs.len()) else { return };
         let sums = sums.as_mut_ptr_range();
-        // SAFETY: as the caller vouches.
+        // SAFETY: the caller vouches for two rows of weights and scales for each of these pairs, as `q`
+        // and `s` move on with them; `sums` has room for the sums of all their groups, which the first
+        // call writes and the second reads.
         unsafe {
             (kernel.groups)(q, w.cols, x.as_ptr(), xs.len(), sums.start.cast()..sums.end.cast());
             add_groups(sums.start.cast(), s, xs, pairs);
@@ -119,24 +128,26 @@ unsafe fn dot_pairs(w: &Q8Matrix<'_>, x: &[[i16; 4]], xs: &[f32], kernel: GroupS
     }
 }
 
-/// Sums of the products of groups of x with those of pairs of rows, one pair after the other.
-/// Arguments are the weights, their number in a row, x, the groups of a row, and where the sums go.
+/// Sums up the products of groups of x with those of pairs of rows, one pair after the other. The
+/// arguments are the weights, their number in a row, x, the groups of a row, and the place for the
+/// sums.
 ///
 /// # Safety
-/// There are as many pairs of rows as sums for them, and a pair at least. Weights and x are aligned
-/// to four; so are all rows and groups, as their sizes are multiples of 16.
+/// The place for the sums holds a `[i32; 2]` for each group of a whole number of pairs, at least one,
+/// and there are weights for as many pairs of rows. Weights and x are aligned to four, and then so
+/// are all rows and groups, as their sizes are multiples of 16.
 type SumsOfPairs = unsafe fn(*const i8, usize, *const [i16; 4], usize, Range<*mut [i32; 2]>);
 
-/// [`SumsOfPairs`] for a size of groups.
+/// [`SumsOfPairs`] for one size of groups.
 #[derive(Clone, Copy)]
 struct GroupSums {
-    /// Rows are one group.
+    /// For rows of one group.
     rows: SumsOfPairs,
-    /// Rows are several groups.
+    /// For rows of several groups.
     groups: SumsOfPairs,
 }
 
-/// For the sizes that llama2.c's exporter and ours choose.
+/// The kernels for the sizes of groups that llama2.c's exporter and ours choose.
 fn group_sums_of(group_size: usize) -> Option<GroupSums> {
     match group_size {
         64 => Some(GroupSums { rows: rows_of_64, groups: groups_of_64 }),
@@ -175,12 +186,13 @@ macro_rules! eight_columns {
     };
 }
 
-/// [`SumsOfPairs`] for rows of a single group. The second row is reached from the first, as their
-/// distance is known.
+/// Defines [`SumsOfPairs`] for rows of a single group. The second row is reached from the first, as
+/// their distance is known.
 macro_rules! sums_of_rows {
     ($name:ident, $w1:literal, $group_size:literal, $($eight:ident)*) => {
         unsafe fn $name(w: *const i8, _: usize, x: *const [i16; 4], _: usize, sums: Range<*mut [i32; 2]>) {
-            // SAFETY: reads and writes what the caller vouches for.
+            // SAFETY: the loop runs once for each sum, of which there is one at least. It reads a group
+            // of two rows and of x, for which the caller vouches, and writes the sum.
             unsafe {
                 asm!(
                     with_dsp!(),
@@ -208,15 +220,17 @@ macro_rules! sums_of_rows {
     };
 }
 
-/// [`SumsOfPairs`] for rows of several groups.
+/// Defines [`SumsOfPairs`] for rows of several groups.
 macro_rules! sums_of_groups {
     ($name:ident, $($eight:ident)*) => {
         unsafe fn $name(w: *const i8, cols: usize, x: *const [i16; 4], groups: usize, sums: Range<*mut [i32; 2]>) {
-            // For s0 to s4, as core registers are few: the end of the sums of this pair, and of
-            // all.
+            // Goes to s0 to s4, as core registers are few: the end of the sums of this pair, the end of
+            // all sums, and the distances.
             let pair_bytes = groups * size_of::<[i32; 2]>();
             let outer = [sums.start as usize + pair_bytes, sums.end as usize, 2 * cols, cols, pair_bytes];
-            // SAFETY: reads and writes what the caller vouches for.
+            // SAFETY: the inner loop runs once for each sum of a pair, the outer one for each pair; there
+            // is one at least of both. A pass reads a group of two rows and of x, for which the caller
+            // vouches, and writes the sum. `outer` has the five words that are read.
             unsafe {
                 asm!(
                     with_dsp!(),
@@ -262,7 +276,7 @@ sums_of_groups!(groups_of_64, first next next next next next next next);
 sums_of_groups!(groups_of_32, first next next next);
 sums_of_groups!(groups_of_16, first next);
 
-/// One row, of any group size.
+/// [`dot_q8`](crate::math::dot_q8) with x as [`quantize`] widens it, for any group size.
 fn dot_q8(w: &[i8], ws: &[f32], x: &[[i16; 4]], xs: &[f32], group_size: usize) -> f32 {
     let mut lanes = [0.0; LANES];
     let groups = rows_of(w, group_size).zip(rows_of(x, group_size / 4)).zip(ws.iter().zip(xs));

@@ -16,8 +16,8 @@ pub(super) fn matmul_f32(w: &[f32], cols: usize, x: &[f32], out: &mut Panel<'_>)
         let (pairs, last) = out.as_chunks_mut::<2>();
         let Some((w, w_last)) = w.split_at_checked(2 * pairs.len() * cols) else { return };
         if !pairs.is_empty() {
-            // SAFETY: two rows of cols weights for each pair of outputs, and one row of x; cols is
-            // as required.
+            // SAFETY: `w` has two rows of `cols` weights for each pair, and `x` has `cols` numbers,
+            // a multiple of four and at least sixteen; `pairs` is not empty.
             unsafe { dot_rows(w.as_ptr(), x, pairs) }
         }
         for (out, w) in last.iter_mut().zip(w_last.chunks_exact(cols)) {
@@ -26,8 +26,8 @@ pub(super) fn matmul_f32(w: &[f32], cols: usize, x: &[f32], out: &mut Panel<'_>)
     }
 }
 
-/// [`dot`](crate::math::dot) of x with pairs of rows. The first product of a lane is not added to
-/// 0, which changes nothing but the sign of a zero: 0 is added to the sum of the lanes instead.
+/// [`dot`](crate::math::dot) of x with pairs of rows. The first product of a lane is not added to 0.
+/// That changes nothing but the sign of a zero, and 0 is added to the sum of the lanes instead.
 ///
 /// # Safety
 /// `w` points to `2 · out.len()` rows of `x.len()` numbers, a multiple of four and at least
@@ -54,14 +54,16 @@ unsafe fn dot_rows(w: *const f32, x: &[f32], out: &mut [[f32; 2]]) {
             )
         };
     }
-    // SAFETY: reads 2 · out.len() rows of weights and x, writes out.
+    // SAFETY: `out` is not empty. Each of its pairs reads the `x.len()` numbers of x and two rows of
+    // as many weights, in chunks of eight and, if `x.len() % 8` is 4, a last one of four; there are
+    // two chunks at least. The entry is the start of a chunk's code: CODE_BYTES is checked below.
     unsafe {
         asm!(
             // ADR counts from its own address rounded down to a multiple of four, and a function
             // may lie at any even address: without the alignment the label would be two bytes off
-            // in every second place.
+            // at every second address.
             ".p2align 2",
-            "adr.w {entry}, 3f", // the first pass starts where what is left makes whole passes
+            "adr.w {entry}, 3f", // the first pass starts late, so that whole passes are left
             "add {entry}, {entry}, {skip}",
             "2:",
             "add {w1}, {w}, {stride}",

@@ -12,7 +12,7 @@ pub(crate) fn rmsnorm(out: &mut [f32], x: &[f32], weight: &[f32]) {
         let scale = rms_scale(dot(x, x), x.len());
         return out.iter_mut().zip(x).zip(weight).for_each(|((out, x), weight)| *out = weight * (scale * x));
     }
-    // SAFETY: all three have as many blocks, and some.
+    // SAFETY: `blocks` is not empty, and `outs` and `weights` are as long.
     unsafe {
         let sum = sum_lanes(squares(blocks));
         scale(outs, blocks, weights, rms_scale(sum, x.len()));
@@ -24,13 +24,14 @@ pub(crate) fn rms_scale(sum: f32, n: usize) -> f32 {
     1.0 / thumb::sqrt(mean_square(sum, n))
 }
 
-/// Lanes of the sum of squares.
+/// The lanes of the sum of squares.
 ///
 /// # Safety
 /// `x` is not empty.
 unsafe fn squares(x: &[[f32; LANES]]) -> [f32; LANES] {
     let mut lanes = [0.0; LANES];
-    // SAFETY: reads x, reads and writes lanes.
+    // SAFETY: `x` is not empty; the loop reads its `x.len()` elements of eight numbers from its start.
+    // `lanes` has the eight numbers that are read and written.
     unsafe {
         asm!(
             "vldmia {lanes}, {{s8-s15}}",
@@ -58,7 +59,8 @@ unsafe fn squares(x: &[[f32; LANES]]) -> [f32; LANES] {
 /// # Safety
 /// All three have the same length, which is not 0.
 unsafe fn scale(out: &mut [[f32; LANES]], x: &[[f32; LANES]], weight: &[[f32; LANES]], factor: f32) {
-    // SAFETY: reads x and weight, writes out.
+    // SAFETY: all three have the same length, which is not 0; the loop reads `x.len()` elements of
+    // eight numbers of `x` and `weight` from their starts and writes as many of `out`.
     unsafe {
         asm!(
             "vmov s16, {factor}",

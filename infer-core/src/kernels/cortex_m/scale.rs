@@ -1,4 +1,4 @@
-//! From integer sums of groups to outputs.
+//! Turns the integer sums of groups into outputs.
 
 use core::arch::asm;
 
@@ -8,8 +8,8 @@ use crate::math::LANES;
 /// Scales the sums of the groups of pairs of rows, and adds each to its lane.
 ///
 /// # Safety
-/// `sums` points to those of `xs.len()` groups for each pair, `ws` to as many scales of each row.
-/// There are some pairs and groups.
+/// `sums` points to the sums of `xs.len()` groups for each pair, one pair after the other, and `ws`
+/// to `xs.len()` scales for each row. Neither `xs` nor `pairs` is empty.
 pub(super) unsafe fn add_groups(sums: *const [i32; 2], ws: *const f32, xs: &[f32], pairs: &mut [[f32; 2]]) {
     static ZERO: [f32; 2 * LANES] = [0.0; 2 * LANES];
     #[rustfmt::skip] // an instruction per line
@@ -33,7 +33,8 @@ pub(super) unsafe fn add_groups(sums: *const [i32; 2], ws: *const f32, xs: &[f32
             )
         };
     }
-    // SAFETY: reads what the caller vouches for, writes pairs.
+    // SAFETY: neither `pairs` nor `xs` is empty. For each pair the code reads `xs.len()` sums, scales of
+    // both rows and scales of x, for which the caller vouches, and writes the pair.
     unsafe {
         asm!(
             "2:",
@@ -75,13 +76,13 @@ pub(super) unsafe fn add_groups(sums: *const [i32; 2], ws: *const f32, xs: &[f32
     }
 }
 
-/// Integer sums, whose bits stand in for those of the outputs, times the scales of weights and of
-/// x. Adding 0 is what adding up the other lanes, all 0, comes to.
+/// Multiplies integer sums, which stand in the place of the outputs, by the scales of weights and of
+/// x. Adding 0 does what adding up the other lanes, all 0, would do.
 pub(super) fn scale(sums: &mut [f32], ws: &[f32], xs: f32) {
     let (blocks, rest) = sums.as_chunks_mut::<LANES>();
     let (scales, scales_rest) = ws.split_at_checked(blocks.len() * LANES).unwrap_or_default();
     if !blocks.is_empty() && !scales.is_empty() {
-        // SAFETY: blocks is not empty, and there are as many scales.
+        // SAFETY: `blocks` is not empty; `scales` has eight numbers for each block, as it was cut so.
         unsafe { scale_blocks(blocks, scales.as_ptr(), xs) }
     }
     for (sum, ws) in rest.iter_mut().zip(scales_rest) {
@@ -90,9 +91,10 @@ pub(super) fn scale(sums: &mut [f32], ws: &[f32], xs: f32) {
 }
 
 /// # Safety
-/// `blocks` is not empty, and `ws` points to as many numbers.
+/// `blocks` is not empty, and `ws` points to eight numbers for each block.
 unsafe fn scale_blocks(blocks: &mut [[f32; LANES]], ws: *const f32, xs: f32) {
-    // SAFETY: reads and writes blocks, reads ws.
+    // SAFETY: `blocks` is not empty; the loop reads and writes its `blocks.len()` elements of eight
+    // numbers from its start, and reads as many numbers from `ws` on.
     unsafe {
         asm!(
             "vmov s16, s17, {xs}, {zero}",

@@ -6,14 +6,14 @@ use core::arch::asm;
 /// Numbers in a register.
 pub(super) const VECTOR: usize = 4;
 
-/// Runs a kernel, and tells whether no subnormal number came up, so that its results are those of
+/// Runs a kernel, and returns whether no subnormal number came up, so that its results are those of
 /// the contract.
 #[inline(always)]
 pub(super) fn exact(kernel: impl FnOnce()) -> bool {
     const IDC_UFC: u32 = 1 << 7 | 1 << 3;
     let flags: u32;
-    // SAFETY: clears flags that Rust does not rely on. The blocks keep their order, as all of them
-    // may touch memory.
+    // SAFETY: the block clears two cumulative flags, which Rust does not rely on, and writes FPSCR
+    // otherwise as it was. All of these blocks keep their order, since each may touch memory.
     unsafe {
         asm!(
             "vmrs {t}, fpscr",
@@ -25,13 +25,13 @@ pub(super) fn exact(kernel: impl FnOnce()) -> bool {
         );
     }
     kernel();
-    // SAFETY: reads flags.
+    // SAFETY: the block reads FPSCR only.
     unsafe { asm!("vmrs {}, fpscr", out(reg) flags, options(nostack)) }
     flags & IDC_UFC == 0
 }
 
-/// [`exp2`](crate::math::exp2) of q0, into q3; q1 and q2 are scratch. A flushed number changes nothing:
-/// subnormal arguments and products vanish in the next sum.
+/// Puts [`exp2`](crate::math::exp2) of q0 into q3; q1 and q2 are scratch. A flushed number changes
+/// nothing: subnormal arguments and products vanish in the next sum.
 macro_rules! exp2 {
     () => {
         "vadd.f32 q1, q0, {round}

@@ -1,5 +1,4 @@
-//! Attention: scores of positions side by side, then powers of 2, then values of one position after
-//! the other.
+//! Attention: positions side by side for scores and powers of two, one after the other for values.
 
 use core::arch::asm;
 
@@ -20,8 +19,8 @@ pub(super) fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
     let vectors = || {
         let rows = rows_of_mut(att, block_len(positions)).zip(rows_of_mut(out, head_size));
         for (q, (att, out)) in rows_of(heads.q, head_size).zip(rows) {
-            // SAFETY: there are whole blocks of keys, and values of all positions, of a head size
-            // that is a multiple of 8.
+            // SAFETY: `head_size` is a multiple of 8. `att` has a weight for each position, rounded up
+            // to a multiple of 8; there are keys for as many (`whole`), and values for all positions.
             unsafe {
                 scores(q, heads, att);
                 let sum = numerators(att, positions);
@@ -37,10 +36,10 @@ pub(super) fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
 /// `att[t] = dot(q, key t) · scale`, a block of eight positions at a time.
 ///
 /// # Safety
-/// The core has Helium. There are keys for all of att, whose length is a multiple of 8, as is the
-/// head size.
+/// The core has Helium. The head size and the length of `att` are multiples of 8 and not 0. There are
+/// keys for as many positions as `att` has scores, and `q` has a number for each dimension.
 unsafe fn scores(q: &[f32], heads: &Heads<'_>, att: &mut [f32]) {
-    /// The sum of one lane of the dot products: dimension `l` and every eighth from there on.
+    /// Sums up one lane of the dot products: dimension `l` and every eighth from there on.
     #[rustfmt::skip]
     macro_rules! lane {
         ($l:literal, $low:literal, $high:literal) => {
@@ -66,7 +65,8 @@ unsafe fn scores(q: &[f32], heads: &Heads<'_>, att: &mut [f32]) {
             )
         };
     }
-    // SAFETY: reads q and the keys, writes att.
+    // SAFETY: the loop runs once for each eight scores of `att`, which is not empty. It reads `q` and a
+    // block of `head_size` times eight keys, for which the caller vouches, and writes the scores.
     unsafe {
         asm!(
             ".cpu cortex-m55",
@@ -126,7 +126,7 @@ unsafe fn scores(q: &[f32], heads: &Heads<'_>, att: &mut [f32]) {
 /// Turns scores into the numerators of softmax, 0 behind the last position, and returns their sum.
 ///
 /// # Safety
-/// The core has Helium. The length of att is a multiple of eight.
+/// The core has Helium. The length of `att` is a multiple of 8.
 unsafe fn numerators(att: &mut [f32], positions: usize) -> f32 {
     if let Some(rest) = att.get_mut(positions..) {
         rest.fill(f32::NEG_INFINITY);
@@ -147,7 +147,7 @@ unsafe fn numerators(att: &mut [f32], positions: usize) -> f32 {
     }
     let [g0, g1, g2, g3, g4] = EXP2_G;
     let sum;
-    // SAFETY: reads and writes att.
+    // SAFETY: the loops read and write `att` in vectors of four, as many as it has.
     unsafe {
         asm!(
             ".cpu cortex-m55",
@@ -193,11 +193,12 @@ unsafe fn numerators(att: &mut [f32], positions: usize) -> f32 {
 /// `out = Σ_t att[t] · values[t] · inverse`, sequential over positions, eight dimensions at a time.
 ///
 /// # Safety
-/// The core has Helium. There are weights and values of all positions; the head size is a multiple
-/// of eight.
+/// The core has Helium. `att` has a weight for each position, and there is a row of `head_size` values
+/// for each; the head size is a multiple of 8.
 unsafe fn weigh(att: &[f32], heads: &Heads<'_>, inverse: f32, out: &mut [f32]) {
     for (i, out) in out.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-        // SAFETY: reads weights and values, writes out.
+        // SAFETY: the loop runs once for each position and reads its weight and the eight values of
+        // dimensions 8i to 8i + 7, for which the caller vouches. `out` has the eight numbers written.
         unsafe {
             asm!(
                 ".cpu cortex-m55",
@@ -233,9 +234,9 @@ unsafe fn weigh(att: &[f32], heads: &Heads<'_>, inverse: f32, out: &mut [f32]) {
     }
 }
 
-/// Exact as it is. A scale is 0 or at least 2^-107, so only a score can be subnormal, and one so
-/// near 0 changes no power of 2; weights are 0 or at least 2^-60; and what multiplies the sums of
-/// values is the FPU's.
+/// This is exact without the guard. A scale is 0 or at least 2^-107, so only a score can be subnormal,
+/// and one so near 0 changes no power of 2; weights are 0 or at least 2^-60; and the last product is
+/// the FPU's.
 pub(super) fn attend_q8(heads: &HeadsQ8<'_>, att: &mut [f32], out: &mut [f32]) {
     let HeadsQ8 { positions, head_size, .. } = *heads;
     let slots = block_len(positions);
@@ -249,8 +250,8 @@ pub(super) fn attend_q8(heads: &HeadsQ8<'_>, att: &mut [f32], out: &mut [f32]) {
     let q = rows_of(heads.q, head_size).zip(heads.q_scales);
     let rows = rows_of_mut(att, slots).zip(rows_of_mut(out, head_size));
     for ((q, q_scale), (att, out)) in q.zip(rows) {
-        // SAFETY: there are whole blocks of keys, values and scales, of a head size that is a
-        // multiple of 4.
+        // SAFETY: `head_size` is a multiple of 4. `att` has a weight for each position, rounded up to a
+        // multiple of 8, and there are keys, values and scales for as many, as checked above.
         unsafe {
             scores_q8(q, q_scale * heads.scale, heads, att);
             let sum = numerators(att, positions);
@@ -261,8 +262,9 @@ pub(super) fn attend_q8(heads: &HeadsQ8<'_>, att: &mut [f32], out: &mut [f32]) {
 }
 
 /// # Safety
-/// The core has Helium. There are keys and scales for all of att, whose length is a multiple of 8;
-/// the head size is one of 4.
+/// The core has Helium. The length of `att` is a multiple of 8 and not 0, the head size a multiple of 4.
+/// There are keys and scales for as many positions as `att` has scores, and `q` has a number for each
+/// dimension.
 unsafe fn scores_q8(q: &[i8], scale: f32, heads: &HeadsQ8<'_>, att: &mut [f32]) {
     /// Adds the products of four positions and four dimensions to their sums.
     #[rustfmt::skip] // an instruction per line
@@ -292,7 +294,9 @@ unsafe fn scores_q8(q: &[i8], scale: f32, heads: &HeadsQ8<'_>, att: &mut [f32]) 
             )
         };
     }
-    // SAFETY: reads q, keys and scales, writes att.
+    // SAFETY: the loop runs once for each eight scores of `att`, which is not empty. It reads `q`, a
+    // block of `head_size` times eight keys and eight scales, for which the caller vouches, and writes
+    // the scores.
     unsafe {
         asm!(
             ".cpu cortex-m55",
@@ -328,13 +332,14 @@ unsafe fn scores_q8(q: &[i8], scale: f32, heads: &HeadsQ8<'_>, att: &mut [f32]) 
     }
 }
 
-/// Puts 16-bit integers in the place of the weights, in the first half of it. Whatever would have
-/// been subnormal becomes 0 here anyway.
+/// Puts 16-bit integers in the place of the weights, in the first half of `att`. A subnormal number
+/// becomes 0 here anyway.
 ///
 /// # Safety
-/// The core has Helium. There are scales for all of att, whose length is a multiple of 8.
+/// The core has Helium. The length of `att` is a multiple of 8, and there is a scale for each weight.
 unsafe fn quantize_weights(att: &mut [f32], factor: f32, heads: &HeadsQ8<'_>) {
-    // SAFETY: reads scales, reads and writes att.
+    // SAFETY: the loop reads `att` and as many scales, for which the caller vouches, in vectors of four,
+    // and writes to `att` behind its reads.
     unsafe {
         asm!(
             ".cpu cortex-m55",
@@ -365,8 +370,8 @@ unsafe fn quantize_weights(att: &mut [f32], factor: f32, heads: &HeadsQ8<'_>) {
 }
 
 /// # Safety
-/// The core has Helium. There are values for all of att, which holds weights as
-/// [`quantize_weights`] leaves them; the head size is a multiple of 4.
+/// The core has Helium. `att` holds weights as [`quantize_weights`] leaves them, there are values for
+/// as many positions, and the head size is a multiple of 4.
 unsafe fn weigh_q8(att: &[f32], heads: &HeadsQ8<'_>, scale: f32, out: &mut [f32]) {
     const BLOCKS: usize = Q8_POSITIONS / LANES;
     let blocks = att.len() / LANES;

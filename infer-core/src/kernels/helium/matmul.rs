@@ -1,5 +1,4 @@
-//! Products of matrices with vectors: four products of floats are one instruction, and so are
-//! sixteen of int8 with their sum.
+//! Matrix products: one instruction multiplies four floats, or sixteen int8 numbers and sums them up.
 
 use core::arch::asm;
 
@@ -15,8 +14,8 @@ pub(super) fn matmul_f32(w: &[f32], cols: usize, x: &[f32], out: &mut Panel<'_>)
         for (b, x) in rows_of(x, cols).enumerate() {
             let (pairs, last) = out.row(b).as_chunks_mut::<2>();
             let Some((w, w_last)) = w.split_at_checked(2 * pairs.len() * cols) else { return };
-            // SAFETY: two rows of cols weights for each pair of outputs, and one row of x; cols is
-            // as required.
+            // SAFETY: `w` was cut to two rows of `cols` weights for each pair, and `x` has `cols`
+            // numbers, a multiple of four.
             unsafe { dot_rows(w, x, pairs) }
             last.iter_mut().zip(rows_of(w_last, cols)).for_each(|(out, w)| *out = dot(w, x));
         }
@@ -29,9 +28,11 @@ pub(super) fn matmul_f32(w: &[f32], cols: usize, x: &[f32], out: &mut Panel<'_>)
 /// [`dot`] of x with pairs of rows.
 ///
 /// # Safety
-/// The core has Helium; w has `2 · out.len()` rows as wide as x, a multiple of four.
+/// The core has Helium. `w` has `2 · out.len()` rows as long as `x`, whose length is a multiple of 4.
 unsafe fn dot_rows(w: &[f32], x: &[f32], out: &mut [[f32; 2]]) {
-    // SAFETY: reads w and x, writes out.
+    // SAFETY: the loop runs once for each pair of `out`, maybe never, and reads `x` and two rows of `w`,
+    // for which the caller vouches: in chunks of eight numbers, and a last one of four if `x.len() % 8`
+    // is 4.
     unsafe {
         asm!(
             ".cpu cortex-m55",
@@ -97,25 +98,27 @@ unsafe fn dot_rows(w: &[f32], x: &[f32], out: &mut [[f32; 2]]) {
     }
 }
 
-/// Rows whose sums become floats together, in one register.
+/// Rows with integer sums that become floats together, in one register.
 const ROWS: usize = 4;
-/// Rows whose lanes are kept, if there are several groups.
+/// Rows that have their lanes in memory at a time, if there are several groups.
 const BLOCK: usize = 4 * ROWS;
 
-/// For groups that fit the registers; others are rare, as quantisers make 64 and its divisors.
+/// The int8 product for groups that fit the registers; others are rare, as quantisers make 64 and its
+/// divisors.
 pub(super) fn matmul_q8(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
-    let add_group = match w.group_size {
-        16 => add_group::<1>,
-        32 => add_group::<2>,
-        64 => add_group::<4>,
-        _ => return scalar::matmul_q8(w, x, xs, out),
+    let add_group: Option<AddGroup> = match w.group_size {
+        16 => Some(add_group::<1>),
+        32 => Some(add_group::<2>),
+        64 => Some(add_group::<4>),
+        _ => None,
     };
-    if !exact(|| matmul_groups(add_group, w, x, xs, out)) {
-        scalar::matmul_q8(w, x, xs, out); // scales so small that their products are subnormal
+    // The products of very small scales are subnormal.
+    if !add_group.is_some_and(|add_group| exact(|| matmul_groups(add_group, w, x, xs, out))) {
+        scalar::matmul_q8(w, x, xs, out);
     }
 }
 
-/// [`add_group`]
+/// The type of [`add_group`].
 type AddGroup = unsafe fn(w: &Q8Matrix<'_>, row: usize, g: usize, x: &[i8], xs: f32, sums: &mut [[f32; ROWS]]);
 
 #[inline(always)]
@@ -130,7 +133,8 @@ fn matmul_groups(add_group: AddGroup, w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], ou
         let done = ROWS * blocks.len();
         if let [xs] = xs {
             clear(blocks);
-            // SAFETY: there are as many rows as outputs, and one group of all of them.
+            // SAFETY: `w` has as many rows as `out` has outputs, as checked above, and their one group
+            // is as long as `x`.
             unsafe { add_group(w, 0, 0, x, *xs, blocks) }
         } else {
             let mut lanes = [[[0.0; ROWS]; BLOCK / ROWS]; LANES];
@@ -138,7 +142,8 @@ fn matmul_groups(add_group: AddGroup, w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], ou
                 clear(lanes.as_flattened_mut());
                 for (g, (x, xs)) in rows_of(x, w.group_size).zip(xs).enumerate() {
                     let Some(lane) = lanes[g % LANES].get_mut(..blocks.len()) else { continue };
-                    // SAFETY: there are as many rows as outputs, and this group of all of them.
+                    // SAFETY: `w` has as many rows as `out` has outputs, as checked above, hence these
+                    // from row BLOCK · i on; `x` and each row have group g.
                     unsafe { add_group(w, BLOCK * i, g, x, *xs, lane) }
                 }
                 sum_blocks(&lanes, blocks);
@@ -154,7 +159,7 @@ fn matmul_groups(add_group: AddGroup, w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], ou
 /// Writes zeros. (A slice's `fill` is a call that takes an instruction per byte.)
 #[inline(always)]
 fn clear(sums: &mut [[f32; ROWS]]) {
-    // SAFETY: writes sums.
+    // SAFETY: the loop writes the `sums.len()` elements of `sums`, maybe none.
     unsafe {
         asm!(
             ".cpu cortex-m55",
@@ -172,9 +177,10 @@ fn clear(sums: &mut [[f32; ROWS]]) {
     }
 }
 
-/// [`sum_lanes`](crate::math::sum_lanes) of the first rows of a block.
+/// Puts [`sum_lanes`](crate::math::sum_lanes) of the first rows of a block into `out`.
 fn sum_blocks(lanes: &[[[f32; ROWS]; BLOCK / ROWS]; LANES], out: &mut [[f32; ROWS]]) {
-    // SAFETY: reads as much of each lane as it writes, at most all: out is a chunk of that size.
+    // SAFETY: the loop writes at most BLOCK / ROWS elements of `out`, maybe none, and reads as many of
+    // each of the eight lanes.
     unsafe {
         asm!(
             ".cpu cortex-m55",
@@ -213,7 +219,8 @@ fn sum_blocks(lanes: &[[[f32; ROWS]; BLOCK / ROWS]; LANES], out: &mut [[f32; ROW
 /// from `row` on. x stays in registers meanwhile.
 ///
 /// # Safety
-/// The core has Helium; w has these rows, with that group and its scale, and x the size of a group.
+/// The core has Helium. The group size is `16 · CHUNKS`, and `x` is as long. `w` has `4 · sums.len()`
+/// rows from `row` on, and each of them a group `g` with its scale.
 unsafe fn add_group<const CHUNKS: usize>(
     w: &Q8Matrix<'_>,
     row: usize,
@@ -243,7 +250,8 @@ unsafe fn add_group<const CHUNKS: usize>(
         };
     }
     let groups = w.cols / (16 * CHUNKS);
-    // SAFETY: reads what the caller vouches for, writes sums.
+    // SAFETY: the loop runs once for each element of `sums`, maybe never, and reads group `g` of four
+    // rows and their scales, for which the caller vouches; `x` is read once.
     unsafe {
         asm!(
             ".cpu cortex-m55",

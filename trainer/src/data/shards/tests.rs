@@ -6,8 +6,9 @@ const TRAIN: [u8; 4] = [1, 0, 44, 1];
 
 /// A tokenizer.bin of `n` tokens.
 fn tokenizer(n: u32) -> Vec<u8> {
-    let entry = |id: u32| [&0f32.to_le_bytes()[..], &4u32.to_le_bytes(), format!("{id:04}").as_bytes()].concat();
-    [&4u32.to_le_bytes()[..], &(0..n).flat_map(entry).collect::<Vec<u8>>()].concat()
+    let mut file = Vec::new();
+    infer_core::tokenizer::write(&mut file, 4, (0..n).map(|id| (0.0, format!("{id:04}")))).unwrap();
+    file
 }
 
 /// A folder with a validation shard of three tokens and a training shard of two.

@@ -1,11 +1,11 @@
 //! Matrix products on Intel's AMX: numbers of 16 bits, where f32 has 24, and sums in f32.
 //!
-//! AMX multiplies bf16, 16 times as many in a clock cycle as AVX-512 multiplies f32. A number is
-//! split into two of them, x = x₁ + x₂, and three products are taken: x₁y₁ + x₁y₂ + x₂y₁ (Henry,
-//! Tang and Heinecke 2019, arXiv:1904.06376). That is what PyTorch calls high precision of f32
-//! products. The parts are rounded, so that what is missing, x₂y₂ and the rest of x and y, is at
-//! most 2⁻¹⁵ of xy, of either sign. Near the ends of f32's range it is more: AMX takes subnormal
-//! numbers, parts among them, as zero, and infinity gives NaN.
+//! AMX multiplies numbers in bf16, 16 times as many per clock cycle as AVX-512 multiplies in f32.
+//! Each f32 is split into two of them, x = x₁ + x₂, and three products are added: x₁y₁ + x₁y₂ +
+//! x₂y₁ (Henry, Tang and Heinecke 2019, arXiv:1904.06376). PyTorch calls this the high precision of
+//! f32 products. The parts are rounded, and x₂y₂ is left out: together the error is at most 2⁻¹⁵ of
+//! xy, of either sign. It is larger near the ends of f32's range: AMX takes subnormal numbers, parts
+//! among them, as zero, and infinity gives NaN.
 //!
 //! Operands are packed into blocks of 32 x 32 numbers. A panel is a row of blocks along the inner
 //! dimension.
@@ -25,18 +25,18 @@ use rayon::prelude::*;
 use super::mat::{Mat, MatMut};
 use pack::{Block, LANES, Lines, SIDE, Side, Square, pack};
 
-/// Blocks of a panel, and panels of each side, at a time: together they stay in the second-level
-/// cache.
+/// The number of blocks of a panel, and of panels of each side, that are multiplied at a time.
+/// Together they fit in the second-level cache.
 const STEPS: usize = 8;
 const LEFT_PANELS: usize = 8;
 const RIGHT_PANELS: usize = 16;
 
-/// Memory of a thread.
+/// The memory of a thread.
 struct Scratch {
     left: Vec<Block>,
     right: Vec<Block>,
     lines: Lines,
-    product: Square, // at the edges of a matrix
+    product: Square, // of two panels at the edge of a matrix
 }
 
 thread_local! {
@@ -49,7 +49,7 @@ impl Scratch {
     }
 }
 
-/// Whether products can use AMX: the processor has it and Linux permits it.
+/// Returns whether products can use AMX: the processor has it and Linux permits it.
 pub(super) fn available() -> bool {
     static AVAILABLE: LazyLock<bool> = LazyLock::new(|| {
         is_x86_feature_detected!("avx512f")
@@ -61,21 +61,23 @@ pub(super) fn available() -> bool {
     *AVAILABLE
 }
 
-/// AMX-BF16 and AMX-TILE: Intel's Software Developer's Manual, CPUID.
+/// Asks the processor for AMX-BF16 and AMX-TILE (Intel's Software Developer's Manual, CPUID).
 fn has_tiles() -> bool {
     const BF16: u32 = 1 << 22;
     const TILE: u32 = 1 << 24;
     #[allow(unused_unsafe)] // a safe function in newer versions of Rust
-    // SAFETY: whatever has AVX-512 has leaf 7.
+    // SAFETY: the processor must have CPUID leaf 7. AVX-512 is announced there, and the caller,
+    // `available`, found it before.
     let edx = unsafe { __cpuid_count(7, 0) }.edx;
     edx & BF16 != 0 && edx & TILE != 0
 }
 
-/// Asks Linux for the tile registers: Documentation/arch/x86/xstate.rst.
+/// Asks Linux for the tile registers (Documentation/arch/x86/xstate.rst).
 fn permitted() -> bool {
     const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
     const XFEATURE_XTILEDATA: libc::c_long = 18;
-    // SAFETY: two numbers; no memory changes.
+    // SAFETY: this system call takes two numbers, reads and writes no memory of the process, and
+    // only permits instructions.
     unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 }
 }
 
@@ -97,7 +99,7 @@ pub(super) enum Right<'a> {
 impl Panels {
     /// Packs b (k, n). AMX must be available.
     pub fn load(&mut self, b: Mat) {
-        const TASK: usize = 8; // a microsecond or more
+        const TASK: usize = 8; // panels: a microsecond or more
         assert!(available());
         self.shape = b.shape();
         let (k, n) = self.shape;
@@ -154,13 +156,13 @@ pub(super) fn multiply(mut out: MatMut, a: Mat, b: Right, add: bool) {
     });
 }
 
-/// Parts of a dimension, of so many blocks each.
+/// Cuts a dimension into parts of at most so many blocks.
 fn parts(len: usize, blocks: usize) -> impl Iterator<Item = Range<usize>> {
     let most = blocks * SIDE;
     (0..len).step_by(most).map(move |start| start..len.min(start + most))
 }
 
-/// Eight tiles of 16 rows of 64 bytes. Zeros them.
+/// Configures eight tiles of 16 rows of 64 bytes, and zeros them.
 fn configure() {
     #[repr(C, align(64))]
     struct Configuration {
@@ -177,7 +179,8 @@ fn configure() {
         bytes: [[64; 8], [0; 8]], // there are no tiles beyond eight
         rows: [[16; 8], [0; 8]],
     };
-    // SAFETY: 64 bytes are read. Nothing but `multiply` uses tiles.
+    // SAFETY: AMX must be permitted, which `multiply` asserts before it calls this. The instruction
+    // reads the 64 bytes of TILES and overwrites the tiles, which nothing else uses.
     unsafe {
         asm!(
             "ldtilecfg [{}]",
@@ -196,10 +199,12 @@ fn multiply_into(mut out: MatMut, left: &[Block], right: &[Block], add: bool, pr
     if (rows, cols) == (SIDE, SIDE) {
         let out = out.data();
         assert!(out.len() >= (SIDE - 1) * stride + SIDE);
-        // SAFETY: the assertion is that 32 rows of 32 numbers lie in `out`, `stride` apart.
+        // SAFETY: `out` must hold 32 rows of 32 numbers, `stride` apart: just asserted. The caller
+        // configured the tiles.
         return unsafe { multiply_panels(out.as_mut_ptr(), stride, left, right, add) };
     }
-    // SAFETY: a square is 32 rows of 32 numbers, 32 apart.
+    // SAFETY: `product` must hold 32 rows of 32 numbers, 32 apart: a square does. The caller
+    // configured the tiles.
     unsafe { multiply_panels(product.0.as_mut_ptr(), SIDE, left, right, false) };
     for (out, product) in out.data().chunks_mut(stride).zip(product.0.chunks_exact(SIDE)).take(rows) {
         let (out, product) = (&mut out[..cols], &product[..cols]);
@@ -211,6 +216,38 @@ fn multiply_into(mut out: MatMut, left: &[Block], right: &[Block], add: bool, pr
     }
 }
 
+/// Loads both tiles of the left-hand side: x₁ (part 0) or x₂ (part 1).
+#[rustfmt::skip]
+macro_rules! left {
+    ($part:literal) => {
+        concat!(
+            "tileloadd tmm4, [{left} + {line} + 2048 * ", $part, "]\n",
+            "tileloadd tmm5, [{left} + {line} + 2048 * ", $part, " + 1024]",
+        )
+    };
+}
+
+/// Loads both tiles of the right-hand side: y₁ (part 0) or y₂ (part 1).
+#[rustfmt::skip]
+macro_rules! right {
+    ($part:literal) => {
+        concat!(
+            "tileloadd tmm6, [{right} + {line} + 2048 * ", $part, "]\n",
+            "tileloadd tmm7, [{right} + {line} + 2048 * ", $part, " + 1024]",
+        )
+    };
+}
+
+/// Adds the products of the loaded tiles to the four sums.
+macro_rules! product {
+    () => {
+        "tdpbf16ps tmm0, tmm4, tmm6
+         tdpbf16ps tmm1, tmm4, tmm7
+         tdpbf16ps tmm2, tmm5, tmm6
+         tdpbf16ps tmm3, tmm5, tmm7"
+    };
+}
+
 /// out, 32 x 32 numbers, = the product of two panels, added to it if `add`.
 ///
 /// # Safety
@@ -218,34 +255,8 @@ fn multiply_into(mut out: MatMut, left: &[Block], right: &[Block], add: bool, pr
 /// configured.
 unsafe fn multiply_panels(out: *mut f32, stride: usize, left: &[Block], right: &[Block], add: bool) {
     assert!(left.len() == right.len() && !left.is_empty());
-    // Both tiles of a part of the numbers.
-    #[rustfmt::skip]
-    macro_rules! left {
-        ($part:literal) => {
-            concat!(
-                "tileloadd tmm4, [{left} + {line} + 2048 * ", $part, "]\n",
-                "tileloadd tmm5, [{left} + {line} + 2048 * ", $part, " + 1024]",
-            )
-        };
-    }
-    #[rustfmt::skip]
-    macro_rules! right {
-        ($part:literal) => {
-            concat!(
-                "tileloadd tmm6, [{right} + {line} + 2048 * ", $part, "]\n",
-                "tileloadd tmm7, [{right} + {line} + 2048 * ", $part, " + 1024]",
-            )
-        };
-    }
-    macro_rules! product {
-        () => {
-            "tdpbf16ps tmm0, tmm4, tmm6
-             tdpbf16ps tmm1, tmm4, tmm7
-             tdpbf16ps tmm2, tmm5, tmm6
-             tdpbf16ps tmm3, tmm5, tmm7"
-        };
-    }
-    // SAFETY: ensured by the caller; the panels' blocks are read.
+    // SAFETY: `out` is as the caller promises. Each of the `left.len()` rounds reads a block of
+    // `left` and one of `right`, which have the same number of blocks, at least 1.
     unsafe {
         asm!(
             "test {add:e}, {add:e}",
@@ -311,7 +322,7 @@ mod tests {
         let mut panels = Panels::default();
         panels.load(b);
         let right = if packed { Right::Packed(&panels) } else { Right::Plain(b) };
-        multiply(MatMut::new(&mut out, stride).first_cols(n), a, right, add);
+        multiply(MatMut::new(&mut out, stride).block(0..m, 0..n), a, right, add);
         for (i, (out, before)) in out.chunks(stride).zip(before.chunks(stride)).enumerate() {
             assert_eq!(out[n..], before[n..]);
             for j in 0..n {

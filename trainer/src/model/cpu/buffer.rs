@@ -1,25 +1,25 @@
-//! Memory that vectors are loaded from.
+//! Memory from which vectors are loaded.
 
 use std::ops::{Deref, DerefMut};
 
 use super::math::LANES;
 
-/// As many numbers as a cache line has.
+/// The numbers of a cache line.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Line([f32; LANES]);
 const _: () = assert!(align_of::<Line>() == size_of::<[f32; LANES]>());
 
-// SAFETY: numbers of any bits, zeros among them, without padding: 16 times 4 bytes are the
-// alignment.
+// SAFETY: all bits zero must be a valid value: they are 16 times 0.0.
 #[allow(unsafe_code)]
 unsafe impl bytemuck::Zeroable for Line {}
-// SAFETY: as above.
+// SAFETY: every bit pattern must be valid, and there must be no padding. A line is 16 f32, and the
+// assertion above says that its alignment is their size.
 #[allow(unsafe_code)]
 unsafe impl bytemuck::Pod for Line {}
 
-/// A growing slice that begins with a cache line. From the allocator large ones begin 16 bytes into
-/// a page, and every load of an AVX-512 register would touch two lines.
+/// A growing slice that begins with a cache line. The allocator begins large ones 16 bytes into a
+/// page, where every load of an AVX-512 register would touch two lines.
 #[derive(Default)]
 pub(super) struct Buffer {
     lines: Vec<Line>,
@@ -33,13 +33,13 @@ impl Buffer {
         buffer
     }
 
-    /// What is new is zero.
+    /// Changes the length. New numbers are zero.
     pub fn resize(&mut self, len: usize) {
         let old = self.len;
         self.lines.resize(len.div_ceil(LANES), Line([0.0; LANES]));
         self.len = len;
         if let Some(new) = self.get_mut(old..) {
-            new.fill(0.0); // the last line had room, where something may be left
+            new.fill(0.0); // the last line had room, which may hold old numbers
         }
     }
 }

@@ -1,22 +1,23 @@
 //! Vector arithmetic: exp, norms, SwiGLU, AdamW.
 //!
-//! Everything `inline(always)` is to be called inside [`vectorized`] or [`pulp::Arch::dispatch`],
-//! which compile it for the machine's vector instructions. Plain loops over zipped slices vectorise
-//! there; sums run in [`LANES`] lanes to be allowed to.
+//! Functions that are `inline(always)` are called inside [`vectorized`] or
+//! [`pulp::Arch::dispatch`], which compile them for the machine's vector instructions. Plain loops
+//! over zipped slices vectorise there; sums run in [`LANES`] lanes, as a single chain may not be
+//! reordered.
 
 use dfdx::prelude::{AdamConfig, WeightDecay};
 use itertools::izip;
 use pulp::{Simd, WithSimd};
 
-/// Lanes of a sum; also the multiple to which rows of positions are padded.
+/// The number of lanes of a sum; rows of positions are padded to a multiple of it.
 pub(super) const LANES: usize = 16;
 
 /// Compiles a closure that is `inline(always)` for the machine's vector instructions.
 pub(super) fn vectorized<R>(kernel: impl FnMut() -> R) -> R {
     struct Kernel<F>(F);
 
-    // Dispatch would take a closure as FnOnce, through a shim that is not inlined and stays as it
-    // is.
+    // Dispatch takes closures as FnOnce, through a shim that is not inlined: it would not be
+    // compiled for the vector instructions.
     impl<R, F: FnMut() -> R> WithSimd for Kernel<F> {
         type Output = R;
 
@@ -28,13 +29,13 @@ pub(super) fn vectorized<R>(kernel: impl FnMut() -> R) -> R {
     pulp::Arch::new().dispatch(Kernel(kernel))
 }
 
-/// 2^f on -0.5..=0.5, the constant first: minimax by Remez' algorithm, relative error 2.4e-7 in
-/// f32.
+/// The polynomial of 2^f on -0.5..=0.5, the constant first: minimax by Remez' algorithm, relative
+/// error 2.4e-7 in f32.
 const EXP2: [f32; 6] = [1.000_000_1, 0.693_146_94, 0.240_221_2, 0.055_507_13, 0.009_675_541, 0.001_327_647_2];
-/// Adding it rounds to an integer, which then stands in the low bits (1.5 · 2^23).
+/// 1.5 · 2^23: adding it rounds to an integer, which then stands in the low bits.
 const ROUND: f32 = 12_582_912.0;
-/// 2 to this is the smallest normal number. Below it exp2 stays there: no subnormals, which are
-/// slow.
+/// 2 to this is the smallest normal number. [`exp2`] stays there for smaller x, as subnormal
+/// numbers are slow.
 const EXP2_MIN: f32 = -126.0;
 
 /// 2^x for x up to 127.
@@ -51,7 +52,7 @@ pub(super) fn exp2(x: f32) -> f32 {
 /// 2^x for x up to 127, lane by lane.
 #[inline(always)]
 pub(super) fn exp2s<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
-    let x = simd.max_f32s(simd.splat_f32s(EXP2_MIN), x); // x86 gives the second where one is NaN
+    let x = simd.max_f32s(simd.splat_f32s(EXP2_MIN), x); // x86 gives the second if one is NaN
     let shifted = simd.add_f32s(x, simd.splat_f32s(ROUND));
     let f = simd.sub_f32s(x, simd.sub_f32s(shifted, simd.splat_f32s(ROUND)));
     let mut power = simd.splat_f32s(EXP2[5]);
@@ -114,7 +115,7 @@ pub(super) fn inverse_rms(x: &[f32]) -> f32 {
     1.0 / (sum_of_squares(x) / x.len() as f32 + crate::model::llama::RMS_EPS).sqrt()
 }
 
-/// Rows of out = rmsnorm of rows of x.
+/// out = rmsnorm(x), row by row.
 pub(super) fn rmsnorm(out: &mut [f32], x: &[f32], weight: &[f32]) {
     vectorized(
         #[inline(always)]
@@ -129,7 +130,7 @@ pub(super) fn rmsnorm(out: &mut [f32], x: &[f32], weight: &[f32]) {
     );
 }
 
-/// Adds to rows of dx, and to d_weight, what the gradient dy of rmsnorm's output gives.
+/// Adds the gradients of rmsnorm's input and weight to dx and d_weight, given that of its output.
 pub(super) fn rmsnorm_backward(dx: &mut [f32], d_weight: &mut [f32], dy: &[f32], x: &[f32], weight: &[f32]) {
     let dim = weight.len();
     vectorized(
@@ -160,7 +161,7 @@ const LOG2_E: f32 = std::f32::consts::LOG2_E;
 
 #[inline(always)]
 fn sigmoid(x: f32) -> f32 {
-    // exp2 takes 127 at most; sigmoid(-87) is 1e-38 anyway.
+    // exp2 takes at most 127; sigmoid(-87) is 1e-38 anyway.
     let x = if x > -87.0 { x } else { -87.0 };
     1.0 / (1.0 + exp2(-x * LOG2_E))
 }
@@ -180,7 +181,7 @@ pub(super) fn swiglu(hb: &mut [f32], h13: &[f32], hidden_dim: usize) {
     );
 }
 
-/// Turns h13 into its gradient, and dhb, the gradient of [`swiglu`]'s output, into that output.
+/// Turns h13 into its gradient, and dhb from the gradient of [`swiglu`]'s output into that output.
 pub(super) fn swiglu_backward(h13: &mut [f32], dhb: &mut [f32], hidden_dim: usize) {
     vectorized(
         #[inline(always)]

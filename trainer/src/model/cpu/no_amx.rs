@@ -1,4 +1,4 @@
-//! What stands in for [`amx`](super::amx) on other processors and systems.
+//! Stands in for AMX on other processors and systems: [`available`] says that there is none.
 
 use super::mat::{Mat, MatMut};
 
@@ -21,6 +21,7 @@ pub(super) fn available() -> bool {
     false
 }
 
-pub(super) fn multiply(_: MatMut, _: Mat, _: Right, _: bool) {
+pub(super) fn multiply(_: MatMut, _: Mat, b: Right, _: bool) {
+    let (Right::Plain(_) | Right::Packed(Panels)) = b;
     unreachable!("AMX is not available");
 }

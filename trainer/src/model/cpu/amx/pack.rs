@@ -1,20 +1,20 @@
-//! Matrices on their way to AMX: from lines of f32 to blocks of pairs of bf16.
+//! Packs matrices for AMX: from lines of f32 to blocks of pairs of bf16.
 
 use std::arch::x86_64::*;
 
 use crate::model::cpu::mat::Mat;
 
-/// Rows and columns of a block.
+/// The number of rows, and of columns, of a block.
 pub const SIDE: usize = 32;
-/// Numbers of a vector, pairs of bf16 in a row of a tile, rows of a tile.
+/// The number of f32 in a vector, of pairs of bf16 in a row of a tile, and of rows of a tile.
 pub const LANES: usize = 16;
-/// Pairs of bf16 that are neighbours along the inner dimension, the first in the lower half. On the
-/// left-hand side a row of the tile is one of the matrix, on the right-hand side a column of the
-/// tile is one of the matrix.
+/// A tile of pairs of bf16. A pair are neighbours along the inner dimension, the first in the lower
+/// half. A row of a left-hand tile is a row of the matrix; a column of a right-hand tile is a column
+/// of the matrix.
 type Tile = [[u32; LANES]; LANES];
 
-/// x₁ and x₂ of 32 x 32 numbers: of each the first and the last 16 rows (columns on the right-hand
-/// side).
+/// 32 x 32 numbers, split: x₁, then x₂, each in two tiles. The first tile holds the first 16 rows
+/// (columns on the right-hand side).
 #[derive(Clone, Copy)]
 #[repr(align(64))]
 pub struct Block([[Tile; 2]; 2]);
@@ -31,7 +31,7 @@ impl Square {
     pub const ZERO: Square = Square([0.0; SIDE * SIDE]);
 }
 
-/// Numbers on their way into a block.
+/// The numbers of a block before they are split.
 pub struct Lines {
     padded: Square,
     transposed: Square,
@@ -70,15 +70,15 @@ pub fn pack(blocks: &mut [Block], lines: &mut Lines, side: Side, x: Mat) {
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn pack_block(block: &mut Block, Lines { padded, transposed }: &mut Lines, side: Side, x: Mat) {
     let ((rows, cols), (row, col)) = (x.shape(), x.strides());
-    // Lines of contiguous numbers: rows, or columns.
+    // A line is a row or a column, whichever is contiguous.
     let (mut lines, mut line) = (x.data(), row.max(col));
     let lines_are_rows = col == 1;
     for i in SIDE..2 * SIDE {
-        // What comes next, but for the order of blocks. The processor foresees lines, not their
-        // beginnings.
+        // Prefetches the next block. The hardware prefetcher follows a line but does not find its
+        // start.
         let next = lines.as_ptr().wrapping_add(i * line).cast();
         #[allow(unused_unsafe)] // safe functions in newer versions of Rust
-        // SAFETY: a prefetch faults nowhere.
+        // SAFETY: a prefetch may have any address: it does not fault and changes no memory.
         unsafe {
             _mm_prefetch::<_MM_HINT_T0>(next);
             _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(64));
@@ -102,10 +102,10 @@ fn pack_block(block: &mut Block, Lines { padded, transposed }: &mut Lines, side:
     }
 }
 
-/// A block of the left-hand side, of rows this far apart.
+/// Packs rows, `row` apart, into a block of the left-hand side.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn pack_rows(block: &mut Block, rows: &[f32], row: usize) {
-    // The upper halves of two vectors' lanes, in order.
+    // Picks the upper halves of the lanes of two vectors, in order.
     let upper = indices(|i| 2 * i + 1);
     for i in 0..SIDE {
         let numbers = &rows[i * row..][..SIDE];
@@ -116,10 +116,10 @@ fn pack_rows(block: &mut Block, rows: &[f32], row: usize) {
     }
 }
 
-/// A block of the right-hand side, of rows this far apart.
+/// Packs rows, `row` apart, into a block of the right-hand side.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn pack_columns(block: &mut Block, rows: &[f32], row: usize) {
-    // A number of the first vector, one of the second.
+    // Picks a number of the first vector, then one of the second.
     let pairs = indices(|i| i / 2 + i % 2 * LANES);
     let upper = _mm512_set1_epi32(!0xffff);
     for i in 0..LANES {
@@ -135,35 +135,35 @@ fn pack_columns(block: &mut Block, rows: &[f32], row: usize) {
     }
 }
 
-/// Where the 32 lanes of a permutation come from.
+/// The lanes that a permutation of 32 takes: `from(i)` goes to lane i.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn indices(from: impl Fn(usize) -> usize) -> __m512i {
     let indices: [u16; 2 * LANES] = std::array::from_fn(|i| from(i) as u16);
-    // SAFETY: 64 bytes.
+    // SAFETY: the load reads 64 bytes, and `indices` has 32 of 2 bytes.
     unsafe { _mm512_loadu_si512(indices.as_ptr().cast()) }
 }
 
-/// x rounded to bf16, in the upper half of its lane (the lower half is to be ignored), and what is
-/// left of x. That is a NaN if x is one or infinite.
+/// Rounds x to bf16, in the upper half of its lane; the lower half means nothing. Returns also the
+/// rest of x, which is NaN if x is NaN or infinite.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn split(x: __m512) -> (__m512i, __m512) {
-    // Adding half of the last place that stays rounds.
+    // Adding half of the last place that is kept rounds.
     let first = _mm512_add_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(0x8000));
     let rest = _mm512_sub_ps(x, _mm512_castsi512_ps(_mm512_and_si512(first, _mm512_set1_epi32(!0xffff))));
     (first, rest)
 }
 
-/// Both rounded to bf16, x first.
+/// Rounds both to bf16, x first.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bf16")]
 fn join(x: __m512, y: __m512) -> __m512i {
-    // SAFETY: 32 numbers of 16 bits, as they are.
+    // SAFETY: both types are 64 bytes, and every bit pattern is a valid __m512i.
     unsafe { std::mem::transmute(_mm512_cvtne2ps_pbh(y, x)) }
 }
 
-/// The transpose of 32 x 32 numbers.
+/// Transposes 32 x 32 numbers, in rows `row` apart.
 #[target_feature(enable = "avx512f")]
 fn transpose(transposed: &mut Square, rows: &[f32], row: usize) {
     for i in (0..SIDE).step_by(LANES) {
@@ -175,14 +175,14 @@ fn transpose(transposed: &mut Square, rows: &[f32], row: usize) {
             for (l, x) in transpose_lanes(x).into_iter().enumerate() {
                 let line: &mut [f32; LANES] =
                     (&mut transposed.0[(j + l) * SIDE + i..][..LANES]).try_into().expect("16 numbers");
-                // SAFETY: 64 bytes.
+                // SAFETY: the store writes 64 bytes, and `line` has 16 numbers of 4 bytes.
                 unsafe { _mm512_storeu_ps(line.as_mut_ptr(), x) };
             }
         }
     }
 }
 
-/// The transpose of 16 x 16 numbers: pairs, fours, then quarters of vectors change places.
+/// Transposes 16 x 16 numbers: pairs, fours, then quarters of vectors change places.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn transpose_lanes(x: [__m512; LANES]) -> [__m512; LANES] {
@@ -210,13 +210,13 @@ fn transpose_lanes(x: [__m512; LANES]) -> [__m512; LANES] {
 #[target_feature(enable = "avx512f")]
 fn load(x: &[f32]) -> __m512 {
     let x: &[f32; LANES] = x[..LANES].try_into().expect("16 numbers");
-    // SAFETY: 64 bytes.
+    // SAFETY: the load reads 64 bytes, and `x` has 16 numbers of 4 bytes.
     unsafe { _mm512_loadu_ps(x.as_ptr()) }
 }
 
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn store(row: &mut [u32; LANES], x: __m512i) {
-    // SAFETY: 64 bytes.
+    // SAFETY: the store writes 64 bytes, and `row` has 16 numbers of 4 bytes.
     unsafe { _mm512_storeu_si512(row.as_mut_ptr().cast(), x) };
 }

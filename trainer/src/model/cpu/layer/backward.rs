@@ -136,8 +136,8 @@ impl Layer<'_> {
             let (sequence, kv_head) = (i / config.n_kv_heads, i % config.n_kv_heads);
             let wo_t = Mat::new(&self.weights.wo, config.dim).t().rows(kv_head * queries..(kv_head + 1) * queries);
             d_att.resize(queries * padded);
-            let out = MatMut::new(d_att, padded).first_cols(length);
-            products.multiply(out, wo_t, dy_t[sequence].right(products), false);
+            let mut out = MatMut::new(d_att, padded);
+            products.multiply(out.block(0..queries, 0..length), wo_t, dy_t[sequence].right(products), false);
 
             let head = config.head_size() * padded;
             let (dq, dkv) = dqkv.split_at_mut(queries * padded);

@@ -46,8 +46,8 @@ impl Layer<'_> {
         heads.into_par_iter().enumerate().for_each(|(i, (qkv, att, lse))| {
             let (sequence, kv_head) = (i / config.n_kv_heads, i % config.n_kv_heads);
             let w = Mat::new(&self.weights.wqkv, config.dim).rows(kv_head * group..(kv_head + 1) * group);
-            let out = MatMut::new(qkv, padded).first_cols(length);
-            products.multiply(out, w, xb_t[sequence].right(products), false);
+            let mut out = MatMut::new(qkv, padded);
+            products.multiply(out.block(0..group, 0..length), w, xb_t[sequence].right(products), false);
             self.rope.forward(self.sizes, qkv);
             let outputs = att.chunks_exact_mut(head).zip(lse.chunks_exact_mut(padded));
             for (j, (o, lse)) in outputs.enumerate() {
