@@ -5,7 +5,8 @@ use std::num::NonZeroUsize;
 use infer_core::format::Version;
 use infer_core::{
     BOS, Buffers, Config, Engine, Error, IndexEntry, Kernels, KvType, Limits, MAX_THREADS, MergeSlot, ModelBytes,
-    OwnedTokenizer, Perplexity, Pool, Sampler, Serial, Session, Tokenizer, WeightType, nats, penalize,
+    OwnedTokenizer, Perplexity, Pool, Sampler, Serial, Session, Tokenizer, WeightType, default_threads, nats, penalize,
+    shapes, threads_for,
 };
 use tests::Run;
 use tests::random::{File, RandomModel, config};
@@ -37,6 +38,13 @@ fn logits_do_not_depend_on_the_pool() {
 fn a_pool_has_a_limit() {
     let e = Pool::new(NonZeroUsize::new(MAX_THREADS + 1).unwrap()).err().unwrap();
     assert_eq!(e.to_string(), "1025 threads: a pool has at most 1024");
+}
+
+#[test]
+fn a_small_model_gets_one_thread_and_a_large_one_all() {
+    assert_eq!(threads_for(&shapes::STORIES_260K, 1).get(), 1);
+    let large = threads_for(&shapes::TINYLLAMA_1B, 1);
+    assert_eq!((large, threads_for(&shapes::STORIES_260K, 10_000)), (default_threads(), default_threads()));
 }
 
 fn model() -> (File, Config) {
