@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2154 # variables of ci.sh, which sources this
-# Uses of the library from other languages, and the program written from docs/FORMAT.md: the step
-# `bindings` of ci.sh. A language that is not installed is left out.
+# The step `bindings` of ci.sh: the library used from other languages, and the program written from
+# docs/FORMAT.md. It leaves out a language that is not installed.
 
 bindings() {
     cargo build -p infer-cli --target-dir "$target_dir"
@@ -34,7 +34,7 @@ python_example() {
     same_story Python python3 infer-core/examples/python/story.py "$target_dir/release/libinfer_core.so"
 }
 
-# same_story LANGUAGE COMMAND...: it tells infer-cli's story of each of the project's models.
+# same_story LANGUAGE COMMAND...: the command tells infer-cli's story with two models.
 same_story() {
     local model text
     for model in models/model.bin models/firmware/model-f32.bin; do
@@ -43,7 +43,7 @@ same_story() {
     done
 }
 
-# docs/reference.py computes the logits of f32 and int8 models with either KV cache.
+# docs/reference.py computes infer-cli's logits, for f32 and int8 models with either KV cache.
 reference() {
     python3 -c 'import numpy' 2>/dev/null || { echo "docs/reference.py: skipped, numpy is not installed"; return; }
     local model kv hash

@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2154 # variables of ci.sh, which sources this
-# The C library, its header and the C examples: the step `capi` of ci.sh.
+# The step `capi` of ci.sh: the C library, its header and the C examples.
 
 capi() {
     need arm-none-eabi-gcc gcc-arm-none-eabi
@@ -51,7 +51,7 @@ capi() {
         done
     done
 
-    # What cannot be used is said, and nothing leaks.
+    # Files that cannot be used are refused in words, and nothing leaks.
     make_c OUT=cut MODEL="$PWD/cut.bin" MODEL_H="$PWD/model.h"
     refused qemu_c cut/story.elf
     refused valgrind_c cut.bin tokenizer.bin
@@ -60,12 +60,12 @@ capi() {
     refused valgrind_c /dev/null tokenizer.bin
 }
 
-# plan_c PLAN [MODEL]: sizes for C.
+# plan_c PLAN [MODEL]: prints the plan as a C header.
 plan_c() {
     "$target_dir/debug/infer-cli" inspect --plan "$1" --c "${@:2}"
 }
 
-# make_c ARGUMENTS...: the C examples, in the current folder.
+# make_c ARGUMENTS...: builds the C examples in the current folder.
 make_c() {
     make -B --no-print-directory -C "$root/firmware-example/c" OUT="$PWD" TOKENIZER="$PWD/tokenizer.bin" \
         ARCHIVE="$archive" HOST_ARCHIVE="$target_dir/release/libinfer_core.a" "${@/#OUT=/OUT=$PWD/}"
@@ -80,7 +80,7 @@ valgrind_c() {
         ./story "$@" 2>&1
 }
 
-# refused COMMAND...: it says what is wrong and exits with 1.
+# refused COMMAND...: the command says what is wrong and exits with 1.
 refused() {
     local output status=0
     output=$("$@") || status=$?
@@ -89,7 +89,7 @@ refused() {
     grep -qE 'cut short|damaged' <<<"$output"
 }
 
-# same WHAT EXPECTED ACTUAL
+# same WHAT EXPECTED ACTUAL: fails, and shows the difference, unless both texts are equal.
 same() {
     if ! diff <(echo "$2") <(echo "$3"); then
         echo "$1: not what infer-cli computes" >&2

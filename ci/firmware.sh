@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2154 # variables of ci.sh, which sources this
-# Firmware in QEMU: the step `firmware` of ci.sh.
+# The step `firmware` of ci.sh: firmware in QEMU, its host link, and images for every board.
 
 firmware() {
     need qemu-system-arm qemu-system-arm
@@ -28,8 +28,8 @@ firmware() {
     too_small
 }
 
-# layouts BOARD: stories and kernels compute the same bits as firmware is built for speed and for
-# size, and with the kernels moved by two bytes.
+# layouts BOARD: stories and kernels give the same bits in firmware built for speed and for size,
+# and with the kernels moved by two bytes.
 layouts() {
     local level displaced model out
     for level in 3 s z; do
@@ -54,8 +54,8 @@ check_displaced() {
     grep -q '[26ae]$' <<<"$at" || { echo "$1: no kernel is displaced" >&2; return 1; }
 }
 
-# readme_builds BOARD: what firmware-example/README.md says to build for a board of one's own, word
-# for word.
+# readme_builds BOARD: builds for this board, word for word, what firmware-example/README.md says to
+# build for a board of one's own.
 readme_builds() {
     local commands command
     commands=$(grep -oE '^ +BOARD=mine cargo build .*' firmware-example/README.md)
@@ -66,7 +66,7 @@ readme_builds() {
     print_sizes "$target_dir/bare/$(target_of "$1")/release/link"
 }
 
-# A model that the board has no room for is refused in words, before the linker does it in its own.
+# The build script refuses a model that the board has no room for, in words that help.
 too_small() {
     local output
     if output=$(MODEL=random-f32 build_image netduinoplus2 firmware-example 2>&1); then
@@ -85,7 +85,7 @@ link() {
         cargo test -p infer-cli --test firmware
 }
 
-# run_image MACHINE IMAGE OPTIONS...: the image tells its story, then another one, and the logits
+# run_image MACHINE IMAGE OPTIONS...: the image tells its story, then another one, and its logits
 # are the host's.
 run_image() {
     local output
@@ -95,12 +95,12 @@ run_image() {
     grep -aq ', as on the host$' <<<"$output" && grep -aq '^One day' <<<"$output"
 }
 
-# run_qemu MACHINE IMAGE OPTIONS...: with its serial line on stdin and stdout.
+# run_qemu MACHINE IMAGE OPTIONS...: runs the image with its serial line on stdin and stdout.
 run_qemu() {
     timeout 300 qemu-system-arm -M "$1" -nographic -monitor none -serial stdio -semihosting -kernel "${@:2}"
 }
 
-# check_plan IMAGE: what infer-cli plans, with the settings of settings.rs, is what the image links.
+# check_plan IMAGE: the image links the bytes that infer-cli plans for the settings of settings.rs.
 check_plan() {
     local linked planned
     linked=$(arm-none-eabi-size -A "$1" | awk '$1 ~ /^\.(model|hot|cold)$/ { print $1, $2 }' | sort)
@@ -110,12 +110,12 @@ check_plan() {
     echo "as planned: $(paste -sd, <<<"$linked") bytes"
 }
 
-# model_of IMAGE: the model file that its build script wrote, beside the tokenizer.
+# model_of IMAGE: prints the model file that its build script wrote, beside the tokenizer.
 model_of() {
     echo "$(sed -n 's|.*"out_dir":"\([^"]*/firmware-example-[^"]*\)".*|\1|p' "${1%/*}/images.json")/model.bin"
 }
 
-# target_of BOARD: the compiler's name of its core.
+# target_of BOARD: prints the compiler's name of the board's core.
 target_of() {
     case $1 in
     mps3-an547 | rp2350) echo thumbv8m.main-none-eabihf ;;
@@ -123,8 +123,8 @@ target_of() {
     esac
 }
 
-# build_image BOARD BINARIES...: builds images of firmware-example and prints the folder where they
-# lie, with cargo's messages beside them. BARE_TARGET names another target than the board's.
+# build_image BOARD BINARIES...: builds images of firmware-example and prints their folder, which
+# also has cargo's messages. BARE_TARGET names another target than the board's.
 build_image() {
     local board=$1 target out
     shift

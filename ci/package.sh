@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2154 # variables of ci.sh, which sources this
-# Documentation and packages: the steps `docs` and `package` of ci.sh.
+# The steps `docs` and `package` of ci.sh: documentation and packages.
 
 docs() {
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps

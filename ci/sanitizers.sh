@@ -1,8 +1,8 @@
 # shellcheck shell=bash disable=SC2154 # variables of ci.sh, which sources this
-# Searches for undefined behaviour: the steps `asan`, `fuzz` and `miri` of ci.sh.
+# The steps `asan`, `fuzz` and `miri` of ci.sh: searches for undefined behaviour.
 
 asan() {
-    # A target is named so that build scripts and macros are not instrumented.
+    # With --target, build scripts and macros are not instrumented.
     RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address \
         cargo test -p infer-core -p tests --tests --target "$(host)" --target-dir "$target_dir/asan"
 }

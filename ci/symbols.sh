@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2154 # variables of ci.sh, which sources this
-# Symbols and sizes of linked images: the step `panics` of ci.sh.
+# The step `panics` of ci.sh: symbols and sizes of linked images.
 
 panics() {
     need arm-none-eabi-nm binutils-arm-none-eabi
@@ -43,7 +43,7 @@ check_symbols() {
     echo "no such symbol among $(wc -l <<<"$symbols")"
 }
 
-# print_sizes IMAGE: flash and RAM, with the stack that the board's memory.x reserves.
+# print_sizes IMAGE: prints flash and RAM, with the stack that the board's memory.x reserves.
 print_sizes() {
     local stack
     stack=$(arm-none-eabi-nm "$1" | sed -n 's/^\([0-9a-f]*\) A STACK_SIZE$/\1/p')

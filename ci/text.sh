@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# How files are written: the step `fmt` of ci.sh.
+# The step `fmt` of ci.sh: how files are written.
 
 fmt() {
     cargo fmt --all --check

@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2154 # variables of ci.sh, which sources this
-# Compilers and packages: what is missing is installed.
+# Compilers and packages for all steps. Missing ones are installed.
 
 # cargo_bare TARGET COMMAND ARGUMENTS...: runs cargo for a bare-metal target. Where rustup has not
 # installed the target, Debian's compiler builds core from Debian's sources.
@@ -44,7 +44,7 @@ install() {
     command -v apt-get >/dev/null || { echo "please install: $*" >&2; return 1; }
     [ "$(id -u)" = 0 ] || as_root=(sudo)
     "${as_root[@]}" apt-get update -qq
-    # A qemu-utils from backports stands in the way of the stable release's qemu-system-arm.
+    # An installed qemu-utils of backports conflicts with the stable release's qemu-system-arm.
     "${as_root[@]}" apt-get install -y -qq --no-install-recommends "$@" ||
         "${as_root[@]}" apt-get install -y -qq --no-install-recommends "$@" qemu-utils-
 }

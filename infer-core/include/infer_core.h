@@ -213,9 +213,9 @@ typedef struct infer_memory {
 } infer_memory;
 
 // A model, its memory and the progress of one sequence. It belongs to the caller, and must be all
-// zeros before infer_init: a static one is, a local one is with `= {0}`. It points to the memory that
-// infer_init was given and owns nothing, so it needs no release. Do not copy it; calls with a copy
-// are refused. Two contexts are independent; one context is for one thread at a time.
+// zeros before infer_init: a static one is, a local one is with `= {0}`. It points to the memory
+// that infer_init was given and owns nothing, so it needs no release. Do not copy it; calls with a
+// copy are refused. Two contexts are independent; one context is for one thread at a time.
 typedef struct infer_context {
   uint64_t align;
   size_t words[INFER_CONTEXT_WORDS];

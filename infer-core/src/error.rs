@@ -71,8 +71,8 @@ pub enum Error {
     ModelMismatch,
     /// The sequence was begun with another model, or with the same one at another place in memory.
     OtherModel,
-    /// The thread or task does not round to the nearest number. Results that are the same everywhere
-    /// require it.
+    /// The thread or task does not round to the nearest number. Results that are the same
+    /// everywhere require it.
     Rounding,
     /// A token id that the vocabulary does not have.
     Token {

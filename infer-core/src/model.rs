@@ -147,8 +147,8 @@ impl<'m> Model<'m> {
     }
 }
 
-/// The tensors of one name, one per layer at equal distances. A layer is cut out when it is used, so
-/// a model takes the same few words whether it has one layer or a hundred.
+/// The tensors of one name, one per layer at equal distances. A layer is cut out when it is used,
+/// so a model takes the same few words whether it has one layer or a hundred.
 #[derive(Clone, Copy, Debug)]
 struct Stack<'m> {
     bytes: &'m [u8],

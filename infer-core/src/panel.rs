@@ -10,7 +10,8 @@ use core::ops::Range;
 
 use crate::runner::Runner;
 
-/// Runs `tasks` tasks on the runner's threads. Each gets its index and its own part of every output.
+/// Runs `tasks` tasks on the runner's threads. Each gets its index and its own part of every
+/// output.
 pub(crate) fn run_disjoint<S: Share, const N: usize>(
     runner: &dyn Runner,
     tasks: usize,
@@ -32,7 +33,8 @@ pub(crate) unsafe trait Share: Sync {
     /// The part of task `index` of `tasks`.
     ///
     /// # Safety
-    /// No other part of the same index and no part of another number of tasks lives at the same time.
+    /// No other part of the same index and no part of another number of tasks lives at the same
+    /// time.
     unsafe fn part(&self, index: usize, tasks: usize) -> Panel<'_>;
 }
 
@@ -51,9 +53,9 @@ impl<'a> Columns<'a> {
     }
 }
 
-// SAFETY: the ranges [index·per_task, (index + 1)·per_task) of different indices do not overlap, nor
-// do they after moving by `start` and cutting off at 0 and `width`. `batch` rows of `width` elements
-// lie within the buffer.
+// SAFETY: the ranges [index·per_task, (index + 1)·per_task) of different indices do not overlap,
+// nor do they after moving by `start` and cutting off at 0 and `width`. `batch` rows of `width`
+// elements lie within the buffer.
 unsafe impl Share for Columns<'_> {
     unsafe fn part(&self, index: usize, _: usize) -> Panel<'_> {
         let column = |index: usize| (index * self.per_task).saturating_sub(self.start).min(self.width);
@@ -63,8 +65,9 @@ unsafe impl Share for Columns<'_> {
     }
 }
 
-/// A buffer cut into chunks of equal length, which tasks take in turns: the first task has the first
-/// chunk, then the one after those of all others, and so on. Each chunk is a row of its panel.
+/// A buffer cut into chunks of equal length, which tasks take in turns: the first task has the
+/// first chunk, then the one after those of all others, and so on. Each chunk is a row of its
+/// panel.
 pub(crate) struct Turns<'a> {
     buffer: Buffer<'a>,
     chunk: usize,

@@ -216,9 +216,9 @@ fn first(x: &[f32], value: f32) -> u32 {
 /// The numerator that [`exponentials`] gives to the largest logit.
 const LARGEST_WEIGHT: f32 = 1.0;
 
-/// Replaces the logits by the numerators of softmax, `exp(x / temperature - max)`, and returns their
-/// sum. `max` is the largest of the quotients. A masked logit gets 0, and so does a numerator below
-/// e^-87.
+/// Replaces the logits by the numerators of softmax, `exp(x / temperature - max)`, and returns
+/// their sum. `max` is the largest of the quotients. A masked logit gets 0, and so does a numerator
+/// below e^-87.
 fn exponentials(x: &mut [f32], temperature: f32, max: f32) -> f32 {
     let mut sum = 0.0;
     // In chunks, so that a processor computes the next exponentials while it waits for the

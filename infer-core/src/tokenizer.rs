@@ -94,8 +94,8 @@ impl<'t> Tokenizer<'t> {
         }
     }
 
-    /// The largest number of tokens, and of scratch elements, that a text of `bytes` bytes takes: one
-    /// per byte, BOS and the space in front.
+    /// The largest number of tokens, and of scratch elements, that a text of `bytes` bytes takes:
+    /// one per byte, BOS and the space in front.
     pub const fn max_tokens(bytes: usize) -> usize {
         bytes.saturating_add(2)
     }

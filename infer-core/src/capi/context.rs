@@ -18,9 +18,9 @@ use crate::tokenizer::{MergeSlot, Tokenizer};
 pub const INFER_CONTEXT_WORDS: usize = 224;
 
 /// A model, its memory and the progress of one sequence. It belongs to the caller, and must be all
-/// zeros before infer_init: a static one is, a local one is with `= {0}`. It points to the memory that
-/// infer_init was given and owns nothing, so it needs no release. Do not copy it; calls with a copy
-/// are refused. Two contexts are independent; one context is for one thread at a time.
+/// zeros before infer_init: a static one is, a local one is with `= {0}`. It points to the memory
+/// that infer_init was given and owns nothing, so it needs no release. Do not copy it; calls with a
+/// copy are refused. Two contexts are independent; one context is for one thread at a time.
 #[repr(C)]
 pub struct infer_context {
     align: u64,
@@ -30,7 +30,8 @@ pub struct infer_context {
 /// The content of an infer_context.
 #[repr(C)]
 pub(super) struct Context {
-    /// [`mark`] of its own address once it is initialised. First, where [`initialised`] looks for it.
+    /// [`mark`] of its own address once it is initialised. First, where [`initialised`] looks for
+    /// it.
     mark: usize,
     pub model: Model<'static>,
     pub state: State<'static>,
@@ -88,14 +89,14 @@ pub unsafe extern "C" fn infer_init(
         apart(&[area], &files)?;
         apart(&[area], &settings)?;
         // SAFETY: the caller passes a context that may be written, `out` has found it neither null
-        // nor misaligned, and `apart` has found it apart from all that is read. The mark lies at its
-        // beginning.
+        // nor misaligned, and `apart` has found it apart from all that is read. The mark lies at
+        // its beginning.
         unsafe { place.cast::<usize>().write(0) };
         // SAFETY: the caller passes an infer_limits and an infer_memory, which nothing writes
         // meanwhile.
         let (limits, memory) = unsafe { (one("limits", limits)?, one("memory", memory)?) };
-        // SAFETY: the caller passes files of `model_bytes` and `tokenizer_bytes` readable bytes, which
-        // stay as they are as long as the context is used.
+        // SAFETY: the caller passes files of `model_bytes` and `tokenizer_bytes` readable bytes,
+        // which stay as they are as long as the context is used.
         let (model, tokenizer) = unsafe {
             (slice("model", model.cast(), model_bytes)?, slice("tokenizer", tokenizer.cast(), tokenizer_bytes)?)
         };
@@ -132,13 +133,13 @@ pub unsafe extern "C" fn infer_init(
 /// `context` is NULL or points to an infer_context that nothing else uses for the lifetime.
 pub(super) unsafe fn initialised<'a>(context: *mut infer_context) -> Result<&'a mut Context, infer_error> {
     let place = out("context", context)?;
-    // SAFETY: `out` has found it neither null nor misaligned, so the caller passes an infer_context.
-    // The mark lies at its beginning.
+    // SAFETY: `out` has found it neither null nor misaligned, so the caller passes an
+    // infer_context. The mark lies at its beginning.
     if unsafe { place.cast::<usize>().read() } != mark(place) {
         return Err(infer_error::new(INFER_ERROR_NOT_INITIALISED, "context", "", [0; 4]));
     }
-    // SAFETY: the mark says that infer_init has written a Context here, and the caller promises that
-    // nothing else uses it for the lifetime.
+    // SAFETY: the mark says that infer_init has written a Context here, and the caller promises
+    // that nothing else uses it for the lifetime.
     Ok(unsafe { &mut *place.cast::<Context>() })
 }
 

@@ -93,7 +93,7 @@ impl infer_memory {
     pub(super) fn needed(plan: &Plan, prompt_bytes: usize) -> Result<infer_memory, Error> {
         let kv_value = match plan.limits.kv {
             KvType::F32 => size_of::<f32>(),
-            KvType::I8 => size_of::<i8>(),
+            KvType::Q8 => size_of::<i8>(),
         };
         let sizes = [
             (plan.hot_f32, size_of::<f32>()),
@@ -144,8 +144,8 @@ impl infer_memory {
         let needed = infer_memory::needed(plan, prompt_bytes)?;
         self.check(&needed, others)?;
         let [hot_f32, hot_i8, kv_values, kv_scales, sampler, tokenizer, merge] = self.part.map(|part| part.data);
-        // SAFETY: `check` has found each part as large as planned and apart from all others, and the
-        // caller promises that nothing else uses the parts as long as the result lives.
+        // SAFETY: `check` has found each part as large as planned and apart from all others, and
+        // the caller promises that nothing else uses the parts as long as the result lives.
         unsafe {
             Ok(Parts {
                 areas: self.areas(&needed),
@@ -155,7 +155,7 @@ impl infer_memory {
                 },
                 kv: match plan.limits.kv {
                     KvType::F32 => KvBuffers::F32(lend("kv_values", kv_values.cast(), plan.kv_values)?),
-                    KvType::I8 => KvBuffers::I8 {
+                    KvType::Q8 => KvBuffers::Q8 {
                         values: lend("kv_values", kv_values.cast(), plan.kv_values)?,
                         scales: lend("kv_scales", kv_scales.cast(), plan.kv_scales)?,
                     },
@@ -259,8 +259,8 @@ pub(super) unsafe fn slice<'a, T>(name: &'static str, pointer: *const T, n: usiz
     }
     let pointer = out(name, pointer.cast_mut())?;
     fits::<T>(n)?;
-    // SAFETY: `out` has found it neither null nor misaligned, and `fits` the size below isize::MAX, so
-    // the caller promises `n` values that stay unchanged for the lifetime.
+    // SAFETY: `out` has found it neither null nor misaligned, and `fits` the size below isize::MAX,
+    // so the caller promises `n` values that stay unchanged for the lifetime.
     Ok(unsafe { core::slice::from_raw_parts(pointer, n) })
 }
 
@@ -280,9 +280,9 @@ pub(super) unsafe fn lend<'a, T: Zeroable>(
     }
     let pointer = out(name, pointer)?;
     fits::<T>(n)?;
-    // SAFETY: `out` has found it neither null nor misaligned, and `fits` the size below isize::MAX, so
-    // the caller promises room for `n` values that nothing else uses for the lifetime. Zeros are a
-    // value of T.
+    // SAFETY: `out` has found it neither null nor misaligned, and `fits` the size below isize::MAX,
+    // so the caller promises room for `n` values that nothing else uses for the lifetime. Zeros are
+    // a value of T.
     unsafe {
         pointer.write_bytes(0, n);
         Ok(core::slice::from_raw_parts_mut(pointer, n))

@@ -51,8 +51,8 @@ pub unsafe extern "C" fn infer_error_write(error: *const infer_error, text: *mut
     if apart(&[Area::new("text", text, capacity)], &[Area::new("error", error, 1)]).is_err() {
         return 0;
     }
-    // SAFETY: the caller passes an infer_error, which stays unchanged, and `capacity` writable bytes;
-    // `apart` has found the two apart.
+    // SAFETY: the caller passes an infer_error, which stays unchanged, and `capacity` writable
+    // bytes; `apart` has found the two apart.
     let (error, out) = unsafe { (one("error", error), lend("text", text.cast::<u8>(), capacity)) };
     let (Ok(error), Ok([out @ .., _])) = (error, out) else { return 0 }; // the last byte stays zero
     let mut writer = Writer { out, len: 0 };

@@ -78,8 +78,8 @@ pub unsafe extern "C" fn infer_read_config(
         };
         let Config { dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len, .. } = c;
         let config = infer_config { dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len, group_size };
-        // SAFETY: `out` has found it neither null nor misaligned, and the caller passes room for one
-        // value, which `apart` has found apart from what is read.
+        // SAFETY: `out` has found it neither null nor misaligned, and the caller passes room for
+        // one value, which `apart` has found apart from what is read.
         unsafe { result.write(config) };
         Ok(())
     })
@@ -111,8 +111,8 @@ pub unsafe extern "C" fn infer_plan(
         let (limits, model) = unsafe { (one("limits", limits)?, slice("model", model.cast(), model_bytes)?) };
         let plan = plan(&Config::from_header(model)?, limits)?;
         let memory = infer_memory::needed(&plan, limits.prompt_bytes)?;
-        // SAFETY: `out` has found it neither null nor misaligned, and the caller passes room for one
-        // value, which `apart` has found apart from what is read.
+        // SAFETY: `out` has found it neither null nor misaligned, and the caller passes room for
+        // one value, which `apart` has found apart from what is read.
         unsafe { result.write(memory) };
         Ok(())
     })
@@ -121,7 +121,7 @@ pub unsafe extern "C" fn infer_plan(
 pub(super) fn plan(config: &Config, limits: &infer_limits) -> Result<Plan, Error> {
     let kv = match limits.kv {
         0 => KvType::F32,
-        1 => KvType::I8,
+        1 => KvType::Q8,
         other => {
             let (value, rule) = (f64::from(other), "it must be an infer_kv");
             return Err(Error::Setting { name: "kv", value, rule });

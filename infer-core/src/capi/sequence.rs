@@ -44,8 +44,8 @@ pub unsafe extern "C" fn infer_encode(
         let text = str::from_utf8(text)
             .map_err(|e| infer_error::new(INFER_ERROR_TEXT, "text", "", [e.valid_up_to() as i64, 0, 0, 0]))?;
         let n = context.tokenizer.encode(text, bos, context.merge, tokens)?;
-        // SAFETY: `out` has found it neither null nor misaligned, and the caller passes room for one
-        // value, which `check` has found apart from all else.
+        // SAFETY: `out` has found it neither null nor misaligned, and the caller passes room for
+        // one value, which `check` has found apart from all else.
         unsafe { result.write(n) };
         Ok(())
     })
@@ -118,8 +118,8 @@ pub unsafe extern "C" fn infer_step(context: *mut infer_context, more: *mut bool
         let result = out("more", more)?;
         context.owned.check(&[Area::new("more", more, 1)], &[])?;
         let more = step(&context.model, &mut context.state, &engine(context.kernels))?;
-        // SAFETY: `out` has found it neither null nor misaligned, and the caller passes room for one
-        // value, which `check` has found apart from all else.
+        // SAFETY: `out` has found it neither null nor misaligned, and the caller passes room for
+        // one value, which `check` has found apart from all else.
         unsafe { result.write(more) };
         Ok(())
     })
@@ -145,8 +145,8 @@ pub unsafe extern "C" fn infer_classify(context: *mut infer_context, row: usize,
         context.classified = true;
         if !logits.is_null() {
             let logits = out("logits", logits)?;
-            // SAFETY: `out` has found it neither null nor misaligned, and the caller passes room for one
-            // value, which `check` has found apart from all else.
+            // SAFETY: `out` has found it neither null nor misaligned, and the caller passes room
+            // for one value, which `check` has found apart from all else.
             unsafe { logits.write(result.as_mut_ptr()) };
         }
         Ok(())
@@ -200,8 +200,8 @@ pub unsafe extern "C" fn infer_sample(context: *mut infer_context, token: *mut u
             return Err(Error::NotReady.into());
         }
         let token = context.sampler.sample(context.state.logits(), context.candidates)?;
-        // SAFETY: `out` has found it neither null nor misaligned, and the caller passes room for one
-        // value, which `check` has found apart from all else.
+        // SAFETY: `out` has found it neither null nor misaligned, and the caller passes room for
+        // one value, which `check` has found apart from all else.
         unsafe { result.write(token) };
         Ok(())
     })
@@ -229,8 +229,8 @@ pub unsafe extern "C" fn infer_decode(
         let result = out("piece", piece)?;
         context.owned.check(&[Area::new("piece", piece, 1)], &[])?;
         let piece = infer_text::new(context.tokenizer.decode(previous, token)?);
-        // SAFETY: `out` has found it neither null nor misaligned, and the caller passes room for one
-        // value, which `check` has found apart from all else.
+        // SAFETY: `out` has found it neither null nor misaligned, and the caller passes room for
+        // one value, which `check` has found apart from all else.
         unsafe { result.write(piece) };
         Ok(())
     })

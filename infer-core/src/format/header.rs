@@ -58,8 +58,9 @@ impl Header {
         }
     }
 
-    /// As [`parse`](Header::parse), without the rule of group sizes: for programs that rewrite a file whose groups
-    /// cross rows, as llama2.c exports it when hidden_dim is no multiple of the group size.
+    /// As [`parse`](Header::parse), without the rule of group sizes: for programs that rewrite a
+    /// file whose groups cross rows, as llama2.c exports it when hidden_dim is no multiple of the
+    /// group size.
     ///
     /// # Errors
     /// [`Error::Truncated`], [`Error::UnknownVersion`] or [`Error::Header`].

@@ -47,8 +47,8 @@ pub enum WriteError {
 /// `values(name, layer)` gives the weights of one matrix or norm, (rows, cols) as in
 /// [`Header::layout`]. It is asked once for each, in file order, and the matrix is dropped before
 /// the next one is asked for, so that a model of any size needs the memory of its largest matrix.
-/// Version 2 stores them as int8 in the groups of the header's weight type; their bytes are those of
-/// llama2.c's exporter. The tables of rotary angles of version 0 are computed here.
+/// Version 2 stores them as int8 in the groups of the header's weight type; their bytes are those
+/// of llama2.c's exporter. The tables of rotary angles of version 0 are computed here.
 ///
 /// Each matrix is one or two calls of `write_all`: a file needs no buffer around it.
 ///
