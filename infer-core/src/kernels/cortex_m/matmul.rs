@@ -26,8 +26,8 @@ pub(super) fn matmul_f32(w: &[f32], cols: usize, x: &[f32], out: &mut Panel<'_>)
     }
 }
 
-/// [`dot`](crate::math::dot) of x with pairs of rows. The first product of a lane is not added to 0.
-/// That changes nothing but the sign of a zero, and 0 is added to the sum of the lanes instead.
+/// [`dot`](crate::math::dot) of x with pairs of rows. The first product of a lane is not added to
+/// 0. That changes nothing but the sign of a zero, and 0 is added to the sum of the lanes instead.
 ///
 /// # Safety
 /// `w` points to `2 · out.len()` rows of `x.len()` numbers, a multiple of four and at least
@@ -54,9 +54,10 @@ unsafe fn dot_rows(w: *const f32, x: &[f32], out: &mut [[f32; 2]]) {
             )
         };
     }
-    // SAFETY: `out` is not empty. Each of its pairs reads the `x.len()` numbers of x and two rows of
-    // as many weights, in chunks of eight and, if `x.len() % 8` is 4, a last one of four; there are
-    // two chunks at least. The entry is the start of a chunk's code: CODE_BYTES is checked below.
+    // SAFETY: `out` is not empty. Each of its pairs reads the `x.len()` numbers of x and two rows
+    // of as many weights, in chunks of eight and, if `x.len() % 8` is 4, a last one of four; there
+    // are two chunks at least. The entry is the start of a chunk's code: CODE_BYTES is checked
+    // below.
     unsafe {
         asm!(
             // ADR counts from its own address rounded down to a multiple of four, and a function
