@@ -34,38 +34,39 @@ pub(super) fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
     }
 }
 
+/// Sums up one lane of the dot products: dimension `l` and every eighth from there on.
+#[rustfmt::skip]
+macro_rules! lane {
+    ($l:literal, $low:literal, $high:literal) => {
+        concat!(
+            "ldr {t}, [{q}, #4*", $l, "]\n",
+            "vldrw.u32 ", $low, ", [{keys}, #32*", $l, "]\n",
+            "vldrw.u32 ", $high, ", [{keys}, #32*", $l, "+16]\n",
+            "vmul.f32 ", $low, ", ", $low, ", {t}\n",
+            "vmul.f32 ", $high, ", ", $high, ", {t}\n",
+            "wls lr, {more}, 4f\n",
+            "add {qd}, {q}, #4*", $l, "\n",
+            "add {kd}, {keys}, #32*", $l, "\n",
+            "3:\n",
+            "ldr {t}, [{qd}, #32]!\n",
+            "vldrw.u32 q6, [{kd}, #256]!\n",
+            "vldrw.u32 q7, [{kd}, #16]\n",
+            "vmul.f32 q6, q6, {t}\n",
+            "vmul.f32 q7, q7, {t}\n",
+            "vadd.f32 ", $low, ", ", $low, ", q6\n",
+            "vadd.f32 ", $high, ", ", $high, ", q7\n",
+            "le lr, 3b\n",
+            "4:",
+        )
+    };
+}
+
 /// `att[t] = dot(q, key t) · scale`, a block of eight positions at a time.
 ///
 /// # Safety
 /// The core has Helium. The head size and the length of `att` are multiples of 8 and not 0. There
 /// are keys for as many positions as `att` has scores, and `q` has a number for each dimension.
 unsafe fn scores(q: &[f32], heads: &Heads<'_>, att: &mut [f32]) {
-    /// Sums up one lane of the dot products: dimension `l` and every eighth from there on.
-    #[rustfmt::skip]
-    macro_rules! lane {
-        ($l:literal, $low:literal, $high:literal) => {
-            concat!(
-                "ldr {t}, [{q}, #4*", $l, "]\n",
-                "vldrw.u32 ", $low, ", [{keys}, #32*", $l, "]\n",
-                "vldrw.u32 ", $high, ", [{keys}, #32*", $l, "+16]\n",
-                "vmul.f32 ", $low, ", ", $low, ", {t}\n",
-                "vmul.f32 ", $high, ", ", $high, ", {t}\n",
-                "wls lr, {more}, 4f\n",
-                "add {qd}, {q}, #4*", $l, "\n",
-                "add {kd}, {keys}, #32*", $l, "\n",
-                "3:\n",
-                "ldr {t}, [{qd}, #32]!\n",
-                "vldrw.u32 q6, [{kd}, #256]!\n",
-                "vldrw.u32 q7, [{kd}, #16]\n",
-                "vmul.f32 q6, q6, {t}\n",
-                "vmul.f32 q7, q7, {t}\n",
-                "vadd.f32 ", $low, ", ", $low, ", q6\n",
-                "vadd.f32 ", $high, ", ", $high, ", q7\n",
-                "le lr, 3b\n",
-                "4:",
-            )
-        };
-    }
     // SAFETY: the loop runs once for each eight scores of `att`, which is not empty. It reads `q`
     // and a block of `head_size` times eight keys, for which the caller vouches, and writes the
     // scores.

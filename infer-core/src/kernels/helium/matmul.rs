@@ -217,7 +217,29 @@ fn sum_blocks(lanes: &[[[f32; ROWS]; BLOCK / ROWS]; LANES], out: &mut [[f32; ROW
     }
 }
 
-/// Adds what group `g`, of `16 · CHUNKS` columns, contributes to the sums of `4 · sums.len()` rows
+/// Sums up the products of one row with x, in q0 to q3, and moves on to the next row.
+#[rustfmt::skip] // an instruction per line
+macro_rules! row {
+    ($sum:literal) => {
+        concat!(
+            "vldrb.u8 q4, [{w}], #16\n",
+            "vmladav.s8 ", $sum, ", q0, q4\n",
+            ".if {chunks} > 1\n",
+            "vldrb.u8 q4, [{w}], #16\n",
+            "vmladava.s8 ", $sum, ", q1, q4\n",
+            ".endif\n",
+            ".if {chunks} > 2\n",
+            "vldrb.u8 q4, [{w}], #16\n",
+            "vmladava.s8 ", $sum, ", q2, q4\n",
+            "vldrb.u8 q4, [{w}], #16\n",
+            "vmladava.s8 ", $sum, ", q3, q4\n",
+            ".endif\n",
+            "add {w}, {w}, {skip}",
+        )
+    };
+}
+
+/// Adds the contribution of group `g`, of `16 · CHUNKS` columns, to the sums of `4 · sums.len()` rows
 /// from `row` on. x stays in registers meanwhile.
 ///
 /// # Safety
@@ -231,26 +253,6 @@ unsafe fn add_group<const CHUNKS: usize>(
     xs: f32,
     sums: &mut [[f32; ROWS]],
 ) {
-    #[rustfmt::skip] // an instruction per line
-    macro_rules! row {
-        ($sum:literal) => {
-            concat!(
-                "vldrb.u8 q4, [{w}], #16\n",
-                "vmladav.s8 ", $sum, ", q0, q4\n",
-                ".if {chunks} > 1\n",
-                "vldrb.u8 q4, [{w}], #16\n",
-                "vmladava.s8 ", $sum, ", q1, q4\n",
-                ".endif\n",
-                ".if {chunks} > 2\n",
-                "vldrb.u8 q4, [{w}], #16\n",
-                "vmladava.s8 ", $sum, ", q2, q4\n",
-                "vldrb.u8 q4, [{w}], #16\n",
-                "vmladava.s8 ", $sum, ", q3, q4\n",
-                ".endif\n",
-                "add {w}, {w}, {skip}",
-            )
-        };
-    }
     let groups = w.cols / (16 * CHUNKS);
     // SAFETY: the loop runs once for each element of `sums`, maybe never, and reads group `g` of
     // four rows and their scales, for which the caller vouches; `x` is read once.
