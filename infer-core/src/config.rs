@@ -45,8 +45,8 @@ pub struct Config {
 
 impl Config {
     /// A model of these sizes with as many key/value heads as query heads, the embedding table as
-    /// its classifier and f32 weights. The sizes are not checked: [`check`](Config::check) does that,
-    /// as do [`plan`](Config::plan) and everything else that takes a `Config`.
+    /// its classifier and f32 weights. The sizes are not checked: [`check`](Config::check) does
+    /// that, as do [`plan`](Config::plan) and everything else that takes a `Config`.
     pub const fn new(
         dim: usize,
         hidden_dim: usize,

@@ -1,10 +1,10 @@
 //! The inner loops, in one file or folder per instruction set; a table of them is picked once.
 //!
 //! The scalar kernels define the result, and every other kernel must give the same bits (the
-//! determinism contract in the crate's documentation). Kernels for a new core are a file here with a
-//! table, and lines in this file that offer it; `tests.rs` and the image `kernels` of firmware-example
-//! compare every table. `table.rs` has the types of kernels, `blocks.rs` and `blocks_q8.rs` the walks
-//! over rows and heads.
+//! determinism contract in the crate's documentation). Kernels for a new core are a file here with
+//! a table, and lines in this file that offer it; `tests.rs` and the image `kernels` of
+//! firmware-example compare every table. `table.rs` has the types of kernels, `blocks.rs` and
+//! `blocks_q8.rs` the walks over rows and heads.
 
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 mod avx2;

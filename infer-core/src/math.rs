@@ -1,10 +1,10 @@
 //! Vector maths with a fixed order of operations.
 //!
 //! This is the floor: nothing else of the computation is below it, and it defines the result. Sums
-//! run in eight lanes by index mod 8, which are then added as `t_i = l_i + l_{i+4}`,
-//! `(t0 + t2) + (t1 + t3)`. One AVX register, two NEON or SSE registers and a plain loop can all keep
-//! that order. Multiplications and additions are rounded one by one; nothing here may be contracted
-//! to a fused multiply-add.
+//! run in eight lanes by index mod 8, which are then added as `t_i = l_i + l_{i+4}`, `(t0 + t2) +
+//! (t1 + t3)`. One AVX register, two NEON or SSE registers and a plain loop can all keep that
+//! order. Multiplications and additions are rounded one by one; nothing here may be contracted to a
+//! fused multiply-add.
 
 use crate::error::Error;
 
@@ -52,8 +52,8 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     sum_lanes(lanes)
 }
 
-/// Dot product of two int8 rows with a scale per group: a group contributes `(f32(Σ w·x) · ws) · xs`
-/// to the lane of its index mod 8. The integer sum is exact.
+/// Dot product of two int8 rows with a scale per group: a group contributes `(f32(Σ w·x) · ws) ·
+/// xs` to the lane of its index mod 8. The integer sum is exact.
 #[inline(always)]
 pub(crate) fn dot_q8(w: &[i8], ws: &[f32], x: &[i8], xs: &[f32], group_size: usize) -> f32 {
     let mut lanes = [0.0; LANES];
@@ -213,8 +213,8 @@ pub fn exp2(x: f32) -> f32 {
     let f = x - (shifted - ROUND);
     let [g0, g1, g2, g3, g4] = EXP2_G;
     let y = ((((g4 * f + g3) * f + g2) * f + g1) * f + g0) * f + 1.0;
-    // n stands in the low bits of the sum, and goes to the exponent of 1. Adding it to the exponent of
-    // y would turn a NaN into a number.
+    // n stands in the low bits of the sum, and goes to the exponent of 1. Adding it to the exponent
+    // of y would turn a NaN into a number.
     y * f32::from_bits((shifted.to_bits() << 23).wrapping_add(1f32.to_bits()))
 }
 

@@ -105,9 +105,9 @@ impl<'m> Matrix<'m> {
 
 /// The rows of an (n, width) matrix; none if the width is 0.
 ///
-/// `zip` asks `chunks_exact` for its length: a division by a width that the compiler does not always
-/// know to be positive. Built for size, that leaves a panic, and this function has no division. It is
-/// slower for short rows in an inner loop.
+/// `zip` asks `chunks_exact` for its length: a division by a width that the compiler does not
+/// always know to be positive. Built for size, that leaves a panic, and this function has no
+/// division. It is slower for short rows in an inner loop.
 pub(crate) fn rows_of<T>(mut matrix: &[T], width: usize) -> impl Iterator<Item = &[T]> {
     core::iter::from_fn(move || {
         let (row, rest) = matrix.split_at_checked(width)?;

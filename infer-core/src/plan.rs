@@ -183,8 +183,8 @@ impl Plan {
     }
 }
 
-/// The largest head size with int8 scores that fit an i32: products of a query and a key are at most
-/// 127².
+/// The largest head size with int8 scores that fit an i32: products of a query and a key are at
+/// most 127².
 const MAX_HEAD_SIZE_I8: usize = i32::MAX as usize / (127 * 127);
 /// Bytes of a quantised activation: kernels may widen it.
 pub(crate) const XQ_BYTES: usize = 2;
@@ -197,8 +197,8 @@ pub(crate) const XQ_ALIGN: usize = 4;
 pub(crate) struct HotSizes {
     /// Elements of `x`, `xb` and `q` each. Everything below is f32 unless stated.
     pub dim: usize,
-    /// Elements of `hb` and `hb2` each. They also hold k and v before these go to the cache, hence the
-    /// maximum.
+    /// Elements of `hb` and `hb2` each. They also hold k and v before these go to the cache, hence
+    /// the maximum.
     pub hidden: usize,
     /// Cosines and sines of the position's angles.
     pub rope: usize,

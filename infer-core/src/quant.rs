@@ -2,15 +2,13 @@
 //!
 //! Both scale a group so that its largest magnitude m becomes 127, and round half to even. They
 //! differ in the last bit of a quotient:
-//!
-//! | | weights | activations, cached keys and values |
-//! |---|---|---|
-//! | s | m / 127 | m / 127 |
-//! | q | round(w / s) | round(x · (127 / m)) |
-//! | when | once, when a file is written | for each token, on the chip |
-//! | decided by | the file format: llama2.c's exporter writes the same bytes | speed: one division per group, not one per value (14 cycles each on a Cortex-M4) |
-//! | small groups | only m = 0 counts as 0 | m < 2^-100 counts as 0, since 127 / m would overflow and s be subnormal |
-//! | damage | refused | s becomes NaN or infinite, and so do the logits |
+//! - weights: `s = m / 127`, `q = round(w / s)`. This is llama2.c's file format, and its exporter
+//!   writes the same bytes. It happens once, so a division per weight does not matter. Only m = 0
+//!   counts as 0, and damaged weights are refused.
+//! - activations, cached keys and values: `s = m / 127`, `q = round(x · (127 / m))`. This happens
+//!   for each token on the chip, where a division takes 14 cycles (Cortex-M4), so there is one per
+//!   group. Below m = 2^-100 a group counts as 0, since 127 / m would overflow and s be subnormal.
+//!   Damage makes s NaN or infinite, and so the logits.
 
 use crate::math::{ROUND, largest_magnitude};
 
@@ -58,8 +56,8 @@ pub(crate) fn quantize_by(
 const SMALLEST_MAX: f32 = 1.0 / (1u128 << 100) as f32;
 
 /// Writes the scale of a group of activations with this largest magnitude, and returns the factor
-/// that its values are multiplied by: 127/m, or 0. A value that is not finite makes the scale NaN or
-/// infinite, so that it is not lost.
+/// that its values are multiplied by: 127/m, or 0. A value that is not finite makes the scale NaN
+/// or infinite, so that it is not lost.
 #[inline(always)]
 pub(crate) fn factor_for(max: f32, s: &mut f32) -> f32 {
     if max < SMALLEST_MAX {

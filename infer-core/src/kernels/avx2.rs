@@ -1,7 +1,7 @@
 //! AVX2 kernels, and the int8 product again for AVX-VNNI.
 //!
-//! Eight rows share each load of x. Their sums of eight lanes are transposed at the end, so that lanes
-//! are added for eight rows at once. Functions without intrinsics are the scalar ones,
+//! Eight rows share each load of x. Their sums of eight lanes are transposed at the end, so that
+//! lanes are added for eight rows at once. Functions without intrinsics are the scalar ones,
 //! compiled for AVX2: eight lanes are one register, and the compiler finds that by itself.
 //!
 //! Tried and rejected: fused multiply-add (it would break the contract; it gained nothing from

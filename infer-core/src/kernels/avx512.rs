@@ -31,16 +31,16 @@ fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
     }
     let att = att.chunks_exact_mut(2 * block_len(heads.positions));
     for ((q, att), out) in heads.q.chunks_exact(pair).zip(att).zip(out.chunks_exact_mut(pair)) {
-        // SAFETY: AVX-512 was detected, as `attend` is in the table of `avx512` only; `is_whole(heads)` was
-        // checked, `q` and `out` are those of two heads, and `att` has two blocks of weights for each
-        // eight positions or part of them.
+        // SAFETY: AVX-512 was detected, as `attend` is in the table of `avx512` only;
+        // `is_whole(heads)` was checked, `q` and `out` are those of two heads, and `att` has two
+        // blocks of weights for each eight positions or part of them.
         unsafe { attend_pair(q, heads, att.as_chunks_mut().0.as_chunks_mut().0, out) }
     }
 }
 
 /// # Safety
-/// `is_whole(heads)`, `q` and `out` are (2, head_size), and `att` has a block for each eight positions
-/// or part of them.
+/// `is_whole(heads)`, `q` and `out` are (2, head_size), and `att` has a block for each eight
+/// positions or part of them.
 #[target_feature(enable = "avx512f,avx512dq,avx512vl")]
 unsafe fn attend_pair(q: &[f32], heads: &Heads<'_>, att: &mut [Block], out: &mut [f32]) {
     let (q0, q1) = q.split_at(heads.head_size);

@@ -1,8 +1,8 @@
-//! How kernels walk: over blocks of rows in a matrix product, over pairs of heads in attention. What
-//! becomes of a block or pair is the kernel's own business.
+//! How kernels walk: over blocks of rows in a matrix product, over pairs of heads in attention.
+//! What becomes of a block or pair is the kernel's own business.
 //!
-//! All of this is inlined together with its closures, so that it is compiled for the instruction set
-//! of the kernel that calls it.
+//! All of this is inlined together with its closures, so that it is compiled for the instruction
+//! set of the kernel that calls it.
 
 use super::table::Heads;
 use crate::math::dot;
@@ -10,8 +10,8 @@ use crate::matrix::{rows_of, rows_of_mut};
 use crate::panel::Panel;
 use crate::plan::block_len;
 
-/// Calls `dot_rows(b, w, x, out)` for `ROWS` whole rows of weights at a time with each row `b` of x;
-/// rows that are left over are dotted one by one. Weights outside, batch inside: a block of rows
+/// Calls `dot_rows(b, w, x, out)` for `ROWS` whole rows of weights at a time with each row `b` of
+/// x; rows that are left over are dotted one by one. Weights outside, batch inside: a block of rows
 /// stays in the first-level cache for the whole batch.
 #[inline(always)]
 pub(super) fn matmul_f32<const ROWS: usize>(

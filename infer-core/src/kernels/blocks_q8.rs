@@ -1,5 +1,5 @@
-//! The walk over blocks of rows of an int8 matrix, as `blocks.rs` has it for f32: for the instruction
-//! sets that compute several rows at once.
+//! The walk over blocks of rows of an int8 matrix, as `blocks.rs` has it for f32: for the
+//! instruction sets that compute several rows at once.
 
 use crate::math::dot_q8;
 use crate::matrix::Q8Matrix;
@@ -19,8 +19,8 @@ pub(super) struct Q8Rows<'a> {
     pub group_size: usize,
 }
 
-/// Calls `dot_rows(b, rows, out)` for `ROWS` whole rows of weights at a time with each row `b` of x;
-/// rows that are left over are dotted one by one. A matrix with rows of no group is left alone.
+/// Calls `dot_rows(b, rows, out)` for `ROWS` whole rows of weights at a time with each row `b` of
+/// x; rows that are left over are dotted one by one. A matrix with rows of no group is left alone.
 #[inline(always)]
 pub(super) fn matmul_q8<const ROWS: usize>(
     w: &Q8Matrix<'_>,
@@ -29,7 +29,8 @@ pub(super) fn matmul_q8<const ROWS: usize>(
     out: &mut Panel<'_>,
     dot_rows: impl Fn(usize, Q8Rows<'_>, &mut [f32; ROWS]),
 ) {
-    // All lengths follow from these two, so that registers suffice where the group size is a constant.
+    // All lengths follow from these two, so that registers suffice where the group size is a
+    // constant.
     let (cols, group_size) = (w.cols, w.group_size);
     let groups = cols.checked_div(group_size).unwrap_or(0);
     if groups == 0 {

@@ -5,20 +5,20 @@
 //! cycles.
 //!
 //! Rules for assembly here and in `helium`:
-//! - A function may lie at any even address. Code that counts from PC (ADR, LDR of a literal) stands
-//!   behind `.p2align 2`, and `.if` checks numbers that are counted by hand. The assembler itself
-//!   refuses branches out of range and lengthens short ones.
+//! - A function may lie at any even address. Code that counts from PC (ADR, LDR of a literal)
+//!   stands behind `.p2align 2`, and `.if` checks numbers that are counted by hand. The assembler
+//!   itself refuses branches out of range and lengthens short ones.
 //! - When the compiler places its constants, it takes each line of assembly for at most four bytes.
 //!   So no directive repeats lines (`.irp`, `.rept`): Rust's macros write them out.
 //! - LDM, LDRD, STRD, VLDM, and VLDRW of Helium fault unless the address is a multiple of four. LDR
 //!   and loads of bytes do not, as long as CCR.UNALIGN_TRP is clear, as it is after a reset.
-//! - A block may change the condition flags, and may raise the cumulative flags of FPSCR; the option
-//!   `preserves_flags` says that it does not.
+//! - A block may change the condition flags, and may raise the cumulative flags of FPSCR; the
+//!   option `preserves_flags` says that it does not.
 //!
 //! The SAFETY comments rely on two things without saying so. The blocks use no instruction that the
 //! core lacks: the table was chosen by the target, or by a caller of
-//! [`Kernels::cortex_m_dsp`](crate::Kernels::cortex_m_dsp) who vouches for the DSP extension. And each
-//! block declares the registers that it changes.
+//! [`Kernels::cortex_m_dsp`](crate::Kernels::cortex_m_dsp) who vouches for the DSP extension. And
+//! each block declares the registers that it changes.
 #![allow(unsafe_code)]
 
 pub(super) mod asm;

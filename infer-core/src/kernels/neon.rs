@@ -26,8 +26,8 @@ fn matmul_q8(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
         return scalar::matmul_q8(w, x, xs, out);
     }
     blocks_q8::matmul_q8(w, x, xs, out, |_, rows, out| {
-        // SAFETY: NEON is there, as the target has it. The walker gives ROWS whole rows, each as long
-        // as x and of as many groups as x, whose size is a multiple of 16.
+        // SAFETY: NEON is there, as the target has it. The walker gives ROWS whole rows, each as
+        // long as x and of as many groups as x, whose size is a multiple of 16.
         unsafe { dot_rows(rows, out) }
     });
 }
@@ -35,8 +35,8 @@ fn matmul_q8(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
 /// [`dot_q8`](crate::math::dot_q8) of four rows with x.
 ///
 /// # Safety
-/// There are `4 · x.len()` weights and `4 · xs.len()` scales, and x has `xs.len()` groups, whose size
-/// is a multiple of 16.
+/// There are `4 · x.len()` weights and `4 · xs.len()` scales, and x has `xs.len()` groups, whose
+/// size is a multiple of 16.
 #[inline]
 #[target_feature(enable = "neon")]
 unsafe fn dot_rows(rows: Q8Rows<'_>, out: &mut [f32; ROWS]) {
@@ -47,7 +47,8 @@ unsafe fn dot_rows(rows: Q8Rows<'_>, out: &mut [f32; ROWS]) {
     for (g, (x, xs)) in x.chunks_exact(group_size).zip(xs).enumerate() {
         let mut sums = [vdupq_n_s32(0); ROWS];
         for (i, x) in x.chunks_exact(BYTES).enumerate() {
-            // SAFETY: `x` is a chunk of 16 bytes; each row r has the same chunk at the place computed.
+            // SAFETY: `x` is a chunk of 16 bytes; each row r has the same chunk at the place
+            // computed.
             unsafe {
                 let x = vld1q_s8(x.as_ptr());
                 for (r, sums) in sums.iter_mut().enumerate() {

@@ -2,8 +2,8 @@
 //!
 //! Read them with the types in `table.rs`, which state the formulas. The order of operations is the
 //! contract; everything else is written so that compilers vectorise it, for which eight independent
-//! lanes leave them the freedom that a single running sum would not. No loop has a bounds check that
-//! could panic.
+//! lanes leave them the freedom that a single running sum would not. No loop has a bounds check
+//! that could panic.
 
 use super::blocks::{self, Head, in_pairs};
 use super::table::{Heads, HeadsQ8, Kernels, Q8_POSITIONS};

@@ -23,8 +23,8 @@ fn attend_avx2(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
         heads,
         att,
         out,
-        // SAFETY: `is_whole(heads)` was checked, and the walker gives each head a weight per position,
-        // rounded up to whole blocks.
+        // SAFETY: `is_whole(heads)` was checked, and the walker gives each head a weight per
+        // position, rounded up to whole blocks.
         |pair| unsafe { attend_heads(heads, pair) },
         // SAFETY: as above.
         |last| unsafe { attend_heads(heads, last) },
@@ -32,8 +32,8 @@ fn attend_avx2(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
 }
 
 /// # Safety
-/// `is_whole(heads)`, and `att` of each head has a weight for each position, rounded up to a multiple
-/// of eight.
+/// `is_whole(heads)`, and `att` of each head has a weight for each position, rounded up to a
+/// multiple of eight.
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn attend_heads<const H: usize>(heads: &Heads<'_>, mut each: [Head<'_>; H]) {

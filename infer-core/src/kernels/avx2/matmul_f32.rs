@@ -63,8 +63,8 @@ unsafe fn dot_rows<const FETCH: i32>(w: *const f32, x: &[f32], out: &mut [f32; R
         // Elements that are not loaded are 0 in both, and leave their lanes alone: a lane is never
         // -0, having begun at 0.
         let mask = tail_mask(tail.len());
-        // SAFETY: the mask loads the tail of `x` only, and the tail of each row, which has its end at
-        // (r + 1) · cols.
+        // SAFETY: the mask loads the tail of `x` only, and the tail of each row, which has its end
+        // at (r + 1) · cols.
         unsafe {
             let x = _mm256_maskload_ps(tail.as_ptr(), mask);
             for (r, lanes) in lanes.iter_mut().enumerate() {

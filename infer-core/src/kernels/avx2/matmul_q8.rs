@@ -1,9 +1,9 @@
 //! The int8 matrix product for AVX2, and again for AVX-VNNI.
 //!
 //! Both are one generic function, and instruction sets differ in [`Products`]. A function that is
-//! compiled for some features cannot be generic over them, so the generic ones are compiled for none
-//! and inlined into one that has them. They hold no closures, which would not be inlined, and then
-//! each intrinsic would be a call.
+//! compiled for some features cannot be generic over them, so the generic ones are compiled for
+//! none and inlined into one that has them. They hold no closures, which would not be inlined, and
+//! then each intrinsic would be a call.
 
 use core::arch::x86_64::*;
 
@@ -21,9 +21,9 @@ pub(super) fn matmul_q8(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<
     fn avx2<const GROUP: usize>(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
         let w = &Q8Matrix { group_size: if GROUP == 0 { w.group_size } else { GROUP }, ..*w };
         let large = size_of_val(w.q) > LARGE / 4;
-        // SAFETY: the closure has the features of this function, which are all that Maddubs needs. The
-        // walker gives ROWS whole rows, each as long as x and of as many groups as x; their size is
-        // a multiple of 32.
+        // SAFETY: the closure has the features of this function, which are all that Maddubs needs.
+        // The walker gives ROWS whole rows, each as long as x and of as many groups as x; their
+        // size is a multiple of 32.
         blocks_q8::matmul_q8(w, x, xs, out, |b, rows, out| unsafe {
             if large && b == 0 { dot_rows::<Maddubs, true>(rows, out) } else { dot_rows::<Maddubs, false>(rows, out) }
         });
@@ -44,9 +44,9 @@ pub(super) fn matmul_q8_vnni(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut P
     fn avx_vnni<const GROUP: usize>(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
         let w = &Q8Matrix { group_size: if GROUP == 0 { w.group_size } else { GROUP }, ..*w };
         let large = size_of_val(w.q) > LARGE / 4;
-        // SAFETY: the closure has the features of this function, which are all that Dpbusd needs. The
-        // walker gives ROWS whole rows, each as long as x and of as many groups as x; their size is
-        // a multiple of 32.
+        // SAFETY: the closure has the features of this function, which are all that Dpbusd needs.
+        // The walker gives ROWS whole rows, each as long as x and of as many groups as x; their
+        // size is a multiple of 32.
         blocks_q8::matmul_q8(w, x, xs, out, |b, rows, out| unsafe {
             if large && b == 0 { dot_rows::<Dpbusd, true>(rows, out) } else { dot_rows::<Dpbusd, false>(rows, out) }
         });
@@ -87,9 +87,9 @@ impl Products for Maddubs {
         unsafe { _mm256_setzero_si256() }
     }
 
-    /// Exact although `maddubs` adds two products in 16 bits: |x| <= 127 and |w| <= 128 give at most
-    /// 2 · 127 · 128 = 32,512. The unsigned factor must be |w|, since -128 has a magnitude as a byte,
-    /// but no negative.
+    /// Exact although `maddubs` adds two products in 16 bits: |x| <= 127 and |w| <= 128 give at
+    /// most 2 · 127 · 128 = 32,512. The unsigned factor must be |w|, since -128 has a magnitude as
+    /// a byte, but no negative.
     #[inline(always)]
     unsafe fn add(sums: __m256i, w: __m256i, x: __m256i) -> __m256i {
         // SAFETY: the caller vouches for AVX2.
@@ -108,7 +108,8 @@ impl Products for Dpbusd {
     /// unsigned, and the sums begin at -128 · Σ x to make up for it.
     #[inline(always)]
     unsafe fn start(x: &[i8]) -> __m256i {
-        // SAFETY: the caller vouches for AVX2 and AVX-VNNI; a chunk has the 32 bytes that are loaded.
+        // SAFETY: the caller vouches for AVX2 and AVX-VNNI; a chunk has the 32 bytes that are
+        // loaded.
         unsafe {
             let mut sums = _mm256_setzero_si256();
             for x in x.chunks_exact(BYTES) {
@@ -137,8 +138,8 @@ unsafe fn dot_rows<P: Products, const FETCH: bool>(rows: Q8Rows<'_>, out: &mut [
     let (q, s) = (rows.q.as_ptr(), rows.s.as_ptr());
     let (cols, groups) = (x.len(), xs.len());
     // SAFETY: the caller vouches for the instructions. Loads of x and of weights stay in a chunk of
-    // 32 columns of x, and in the same columns of rows 0 to 7. Element r · groups + g is the scale of
-    // group g of row r < 8. `out` has the eight numbers that are stored.
+    // 32 columns of x, and in the same columns of rows 0 to 7. Element r · groups + g is the scale
+    // of group g of row r < 8. `out` has the eight numbers that are stored.
     unsafe {
         let mut lanes = [_mm256_setzero_ps(); 8]; // [group mod 8], each of eight rows
         let row_of_scales =

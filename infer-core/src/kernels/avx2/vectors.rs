@@ -1,5 +1,5 @@
-//! What the AVX2 kernels share: blocks of eight rows, fetching weights ahead, and registers of eight
-//! numbers.
+//! What the AVX2 kernels share: blocks of eight rows, fetching weights ahead, and registers of
+//! eight numbers.
 
 use core::arch::x86_64::*;
 

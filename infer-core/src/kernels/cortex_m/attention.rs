@@ -28,14 +28,15 @@ pub(crate) fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
     );
 }
 
-/// Turns the scores of a head into softmax's numerators, and returns their sum; what lies behind the
-/// last position may be anything. Not inlined: one copy saves flash.
+/// Turns the scores of a head into softmax's numerators, and returns their sum; what lies behind
+/// the last position may be anything. Not inlined: one copy saves flash.
 #[inline(never)]
 fn attention_weights(heads: &Heads<'_>, head: &mut Head<'_>) -> f32 {
     let (blocks, _) = head.att.as_chunks_mut();
     let (keys, _) = heads.keys.as_chunks();
     match head.q.try_into() {
-        // SAFETY: `q` has eight dimensions, `blocks` is not empty, and there are keys for each block.
+        // SAFETY: `q` has eight dimensions, `blocks` is not empty, and there are keys for each
+        // block.
         Ok(q) if !blocks.is_empty() && blocks.len() <= keys.len() => unsafe {
             scores_of_eight_dimensions(q, keys, heads.scale, blocks);
         },
@@ -58,8 +59,8 @@ unsafe fn scores_of_eight_dimensions(
     att: &mut [[f32; LANES]],
 ) {
     let keys = keys.as_ptr().cast::<[f32; LANES]>();
-    // SAFETY: `att` is not empty; the loop writes its `att.len()` elements from its start, reads as many
-    // blocks of keys, and the eight numbers of `q`.
+    // SAFETY: `att` is not empty; the loop writes its `att.len()` elements from its start, reads as
+    // many blocks of keys, and the eight numbers of `q`.
     unsafe {
         asm!(
             "2:",
@@ -187,8 +188,8 @@ fn weigh_pair(heads: &Heads<'_>, [mut head0, mut head1]: [Head<'_>; 2], sums: [f
 ///
 /// # Safety
 /// `positions` is not 0. Both pointers of `att` point to as many weights. `values` points to eight
-/// dimensions of the first of as many rows of `head_size` values, and both pointers of `out` to eight
-/// numbers.
+/// dimensions of the first of as many rows of `head_size` values, and both pointers of `out` to
+/// eight numbers.
 #[inline(always)]
 unsafe fn weigh_eight_dimensions(
     att: [*const f32; 2],
@@ -227,9 +228,9 @@ unsafe fn weigh_eight_dimensions(
             )
         };
     }
-    // SAFETY: the code runs once for each position, of which there is one at least, reads a weight of
-    // both heads and eight values, for which the caller vouches, and writes eight numbers of both
-    // outputs. `ZERO` has the sixteen numbers that are read.
+    // SAFETY: the code runs once for each position, of which there is one at least, reads a weight
+    // of both heads and eight values, for which the caller vouches, and writes eight numbers of
+    // both outputs. `ZERO` has the sixteen numbers that are read.
     unsafe {
         asm!(
             "vldmia {zero}, {{s16-s31}}", // sums of both heads

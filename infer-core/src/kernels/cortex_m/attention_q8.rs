@@ -42,8 +42,8 @@ pub(crate) fn attend_q8(heads: &HeadsQ8<'_>, att: &mut [f32], out: &mut [f32]) {
 /// [`scores`] for heads of eight dimensions.
 ///
 /// # Safety
-/// The length of `att` is a multiple of eight and not 0. There are keys of eight dimensions and scales
-/// for as many positions.
+/// The length of `att` is a multiple of eight and not 0. There are keys of eight dimensions and
+/// scales for as many positions.
 unsafe fn scores_of_eight_dimensions(q: &[i8; 8], scale: f32, keys: &[i8], key_scales: &[f32], att: &mut [f32]) {
     let [q0, q1, q2, q3, q4, q5, q6, q7] = *q;
     let (low, high) = (word(&[q0, q1, q2, q3]), word(&[q4, q5, q6, q7]));
@@ -75,9 +75,9 @@ unsafe fn scores_of_eight_dimensions(q: &[i8; 8], scale: f32, keys: &[i8], key_s
             )
         };
     }
-    // SAFETY: the loop runs once for each eight scores of `att`, which is not empty. It reads 64 bytes of
-    // keys, by LDR at any address, and eight scales, for which the caller vouches, and writes the
-    // scores.
+    // SAFETY: the loop runs once for each eight scores of `att`, which is not empty. It reads 64
+    // bytes of keys, by LDR at any address, and eight scales, for which the caller vouches, and
+    // writes the scores.
     unsafe {
         asm!(
             with_dsp!(),
@@ -140,15 +140,16 @@ fn scores(q: &[i8], scale: f32, keys: &[i8], key_scales: &[f32], att: &mut [f32]
 }
 
 /// Puts 16-bit integers in the place of the weights, two in a word: of each four, the first and the
-/// third, then the second and the fourth. `scales` is as long as `att`, so it goes on behind the last
-/// position.
+/// third, then the second and the fourth. `scales` is as long as `att`, so it goes on behind the
+/// last position.
 fn quantize_weights<'a>(att: &'a mut [f32], factor: f32, scales: &[f32], positions: usize) -> &'a [[u32; 4]] {
     let words = bytemuck::cast_slice_mut::<f32, u32>(att);
     if words.is_empty() || words.len() != scales.len() {
         return &[];
     }
-    // SAFETY: `words` is not empty, its length is a multiple of eight, and `scales` is as long. The loop
-    // reads four of both, and writes two words to the start of `words`, never behind those read.
+    // SAFETY: `words` is not empty, its length is a multiple of eight, and `scales` is as long. The
+    // loop reads four of both, and writes two words to the start of `words`, never behind those
+    // read.
     unsafe {
         asm!(
             with_dsp!(),
@@ -216,9 +217,10 @@ fn weigh(weights: &[[u32; 4]], values: &[i8], head_size: usize, scale: f32, out:
                 return;
             };
             if !sums.is_empty() {
-                // SAFETY: neither is empty (`chunks` gives no empty one). `values` begins at dimension
-                // i · DIMENSIONS of the first block; each block of weights has `head_size` dimensions
-                // of eight values, at least as many from there on as `sums` asks for.
+                // SAFETY: neither is empty (`chunks` gives no empty one). `values` begins at
+                // dimension i · DIMENSIONS of the first block; each block of weights has
+                // `head_size` dimensions of eight values, at least as many from there on as `sums`
+                // asks for.
                 unsafe { weigh_dimensions(weights, values.as_ptr(), LANES * head_size, sums) }
             }
             totals.iter_mut().zip(sums.as_flattened()).for_each(|(total, sum)| *total += *sum as f32);
@@ -255,8 +257,8 @@ unsafe fn weigh_dimensions(weights: &[[u32; 4]], values: *const i8, stride: usiz
         };
     }
     // SAFETY: the inner loop runs once for each block of weights, the outer one for each element of
-    // `sums`; neither is empty. A pass reads the weights of a block and sixteen values, by LDR at any
-    // address, for which the caller vouches. `outer` has the seven words that are read.
+    // `sums`; neither is empty. A pass reads the weights of a block and sixteen values, by LDR at
+    // any address, for which the caller vouches. `outer` has the seven words that are read.
     unsafe {
         asm!(
             with_dsp!(),

@@ -6,8 +6,8 @@ use super::asm::eight;
 use crate::math::{self, EXP2_G, LANES, ROUND, SMALLEST_SCORE, exp2_score, sum_lanes, thumb};
 
 /// Replaces four registers by their [`exp2`](math::exp2), given [`CONSTANTS`] in s24 to s30 and
-/// {one} = 1.0. Changes s8 to s15, {a} and {b}. `$check` is code that runs whenever {a} and {b} hold
-/// the bits of n + ROUND of two of the numbers.
+/// {one} = 1.0. Changes s8 to s15, {a} and {b}. `$check` is code that runs whenever {a} and {b}
+/// hold the bits of n + ROUND of two of the numbers.
 macro_rules! exp2_of_four {
     ($x0:literal, $x1:literal, $x2:literal, $x3:literal, $check:expr) => {
         concat!(
@@ -100,8 +100,8 @@ pub(super) fn numerators(scores: &mut [f32]) -> f32 {
 /// # Safety
 /// `blocks` is not empty.
 unsafe fn numerators_of_blocks(blocks: &mut [[f32; LANES]], max: f32, lanes: &mut [f32; LANES]) -> usize {
-    // For any n from here on, 2^n · 2^f is above the smallest numerator whatever f is. Floats above 0
-    // compare like their bits as integers.
+    // For any n from here on, 2^n · 2^f is above the smallest numerator whatever f is. Floats above
+    // 0 compare like their bits as integers.
     const SMALLEST_N: u32 = (ROUND + SMALLEST_SCORE + 1.0).to_bits();
     macro_rules! leave_if_small {
         () => {
@@ -112,8 +112,9 @@ unsafe fn numerators_of_blocks(blocks: &mut [[f32; LANES]], max: f32, lanes: &mu
         };
     }
     let mut left = blocks.len();
-    // SAFETY: `blocks` is not empty; the loop reads and writes at most its `blocks.len()` elements of
-    // eight numbers from its start. `lanes` has eight numbers, and `CONSTANTS` the seven that are read.
+    // SAFETY: `blocks` is not empty; the loop reads and writes at most its `blocks.len()` elements
+    // of eight numbers from its start. `lanes` has eight numbers, and `CONSTANTS` the seven that
+    // are read.
     unsafe {
         asm!(
             "vldmia {constants}, {{s24-s30}}",

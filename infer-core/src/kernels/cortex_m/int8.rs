@@ -11,8 +11,8 @@ use crate::matrix::{Q8Matrix, rows_of, rows_of_mut};
 use crate::panel::Panel;
 use crate::quant::factor_for;
 
-/// [`quantize`](crate::quant::quantize), widened for SMLAD: of each four values, the first and the third share a
-/// word, then the second and the fourth, as SXTB16 unpacks weights.
+/// [`quantize`](crate::quant::quantize), widened for SMLAD: of each four values, the first and the
+/// third share a word, then the second and the fourth, as SXTB16 unpacks weights.
 pub(super) fn quantize(x: &[f32], group_size: usize, q: &mut [i8], s: &mut [f32]) {
     let Ok(q) = bytemuck::try_cast_slice_mut::<i8, [u32; 2]>(q) else { return };
     for ((x, q), s) in rows_of(x, group_size).zip(rows_of_mut(q, group_size / 4)).zip(s) {
@@ -34,8 +34,8 @@ pub(super) fn quantize(x: &[f32], group_size: usize, q: &mut [i8], s: &mut [f32]
 /// # Safety
 /// `x` and `q` have the same length, which is not 0.
 unsafe fn round_and_widen(x: &[[f32; 8]], factor: f32, q: &mut [[[u32; 2]; 2]]) {
-    // SAFETY: `x` is not empty; the loop reads its `x.len()` elements of eight numbers from its start,
-    // and writes as many elements of four words from the start of `q`.
+    // SAFETY: `x` is not empty; the loop reads its `x.len()` elements of eight numbers from its
+    // start, and writes as many elements of four words from the start of `q`.
     unsafe {
         asm!(
             with_dsp!(),
@@ -82,9 +82,9 @@ pub(super) fn matmul_q8(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<
         let (pairs, rest) = match group_sums_of(group_size) {
             Some(kernel) if whole && aligned && out.len() >= 2 => {
                 let (pairs, rest) = out.as_chunks_mut::<2>();
-                // SAFETY: `w` has two rows of weights and of scales for each pair, since it has as many
-                // rows as outputs (`whole`), and there is a pair at least. There are at most SUMS
-                // groups, of the kernel's size. Weights and x are aligned to four.
+                // SAFETY: `w` has two rows of weights and of scales for each pair, since it has as
+                // many rows as outputs (`whole`), and there is a pair at least. There are at most
+                // SUMS groups, of the kernel's size. Weights and x are aligned to four.
                 unsafe { dot_pairs(w, x, xs, kernel, pairs) }
                 (pairs.len(), rest)
             }
@@ -101,8 +101,8 @@ pub(super) fn matmul_q8(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<
 ///
 /// # Safety
 /// `w` has two rows of weights and of scales for each pair, and there is a pair at least. There are
-/// at most [`SUMS`] groups, of the kernel's size. Weights and x are aligned to four, as LDRD and LDM
-/// ask for.
+/// at most [`SUMS`] groups, of the kernel's size. Weights and x are aligned to four, as LDRD and
+/// LDM ask for.
 unsafe fn dot_pairs(w: &Q8Matrix<'_>, x: &[[i16; 4]], xs: &[f32], kernel: GroupSums, pairs: &mut [[f32; 2]]) {
     let (mut q, mut s) = (w.q.as_ptr(), w.s.as_ptr());
     if let [xs] = xs {
@@ -116,9 +116,9 @@ unsafe fn dot_pairs(w: &Q8Matrix<'_>, x: &[[i16; 4]], xs: &[f32], kernel: GroupS
     for pairs in pairs.chunks_mut((SUMS / xs.len().max(1)).max(1)) {
         let Some(sums) = sums.get_mut(..pairs.len() * xs.len()) else { return };
         let sums = sums.as_mut_ptr_range();
-        // SAFETY: the caller vouches for two rows of weights and scales for each of these pairs, as `q`
-        // and `s` move on with them; `sums` has room for the sums of all their groups, which the first
-        // call writes and the second reads.
+        // SAFETY: the caller vouches for two rows of weights and scales for each of these pairs, as
+        // `q` and `s` move on with them; `sums` has room for the sums of all their groups, which
+        // the first call writes and the second reads.
         unsafe {
             (kernel.groups)(q, w.cols, x.as_ptr(), xs.len(), sums.start.cast()..sums.end.cast());
             add_groups(sums.start.cast(), s, xs, pairs);
@@ -133,9 +133,9 @@ unsafe fn dot_pairs(w: &Q8Matrix<'_>, x: &[[i16; 4]], xs: &[f32], kernel: GroupS
 /// sums.
 ///
 /// # Safety
-/// The place for the sums holds a `[i32; 2]` for each group of a whole number of pairs, at least one,
-/// and there are weights for as many pairs of rows. Weights and x are aligned to four, and then so
-/// are all rows and groups, as their sizes are multiples of 16.
+/// The place for the sums holds a `[i32; 2]` for each group of a whole number of pairs, at least
+/// one, and there are weights for as many pairs of rows. Weights and x are aligned to four, and
+/// then so are all rows and groups, as their sizes are multiples of 16.
 type SumsOfPairs = unsafe fn(*const i8, usize, *const [i16; 4], usize, Range<*mut [i32; 2]>);
 
 /// [`SumsOfPairs`] for one size of groups.
@@ -191,8 +191,8 @@ macro_rules! eight_columns {
 macro_rules! sums_of_rows {
     ($name:ident, $w1:literal, $group_size:literal, $($eight:ident)*) => {
         unsafe fn $name(w: *const i8, _: usize, x: *const [i16; 4], _: usize, sums: Range<*mut [i32; 2]>) {
-            // SAFETY: the loop runs once for each sum, of which there is one at least. It reads a group
-            // of two rows and of x, for which the caller vouches, and writes the sum.
+            // SAFETY: the loop runs once for each sum, of which there is one at least. It reads a
+            // group of two rows and of x, for which the caller vouches, and writes the sum.
             unsafe {
                 asm!(
                     with_dsp!(),
@@ -224,13 +224,13 @@ macro_rules! sums_of_rows {
 macro_rules! sums_of_groups {
     ($name:ident, $($eight:ident)*) => {
         unsafe fn $name(w: *const i8, cols: usize, x: *const [i16; 4], groups: usize, sums: Range<*mut [i32; 2]>) {
-            // Goes to s0 to s4, as core registers are few: the end of the sums of this pair, the end of
-            // all sums, and the distances.
+            // Goes to s0 to s4, as core registers are few: the end of the sums of this pair, the
+            // end of all sums, and the distances.
             let pair_bytes = groups * size_of::<[i32; 2]>();
             let outer = [sums.start as usize + pair_bytes, sums.end as usize, 2 * cols, cols, pair_bytes];
-            // SAFETY: the inner loop runs once for each sum of a pair, the outer one for each pair; there
-            // is one at least of both. A pass reads a group of two rows and of x, for which the caller
-            // vouches, and writes the sum. `outer` has the five words that are read.
+            // SAFETY: the inner loop runs once for each sum of a pair, the outer one for each pair;
+            // there is one at least of both. A pass reads a group of two rows and of x, for which
+            // the caller vouches, and writes the sum. `outer` has the five words that are read.
             unsafe {
                 asm!(
                     with_dsp!(),

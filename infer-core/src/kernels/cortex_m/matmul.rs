@@ -26,8 +26,51 @@ pub(super) fn matmul_f32(w: &[f32], cols: usize, x: &[f32], out: &mut Panel<'_>)
     }
 }
 
-/// [`dot`](crate::math::dot) of x with pairs of rows. The first product of a lane is not added to 0.
-/// That changes nothing but the sign of a zero, and 0 is added to the sum of the lanes instead.
+/// Adds the products of eight columns to the lanes of both rows.
+macro_rules! eight_columns {
+    () => {
+        concat!(
+            "vldmia {xp}!, {{s0-s7}}\n",
+            "vldmia {w}!, {{s8-s15}}\n",
+            eight!("vmul.f32", s8, s0),
+            "\n",
+            eight!("vadd.f32", s16, s8),
+            "\n",
+            "vldmia {w1}!, {{s8-s15}}\n",
+            eight!("vmul.f32", s8, s0),
+            "\n",
+            eight!("vadd.f32", s24, s8),
+        )
+    };
+}
+
+/// Adds the products of the last four columns to the first four lanes of both rows.
+macro_rules! four_columns {
+    () => {
+        "vldmia {xp}, {{s0-s3}}
+        vldmia {w}!, {{s8-s11}}
+        vldmia {w1}!, {{s12-s15}}
+        vmul.f32 s8, s8, s0
+        vmul.f32 s9, s9, s1
+        vmul.f32 s10, s10, s2
+        vmul.f32 s11, s11, s3
+        vmul.f32 s12, s12, s0
+        vmul.f32 s13, s13, s1
+        vmul.f32 s14, s14, s2
+        vmul.f32 s15, s15, s3
+        vadd.f32 s16, s16, s8
+        vadd.f32 s17, s17, s9
+        vadd.f32 s18, s18, s10
+        vadd.f32 s19, s19, s11
+        vadd.f32 s24, s24, s12
+        vadd.f32 s25, s25, s13
+        vadd.f32 s26, s26, s14
+        vadd.f32 s27, s27, s15"
+    };
+}
+
+/// [`dot`](crate::math::dot) of x with pairs of rows. The first product of a lane is not added to
+/// 0. That changes nothing but the sign of a zero, and 0 is added to the sum of the lanes instead.
 ///
 /// # Safety
 /// `w` points to `2 · out.len()` rows of `x.len()` numbers, a multiple of four and at least
@@ -38,25 +81,10 @@ unsafe fn dot_rows(w: *const f32, x: &[f32], out: &mut [[f32; 2]]) {
     /// Bytes of code for each chunk: 35 instructions, which the assembler checks.
     const CODE_BYTES: usize = 35 * 4;
     let chunks = x.len() / LANES - 1;
-    macro_rules! eight_columns {
-        () => {
-            concat!(
-                "vldmia {xp}!, {{s0-s7}}\n",
-                "vldmia {w}!, {{s8-s15}}\n",
-                eight!("vmul.f32", s8, s0),
-                "\n",
-                eight!("vadd.f32", s16, s8),
-                "\n",
-                "vldmia {w1}!, {{s8-s15}}\n",
-                eight!("vmul.f32", s8, s0),
-                "\n",
-                eight!("vadd.f32", s24, s8),
-            )
-        };
-    }
-    // SAFETY: `out` is not empty. Each of its pairs reads the `x.len()` numbers of x and two rows of
-    // as many weights, in chunks of eight and, if `x.len() % 8` is 4, a last one of four; there are
-    // two chunks at least. The entry is the start of a chunk's code: CODE_BYTES is checked below.
+    // SAFETY: `out` is not empty. Each of its pairs reads the `x.len()` numbers of x and two rows
+    // of as many weights, in chunks of eight and, if `x.len() % 8` is 4, a last one of four; there
+    // are two chunks at least. The entry is the start of a chunk's code: CODE_BYTES is checked
+    // below.
     unsafe {
         asm!(
             // ADR counts from its own address rounded down to a multiple of four, and a function
@@ -94,25 +122,7 @@ unsafe fn dot_rows(w: *const f32, x: &[f32], out: &mut [[f32; 2]]) {
             "subs {n}, {n}, #1",
             "bne.w 3b",
             "cbz r0, 4f",
-            "vldmia {xp}, {{s0-s3}}",
-            "vldmia {w}!, {{s8-s11}}",
-            "vldmia {w1}!, {{s12-s15}}",
-            "vmul.f32 s8, s8, s0",
-            "vmul.f32 s9, s9, s1",
-            "vmul.f32 s10, s10, s2",
-            "vmul.f32 s11, s11, s3",
-            "vmul.f32 s12, s12, s0",
-            "vmul.f32 s13, s13, s1",
-            "vmul.f32 s14, s14, s2",
-            "vmul.f32 s15, s15, s3",
-            "vadd.f32 s16, s16, s8",
-            "vadd.f32 s17, s17, s9",
-            "vadd.f32 s18, s18, s10",
-            "vadd.f32 s19, s19, s11",
-            "vadd.f32 s24, s24, s12",
-            "vadd.f32 s25, s25, s13",
-            "vadd.f32 s26, s26, s14",
-            "vadd.f32 s27, s27, s15",
+            four_columns!(),
             "4:",
             "vmov s0, {n}", // 0
             sum_lanes!(),

@@ -30,8 +30,8 @@ pub(crate) fn rms_scale(sum: f32, n: usize) -> f32 {
 /// `x` is not empty.
 unsafe fn squares(x: &[[f32; LANES]]) -> [f32; LANES] {
     let mut lanes = [0.0; LANES];
-    // SAFETY: `x` is not empty; the loop reads its `x.len()` elements of eight numbers from its start.
-    // `lanes` has the eight numbers that are read and written.
+    // SAFETY: `x` is not empty; the loop reads its `x.len()` elements of eight numbers from its
+    // start. `lanes` has the eight numbers that are read and written.
     unsafe {
         asm!(
             "vldmia {lanes}, {{s8-s15}}",

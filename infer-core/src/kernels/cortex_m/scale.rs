@@ -33,8 +33,8 @@ pub(super) unsafe fn add_groups(sums: *const [i32; 2], ws: *const f32, xs: &[f32
             )
         };
     }
-    // SAFETY: neither `pairs` nor `xs` is empty. For each pair the code reads `xs.len()` sums, scales of
-    // both rows and scales of x, for which the caller vouches, and writes the pair.
+    // SAFETY: neither `pairs` nor `xs` is empty. For each pair the code reads `xs.len()` sums,
+    // scales of both rows and scales of x, for which the caller vouches, and writes the pair.
     unsafe {
         asm!(
             "2:",
@@ -76,13 +76,14 @@ pub(super) unsafe fn add_groups(sums: *const [i32; 2], ws: *const f32, xs: &[f32
     }
 }
 
-/// Multiplies integer sums, which stand in the place of the outputs, by the scales of weights and of
-/// x. Adding 0 does what adding up the other lanes, all 0, would do.
+/// Multiplies integer sums, which stand in the place of the outputs, by the scales of weights and
+/// of x. Adding 0 does what adding up the other lanes, all 0, would do.
 pub(super) fn scale(sums: &mut [f32], ws: &[f32], xs: f32) {
     let (blocks, rest) = sums.as_chunks_mut::<LANES>();
     let (scales, scales_rest) = ws.split_at_checked(blocks.len() * LANES).unwrap_or_default();
     if !blocks.is_empty() && !scales.is_empty() {
-        // SAFETY: `blocks` is not empty; `scales` has eight numbers for each block, as it was cut so.
+        // SAFETY: `blocks` is not empty; `scales` has eight numbers for each block, as it was cut
+        // so.
         unsafe { scale_blocks(blocks, scales.as_ptr(), xs) }
     }
     for (sum, ws) in rest.iter_mut().zip(scales_rest) {

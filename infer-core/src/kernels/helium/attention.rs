@@ -19,8 +19,9 @@ pub(super) fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
     let vectors = || {
         let rows = rows_of_mut(att, block_len(positions)).zip(rows_of_mut(out, head_size));
         for (q, (att, out)) in rows_of(heads.q, head_size).zip(rows) {
-            // SAFETY: `head_size` is a multiple of 8. `att` has a weight for each position, rounded up
-            // to a multiple of 8; there are keys for as many (`whole`), and values for all positions.
+            // SAFETY: `head_size` is a multiple of 8. `att` has a weight for each position, rounded
+            // up to a multiple of 8; there are keys for as many (`whole`), and values for all
+            // positions.
             unsafe {
                 scores(q, heads, att);
                 let sum = numerators(att, positions);
@@ -33,40 +34,42 @@ pub(super) fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
     }
 }
 
+/// Sums up one lane of the dot products: dimension `l` and every eighth from there on.
+#[rustfmt::skip]
+macro_rules! lane {
+    ($l:literal, $low:literal, $high:literal) => {
+        concat!(
+            "ldr {t}, [{q}, #4*", $l, "]\n",
+            "vldrw.u32 ", $low, ", [{keys}, #32*", $l, "]\n",
+            "vldrw.u32 ", $high, ", [{keys}, #32*", $l, "+16]\n",
+            "vmul.f32 ", $low, ", ", $low, ", {t}\n",
+            "vmul.f32 ", $high, ", ", $high, ", {t}\n",
+            "wls lr, {more}, 4f\n",
+            "add {qd}, {q}, #4*", $l, "\n",
+            "add {kd}, {keys}, #32*", $l, "\n",
+            "3:\n",
+            "ldr {t}, [{qd}, #32]!\n",
+            "vldrw.u32 q6, [{kd}, #256]!\n",
+            "vldrw.u32 q7, [{kd}, #16]\n",
+            "vmul.f32 q6, q6, {t}\n",
+            "vmul.f32 q7, q7, {t}\n",
+            "vadd.f32 ", $low, ", ", $low, ", q6\n",
+            "vadd.f32 ", $high, ", ", $high, ", q7\n",
+            "le lr, 3b\n",
+            "4:",
+        )
+    };
+}
+
 /// `att[t] = dot(q, key t) · scale`, a block of eight positions at a time.
 ///
 /// # Safety
-/// The core has Helium. The head size and the length of `att` are multiples of 8 and not 0. There are
-/// keys for as many positions as `att` has scores, and `q` has a number for each dimension.
+/// The core has Helium. The head size and the length of `att` are multiples of 8 and not 0. There
+/// are keys for as many positions as `att` has scores, and `q` has a number for each dimension.
 unsafe fn scores(q: &[f32], heads: &Heads<'_>, att: &mut [f32]) {
-    /// Sums up one lane of the dot products: dimension `l` and every eighth from there on.
-    #[rustfmt::skip]
-    macro_rules! lane {
-        ($l:literal, $low:literal, $high:literal) => {
-            concat!(
-                "ldr {t}, [{q}, #4*", $l, "]\n",
-                "vldrw.u32 ", $low, ", [{keys}, #32*", $l, "]\n",
-                "vldrw.u32 ", $high, ", [{keys}, #32*", $l, "+16]\n",
-                "vmul.f32 ", $low, ", ", $low, ", {t}\n",
-                "vmul.f32 ", $high, ", ", $high, ", {t}\n",
-                "wls lr, {more}, 4f\n",
-                "add {qd}, {q}, #4*", $l, "\n",
-                "add {kd}, {keys}, #32*", $l, "\n",
-                "3:\n",
-                "ldr {t}, [{qd}, #32]!\n",
-                "vldrw.u32 q6, [{kd}, #256]!\n",
-                "vldrw.u32 q7, [{kd}, #16]\n",
-                "vmul.f32 q6, q6, {t}\n",
-                "vmul.f32 q7, q7, {t}\n",
-                "vadd.f32 ", $low, ", ", $low, ", q6\n",
-                "vadd.f32 ", $high, ", ", $high, ", q7\n",
-                "le lr, 3b\n",
-                "4:",
-            )
-        };
-    }
-    // SAFETY: the loop runs once for each eight scores of `att`, which is not empty. It reads `q` and a
-    // block of `head_size` times eight keys, for which the caller vouches, and writes the scores.
+    // SAFETY: the loop runs once for each eight scores of `att`, which is not empty. It reads `q`
+    // and a block of `head_size` times eight keys, for which the caller vouches, and writes the
+    // scores.
     unsafe {
         asm!(
             ".cpu cortex-m55",
@@ -193,12 +196,13 @@ unsafe fn numerators(att: &mut [f32], positions: usize) -> f32 {
 /// `out = Σ_t att[t] · values[t] · inverse`, sequential over positions, eight dimensions at a time.
 ///
 /// # Safety
-/// The core has Helium. `att` has a weight for each position, and there is a row of `head_size` values
-/// for each; the head size is a multiple of 8.
+/// The core has Helium. `att` has a weight for each position, and there is a row of `head_size`
+/// values for each; the head size is a multiple of 8.
 unsafe fn weigh(att: &[f32], heads: &Heads<'_>, inverse: f32, out: &mut [f32]) {
     for (i, out) in out.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
         // SAFETY: the loop runs once for each position and reads its weight and the eight values of
-        // dimensions 8i to 8i + 7, for which the caller vouches. `out` has the eight numbers written.
+        // dimensions 8i to 8i + 7, for which the caller vouches. `out` has the eight numbers
+        // written.
         unsafe {
             asm!(
                 ".cpu cortex-m55",
@@ -234,9 +238,9 @@ unsafe fn weigh(att: &[f32], heads: &Heads<'_>, inverse: f32, out: &mut [f32]) {
     }
 }
 
-/// This is exact without the guard. A scale is 0 or at least 2^-107, so only a score can be subnormal,
-/// and one so near 0 changes no power of 2; weights are 0 or at least 2^-60; and the last product is
-/// the FPU's.
+/// This is exact without the guard. A scale is 0 or at least 2^-107, so only a score can be
+/// subnormal, and one so near 0 changes no power of 2; weights are 0 or at least 2^-60; and the
+/// last product is the FPU's.
 pub(super) fn attend_q8(heads: &HeadsQ8<'_>, att: &mut [f32], out: &mut [f32]) {
     let HeadsQ8 { positions, head_size, .. } = *heads;
     let slots = block_len(positions);
@@ -250,8 +254,8 @@ pub(super) fn attend_q8(heads: &HeadsQ8<'_>, att: &mut [f32], out: &mut [f32]) {
     let q = rows_of(heads.q, head_size).zip(heads.q_scales);
     let rows = rows_of_mut(att, slots).zip(rows_of_mut(out, head_size));
     for ((q, q_scale), (att, out)) in q.zip(rows) {
-        // SAFETY: `head_size` is a multiple of 4. `att` has a weight for each position, rounded up to a
-        // multiple of 8, and there are keys, values and scales for as many, as checked above.
+        // SAFETY: `head_size` is a multiple of 4. `att` has a weight for each position, rounded up
+        // to a multiple of 8, and there are keys, values and scales for as many, as checked above.
         unsafe {
             scores_q8(q, q_scale * heads.scale, heads, att);
             let sum = numerators(att, positions);
@@ -262,9 +266,9 @@ pub(super) fn attend_q8(heads: &HeadsQ8<'_>, att: &mut [f32], out: &mut [f32]) {
 }
 
 /// # Safety
-/// The core has Helium. The length of `att` is a multiple of 8 and not 0, the head size a multiple of 4.
-/// There are keys and scales for as many positions as `att` has scores, and `q` has a number for each
-/// dimension.
+/// The core has Helium. The length of `att` is a multiple of 8 and not 0, the head size a multiple
+/// of 4. There are keys and scales for as many positions as `att` has scores, and `q` has a number
+/// for each dimension.
 unsafe fn scores_q8(q: &[i8], scale: f32, heads: &HeadsQ8<'_>, att: &mut [f32]) {
     /// Adds the products of four positions and four dimensions to their sums.
     #[rustfmt::skip] // an instruction per line
@@ -294,9 +298,9 @@ unsafe fn scores_q8(q: &[i8], scale: f32, heads: &HeadsQ8<'_>, att: &mut [f32]) 
             )
         };
     }
-    // SAFETY: the loop runs once for each eight scores of `att`, which is not empty. It reads `q`, a
-    // block of `head_size` times eight keys and eight scales, for which the caller vouches, and writes
-    // the scores.
+    // SAFETY: the loop runs once for each eight scores of `att`, which is not empty. It reads `q`,
+    // a block of `head_size` times eight keys and eight scales, for which the caller vouches, and
+    // writes the scores.
     unsafe {
         asm!(
             ".cpu cortex-m55",
@@ -336,10 +340,11 @@ unsafe fn scores_q8(q: &[i8], scale: f32, heads: &HeadsQ8<'_>, att: &mut [f32]) 
 /// becomes 0 here anyway.
 ///
 /// # Safety
-/// The core has Helium. The length of `att` is a multiple of 8, and there is a scale for each weight.
+/// The core has Helium. The length of `att` is a multiple of 8, and there is a scale for each
+/// weight.
 unsafe fn quantize_weights(att: &mut [f32], factor: f32, heads: &HeadsQ8<'_>) {
-    // SAFETY: the loop reads `att` and as many scales, for which the caller vouches, in vectors of four,
-    // and writes to `att` behind its reads.
+    // SAFETY: the loop reads `att` and as many scales, for which the caller vouches, in vectors of
+    // four, and writes to `att` behind its reads.
     unsafe {
         asm!(
             ".cpu cortex-m55",
@@ -370,8 +375,8 @@ unsafe fn quantize_weights(att: &mut [f32], factor: f32, heads: &HeadsQ8<'_>) {
 }
 
 /// # Safety
-/// The core has Helium. `att` holds weights as [`quantize_weights`] leaves them, there are values for
-/// as many positions, and the head size is a multiple of 4.
+/// The core has Helium. `att` holds weights as [`quantize_weights`] leaves them, there are values
+/// for as many positions, and the head size is a multiple of 4.
 unsafe fn weigh_q8(att: &[f32], heads: &HeadsQ8<'_>, scale: f32, out: &mut [f32]) {
     const BLOCKS: usize = Q8_POSITIONS / LANES;
     let blocks = att.len() / LANES;

@@ -1,4 +1,5 @@
-//! Matrix products: one instruction multiplies four floats, or sixteen int8 numbers and sums them up.
+//! Matrix products: one instruction multiplies four floats, or sixteen int8 numbers and sums them
+//! up.
 
 use core::arch::asm;
 
@@ -28,11 +29,12 @@ pub(super) fn matmul_f32(w: &[f32], cols: usize, x: &[f32], out: &mut Panel<'_>)
 /// [`dot`] of x with pairs of rows.
 ///
 /// # Safety
-/// The core has Helium. `w` has `2 · out.len()` rows as long as `x`, whose length is a multiple of 4.
+/// The core has Helium. `w` has `2 · out.len()` rows as long as `x`, whose length is a multiple of
+/// 4.
 unsafe fn dot_rows(w: &[f32], x: &[f32], out: &mut [[f32; 2]]) {
-    // SAFETY: the loop runs once for each pair of `out`, maybe never, and reads `x` and two rows of `w`,
-    // for which the caller vouches: in chunks of eight numbers, and a last one of four if `x.len() % 8`
-    // is 4.
+    // SAFETY: the loop runs once for each pair of `out`, maybe never, and reads `x` and two rows of
+    // `w`, for which the caller vouches: in chunks of eight numbers, and a last one of four if
+    // `x.len() % 8` is 4.
     unsafe {
         asm!(
             ".cpu cortex-m55",
@@ -103,8 +105,8 @@ const ROWS: usize = 4;
 /// Rows that have their lanes in memory at a time, if there are several groups.
 const BLOCK: usize = 4 * ROWS;
 
-/// The int8 product for groups that fit the registers; others are rare, as quantisers make 64 and its
-/// divisors.
+/// The int8 product for groups that fit the registers; others are rare, as quantisers make 64 and
+/// its divisors.
 pub(super) fn matmul_q8(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
     let add_group: Option<AddGroup> = match w.group_size {
         16 => Some(add_group::<1>),
@@ -133,8 +135,8 @@ fn matmul_groups(add_group: AddGroup, w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], ou
         let done = ROWS * blocks.len();
         if let [xs] = xs {
             clear(blocks);
-            // SAFETY: `w` has as many rows as `out` has outputs, as checked above, and their one group
-            // is as long as `x`.
+            // SAFETY: `w` has as many rows as `out` has outputs, as checked above, and their one
+            // group is as long as `x`.
             unsafe { add_group(w, 0, 0, x, *xs, blocks) }
         } else {
             let mut lanes = [[[0.0; ROWS]; BLOCK / ROWS]; LANES];
@@ -142,8 +144,8 @@ fn matmul_groups(add_group: AddGroup, w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], ou
                 clear(lanes.as_flattened_mut());
                 for (g, (x, xs)) in rows_of(x, w.group_size).zip(xs).enumerate() {
                     let Some(lane) = lanes[g % LANES].get_mut(..blocks.len()) else { continue };
-                    // SAFETY: `w` has as many rows as `out` has outputs, as checked above, hence these
-                    // from row BLOCK · i on; `x` and each row have group g.
+                    // SAFETY: `w` has as many rows as `out` has outputs, as checked above, hence
+                    // these from row BLOCK · i on; `x` and each row have group g.
                     unsafe { add_group(w, BLOCK * i, g, x, *xs, lane) }
                 }
                 sum_blocks(&lanes, blocks);
@@ -179,8 +181,8 @@ fn clear(sums: &mut [[f32; ROWS]]) {
 
 /// Puts [`sum_lanes`](crate::math::sum_lanes) of the first rows of a block into `out`.
 fn sum_blocks(lanes: &[[[f32; ROWS]; BLOCK / ROWS]; LANES], out: &mut [[f32; ROWS]]) {
-    // SAFETY: the loop writes at most BLOCK / ROWS elements of `out`, maybe none, and reads as many of
-    // each of the eight lanes.
+    // SAFETY: the loop writes at most BLOCK / ROWS elements of `out`, maybe none, and reads as many
+    // of each of the eight lanes.
     unsafe {
         asm!(
             ".cpu cortex-m55",
@@ -215,12 +217,34 @@ fn sum_blocks(lanes: &[[[f32; ROWS]; BLOCK / ROWS]; LANES], out: &mut [[f32; ROW
     }
 }
 
-/// Adds what group `g`, of `16 · CHUNKS` columns, contributes to the sums of `4 · sums.len()` rows
+/// Sums up the products of one row with x, in q0 to q3, and moves on to the next row.
+#[rustfmt::skip] // an instruction per line
+macro_rules! row {
+    ($sum:literal) => {
+        concat!(
+            "vldrb.u8 q4, [{w}], #16\n",
+            "vmladav.s8 ", $sum, ", q0, q4\n",
+            ".if {chunks} > 1\n",
+            "vldrb.u8 q4, [{w}], #16\n",
+            "vmladava.s8 ", $sum, ", q1, q4\n",
+            ".endif\n",
+            ".if {chunks} > 2\n",
+            "vldrb.u8 q4, [{w}], #16\n",
+            "vmladava.s8 ", $sum, ", q2, q4\n",
+            "vldrb.u8 q4, [{w}], #16\n",
+            "vmladava.s8 ", $sum, ", q3, q4\n",
+            ".endif\n",
+            "add {w}, {w}, {skip}",
+        )
+    };
+}
+
+/// Adds the contribution of group `g`, of `16 · CHUNKS` columns, to the sums of `4 · sums.len()` rows
 /// from `row` on. x stays in registers meanwhile.
 ///
 /// # Safety
-/// The core has Helium. The group size is `16 · CHUNKS`, and `x` is as long. `w` has `4 · sums.len()`
-/// rows from `row` on, and each of them a group `g` with its scale.
+/// The core has Helium. The group size is `16 · CHUNKS`, and `x` is as long. `w` has `4 ·
+/// sums.len()` rows from `row` on, and each of them a group `g` with its scale.
 unsafe fn add_group<const CHUNKS: usize>(
     w: &Q8Matrix<'_>,
     row: usize,
@@ -229,29 +253,9 @@ unsafe fn add_group<const CHUNKS: usize>(
     xs: f32,
     sums: &mut [[f32; ROWS]],
 ) {
-    #[rustfmt::skip] // an instruction per line
-    macro_rules! row {
-        ($sum:literal) => {
-            concat!(
-                "vldrb.u8 q4, [{w}], #16\n",
-                "vmladav.s8 ", $sum, ", q0, q4\n",
-                ".if {chunks} > 1\n",
-                "vldrb.u8 q4, [{w}], #16\n",
-                "vmladava.s8 ", $sum, ", q1, q4\n",
-                ".endif\n",
-                ".if {chunks} > 2\n",
-                "vldrb.u8 q4, [{w}], #16\n",
-                "vmladava.s8 ", $sum, ", q2, q4\n",
-                "vldrb.u8 q4, [{w}], #16\n",
-                "vmladava.s8 ", $sum, ", q3, q4\n",
-                ".endif\n",
-                "add {w}, {w}, {skip}",
-            )
-        };
-    }
     let groups = w.cols / (16 * CHUNKS);
-    // SAFETY: the loop runs once for each element of `sums`, maybe never, and reads group `g` of four
-    // rows and their scales, for which the caller vouches; `x` is read once.
+    // SAFETY: the loop runs once for each element of `sums`, maybe never, and reads group `g` of
+    // four rows and their scales, for which the caller vouches; `x` is read once.
     unsafe {
         asm!(
             ".cpu cortex-m55",

@@ -8,13 +8,14 @@ use crate::math::{self, EXP2_G, ROUND};
 use crate::matrix::{rows_of, rows_of_mut};
 use crate::quant::factor_for;
 
-/// [`quantize`](crate::quant::quantize) for groups of a multiple of four, as they all are. A subnormal
-/// x times a scale of at most 127 · 2^100 is far below 1/2, so flushing it changes nothing.
+/// [`quantize`](crate::quant::quantize) for groups of a multiple of four, as they all are. A
+/// subnormal x times a scale of at most 127 · 2^100 is far below 1/2, so flushing it changes
+/// nothing.
 pub(super) fn quantize(x: &[f32], group_size: usize, q: &mut [i8], s: &mut [f32]) {
     for ((x, q), s) in rows_of(x, group_size).zip(rows_of_mut(q, group_size)).zip(s) {
         let scale = factor_for(max_magnitude(x), s);
-        // SAFETY: the loop reads `x.len() / 4` vectors of four numbers of `x` and writes as many times
-        // four bytes of `q`, which is as long.
+        // SAFETY: the loop reads `x.len() / 4` vectors of four numbers of `x` and writes as many
+        // times four bytes of `q`, which is as long.
         unsafe {
             asm!(
                 ".cpu cortex-m55",
@@ -65,14 +66,16 @@ pub(super) fn max_magnitude(x: &[f32]) -> f32 {
 
 pub(super) fn rmsnorm(out: &mut [f32], x: &[f32], weight: &[f32]) {
     let whole = x.len().is_multiple_of(2 * VECTOR) && out.len() >= x.len() && weight.len() >= x.len();
-    // SAFETY: the length of `x` is a multiple of eight, and the others are at least as long (`whole`).
+    // SAFETY: the length of `x` is a multiple of eight, and the others are at least as long
+    // (`whole`).
     if !whole || !exact(|| unsafe { rmsnorm_vectors(out, x, weight) }) {
         norm::rmsnorm(out, x, weight);
     }
 }
 
 /// # Safety
-/// The core has Helium. The length of `x` is a multiple of eight, and the others are at least as long.
+/// The core has Helium. The length of `x` is a multiple of eight, and the others are at least as
+/// long.
 unsafe fn rmsnorm_vectors(out: &mut [f32], x: &[f32], weight: &[f32]) {
     let sum;
     // SAFETY: the loop reads `x.len() / 8` times two vectors of four numbers from the start of `x`.
@@ -100,8 +103,8 @@ unsafe fn rmsnorm_vectors(out: &mut [f32], x: &[f32], weight: &[f32]) {
             options(nostack, readonly),
         );
     }
-    // SAFETY: the loop reads `x.len() / 4` vectors of `x` and of `weight`, and writes as many of `out`;
-    // both are at least as long as `x`.
+    // SAFETY: the loop reads `x.len() / 4` vectors of `x` and of `weight`, and writes as many of
+    // `out`; both are at least as long as `x`.
     unsafe {
         asm!(
             ".cpu cortex-m55",
@@ -125,16 +128,17 @@ unsafe fn rmsnorm_vectors(out: &mut [f32], x: &[f32], weight: &[f32]) {
     }
 }
 
-/// [`swiglu`](crate::math::swiglu). The division and the last product, which could be subnormal, are the FPU's; 1
-/// + exp(-v) swallows what comes of a subnormal v.
+/// [`swiglu`](crate::math::swiglu). The division and the last product, which could be subnormal,
+/// are the FPU's; 1 + exp(-v) swallows what comes of a subnormal v.
 pub(super) fn swiglu(hb: &mut [f32], hb2: &[f32]) {
-    /// For q5 to q7: exp(-v) is 0 above the first, infinite below the second; the third is infinity.
+    /// For q5 to q7: exp(-v) is 0 above the first, infinite below the second; the third is
+    /// infinity.
     static BOUNDS: [[f32; VECTOR]; 3] = [[87.33; VECTOR], [-88.37; VECTOR], [f32::INFINITY; VECTOR]];
     let [g0, g1, g2, g3, g4] = EXP2_G;
     let (v, v_rest) = hb.as_chunks_mut::<VECTOR>();
     let (gate, gate_rest) = hb2.as_chunks::<VECTOR>();
-    // SAFETY: the loop reads and writes as many vectors of `v` as there are of both, and reads as many
-    // of `gate`. `BOUNDS` has the three vectors that are read.
+    // SAFETY: the loop reads and writes as many vectors of `v` as there are of both, and reads as
+    // many of `gate`. `BOUNDS` has the three vectors that are read.
     unsafe {
         asm!(
             ".cpu cortex-m55",
