@@ -1,7 +1,7 @@
-//! Keys and values of past positions: where they lie, and how they get there.
+//! The cache of keys and values of past positions: its layout, and storing into it.
 //!
-//! Both are stored per layer and key/value head, in blocks of eight positions where that lets
-//! attention read in order:
+//! Both are stored per layer and key/value head, in blocks of eight positions where attention then
+//! reads in order:
 //! - f32: keys (block, head_size, 8), so that scores vectorise over positions; values (max_seq,
 //!   head_size).
 //! - int8: keys (block, head_size / 4, 8, 4) and values (block, head_size, 8): four neighbours are
@@ -44,7 +44,7 @@ enum Data<'s> {
     I8 { keys: &'s mut [i8], values: &'s mut [i8], key_scales: &'s mut [f32], value_scales: &'s mut [f32] },
 }
 
-/// What attention reads of one layer and head.
+/// The keys and values of one layer and head, for attention to read.
 #[derive(Clone, Copy)]
 pub(crate) enum Head<'a> {
     F32 { keys: &'a [[f32; LANES]], values: &'a [f32] },
@@ -141,7 +141,7 @@ impl<'s> Cache<'s> {
     }
 }
 
-/// One position of blocks (dimension, 8).
+/// Stores one position into blocks (dimension, 8).
 fn store_by_dimension<T>(blocks: &mut [T], x: impl ExactSizeIterator<Item = T>, pos: usize) {
     let slots = blocks.as_chunks_mut::<LANES>().0.iter_mut().skip(pos / LANES * x.len());
     for (slot, x) in slots.zip(x) {
@@ -151,7 +151,7 @@ fn store_by_dimension<T>(blocks: &mut [T], x: impl ExactSizeIterator<Item = T>, 
     }
 }
 
-/// One position of blocks (dimension / 4, 8, 4).
+/// Stores one position into blocks (dimension / 4, 8, 4).
 fn store_by_quads(blocks: &mut [i8], x: &[f32], factor: f32, pos: usize, head_size: usize) {
     let quads = blocks.as_chunks_mut::<4>().0.iter_mut().skip(pos / LANES * LANES * head_size / 4 + pos % LANES);
     for (slot, x) in quads.step_by(LANES).zip(x.as_chunks::<4>().0) {
@@ -159,7 +159,7 @@ fn store_by_quads(blocks: &mut [i8], x: &[f32], factor: f32, pos: usize, head_si
     }
 }
 
-/// `buffer` in two after `first` elements, if it has `need` of them.
+/// Cuts `buffer` in two after `first` elements, if it has `need` of them.
 fn cut<'a, T>(
     name: &'static str,
     buffer: &'a mut [T],

@@ -1,13 +1,18 @@
-//! The inner loops, one file per instruction set, picked once at run time.
+//! The inner loops, in one file or folder per instruction set; a table of them is picked once.
 //!
-//! The scalar kernels define the result: every other kernel must give the same bits (the
-//! determinism contract in the crate's documentation). An ISA file holds kernels and nothing else.
+//! The scalar kernels define the result, and every other kernel must give the same bits (the
+//! determinism contract in the crate's documentation). Kernels for a new core are a file here with a
+//! table, and lines in this file that offer it; `tests.rs` and the image `kernels` of firmware-example
+//! compare every table. `table.rs` has the types of kernels, `blocks.rs` and `blocks_q8.rs` the walks
+//! over rows and heads.
 
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 mod avx2;
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 mod avx512;
 mod blocks;
+#[cfg(any(all(target_arch = "x86_64", feature = "std"), all(target_arch = "aarch64", target_feature = "neon")))]
+mod blocks_q8;
 #[cfg(thumb_fpu)]
 mod cortex_m;
 #[cfg(thumb_fpu)]

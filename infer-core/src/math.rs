@@ -1,9 +1,10 @@
 //! Vector maths with a fixed order of operations.
 //!
-//! Sums run in eight lanes by index mod 8, which are then added as `t_i = l_i + l_{i+4}`,
-//! `(t0 + t2) + (t1 + t3)`: the order in which one AVX register, two NEON or SSE registers, or a
-//! plain loop can do it alike. Multiplications and additions are rounded one by one; nothing here
-//! may be contracted to a fused multiply-add.
+//! This is the floor: nothing else of the computation is below it, and it defines the result. Sums
+//! run in eight lanes by index mod 8, which are then added as `t_i = l_i + l_{i+4}`,
+//! `(t0 + t2) + (t1 + t3)`. One AVX register, two NEON or SSE registers and a plain loop can all keep
+//! that order. Multiplications and additions are rounded one by one; nothing here may be contracted
+//! to a fused multiply-add.
 
 use crate::error::Error;
 
@@ -23,8 +24,8 @@ pub(crate) mod native {
 /// Lanes of a sum.
 pub const LANES: usize = 8;
 
-/// Adding 1.5·2^23 rounds to an integer (half to even), which then stands in the low bits of the
-/// sum.
+/// 1.5·2^23. Adding it rounds a number to an integer (half to even), which then stands in the low
+/// bits of the sum.
 pub(crate) const ROUND: f32 = 12_582_912.0;
 
 /// Adds up the lanes of a sum in the order of the contract.
@@ -212,8 +213,8 @@ pub fn exp2(x: f32) -> f32 {
     let f = x - (shifted - ROUND);
     let [g0, g1, g2, g3, g4] = EXP2_G;
     let y = ((((g4 * f + g3) * f + g2) * f + g1) * f + g0) * f + 1.0;
-    // n stands in the low bits of the sum, and goes to the exponent of 1. (Adding it to that of y
-    // would turn a NaN into some number.)
+    // n stands in the low bits of the sum, and goes to the exponent of 1. Adding it to the exponent of
+    // y would turn a NaN into a number.
     y * f32::from_bits((shifted.to_bits() << 23).wrapping_add(1f32.to_bits()))
 }
 

@@ -74,7 +74,7 @@ impl<'m> Matrix<'m> {
         }
     }
 
-    /// The matrix of some of the rows, `None` if there are not that many.
+    /// The matrix of a range of the rows, `None` if there are not that many.
     pub fn row_range(&self, range: Range<usize>) -> Option<Matrix<'m>> {
         let cols = self.cols();
         let rows = range.end.checked_sub(range.start)?;
@@ -103,11 +103,11 @@ impl<'m> Matrix<'m> {
     }
 }
 
-/// The rows of a (n, width) matrix; none if the width is 0.
+/// The rows of an (n, width) matrix; none if the width is 0.
 ///
-/// `zip` asks `chunks_exact` for its length, a division by a width that the compiler does not
-/// always see to be positive: built for size, that leaves a panic. Here is no division. (Not for
-/// short rows in an inner loop: it is slower there.)
+/// `zip` asks `chunks_exact` for its length: a division by a width that the compiler does not always
+/// know to be positive. Built for size, that leaves a panic, and this function has no division. It is
+/// slower for short rows in an inner loop.
 pub(crate) fn rows_of<T>(mut matrix: &[T], width: usize) -> impl Iterator<Item = &[T]> {
     core::iter::from_fn(move || {
         let (row, rest) = matrix.split_at_checked(width)?;

@@ -18,7 +18,7 @@ pub enum KvType {
     I8,
 }
 
-/// What the caller asks of a [`Plan`].
+/// The limits a [`Plan`] is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Limits {
@@ -183,7 +183,8 @@ impl Plan {
     }
 }
 
-/// Largest head whose int8 scores fit an i32: products of a query and a key are at most 127².
+/// The largest head size with int8 scores that fit an i32: products of a query and a key are at most
+/// 127².
 const MAX_HEAD_SIZE_I8: usize = i32::MAX as usize / (127 * 127);
 /// Bytes of a quantised activation: kernels may widen it.
 pub(crate) const XQ_BYTES: usize = 2;
@@ -191,21 +192,22 @@ pub(crate) const XQ_BYTES: usize = 2;
 /// to move up.
 pub(crate) const XQ_ALIGN: usize = 4;
 
-/// Elements per token of a batch: one place for [`Config::plan`] and
+/// Elements per token of a batch, counted in one place for [`Config::plan`] and
 /// [`State::new`](crate::State::new).
 pub(crate) struct HotSizes {
-    /// x, xb and q each, as all that follow in f32 unless it says otherwise.
+    /// Elements of `x`, `xb` and `q` each. Everything below is f32 unless stated.
     pub dim: usize,
-    /// hb and hb2 each. They also hold k and v before these go to the cache, hence the maximum.
+    /// Elements of `hb` and `hb2` each. They also hold k and v before these go to the cache, hence the
+    /// maximum.
     pub hidden: usize,
-    /// cos and sin of the position's angles.
+    /// Cosines and sines of the position's angles.
     pub rope: usize,
     /// Quantised activations, of [`XQ_BYTES`] i8 each: inputs of int8 matrices, and queries for an
     /// int8 KV cache.
     pub quantized: usize,
     /// Their scales.
     pub scales: usize,
-    /// All of them in f32.
+    /// The sum of all f32 elements.
     pub total: u64,
 }
 

@@ -5,8 +5,8 @@
 //! of the kernel that calls it.
 
 use super::table::Heads;
-use crate::math::{dot, dot_q8};
-use crate::matrix::{Q8Matrix, rows_of, rows_of_mut};
+use crate::math::dot;
+use crate::matrix::{rows_of, rows_of_mut};
 use crate::panel::Panel;
 use crate::plan::block_len;
 
@@ -29,48 +29,6 @@ pub(super) fn matmul_f32<const ROWS: usize>(
             match out.first_chunk_mut() {
                 Some(out) if w.len() == block => dot_rows(b, w, x, out),
                 _ => w.chunks_exact(cols).zip(out).for_each(|(w, out)| *out = dot(w, x)),
-            }
-        }
-    }
-}
-
-/// Whole rows of an int8 matrix, and one row of quantised x.
-#[derive(Clone, Copy)]
-pub(super) struct Q8Rows<'a> {
-    /// (rows, cols)
-    pub q: &'a [i8],
-    /// (rows, cols / group_size)
-    pub s: &'a [f32],
-    /// (cols)
-    pub x: &'a [i8],
-    /// (cols / group_size)
-    pub xs: &'a [f32],
-    pub group_size: usize,
-}
-
-/// [`matmul_f32`] for an int8 matrix: calls `dot_rows(b, rows, out)`.
-#[inline(always)]
-pub(super) fn matmul_q8<const ROWS: usize>(
-    w: &Q8Matrix<'_>,
-    x: &[i8],
-    xs: &[f32],
-    out: &mut Panel<'_>,
-    dot_rows: impl Fn(usize, Q8Rows<'_>, &mut [f32; ROWS]),
-) {
-    let (cols, group_size) = (w.cols.max(1), w.group_size.max(1));
-    let groups = (cols / group_size).max(1);
-    let (q_block, s_block) = (ROWS.saturating_mul(cols).max(1), ROWS.saturating_mul(groups).max(1));
-    for (i, (q, s)) in w.q.chunks(q_block).zip(w.s.chunks(s_block)).enumerate() {
-        for (b, (x, xs)) in x.chunks_exact(cols).zip(xs.chunks_exact(groups)).enumerate() {
-            let Some(out) = out.row(b).get_mut(i * ROWS..) else { return };
-            match out.first_chunk_mut() {
-                Some(out) if (q.len(), s.len()) == (q_block, s_block) => {
-                    dot_rows(b, Q8Rows { q, s, x, xs, group_size }, out);
-                }
-                _ => {
-                    let rows = q.chunks_exact(cols).zip(s.chunks_exact(groups)).zip(out);
-                    rows.for_each(|((q, s), out)| *out = dot_q8(q, s, x, xs, group_size));
-                }
             }
         }
     }

@@ -8,7 +8,7 @@
 
 use core::arch::aarch64::*;
 
-use super::blocks::{self, Q8Rows};
+use super::blocks_q8::{self, Q8Rows};
 use super::scalar;
 use super::table::Kernels;
 use crate::matrix::Q8Matrix;
@@ -25,7 +25,7 @@ fn matmul_q8(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
     if !w.group_size.is_multiple_of(BYTES) {
         return scalar::matmul_q8(w, x, xs, out);
     }
-    blocks::matmul_q8(w, x, xs, out, |_, rows, out| {
+    blocks_q8::matmul_q8(w, x, xs, out, |_, rows, out| {
         // SAFETY: NEON is there, as the target has it. The walker gives ROWS whole rows, each as long
         // as x and of as many groups as x, whose size is a multiple of 16.
         unsafe { dot_rows(rows, out) }

@@ -1,5 +1,9 @@
-//! Portable kernels. They define the result; the compiler may vectorise them, since eight
-//! independent lanes leave it the freedom that a single running sum would not.
+//! The portable kernels, which define the result.
+//!
+//! Read them with the types in `table.rs`, which state the formulas. The order of operations is the
+//! contract; everything else is written so that compilers vectorise it, for which eight independent
+//! lanes leave them the freedom that a single running sum would not. No loop has a bounds check that
+//! could panic.
 
 use super::blocks::{self, Head, in_pairs};
 use super::table::{Heads, HeadsQ8, Kernels, Q8_POSITIONS};
@@ -57,7 +61,15 @@ fn dot_rows([a, b, c, d]: [&[f32]; ROWS], x: &[f32]) -> [f32; ROWS] {
 
 #[inline(always)]
 pub(super) fn matmul_q8(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
-    blocks::matmul_q8(w, x, xs, out, |_, row, out| *out = [dot_q8(row.q, row.s, row.x, row.xs, row.group_size)]);
+    let (cols, group_size) = (w.cols.max(1), w.group_size.max(1));
+    let groups = (cols / group_size).max(1);
+    for (r, (q, s)) in rows_of(w.q, cols).zip(rows_of(w.s, groups)).enumerate() {
+        for (b, (x, xs)) in rows_of(x, cols).zip(rows_of(xs, groups)).enumerate() {
+            if let Some(out) = out.row(b).get_mut(r) {
+                *out = dot_q8(q, s, x, xs, group_size);
+            }
+        }
+    }
 }
 
 #[inline(always)]
@@ -76,7 +88,7 @@ fn attend_heads<const H: usize>(heads: &Heads<'_>, mut each: [Head<'_>; H]) {
     }
 }
 
-/// `att = 2^(keys · q · scale - max)`, in whole vectors: what lies behind the last position gets
+/// `att[t] = 2^(dot(q, key t) · scale - max)`, in whole vectors: slots behind the last position get
 /// the weight 0, which changes no sum. Returns the sum.
 #[inline(always)]
 fn attention_weights(q: &[f32], heads: &Heads<'_>, att: &mut [f32]) -> f32 {
@@ -107,7 +119,7 @@ fn scores(q: &[f32], keys: &[[f32; LANES]], scale: f32, att: &mut [[f32; LANES]]
         let (keys, keys_tail) = keys.as_chunks::<LANES>();
         let mut l = [[0.0; LANES]; LANES]; // [dimension mod 8][position]
         for (q, keys) in q.iter().zip(keys) {
-            // Written out, since the compiler keeps the sums in memory when it finds a loop.
+            // Written out: in a loop, the compiler keeps the sums in memory.
             l[0] = add(l[0], scaled(&keys[0], q[0]));
             l[1] = add(l[1], scaled(&keys[1], q[1]));
             l[2] = add(l[2], scaled(&keys[2], q[2]));
@@ -211,13 +223,13 @@ fn scores_q8(q: &[i8], scale: f32, heads: &HeadsQ8<'_>, att: &mut [[f32; LANES]]
     }
 }
 
-/// Puts a 16-bit integer in the place of each weight, and returns its unit.
+/// Puts a 16-bit integer in the place of each weight, and returns the unit of these integers.
 #[inline(always)]
 fn quantize_weights(att: &mut [f32], heads: &HeadsQ8<'_>) -> f32 {
     let scales = heads.value_scales.get(..heads.positions).unwrap_or(&[]);
     let (unit, factor) = weight_unit(largest_magnitude(scales));
     for (weight, scale) in att.iter_mut().zip(scales) {
-        // Its bits stand in for those of the f32, as there is no other room for them.
+        // The bits of the integer take the place of the f32, as there is no other room for them.
         *weight = f32::from_bits((*weight * (scale * factor) + ROUND).to_bits() & 0xffff);
     }
     unit

@@ -8,7 +8,7 @@
 use core::arch::x86_64::*;
 
 use super::vectors::{LARGE, ROWS, add_lanes, fetch};
-use crate::kernels::blocks::{self, Q8Rows};
+use crate::kernels::blocks_q8::{self, Q8Rows};
 use crate::kernels::scalar;
 use crate::matrix::Q8Matrix;
 use crate::panel::Panel;
@@ -24,7 +24,7 @@ pub(super) fn matmul_q8(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<
         // SAFETY: the closure has the features of this function, which are all that Maddubs needs. The
         // walker gives ROWS whole rows, each as long as x and of as many groups as x; their size is
         // a multiple of 32.
-        blocks::matmul_q8(w, x, xs, out, |b, rows, out| unsafe {
+        blocks_q8::matmul_q8(w, x, xs, out, |b, rows, out| unsafe {
             if large && b == 0 { dot_rows::<Maddubs, true>(rows, out) } else { dot_rows::<Maddubs, false>(rows, out) }
         });
     }
@@ -47,7 +47,7 @@ pub(super) fn matmul_q8_vnni(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut P
         // SAFETY: the closure has the features of this function, which are all that Dpbusd needs. The
         // walker gives ROWS whole rows, each as long as x and of as many groups as x; their size is
         // a multiple of 32.
-        blocks::matmul_q8(w, x, xs, out, |b, rows, out| unsafe {
+        blocks_q8::matmul_q8(w, x, xs, out, |b, rows, out| unsafe {
             if large && b == 0 { dot_rows::<Dpbusd, true>(rows, out) } else { dot_rows::<Dpbusd, false>(rows, out) }
         });
     }

@@ -106,14 +106,15 @@ const BLOCK: usize = 4 * ROWS;
 /// The int8 product for groups that fit the registers; others are rare, as quantisers make 64 and its
 /// divisors.
 pub(super) fn matmul_q8(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
-    let add_group = match w.group_size {
-        16 => add_group::<1>,
-        32 => add_group::<2>,
-        64 => add_group::<4>,
-        _ => return scalar::matmul_q8(w, x, xs, out),
+    let add_group: Option<AddGroup> = match w.group_size {
+        16 => Some(add_group::<1>),
+        32 => Some(add_group::<2>),
+        64 => Some(add_group::<4>),
+        _ => None,
     };
-    if !exact(|| matmul_groups(add_group, w, x, xs, out)) {
-        scalar::matmul_q8(w, x, xs, out); // scales so small that their products are subnormal
+    // The products of very small scales are subnormal.
+    if !add_group.is_some_and(|add_group| exact(|| matmul_groups(add_group, w, x, xs, out))) {
+        scalar::matmul_q8(w, x, xs, out);
     }
 }
 
