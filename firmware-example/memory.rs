@@ -21,7 +21,7 @@ pub fn check(map: &str, parts: &[Part]) -> Result<(), String> {
             let list: Vec<String> = inside.iter().map(|part| format!("{} for {}", part.bytes, part.what)).collect();
             let remedy = match part.memory {
                 "MODEL" => "Take a smaller MODEL",
-                _ => "Lower MAX_SEQ, take KvType::I8 (src/settings.rs) or a smaller MODEL",
+                _ => "Lower MAX_SEQ, take KvType::Q8 (src/settings.rs) or a smaller MODEL",
             };
             return Err(format!(
                 "{memory} has {length} bytes and would need {}, with code and other statics on top. {remedy}, or move \

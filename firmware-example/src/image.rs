@@ -39,7 +39,7 @@ pub const PLAN: Plan = {
 const VOCAB_SIZE: usize = PLAN.config.vocab_size;
 const KV_F32_VALUES: usize = match PLAN.limits.kv {
     KvType::F32 => PLAN.kv_values,
-    KvType::I8 => 0,
+    KvType::Q8 => 0,
 };
 const MAX_PROMPT_TOKENS: usize = Tokenizer::max_tokens(MAX_PROMPT);
 
@@ -89,7 +89,7 @@ impl Memory {
         let hot = HotBuffers { f32: self.hot_f32, i8: self.hot_i8 };
         let kv = match PLAN.limits.kv {
             KvType::F32 => KvBuffers::F32(self.kv_f32),
-            KvType::I8 => KvBuffers::I8 { values: self.kv_i8, scales: self.kv_scales },
+            KvType::Q8 => KvBuffers::Q8 { values: self.kv_i8, scales: self.kv_scales },
         };
         Ok((State::new(&PLAN, hot, kv)?, &mut self.scratch))
     }

@@ -8,7 +8,7 @@ use infer_core::KvType;
 /// it.
 pub const MAX_SEQ: usize = 256;
 /// EDIT 4. Type of the KV cache.
-pub const KV: KvType = KvType::I8;
+pub const KV: KvType = KvType::Q8;
 
 /// The beginning of the first story.
 pub const PROMPT: &str = "Once upon a time";

@@ -373,7 +373,7 @@ impl From<Kv> for KvType {
     fn from(kv: Kv) -> KvType {
         match kv {
             Kv::F32 => KvType::F32,
-            Kv::Int8 => KvType::I8,
+            Kv::Int8 => KvType::Q8,
         }
     }
 }

@@ -223,7 +223,7 @@ impl Memory {
         let sum = |parts: &[Part]| parts.iter().map(|part| part.bytes).sum();
         Memory {
             max_seq: plan.limits.max_seq,
-            kv: if plan.limits.kv == KvType::I8 { "int8" } else { "f32" },
+            kv: if plan.limits.kv == KvType::Q8 { "int8" } else { "f32" },
             prompt_bytes: prompt,
             flash_bytes: sum(&flash),
             ram_bytes: sum(&ram),
@@ -249,7 +249,7 @@ fn print_memory(out: &mut impl Write, memory: &Memory) -> io::Result<()> {
 /// The plan as constants of the preprocessor: the limits, and the bytes of each part of an
 /// infer_memory.
 fn print_c(out: &mut impl Write, plan: &Plan, prompt: u32, model: &str) -> io::Result<()> {
-    let kv = if plan.limits.kv == KvType::I8 { "I8" } else { "F32" };
+    let kv = if plan.limits.kv == KvType::Q8 { "I8" } else { "F32" };
     let scales = 4 * plan.kv_scales as u64;
     let merge = Tokenizer::max_tokens(prompt as usize) * size_of::<MergeSlot>();
     writeln!(

@@ -17,7 +17,7 @@ static MODEL: &Aligned<[u8]> = &Aligned(*include_bytes!("../../models/firmware/m
 static TOKENIZER: &[u8] = include_bytes!("../../models/firmware/tokenizer.bin");
 
 const PLAN: Plan = match Config::from_header(include_bytes!("../../models/firmware/model.bin")) {
-    Ok(config) => match config.plan(Limits::new(200).with_kv(KvType::I8)) {
+    Ok(config) => match config.plan(Limits::new(200).with_kv(KvType::Q8)) {
         Ok(plan) => plan,
         Err(_) => panic!("the model does not run within these limits"),
     },
@@ -64,7 +64,7 @@ fn main() -> Result<(), Error> {
 fn tell(prompt: &str, memory: &mut Memory) -> Result<u64, Error> {
     let Memory { hot_f32, hot_i8, kv_values, kv_scales, candidates } = memory;
     let model = Model::from_bytes(&MODEL.0)?;
-    let kv = KvBuffers::I8 { values: kv_values, scales: kv_scales };
+    let kv = KvBuffers::Q8 { values: kv_values, scales: kv_scales };
     let mut state = State::new(&PLAN, HotBuffers { f32: hot_f32, i8: hot_i8 }, kv)?;
     let tokenizer = Tokenizer::with_index(TOKENIZER, &INDEX);
     let mut tokens = [0; 64];

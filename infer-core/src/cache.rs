@@ -20,7 +20,7 @@ pub enum KvBuffers<'s> {
     /// [`Plan::kv_values`] elements.
     F32(&'s mut [f32]),
     /// [`Plan::kv_values`] and [`Plan::kv_scales`] elements.
-    I8 {
+    Q8 {
         /// Quantised keys and values, at any address: on a chip, unaligned words must be allowed,
         /// as they are after a reset.
         values: &'s mut [i8],
@@ -41,14 +41,14 @@ pub(crate) struct Cache<'s> {
 #[derive(Debug)]
 enum Data<'s> {
     F32 { keys: &'s mut [f32], values: &'s mut [f32] },
-    I8 { keys: &'s mut [i8], values: &'s mut [i8], key_scales: &'s mut [f32], value_scales: &'s mut [f32] },
+    Q8 { keys: &'s mut [i8], values: &'s mut [i8], key_scales: &'s mut [f32], value_scales: &'s mut [f32] },
 }
 
 /// The keys and values of one layer and head, for attention to read.
 #[derive(Clone, Copy)]
 pub(crate) enum Head<'a> {
     F32 { keys: &'a [[f32; LANES]], values: &'a [f32] },
-    I8 { keys: &'a [i8], values: &'a [i8], key_scales: &'a [f32], value_scales: &'a [f32] },
+    Q8 { keys: &'a [i8], values: &'a [i8], key_scales: &'a [f32], value_scales: &'a [f32] },
 }
 
 impl<'s> Cache<'s> {
@@ -63,10 +63,10 @@ impl<'s> Cache<'s> {
                 let (keys, values) = cut("kv.values", values, plan.kv_values, key_len)?;
                 Data::F32 { keys, values }
             }
-            (KvType::I8, KvBuffers::I8 { values, scales }) => {
+            (KvType::Q8, KvBuffers::Q8 { values, scales }) => {
                 let (keys, values) = cut("kv.values", values, plan.kv_values, key_len)?;
                 let (key_scales, value_scales) = cut("kv.scales", scales, plan.kv_scales, scale_len)?;
-                Data::I8 { keys, values, key_scales, value_scales }
+                Data::Q8 { keys, values, key_scales, value_scales }
             }
             _ => return Err(Error::Unsupported { what: "a KV cache of another type than planned" }),
         };
@@ -96,7 +96,7 @@ impl<'s> Cache<'s> {
                     }
                 }
             }
-            Data::I8 { keys, values, key_scales, value_scales } => {
+            Data::Q8 { keys, values, key_scales, value_scales } => {
                 let (Some(keys), Some(values), Some(key_scales), Some(value_scales)) = (
                     part_mut(keys, kv_dim * slots, layer),
                     part_mut(values, kv_dim * slots, layer),
@@ -131,7 +131,7 @@ impl<'s> Cache<'s> {
             Data::F32 { keys, values } => {
                 Head::F32 { keys: part(keys, slots, index)?.as_chunks().0, values: part(values, max_seq, index)? }
             }
-            Data::I8 { keys, values, key_scales, value_scales } => Head::I8 {
+            Data::Q8 { keys, values, key_scales, value_scales } => Head::Q8 {
                 keys: part(keys, slots, index)?,
                 values: part(values, slots, index)?,
                 key_scales: part(key_scales, block_len(self.max_seq), layer)?,

@@ -215,7 +215,7 @@ fn attend_heads(config: &Config, state: &mut State<'_>, engine: &Engine<'_>) {
     let q = &*prefix(state.q, rows, config.dim);
     let out = prefix(state.xb, rows, config.dim);
     let (xq, xs) = (prefix(state.int8.q, XQ_BYTES, q.len()), prefix(state.int8.s, rows, config.n_heads));
-    if let KvType::I8 = limits.kv {
+    if let KvType::Q8 = limits.kv {
         quantize_by(native::largest_magnitude, q, head_size, xq, xs); // one byte per value: the layout that all attention kernels read
     }
     let (xq, xs, cache) = (&*xq, &*xs, &state.cache);
@@ -240,7 +240,7 @@ fn attend_heads(config: &Config, state: &mut State<'_>, engine: &Engine<'_>) {
                     let heads = Heads { q, keys, values, positions, head_size, scale };
                     (engine.kernels.attend)(&heads, att, out.row(turn));
                 }
-                Head::I8 { keys, values, key_scales, value_scales } => {
+                Head::Q8 { keys, values, key_scales, value_scales } => {
                     let (Some(q), Some(q_scales)) = (xq.get(i * piece..), xs.get(i * config.kv_mul()..)) else {
                         return;
                     };

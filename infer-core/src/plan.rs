@@ -15,7 +15,7 @@ pub enum KvType {
     /// 4 bytes per value.
     F32,
     /// 1 byte per value, and two f32 scales per position and layer.
-    I8,
+    Q8,
 }
 
 /// The limits a [`Plan`] is made for.
@@ -105,12 +105,12 @@ impl Config {
         if limits.threads == 0 {
             return Err(Error::Setting { name: "threads", value: 0.0, rule: "it must be at least 1" });
         }
-        if let KvType::I8 = limits.kv
+        if let KvType::Q8 = limits.kv
             && !self.head_size().is_multiple_of(4)
         {
             return Err(Error::Unsupported { what: "an int8 KV cache with a head size that is no multiple of 4" });
         }
-        if let KvType::I8 = limits.kv
+        if let KvType::Q8 = limits.kv
             && self.head_size() > MAX_HEAD_SIZE_I8
         {
             return Err(Error::Unsupported { what: "an int8 KV cache with a head size above 133,144" });
@@ -137,7 +137,7 @@ impl Config {
         let keys = product(&[n_layers, kv_dim, slots]);
         let (values, value_bytes, kv_scales) = match limits.kv {
             KvType::F32 => (product(&[n_layers, kv_dim, limits.max_seq as u64]), 4, Some(0)),
-            KvType::I8 => (keys, 1, product(&[2, n_layers, slots])),
+            KvType::Q8 => (keys, 1, product(&[2, n_layers, slots])),
         };
         let kv_values = sum(&[keys, values]);
         let kv = (to_elements(kv_values, value_bytes), to_elements(kv_scales, 4));
@@ -167,7 +167,7 @@ impl Plan {
     pub const fn kv_bytes(&self) -> u64 {
         let value_bytes = match self.limits.kv {
             KvType::F32 => 4,
-            KvType::I8 => 1,
+            KvType::Q8 => 1,
         };
         self.kv_values as u64 * value_bytes + self.kv_scales as u64 * 4
     }
@@ -217,7 +217,7 @@ impl HotSizes {
         let rope = config.head_size();
         let (queries, query_scales) = match kv {
             KvType::F32 => (0, 0),
-            KvType::I8 => (config.dim, config.n_heads),
+            KvType::Q8 => (config.dim, config.n_heads),
         };
         let (inputs, input_scales) = match config.weights {
             WeightType::F32 => (0, 0),
@@ -267,7 +267,7 @@ mod tests {
     fn constructors_say_what_they_change() {
         const LIMITS: Limits = Limits::new(7);
         assert_eq!(LIMITS, Limits { max_seq: 7, batch: 1, threads: 1, kv: KvType::F32 });
-        let other = LIMITS.with_batch(2).with_threads(3).with_kv(KvType::I8);
-        assert_eq!(other, Limits { max_seq: 7, batch: 2, threads: 3, kv: KvType::I8 });
+        let other = LIMITS.with_batch(2).with_threads(3).with_kv(KvType::Q8);
+        assert_eq!(other, Limits { max_seq: 7, batch: 2, threads: 3, kv: KvType::Q8 });
     }
 }

@@ -140,7 +140,7 @@ fn sizes_that_overflow() {
     assert_eq!(config.plan(limits), Err(Error::TooLarge));
     // An int8 KV cache of half the address space, and one of all of it.
     let mut small = Config::new(4, 2, 1 << 28, 1, 300, huge);
-    let limits = Limits::new(1 << 30).with_kv(KvType::I8);
+    let limits = Limits::new(1 << 30).with_kv(KvType::Q8);
     let plan = small.plan(limits).unwrap();
     assert_eq!((plan.kv_values, plan.kv_scales), (1 << 61, 1 << 59));
     assert_eq!(plan.kv_bytes(), (1 << 61) + (1 << 61));
@@ -187,7 +187,7 @@ fn damaged_weights_are_an_error_wherever_they_are() {
             // The last weight: of the last layer, and of the last token, which is fed below.
             *weights.last_mut().unwrap() = damage;
             let file = model.to_file(Version::V0);
-            for (kernels, kv) in Kernels::all().flat_map(|kernels| [(kernels, KvType::F32), (kernels, KvType::I8)]) {
+            for (kernels, kv) in Kernels::all().flat_map(|kernels| [(kernels, KvType::F32), (kernels, KvType::Q8)]) {
                 let engine = Engine::new(kernels, &Serial);
                 let result = Run::with_limits(file.bytes(), limits.with_kv(kv), engine).logits(&[299, 299, 299]);
                 assert!(
@@ -274,11 +274,11 @@ fn plans_and_buffers() {
     }
     let heads = |dim, n_heads| Config::new(dim, config.hidden_dim, config.n_layers, n_heads, 300, 40);
     let odd = heads(36, 6);
-    assert!(matches!(odd.plan(limits.with_kv(KvType::I8)), Err(Error::Unsupported { .. })));
+    assert!(matches!(odd.plan(limits.with_kv(KvType::Q8)), Err(Error::Unsupported { .. })));
     // Scores of larger heads could overflow: head_size · 127² beyond 2³¹.
     let wide = |dim, kv| heads(dim, 1).plan(limits.with_kv(kv));
-    assert!(wide(133_144, KvType::I8).is_ok() && wide(133_148, KvType::F32).is_ok());
-    assert!(matches!(wide(133_148, KvType::I8), Err(Error::Unsupported { what }) if what.contains("above 133,144")));
+    assert!(wide(133_144, KvType::Q8).is_ok() && wide(133_148, KvType::F32).is_ok());
+    assert!(matches!(wide(133_148, KvType::Q8), Err(Error::Unsupported { what }) if what.contains("above 133,144")));
 
     let plan = config.plan(limits).unwrap();
     let new = |hot: usize, kv: usize| {
@@ -295,7 +295,7 @@ fn plans_and_buffers() {
 
 #[test]
 fn plans_and_buffers_of_an_int8_kv_cache() {
-    let limits = Limits::new(37).with_batch(2).with_threads(2).with_kv(KvType::I8);
+    let limits = Limits::new(37).with_batch(2).with_threads(2).with_kv(KvType::Q8);
     let plan = config(16, 5, 2, 4, 2).plan(limits).unwrap();
     // Keys and values of 2 layers, 40 positions in whole blocks and 8 dimensions; a scale for each
     // position of a layer.
@@ -306,7 +306,7 @@ fn plans_and_buffers_of_an_int8_kv_cache() {
     let mut new = |hot_i8: usize, values: usize, scales: usize| {
         let (mut hot_i8, mut values, mut scales) = (vec![0; hot_i8], vec![0; values], vec![0.0; scales]);
         let hot = HotBuffers { f32: &mut f32s, i8: &mut hot_i8 };
-        State::new(&plan, hot, KvBuffers::I8 { values: &mut values, scales: &mut scales }).map(|_| ()).err()
+        State::new(&plan, hot, KvBuffers::Q8 { values: &mut values, scales: &mut scales }).map(|_| ()).err()
     };
     let too_small = |buffer, need| Some(Error::BufferTooSmall { buffer, need, have: need - 1 });
     assert_eq!(new(plan.hot_i8, plan.kv_values, plan.kv_scales), None);
@@ -318,7 +318,7 @@ fn plans_and_buffers_of_an_int8_kv_cache() {
     let (mut values, mut scales) = (vec![0; plan.kv_values], vec![0.0; plan.kv_scales]);
     for (plan, of_another_type) in [
         (plan, KvBuffers::F32(&mut vec![0.0; plan.kv_values])),
-        (f32_plan, KvBuffers::I8 { values: &mut values, scales: &mut scales }),
+        (f32_plan, KvBuffers::Q8 { values: &mut values, scales: &mut scales }),
     ] {
         let hot = HotBuffers { f32: &mut f32s, i8: &mut vec![0; plan.hot_i8] };
         assert!(matches!(State::new(&plan, hot, of_another_type), Err(Error::Unsupported { .. })));

@@ -195,7 +195,7 @@ fn int8_kv_files() -> impl Iterator<Item = (File, Config, Limits)> {
     int8_kv_shapes().into_iter().zip(0..).map(|((mut config, max_seq), seed)| {
         config.seq_len = max_seq + 3;
         let version = if let WeightType::F32 = config.weights { Version::V0 } else { Version::V2 };
-        let limits = Limits::new(max_seq).with_kv(KvType::I8);
+        let limits = Limits::new(max_seq).with_kv(KvType::Q8);
         (RandomModel::new(config, seed).to_file(version), config, limits)
     })
 }
@@ -231,7 +231,7 @@ fn large_sums_of_an_int8_kv_cache() {
     model.tensor_mut(TensorName::Wq).fill(0.0);
     let file = model.to_file(Version::V0);
     let tokens = tokens(700, 2);
-    let limits = Limits::new(700).with_batch(50).with_kv(KvType::I8);
+    let limits = Limits::new(700).with_batch(50).with_kv(KvType::Q8);
     let logits = |kernels| {
         let engine = Engine::new(kernels, &Serial);
         bits(&Run::with_limits(file.bytes(), limits, engine).logits(&tokens).unwrap())
@@ -246,7 +246,7 @@ fn large_sums_of_an_int8_kv_cache() {
 fn bytes_may_lie_at_any_address() {
     let config = config(24, 40, 2, 2, 1).with_weights(WeightType::Q8 { group_size: 8 });
     let file = RandomModel::new(config, 5).to_file(Version::V2);
-    let limits = Limits::new(37).with_batch(3).with_kv(KvType::I8);
+    let limits = Limits::new(37).with_batch(3).with_kv(KvType::Q8);
     let (plan, model) = (config.plan(limits).unwrap(), Model::from_bytes(file.bytes()).unwrap());
     let tokens = tokens(3, 300);
     let want = bits(&Run::with_limits(file.bytes(), limits, Engine::scalar()).logits(&tokens).unwrap());
@@ -256,7 +256,7 @@ fn bytes_may_lie_at_any_address() {
         for shift in 0..4 {
             let [mut hot_i8, mut values] = [plan.hot_i8, plan.kv_values].map(|n| vec![-128; shift + n]);
             let hot = HotBuffers { f32: &mut hot_f32, i8: &mut hot_i8[shift..] };
-            let kv = KvBuffers::I8 { values: &mut values[shift..], scales: &mut scales };
+            let kv = KvBuffers::Q8 { values: &mut values[shift..], scales: &mut scales };
             let mut state = State::new(&plan, hot, kv).unwrap();
             forward(&model, &mut state, &engine, &tokens).unwrap();
             let row = |row: usize| classify(&model, &mut state, &engine, row).unwrap().to_vec();
@@ -279,7 +279,7 @@ fn int8_kv_is_close_to_the_oracle() {
 
 #[test]
 fn logits_do_not_depend_on_what_was_there_before() {
-    for kv in [KvType::F32, KvType::I8] {
+    for kv in [KvType::F32, KvType::Q8] {
         logits_do_not_depend_on_what_was_there_before_in(kv);
     }
 }

@@ -43,16 +43,16 @@ fn a_whole_run_allocates_nothing() {
     let pieces = (0..300).map(|id| char::from_u32(0x20 + id).unwrap().to_string());
     let vocabulary = tests::tokenizer::file(0, pieces);
     let (mut f32s, mut i8s);
-    for kv in [KvType::F32, KvType::I8] {
+    for kv in [KvType::F32, KvType::Q8] {
         let plan = config(48, 31, 2, 6, 2).plan(Limits::new(40).with_batch(4).with_kv(kv)).unwrap();
         let buffers = match kv {
             KvType::F32 => {
                 f32s = vec![0.0; plan.kv_values];
                 KvBuffers::F32(&mut f32s)
             }
-            KvType::I8 => {
+            KvType::Q8 => {
                 (f32s, i8s) = (vec![0.0; plan.kv_scales], vec![0; plan.kv_values]);
-                KvBuffers::I8 { values: &mut i8s, scales: &mut f32s }
+                KvBuffers::Q8 { values: &mut i8s, scales: &mut f32s }
             }
         };
         run(&plan, file.bytes(), &vocabulary, buffers);

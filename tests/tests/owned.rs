@@ -89,7 +89,7 @@ fn by_hand(kv: KvType, penalty: f32) -> Vec<u32> {
 #[test]
 fn a_session_tells_what_the_core_tells() {
     let pool = pool(2);
-    for (kv, penalty) in [(KvType::F32, 1.0), (KvType::F32, 1.5), (KvType::I8, 1.0)] {
+    for (kv, penalty) in [(KvType::F32, 1.0), (KvType::F32, 1.5), (KvType::Q8, 1.0)] {
         for batch in [1, 3, 32] {
             assert_eq!(session(kv, batch, &pool, penalty), by_hand(kv, penalty), "batch {batch}, penalty {penalty}");
         }
@@ -126,7 +126,7 @@ fn a_session_reads_again_from_any_position_and_stops_between_layers() {
 #[test]
 fn sizes_beyond_the_memory_are_errors() {
     let config = Config::new(64, 64, 1 << 30, 1, 300, 1 << 20); // 2^59 bytes of KV cache
-    for (kv, bytes) in [(KvType::F32, 1 << 59), (KvType::I8, 1 << 57)] {
+    for (kv, bytes) in [(KvType::F32, 1 << 59), (KvType::Q8, 1 << 57)] {
         let e = Buffers::new(&config, Limits::new(1 << 20).with_kv(kv)).err().unwrap();
         assert_eq!(e, Error::OutOfMemory { buffer: "kv.values", bytes });
     }

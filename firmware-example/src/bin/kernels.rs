@@ -105,7 +105,7 @@ fn run(memory: &mut Memory) -> Option<()> {
             let header = Header { version, config };
             let len =
                 or_say(write_model(&header, &mut memory.file.0, |tensor, weight| change(&mut random, tensor, weight)))?;
-            for kv in [KvType::F32, KvType::I8] {
+            for kv in [KvType::F32, KvType::Q8] {
                 let limits = Limits::new(positions).with_kv(kv);
                 if config.plan(limits).is_err() {
                     continue; // head sizes of an int8 cache are multiples of 4
@@ -114,7 +114,7 @@ fn run(memory: &mut Memory) -> Option<()> {
                 if or_say(scalar)? != or_say(fast)? {
                     print::text("dim ");
                     print::number(config.dim as u64);
-                    print::text(if let KvType::I8 = kv { ", int8 KV cache" } else { ", f32 KV cache" });
+                    print::text(if let KvType::Q8 = kv { ", int8 KV cache" } else { ", f32 KV cache" });
                     print::text(", weights ");
                     print::text(name);
                     print::text(": not as the scalar kernels\n");
@@ -166,7 +166,7 @@ fn run_model(memory: &mut Memory, len: usize, limits: Limits, engine: &Engine<'_
     let kv = match limits.kv {
         KvType::F32 => KvBuffers::F32(kv_f32),
         // A caller's bytes may begin at an odd address.
-        KvType::I8 => KvBuffers::I8 { values: kv_i8.get_mut(odd..).unwrap_or(&mut []), scales: kv_scales },
+        KvType::Q8 => KvBuffers::Q8 { values: kv_i8.get_mut(odd..).unwrap_or(&mut []), scales: kv_scales },
     };
     let plan = model.config().plan(limits)?;
     let mut state = State::new(&plan, HotBuffers { f32: hot_f32, i8: hot_i8 }, kv)?;

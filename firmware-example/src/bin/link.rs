@@ -61,7 +61,7 @@ fn info() -> Info<'static> {
         kernels: engine().kernels.name,
         model: CHECKSUM,
         max_seq: PLAN.limits.max_seq as u32,
-        kv_int8: PLAN.limits.kv == KvType::I8,
+        kv_int8: PLAN.limits.kv == KvType::Q8,
     }
 }
 

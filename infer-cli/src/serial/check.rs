@@ -25,7 +25,7 @@ pub fn check(
     let model = files.model()?;
     let prompt = tokenizer.encode(prompt)?;
     let max_seq = firmware.max_seq.min(steps as usize);
-    let kv = if firmware.kv_int8 { KvType::I8 } else { KvType::F32 };
+    let kv = if firmware.kv_int8 { KvType::Q8 } else { KvType::F32 };
     let mut buffers = buffers(model.config(), Limits::new(max_seq).with_kv(kv))?;
     let mut state = buffers.state()?;
     let engine = Engine::new(Kernels::detect(), &Serial);

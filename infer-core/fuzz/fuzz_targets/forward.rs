@@ -98,7 +98,7 @@ fuzz_target!(|input: Input| {
     let limits = Limits::new(1 + usize::from(input.limits[0]) % config.seq_len)
         .with_batch(1 + usize::from(input.limits[1] % 4))
         .with_threads(1 + usize::from(input.limits[2] % 4))
-        .with_kv(if input.kv_int8 && config.head_size().is_multiple_of(4) { KvType::I8 } else { KvType::F32 });
+        .with_kv(if input.kv_int8 && config.head_size().is_multiple_of(4) { KvType::Q8 } else { KvType::F32 });
     let plan = config.plan(limits).unwrap();
     any_calls(&input, &model, &plan);
 

@@ -163,7 +163,7 @@ fn check_matrix(matrix: Matrix<'_>, rows: usize, cols: usize) {
 
 /// A plan is refused, or its sizes are what a state accepts, and one element less is not.
 fn check_plan(config: &Config, limits: &[Size; 3], kv_int8: bool) {
-    let kv = if kv_int8 { KvType::I8 } else { KvType::F32 };
+    let kv = if kv_int8 { KvType::Q8 } else { KvType::F32 };
     let [max_seq, batch, threads] = limits.each_ref().map(Size::get);
     let limits = Limits::new(max_seq).with_batch(batch).with_threads(threads).with_kv(kv);
     let Ok(plan) = config.plan(limits) else { return };
@@ -176,7 +176,7 @@ fn check_plan(config: &Config, limits: &[Size; 3], kv_int8: bool) {
             (vec![0.0; plan.kv_values], vec![0; plan.kv_values], vec![0.0; plan.kv_scales]);
         let kv = match kv {
             KvType::F32 => KvBuffers::F32(&mut f32s),
-            KvType::I8 => KvBuffers::I8 { values: &mut i8s, scales: &mut scales },
+            KvType::Q8 => KvBuffers::Q8 { values: &mut i8s, scales: &mut scales },
         };
         let state = State::new(&plan, HotBuffers { f32: &mut hot.0, i8: &mut hot.1 }, kv);
         assert_eq!(state.is_ok(), missing == 0);

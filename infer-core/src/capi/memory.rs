@@ -93,7 +93,7 @@ impl infer_memory {
     pub(super) fn needed(plan: &Plan, prompt_bytes: usize) -> Result<infer_memory, Error> {
         let kv_value = match plan.limits.kv {
             KvType::F32 => size_of::<f32>(),
-            KvType::I8 => size_of::<i8>(),
+            KvType::Q8 => size_of::<i8>(),
         };
         let sizes = [
             (plan.hot_f32, size_of::<f32>()),
@@ -155,7 +155,7 @@ impl infer_memory {
                 },
                 kv: match plan.limits.kv {
                     KvType::F32 => KvBuffers::F32(lend("kv_values", kv_values.cast(), plan.kv_values)?),
-                    KvType::I8 => KvBuffers::I8 {
+                    KvType::Q8 => KvBuffers::Q8 {
                         values: lend("kv_values", kv_values.cast(), plan.kv_values)?,
                         scales: lend("kv_scales", kv_scales.cast(), plan.kv_scales)?,
                     },

@@ -121,7 +121,7 @@ pub unsafe extern "C" fn infer_plan(
 pub(super) fn plan(config: &Config, limits: &infer_limits) -> Result<Plan, Error> {
     let kv = match limits.kv {
         0 => KvType::F32,
-        1 => KvType::I8,
+        1 => KvType::Q8,
         other => {
             let (value, rule) = (f64::from(other), "it must be an infer_kv");
             return Err(Error::Setting { name: "kv", value, rule });

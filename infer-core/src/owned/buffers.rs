@@ -29,7 +29,7 @@ impl Buffers {
         let plan = config.plan(limits)?;
         let (kv_f32, kv_i8) = match limits.kv {
             KvType::F32 => (plan.kv_values, 0),
-            KvType::I8 => (0, plan.kv_values),
+            KvType::Q8 => (0, plan.kv_values),
         };
         Ok(Buffers {
             plan,
@@ -65,7 +65,7 @@ impl Buffers {
         let hot = HotBuffers { f32: &mut self.hot_f32, i8: &mut self.hot_i8 };
         let kv = match self.plan.limits.kv {
             KvType::F32 => KvBuffers::F32(&mut self.kv_f32),
-            KvType::I8 => KvBuffers::I8 { values: &mut self.kv_i8, scales: &mut self.kv_scales },
+            KvType::Q8 => KvBuffers::Q8 { values: &mut self.kv_i8, scales: &mut self.kv_scales },
         };
         State::new(&self.plan, hot, kv)
     }

@@ -15,9 +15,9 @@
 //! writes memory of its own and sums in an order that depends on the shapes alone: results do not
 //! depend on the number of threads.
 //!
-//! The files, from the bottom: [`buffer`], [`mat`] and [`math`] (memory, views of matrices, vector
-//! arithmetic), [`products`] with [`amx`], [`sizes`] (how a step is cut into tasks), [`weights`],
-//! [`rope`] and [`attention`], [`layer`] and [`classifier`], [`workspace`] and [`step`].
+//! The files, from the bottom: `buffer`, `mat` and `math` (memory, views of matrices, vector
+//! arithmetic), `products` and `amx`, `sizes` (how a step is cut into tasks), `weights`, `rope` and
+//! `attention`, `layer` and `classifier`, `workspace` and `step`.
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod amx;

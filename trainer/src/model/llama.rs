@@ -178,8 +178,8 @@ impl<D: Backend> Llama<D> {
     /// Adds `scale` times the gradients of the batch's loss to `gradients`, and returns the loss,
     /// unscaled.
     ///
-    /// The loss is the mean over the batch's targets that are not [`IGNORED`]. `scale` is 1 /
-    /// micro-batches of a step.
+    /// The loss is the mean over the batch's targets that are not [`IGNORED`](super::IGNORED). A
+    /// step of n micro-batches takes a `scale` of 1 / n.
     ///
     /// # Errors
     /// The batch does not fit the model (sizes, a token outside the vocabulary, no target), or the
