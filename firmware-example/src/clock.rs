@@ -67,7 +67,8 @@ fn now() -> u64 {
         let wraps = WRAPS.load(Relaxed);
         // SAFETY: as in `start`.
         let (count, state) = unsafe { (CVR.read_volatile(), ICSR.read_volatile()) };
-        // If the counter has wrapped in between, the interrupt is pending, and the loop reads again.
+        // If the counter has wrapped in between, the interrupt is pending, and the loop reads
+        // again.
         if count != 0 && state & PENDING == 0 && WRAPS.load(Relaxed) == wraps {
             return u64::from(wraps) << 24 | u64::from(MASK - count);
         }

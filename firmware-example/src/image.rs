@@ -136,14 +136,14 @@ pub fn memory() -> Option<Memory> {
     }
 }
 
-/// True in the first call, false afterwards. Armv6-M cannot swap an atomic, so interrupts are masked
-/// between load and store. That is enough on one core, and for privileged code, which alone can mask
-/// interrupts: images and handlers are.
+/// True in the first call, false afterwards. Armv6-M cannot swap an atomic, so interrupts are
+/// masked between load and store. That is enough on one core, and for privileged code, which alone
+/// can mask interrupts: images and handlers are.
 fn is_first() -> bool {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     let masked: u32;
-    // SAFETY: the instructions read PRIMASK and mask interrupts, which the block below restores. They
-    // touch neither memory nor the stack.
+    // SAFETY: the instructions read PRIMASK and mask interrupts, which the block below restores.
+    // They touch neither memory nor the stack.
     unsafe { asm!("mrs {}, PRIMASK", "cpsid i", out(reg) masked, options(nostack, preserves_flags)) }
     let taken = TAKEN.load(Ordering::Relaxed);
     TAKEN.store(true, Ordering::Relaxed);

@@ -1,5 +1,5 @@
-//! Measures the stack in use: cortex-m-rt paints the stack at the start (feature `paint-stack`), and
-//! words that have lost their paint were used.
+//! Measures the stack in use: cortex-m-rt paints the stack at the start (feature `paint-stack`),
+//! and words that have lost their paint were used.
 #![allow(unsafe_code)]
 
 use cortex_m_rt::STACK_PAINT_VALUE;

@@ -1,8 +1,8 @@
 //! Netduino Plus 2 (ST STM32F405) with USART1: PA9 sends and PA10 receives. QEMU has it too, as
 //! machine netduinoplus2.
 //!
-//! The code follows reference manual RM0090; it runs in QEMU, and has not been run on the chip. EDIT 2:
-//! pins and UART of your board, and clocks if 16 MHz are not enough: the chip starts on its
+//! The code follows reference manual RM0090; it runs in QEMU, and has not been run on the chip.
+//! EDIT 2: pins and UART of your board, and clocks if 16 MHz are not enough: the chip starts on its
 //! internal oscillator, HSI, and this file leaves it there.
 
 use infer_core::Kernels;

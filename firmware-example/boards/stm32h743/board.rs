@@ -1,8 +1,8 @@
 //! ST STM32H743 with USART3 of the NUCLEO-H743ZI: PD8 sends and PD9 receives, by USB through the
 //! ST-LINK.
 //!
-//! The code follows reference manual RM0433; it has not been run on the chip. EDIT 2: pins and UART of
-//! your board, and clocks if 64 MHz are not enough: the chip starts on its internal oscillator,
+//! The code follows reference manual RM0433; it has not been run on the chip. EDIT 2: pins and UART
+//! of your board, and clocks if 64 MHz are not enough: the chip starts on its internal oscillator,
 //! HSI, and this file leaves it there.
 
 use infer_core::Kernels;

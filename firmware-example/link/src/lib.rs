@@ -1,15 +1,15 @@
 //! The frames between firmware that runs infer-core and its host, over a serial line.
 //!
 //! A frame is a 0, a body, and a 0. The body is the COBS encoding of a message in postcard's format
-//! and its CRC-32 (little endian). COBS leaves no 0 inside, so a receiver that starts in the middle,
-//! or has lost bytes, is in step again at the next 0; the leading 0 ends a frame that was cut short.
-//! The CRC tells damaged frames.
+//! and its CRC-32 (little endian). COBS leaves no 0 inside, so a receiver that starts in the
+//! middle, or has lost bytes, is in step again at the next 0; the leading 0 ends a frame that was
+//! cut short. The CRC tells damaged frames.
 //!
 //! Each request carries a number that its replies repeat, so that late replies to an earlier
 //! request are known as such. Firmware says [`Reply::Ready`] with number 0 when it starts: in the
-//! middle of a story, the host learns from it that the board was reset. A request that arrives during
-//! a story ends the story. Both ends drop damaged frames silently; an end that waits for an answer
-//! asks again.
+//! middle of a story, the host learns from it that the board was reset. A request that arrives
+//! during a story ends the story. Both ends drop damaged frames silently; an end that waits for an
+//! answer asks again.
 #![no_std]
 
 #[cfg(test)]

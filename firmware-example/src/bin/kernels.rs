@@ -1,6 +1,6 @@
 //! Compares the kernels of this core with the scalar ones, bit by bit, for shapes and numbers that
-//! a trained model does not have: subnormal numbers, which some vector units flush, and damage. Also
-//! compares `math::thumb` with `math`, which defines it.
+//! a trained model does not have: subnormal numbers, which some vector units flush, and damage.
+//! Also compares `math::thumb` with `math`, which defines it.
 #![no_std]
 #![no_main]
 
