@@ -7,7 +7,7 @@
 #   test      unit, integration and documentation tests
 #   examples  the library's examples run
 #   docs      documentation of all crates, also as docs.rs builds it; warnings are errors
-#   package   infer-core as a package builds on its own; the oldest supported Rust, where it is there
+#   package   infer-core builds as a package, and with the oldest supported Rust where it is there
 #   nostd     the library builds for bare-metal targets, NEON among them
 #   panics    the firmware image has no symbol of panics, allocation or formatting
 #   firmware  firmware in QEMU and its host link: the host's bits from each core, board and layout
