@@ -1,5 +1,6 @@
 //! The choice of dropped activations. It is a hash of seed, place and index, so that forward,
-//! backward and the composed model agree without masks in memory, whatever the order of computation.
+//! backward and the composed model agree without masks in memory, whatever the order of
+//! computation.
 
 /// Dropout at one place of the model, such as a layer's attention weights. Rows and columns are
 /// those of the matrix there.

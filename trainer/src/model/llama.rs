@@ -88,8 +88,8 @@ pub struct Llama<D: Backend> {
 }
 
 impl<D: Backend> Llama<D> {
-    /// Makes a model with llama2.c's initialisation: normal with deviation 0.02, `w3` and `wo` 0.02 /
-    /// √(2 · n_layers), norms 1.
+    /// Makes a model with llama2.c's initialisation: normal with deviation 0.02, `w3` and `wo` 0.02
+    /// / √(2 · n_layers), norms 1.
     ///
     /// # Errors
     /// The configuration breaks a rule of [`Config::check`], or the device has no memory.

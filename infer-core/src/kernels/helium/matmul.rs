@@ -239,8 +239,8 @@ macro_rules! row {
     };
 }
 
-/// Adds the contribution of group `g`, of `16 · CHUNKS` columns, to the sums of `4 · sums.len()` rows
-/// from `row` on. x stays in registers meanwhile.
+/// Adds the contribution of group `g`, of `16 · CHUNKS` columns, to the sums of `4 · sums.len()`
+/// rows from `row` on. x stays in registers meanwhile.
 ///
 /// # Safety
 /// The core has Helium. The group size is `16 · CHUNKS`, and `x` is as long. `w` has `4 ·

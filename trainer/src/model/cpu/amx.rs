@@ -4,8 +4,8 @@
 //! Each f32 is split into two of them, x = x₁ + x₂, and three products are added: x₁y₁ + x₁y₂ +
 //! x₂y₁ (Henry, Tang and Heinecke 2019, arXiv:1904.06376). PyTorch calls this the high precision of
 //! f32 products. The parts are rounded, and x₂y₂ is left out: together the error is at most 2⁻¹⁵ of
-//! xy, of either sign. It is larger near the ends of f32's range: AMX takes subnormal numbers, parts
-//! among them, as zero, and infinity gives NaN.
+//! xy, of either sign. It is larger near the ends of f32's range: AMX takes subnormal numbers,
+//! parts among them, as zero, and infinity gives NaN.
 //!
 //! Operands are packed into blocks of 32 x 32 numbers. A panel is a row of blocks along the inner
 //! dimension.

@@ -9,8 +9,8 @@ pub const SIDE: usize = 32;
 /// The number of f32 in a vector, of pairs of bf16 in a row of a tile, and of rows of a tile.
 pub const LANES: usize = 16;
 /// A tile of pairs of bf16. A pair are neighbours along the inner dimension, the first in the lower
-/// half. A row of a left-hand tile is a row of the matrix; a column of a right-hand tile is a column
-/// of the matrix.
+/// half. A row of a left-hand tile is a row of the matrix; a column of a right-hand tile is a
+/// column of the matrix.
 type Tile = [[u32; LANES]; LANES];
 
 /// 32 x 32 numbers, split: x₁, then x₂, each in two tiles. The first tile holds the first 16 rows
