@@ -17,7 +17,7 @@
 //!
 //! The files, from the bottom: `buffer`, `mat` and `math` (memory, views of matrices, vector
 //! arithmetic), `products` and `amx`, `sizes` (how a step is cut into tasks), `weights`, `rope` and
-//! `attention`, `layer` and `classifier`, `workspace` and `step`.
+//! `attention`, `layer` and `loss`, `workspace` and `step`.
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod amx;
@@ -27,8 +27,8 @@ mod amx;
 mod attention;
 mod buffer;
 mod chunks;
-mod classifier;
 mod layer;
+mod loss;
 mod mat;
 mod math;
 mod products;

@@ -5,8 +5,8 @@ use infer_core::Config;
 use rayon::prelude::*;
 
 use super::chunks::add_scaled;
-use super::classifier;
 use super::layer::Layer;
+use super::loss;
 use super::sizes::Sizes;
 use super::weights::Weights;
 use super::workspace::Workspace;
@@ -37,7 +37,7 @@ pub fn loss<T: Tape<f32, Cpu>>(
         if let Some(gradients) = &mut gradients {
             gradients.clear(&model.config);
         }
-        let loss = classifier::loss(workspace, &sizes, batch, options, gradients.as_mut());
+        let loss = loss::loss(workspace, &sizes, batch, options, gradients.as_mut());
         if let Some(gradients) = &mut gradients {
             backward(workspace, &sizes, batch.tokens, options, gradients);
         }
@@ -81,7 +81,7 @@ pub fn logits(model: &Llama<Cpu>, tokens: &[u32], sequences: usize, length: usiz
     let mut workspace = model.workspace.lock().expect("no thread panics in a step");
     workspace.load(model, &sizes, false);
     forward(&mut workspace, &sizes, tokens, &Options::default(), false);
-    Ok(classifier::logits(&mut workspace, &sizes))
+    Ok(loss::logits(&mut workspace, &sizes))
 }
 
 /// From tokens to the input of the last norm. To `keep` what backward needs takes more memory.
