@@ -15,9 +15,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let file = format!("{folder}/{file}");
         let model = ModelBytes::read(&file)?;
         let tokenizer = std::fs::read(format!("{folder}/tokenizer.bin"))?;
-        for kv in [KvType::F32, KvType::Q8] {
+        for (name, kv) in [("f32", KvType::F32), ("int8", KvType::Q8)] {
             let sum = measure(&model, &tokenizer, kv)?;
-            println!("{:13.4}  {:20.3}  {file}, {kv:?} KV cache", sum.per_byte(), sum.perplexity());
+            println!("{:13.4}  {:20.3}  {file}, {name} KV cache", sum.per_byte(), sum.perplexity());
             assert!(sum.per_byte() < 0.7, "these models were trained on such stories");
         }
     }
