@@ -109,7 +109,7 @@ fn model_and_tokenizer() -> Result<(Vec<u8>, Vec<u8>), Box<dyn Error>> {
         return Err(format!("TOKENIZER is set, but the model is {model}, which has its own: set MODEL too").into());
     }
     let mut model = vec![0; header.layout()?.file_bytes as usize];
-    random::write_model(&header, &mut model, |_, weight| weight)?;
+    random::fill_model(&header, &mut model, |_, weight| weight)?;
     Ok((model, random_tokenizer()?))
 }
 

@@ -8,7 +8,7 @@ use infer_core::{Error, WeightType, math};
 /// which may damage it. Returns the size of the file.
 ///
 /// `infer_core::format::write` would want std, room for a matrix in f32, and sound weights.
-pub fn write_model(
+pub fn fill_model(
     header: &Header,
     file: &mut [u8],
     mut change: impl FnMut(TensorName, f32) -> f32,

@@ -2,22 +2,14 @@
 
 mod args;
 mod bandwidth;
-mod bench;
-mod chat;
-mod foreign;
-mod generate;
+mod commands;
 mod input;
-mod inspect;
 mod note;
-mod perplexity;
-mod quantize;
-mod serial;
 mod session;
-mod shell;
 mod source;
 mod stop;
 mod text;
-mod tokenize;
+mod wrong_file;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -25,6 +17,7 @@ use std::process::ExitCode;
 use clap::CommandFactory;
 
 use args::{Args, Command, Mode};
+use commands::{bench, chat, generate, inspect, perplexity, quantize, serial, shell, tokenize};
 use session::{ModelFiles, Usage};
 
 /// Exit code after Ctrl-C, as shells have it.

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use anyhow::{Context, bail};
 use infer_core::{Aligned, Mmap, map_file};
 
-use crate::foreign;
+use crate::wrong_file;
 
 static MODEL: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/model.bin")));
 static TOKENIZER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/tokenizer.bin"));
@@ -40,7 +40,7 @@ impl Source {
             Some(path) => {
                 let name = format!("model {}", path.display());
                 let map = map(path).with_context(|| name.clone())?;
-                if let Some(problem) = foreign::not_a_model(&map, path) {
+                if let Some(problem) = wrong_file::not_a_model(&map, path) {
                     bail!("{name}: {problem}");
                 }
                 let file = File::open(path).with_context(|| name.clone())?;
@@ -57,7 +57,7 @@ impl Source {
             Some(path) => {
                 let name = format!("tokenizer {}", path.display());
                 let bytes = read(path).with_context(|| name.clone())?;
-                if let Some(problem) = foreign::not_a_tokenizer(&bytes, path) {
+                if let Some(problem) = wrong_file::not_a_tokenizer(&bytes, path) {
                     bail!("{name}: {problem}");
                 }
                 Ok(Source { name, bytes: Bytes::Read(bytes) })

@@ -22,6 +22,7 @@ pub enum WeightType {
 /// then [`check`](Config::check)ed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[non_exhaustive]
 pub struct Config {
     /// Width of the residual stream.
     pub dim: usize,

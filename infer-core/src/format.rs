@@ -13,5 +13,3 @@ pub use header::{HEADER_V0, HEADER_V1, Header, MAGIC, Version};
 pub use layout::{ALIGN, Layout, Tensor, TensorName};
 #[cfg(feature = "std")]
 pub use write::{WriteError, write};
-
-pub use crate::quant::quantize_group;

@@ -19,6 +19,7 @@ use crate::state::{Int8Scratch, Progress, State};
 
 /// The kernels that compute a pass, and the runner of their tasks.
 #[derive(Clone, Copy)]
+#[non_exhaustive]
 pub struct Engine<'r> {
     /// Inner loops for an instruction set.
     pub kernels: Kernels,

@@ -15,8 +15,6 @@ mod buffers;
 mod memory;
 mod model;
 mod perplexity;
-// The C header has none of its constants.
-/// cbindgen:ignore
 mod pool;
 mod session;
 mod text;

@@ -21,6 +21,7 @@ pub enum KvType {
 /// The limits a [`Plan`] is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[non_exhaustive]
 pub struct Limits {
     /// Positions of the KV cache, 1 to `seq_len`.
     pub max_seq: usize,
@@ -36,6 +37,7 @@ pub struct Limits {
 /// [`Tokenizer`](crate::Tokenizer) borrow from the caller, in elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[non_exhaustive]
 pub struct Plan {
     /// The model this was planned for.
     pub config: Config,

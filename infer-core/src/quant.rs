@@ -14,7 +14,8 @@ use crate::math::{ROUND, largest_magnitude};
 
 /// Quantises one group of weights: `s = max|w| / 127`, `q = round-half-even(w / s)`; q = s = 0 for
 /// a group of zeros. Returns s. A group with a NaN or an infinity has no scale: `None`.
-pub fn quantize_group(w: &[f32], q: &mut [i8]) -> Option<f32> {
+#[cfg(any(test, feature = "std"))]
+pub(crate) fn quantize_group(w: &[f32], q: &mut [i8]) -> Option<f32> {
     let max = w.iter().fold(0f32, |max, w| if w.abs() > max { w.abs() } else { max });
     let s = max / 127.0;
     for (q, &w) in q.iter_mut().zip(w) {

@@ -6,14 +6,12 @@ use infer_core::{Aligned, Config, WeightType};
 /// A configuration with shared classifier and f32 weights.
 pub fn config(dim: usize, hidden_dim: usize, n_layers: usize, n_heads: usize, n_kv_heads: usize) -> Config {
     let (vocab_size, seq_len) = (300, 40);
-    let shared_classifier = true;
-    let weights = WeightType::F32;
-    Config { dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len, shared_classifier, weights }
+    Config::new(dim, hidden_dim, n_layers, n_heads, vocab_size, seq_len).with_kv_heads(n_kv_heads)
 }
 
 /// Shapes that real models do not have and the format allows.
 pub fn odd_shapes() -> Vec<Config> {
-    let unshared = |config: Config| Config { shared_classifier: false, ..config };
+    let unshared = Config::with_own_classifier;
     vec![
         config(2, 3, 1, 1, 1),              // the smallest: head size 2
         unshared(config(8, 5, 2, 4, 2)),    // head size 2, grouped queries, dim below a vector
@@ -30,8 +28,8 @@ pub fn odd_shapes() -> Vec<Config> {
 /// Shapes for int8: group sizes from 4 to 1024, with fewer groups in a row than a vector has lanes,
 /// and more.
 pub fn int8_shapes() -> Vec<Config> {
-    let q8 = |group_size: usize, config: Config| Config { weights: WeightType::Q8 { group_size }, ..config };
-    let unshared = |config: Config| Config { shared_classifier: false, ..config };
+    let q8 = |group_size: usize, config: Config| config.with_weights(WeightType::Q8 { group_size });
+    let unshared = Config::with_own_classifier;
     vec![
         q8(4, config(8, 12, 1, 2, 1)),
         q8(8, unshared(config(24, 40, 2, 3, 1))),
@@ -57,8 +55,8 @@ impl RandomModel {
     /// When the configuration breaks a rule.
     pub fn new(config: Config, seed: u64) -> RandomModel {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let f32_config = Config { weights: WeightType::F32, ..config };
-        let layout = Header { version: Version::V0, config: f32_config }.layout().unwrap();
+        let config_v0 = config.with_weights(WeightType::F32);
+        let layout = Header { version: Version::V0, config: config_v0 }.layout().unwrap();
         let tensors = layout
             .iter()
             .map(|Tensor { name, count, rows, cols, .. }| {

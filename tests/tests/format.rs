@@ -4,14 +4,13 @@ use std::borrow::Cow;
 use std::io;
 
 use infer_core::format::{Header, Tensor, TensorName, Version, WriteError, write};
-use infer_core::{Config, Error, WeightType};
+use infer_core::{Error, WeightType};
 use tests::random::config;
 
 fn headers() -> [Header; 3] {
-    let f32_ = config(24, 40, 2, 2, 1);
-    let int8 = Config { weights: WeightType::Q8 { group_size: 8 }, ..f32_ };
-    [(Version::V0, f32_), (Version::V1, f32_), (Version::V2, int8)]
-        .map(|(version, config)| Header { version, config: Config { shared_classifier: false, ..config } })
+    let f32_ = config(24, 40, 2, 2, 1).with_own_classifier();
+    let int8 = f32_.with_weights(WeightType::Q8 { group_size: 8 });
+    [(Version::V0, f32_), (Version::V1, f32_), (Version::V2, int8)].map(|(version, config)| Header { version, config })
 }
 
 /// Weights of the right size, all 0.5 but one.

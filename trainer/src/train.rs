@@ -1,6 +1,5 @@
 //! A training run, from its settings to the exported model.
 
-pub mod choices;
 pub mod data;
 pub mod interrupt;
 pub mod memory;

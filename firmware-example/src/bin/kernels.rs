@@ -5,7 +5,7 @@
 #![no_main]
 
 use cortex_m_rt::entry;
-use firmware_example::random::{Random, write_model};
+use firmware_example::random::{Random, fill_model};
 use firmware_example::{board, engine, print};
 use infer_core::format::{Header, TensorName, Version};
 #[cfg(target_abi = "eabihf")]
@@ -104,7 +104,7 @@ fn run(memory: &mut Memory) -> Option<()> {
             let mut random = Random::new();
             let header = Header { version, config };
             let len =
-                or_say(write_model(&header, &mut memory.file.0, |tensor, weight| change(&mut random, tensor, weight)))?;
+                or_say(fill_model(&header, &mut memory.file.0, |tensor, weight| change(&mut random, tensor, weight)))?;
             for kv in [KvType::F32, KvType::Q8] {
                 let limits = Limits::new(positions).with_kv(kv);
                 if config.plan(limits).is_err() {

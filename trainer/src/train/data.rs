@@ -13,8 +13,8 @@ use crate::data::{corpus, generated, split};
 use crate::io::checkpoint::Checkpoint;
 use crate::io::files::{SETTINGS, TOKENIZER, TOKENIZER_JSON, folder_of, write_whole};
 use crate::report::output::say;
-use crate::train::choices::{InitFrom, VocabSource};
 use crate::train::settings::Settings;
+use crate::train::settings::{InitFrom, VocabSource};
 use crate::train::teacher::Teacher;
 
 /// Number of stories in the generated corpus.

@@ -4,7 +4,7 @@ use anyhow::bail;
 use infer_core::Config;
 
 use crate::model::training_bytes;
-use crate::train::choices::Device;
+use crate::train::settings::Device;
 use crate::train::settings::Settings;
 
 /// Estimates the memory of a training.

@@ -20,12 +20,12 @@ use crate::report::Report;
 use crate::report::metric::Evaluation;
 use crate::report::output::note;
 use crate::report::peak;
-use crate::train::choices::{Device, InitFrom};
 use crate::train::data::Data;
 use crate::train::interrupt::Interrupt;
 use crate::train::memory;
 use crate::train::schedule::learning_rate;
 use crate::train::settings::Settings;
+use crate::train::settings::{Device, InitFrom};
 use crate::train::start::{Start, describe};
 
 /// Most positions of the story that each evaluation tells.

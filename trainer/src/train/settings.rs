@@ -1,5 +1,7 @@
 //! The settings of a training run. Those that llama2.c's train.py has too have the same names.
 
+mod choices;
+
 use std::path::PathBuf;
 
 use anyhow::{anyhow, bail, ensure};
@@ -10,7 +12,8 @@ use crate::data::separator::Separator;
 use crate::data::vocab;
 use crate::io::weights::FileVersion;
 use crate::model::MatmulPrecision;
-use crate::train::choices::{Device, Dtype, InitFrom, VocabSource};
+
+pub use choices::{Device, Dtype, InitFrom, VocabSource};
 
 /// Each field is a flag (`--max-iters`) and a key of the TOML file (`max_iters`). The defaults
 /// train a small model on two cores in under two minutes.

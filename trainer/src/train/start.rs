@@ -9,7 +9,7 @@ use crate::data::tokenizer::TokenizerFile;
 use crate::io::checkpoint::{Checkpoint, Checkpoints, tensor_name};
 use crate::io::files::{SETTINGS, TOKENIZER, open_model};
 use crate::model::{AdamW, Backend, Llama, Shape, shapes};
-use crate::train::choices::InitFrom;
+use crate::train::settings::InitFrom;
 use crate::train::settings::Settings;
 
 /// The origin of the weights.

@@ -1,0 +1,11 @@
+//! One file per subcommand; [`generate`] and [`chat`] run without one.
+
+pub mod bench;
+pub mod chat;
+pub mod generate;
+pub mod inspect;
+pub mod perplexity;
+pub mod quantize;
+pub mod serial;
+pub mod shell;
+pub mod tokenize;
