@@ -130,9 +130,14 @@ fn run(memory: &mut Memory) -> Option<()> {
 #[cfg(target_abi = "eabihf")]
 fn floor_is_as_defined() -> Option<()> {
     let mut random = Random::new();
-    // Any bits: all exponents, both signs, NaNs and infinities.
+    // Any bits: all exponents, both signs, infinities, and quiet NaNs. Arithmetic gives no others,
+    // and compilers do not tell signalling ones apart: a largest number that is one comes out
+    // quiet.
     let mut half = || (random.uniform() * 32_768.0) as i32 as u32;
-    let mut any = || f32::from_bits(half() ^ half() << 16);
+    let mut any = || match f32::from_bits(half() ^ half() << 16) {
+        x if x.is_nan() => f32::from_bits(x.to_bits() | 1 << 22),
+        x => x,
+    };
     let same = |a: f32, b: f32| a == b || a.is_nan() && b.is_nan();
     let mut passed = true;
     for x in [0.0, -0.0, 1e-45, 1e-38, f32::MAX, f32::INFINITY, f32::NAN] {

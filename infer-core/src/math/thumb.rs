@@ -74,7 +74,8 @@ pub fn largest_magnitude(x: &[f32]) -> f32 {
     f32::from_bits(max >> 1)
 }
 
-/// [`max`](super::max), but for the sign of a zero that is the largest.
+/// [`max`](super::max), but for the sign of a zero that is the largest. A signalling NaN may count
+/// as a number, here and there; arithmetic gives none.
 pub fn max(x: &[f32]) -> f32 {
     let (quads, rest) = x.as_chunks::<4>();
     let mut max = rest.iter().fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max });
