@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::ValueEnum;
 use infer_core::format::Header;
 use infer_core::{
-    BOS, Engine, HASH_START, Kernels, Limits, Model, Runner, Sampler, State, WeightType, classify, forward, hash_logits,
+    BOS, Engine, HASH_START, Kernels, Limits, Model, Sampler, State, WeightType, classify, forward, hash_logits,
 };
 use serde::Serialize;
 

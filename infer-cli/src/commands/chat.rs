@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
-use infer_core::{BOS, EOS, Limits, OwnedTokenizer, Runner, Session};
+use infer_core::{BOS, EOS, Limits, OwnedTokenizer, Session};
 
 use self::input::{Asked, Input, Quiet, normalize};
 use self::turns::Turns;

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
-use infer_core::{BOS, Limits, OwnedTokenizer, Runner, Session};
+use infer_core::{BOS, Limits, OwnedTokenizer, Session};
 use serde::Serialize;
 
 use crate::args::GenerateArgs;

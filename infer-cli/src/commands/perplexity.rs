@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use infer_core::{Engine, Kernels, Limits, OwnedTokenizer, Perplexity, Runner};
+use infer_core::{Engine, Kernels, Limits, OwnedTokenizer, Perplexity};
 use serde::Serialize;
 
 use crate::args::PerplexityArgs;

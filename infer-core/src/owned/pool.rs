@@ -103,6 +103,11 @@ impl Pool {
         Ok(pool)
     }
 
+    /// The number of threads, the calling one included.
+    pub fn threads(&self) -> NonZeroUsize {
+        NonZeroUsize::new(self.shared.threads.len()).unwrap_or(NonZeroUsize::MIN)
+    }
+
     fn without_workers(threads: usize) -> Pool {
         let shared = Shared {
             round: Padded::default(),
@@ -138,7 +143,7 @@ impl Pool {
 // share to one thread; `run` returns when all shares are done.
 unsafe impl Runner for Pool {
     fn threads(&self) -> NonZeroUsize {
-        NonZeroUsize::new(self.shared.threads.len()).unwrap_or(NonZeroUsize::MIN)
+        Pool::threads(self)
     }
 
     fn run(&self, n: usize, task: &(dyn Fn(usize) + Sync)) {
