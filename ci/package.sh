@@ -8,7 +8,12 @@ docs() {
 }
 
 package() {
-    cargo package -p infer-core --features std --allow-dirty
+    local log=$target_dir/package.log
+    cargo package -p infer-core --features std --allow-dirty 2>&1 | tee "$log"
+    if grep -q '^warning' "$log"; then
+        echo "cargo package warns" >&2
+        return 1
+    fi
     local oldest
     oldest=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
     if rustup run "$oldest" cargo --version 2>/dev/null; then

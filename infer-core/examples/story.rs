@@ -3,7 +3,6 @@
 
 use infer_core::{BOS, Buffers, Limits, ModelBytes, OwnedTokenizer, Pool, Sampler, Session, TextStream, threads_for};
 use std::io::{Write, stdout};
-
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let file = ModelBytes::read("models/model.bin")?;
     let model = file.model()?;
@@ -19,5 +18,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         stdout().flush()?;
         token = session.next_after(&[token])?;
     }
+    println!("{}", text.finish());
     Ok(())
 }
