@@ -12,8 +12,8 @@ fn main() -> io::Result<()> {
         let link = Path::new("models").join(name);
         // On a system without symlinks, git writes a text file instead, which holds the target.
         let file = match fs::read_to_string(&link) {
-            Ok(target) => Path::new("models").join(target),
-            Err(_) => link,
+            Ok(target) if target.len() < 256 => Path::new("models").join(target),
+            _ => link,
         };
         println!("cargo::rerun-if-changed={}", file.display());
         fs::copy(file, out.join(name))?;

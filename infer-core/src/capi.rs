@@ -50,7 +50,7 @@ pub extern "C" fn infer_version() -> *const c_char {
 }
 
 /// Never linked: the symbol check of the archive fails when something could panic.
-#[cfg(any(target_os = "none", target_family = "wasm"))]
+#[cfg(all(not(feature = "std"), any(target_os = "none", target_family = "wasm")))]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}

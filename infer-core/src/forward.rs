@@ -217,7 +217,8 @@ fn attend_heads(config: &Config, state: &mut State<'_>, engine: &Engine<'_>) {
     let out = prefix(state.xb, rows, config.dim);
     let (xq, xs) = (prefix(state.int8.q, XQ_BYTES, q.len()), prefix(state.int8.s, rows, config.n_heads));
     if let KvType::Q8 = limits.kv {
-        quantize_by(native::largest_magnitude, q, head_size, xq, xs); // one byte per value: the layout that all attention kernels read
+        // One byte per value: the layout that all attention kernels read.
+        quantize_by(native::largest_magnitude, q, head_size, xq, xs);
     }
     let (xq, xs, cache) = (&*xq, &*xs, &state.cache);
 

@@ -13,7 +13,7 @@ use crate::error::Error;
 pub mod thumb;
 
 /// The functions of this module that a target known at compile time has faster, with the same
-/// results. Code that is no kernel calls them here; kernels name what they take.
+/// results. Code outside kernels calls them here; kernels name what they take.
 pub(crate) mod native {
     #[cfg(thumb_fpu)]
     pub use super::thumb::{largest_magnitude, max, sqrt};
@@ -57,7 +57,7 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
 #[inline(always)]
 pub(crate) fn dot_q8(w: &[i8], ws: &[f32], x: &[i8], xs: &[f32], group_size: usize) -> f32 {
     let mut lanes = [0.0; LANES];
-    let group_size = group_size.max(1); // the compiler does not know
+    let group_size = group_size.max(1); // the compiler cannot see that it is not 0, and would keep a panic
     let products = w.chunks_exact(group_size).zip(x.chunks_exact(group_size)).zip(ws.iter().zip(xs));
     for (g, ((w, x), (ws, xs))) in products.enumerate() {
         // At most 1024 · 127 · 128, far from overflow.

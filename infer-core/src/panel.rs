@@ -19,8 +19,8 @@ pub(crate) fn run_disjoint<S: Share, const N: usize>(
     task: impl Fn(usize, [Panel<'_>; N]) + Sync,
 ) {
     runner.run(tasks, &|index| {
-        // SAFETY: a Runner calls each index once, as its own contract says, so no two parts of a
-        // buffer have the same index, and all are gone when `run` returns.
+        // SAFETY: a Runner calls each index below `tasks` once and no other, `tasks` is the same for
+        // all, and all parts are gone when `run` returns.
         task(index, outs.each_ref().map(|out| unsafe { out.part(index, tasks) }));
     });
 }
@@ -33,8 +33,8 @@ pub(crate) unsafe trait Share: Sync {
     /// The part of task `index` of `tasks`.
     ///
     /// # Safety
-    /// No other part of the same index and no part of another number of tasks lives at the same
-    /// time.
+    /// `index` is below `tasks`; while the part lives, no other part of the same index lives, and no
+    /// part of another number of tasks.
     unsafe fn part(&self, index: usize, tasks: usize) -> Panel<'_>;
 }
 
@@ -54,14 +54,14 @@ impl<'a> Columns<'a> {
 }
 
 // SAFETY: the ranges [index·per_task, (index + 1)·per_task) of different indices do not overlap,
-// nor do they after moving by `start` and cutting off at 0 and `width`. `batch` rows of `width`
-// elements lie within the buffer.
+// nor do they after moving by `start` and cutting off at 0 and `width`: bounds never decrease as the
+// index grows, since the product saturates. `batch` rows of `width` elements lie within the buffer.
 unsafe impl Share for Columns<'_> {
     unsafe fn part(&self, index: usize, _: usize) -> Panel<'_> {
-        let column = |index: usize| (index * self.per_task).saturating_sub(self.start).min(self.width);
-        let columns = column(index)..column(index + 1);
+        let column = |index: usize| index.saturating_mul(self.per_task).saturating_sub(self.start).min(self.width);
+        let columns = column(index)..column(index.saturating_add(1));
         let batch = self.buffer.len.checked_div(self.width).unwrap_or(0);
-        self.buffer.panel(columns, batch, self.width)
+        self.buffer.panel(columns.start, columns.len(), batch, self.width)
     }
 }
 
@@ -80,13 +80,14 @@ impl<'a> Turns<'a> {
 }
 
 // SAFETY: chunk index + b·tasks belongs to row b of one index alone, as index < tasks, and `batch`
-// counts the whole chunks of this index that the buffer has.
+// counts the whole chunks of this index that the buffer has. `start` wraps only where `batch` is
+// 0, and the stride only where `batch` is at most 1: no row then begins at a multiple of it.
 unsafe impl Share for Turns<'_> {
     unsafe fn part(&self, index: usize, tasks: usize) -> Panel<'_> {
         let chunks = self.buffer.len.checked_div(self.chunk).unwrap_or(0);
         let batch = chunks.saturating_sub(index).div_ceil(tasks.max(1));
-        let start = index * self.chunk;
-        self.buffer.panel(start..start + self.chunk, batch, tasks * self.chunk)
+        let start = index.wrapping_mul(self.chunk);
+        self.buffer.panel(start, self.chunk, batch, tasks.wrapping_mul(self.chunk))
     }
 }
 
@@ -106,10 +107,10 @@ impl<'a> Buffer<'a> {
         Buffer { ptr: out.as_mut_ptr(), len: out.len(), borrow: PhantomData }
     }
 
-    /// These columns of `batch` rows, which begin `stride` elements after each other.
-    fn panel(&self, columns: Range<usize>, batch: usize, stride: usize) -> Panel<'_> {
-        let Range { start, end } = columns;
-        Panel { ptr: self.ptr.wrapping_add(start), batch, stride, start, width: end - start, borrow: PhantomData }
+    /// `width` columns from `start` on of `batch` rows, which begin `stride` elements after each
+    /// other.
+    fn panel(&self, start: usize, width: usize, batch: usize, stride: usize) -> Panel<'_> {
+        Panel { ptr: self.ptr.wrapping_add(start), batch, stride, start, width, borrow: PhantomData }
     }
 }
 
@@ -185,6 +186,19 @@ mod tests {
             }
             assert_eq!(rest, [0.0]);
         }
+    }
+
+    #[test]
+    fn products_beyond_usize_leave_parts_apart() {
+        let mut out = [0.0; 10]; // (2, 5); the first task has all columns
+        run_disjoint(&Serial, 3, [Columns::new(&mut out, 5, 0, usize::MAX / 2 + 2)], |index, [mut out]| {
+            assert_eq!(out.columns(), [0..5, 5..5, 5..5][index]);
+            mark(index, &mut out, 2);
+        });
+        assert_eq!(out, [1.0; 10]);
+        run_disjoint(&Serial, 3, [Turns::new(&mut out, usize::MAX / 2 + 2)], |_, [mut out]| {
+            assert!(out.row(0).is_empty());
+        });
     }
 
     #[test]

@@ -9,9 +9,9 @@ use core::num::NonZeroUsize;
 /// slower than [`Serial`], as to wake a thread takes longer than most rounds of tasks last.
 ///
 /// # Safety
-/// `run` must call `task` exactly once for each index in `0..n`, never twice with one index, and
-/// must return only after all calls have finished: tasks write to slices that are disjoint by index
-/// and borrowed from the caller.
+/// `run` must call `task` exactly once for each index in `0..n`, and with no other index. It must
+/// return, or unwind, only after all calls have finished: tasks write to slices that are disjoint by
+/// index and borrowed from the caller.
 pub unsafe trait Runner: Sync {
     /// The largest number of tasks worth splitting work into.
     fn threads(&self) -> NonZeroUsize;
@@ -30,7 +30,7 @@ pub unsafe trait Runner: Sync {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Serial;
 
-// SAFETY: a plain loop calls each index once and returns after the last.
+// SAFETY: a plain loop calls each index once and no other, and leaves after the last call.
 unsafe impl Runner for Serial {
     fn threads(&self) -> NonZeroUsize {
         NonZeroUsize::MIN

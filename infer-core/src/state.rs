@@ -127,7 +127,8 @@ impl<'s> State<'s> {
         self.filled
     }
 
-    /// Forgets the positions from `pos` on, and a pass that has not ended; 0 begins a new sequence.
+    /// Forgets the positions from `pos` on, and the current pass, so that
+    /// [`classify`](crate::classify) has no row afterwards; 0 begins a new sequence.
     ///
     /// # Errors
     /// [`Error::Position`] when `pos` is above [`filled`](State::filled); the state is then as

@@ -1,7 +1,7 @@
 //! Seeded random models of any shape, as files of any version.
 
 use infer_core::format::{Header, Tensor, TensorName, Version, write};
-use infer_core::{Aligned, Config, WeightType};
+use infer_core::{Config, ModelBytes, WeightType};
 
 /// A configuration with shared classifier and f32 weights.
 pub fn config(dim: usize, hidden_dim: usize, n_layers: usize, n_heads: usize, n_kv_heads: usize) -> Config {
@@ -109,29 +109,19 @@ impl RandomModel {
 }
 
 /// The bytes of a file at an aligned address.
-pub struct File {
-    blocks: Vec<Aligned<[u8; 16]>>,
-    len: usize,
-}
+pub struct File(ModelBytes);
 
 impl File {
     /// Copies the bytes.
+    ///
+    /// # Panics
+    /// When there is no memory for them.
     pub fn new(bytes: &[u8]) -> File {
-        let block = |chunk: &[u8]| {
-            let mut block = [0; 16];
-            block[..chunk.len()].copy_from_slice(chunk);
-            Aligned(block)
-        };
-        File { blocks: bytes.chunks(16).map(block).collect(), len: bytes.len() }
+        File(ModelBytes::copy(bytes).unwrap())
     }
 
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {
-        #[allow(unsafe_code)]
-        // SAFETY: Aligned<[u8; 16]> is 16 bytes without padding, so the blocks are one run of at
-        // least `len` bytes.
-        unsafe {
-            std::slice::from_raw_parts(self.blocks.as_ptr().cast(), self.len)
-        }
+        self.0.bytes()
     }
 }

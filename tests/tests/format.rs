@@ -1,10 +1,10 @@
-//! What `format::write` refuses, and what it computes itself.
+//! What `format::write` refuses, and what it computes itself: scales, rounding, rotary tables.
 
 use std::borrow::Cow;
 use std::io;
 
 use infer_core::format::{Header, Tensor, TensorName, Version, WriteError, write};
-use infer_core::{Error, WeightType};
+use infer_core::{Error, WeightType, shapes};
 use tests::random::config;
 
 fn headers() -> [Header; 3] {
@@ -83,6 +83,34 @@ fn every_file_is_as_long_as_its_table_says() {
         let e = write(&mut &mut short[..], &header, |name, _| weights(&header, name, None));
         assert!(matches!(e, Err(WriteError::Io(_))), "{e:?}");
     }
+}
+
+/// The embedding has 79,200 weights, more than the writer quantises at a time, and pieces of that
+/// size do not end with a group.
+#[test]
+fn int8_weights_are_rounded_half_to_even() {
+    let config = config(264, 24, 1, 2, 1).with_weights(WeightType::Q8 { group_size: 24 });
+    let header = Header { version: Version::V2, config };
+    let Tensor { offset, rows, cols, .. } = header.layout().unwrap().get(TensorName::TokEmb).unwrap();
+    let scales: Vec<f32> = (0..rows * cols / 24).map(|group| (1 << (group % 8)) as f32).collect();
+    let group = |&s: &f32| [127.0, 0.5, 1.5, -2.5].into_iter().chain([0.0; 20]).map(move |w| w * s);
+    let mut file = Vec::new();
+    write(&mut file, &header, |name, _| match name {
+        TensorName::TokEmb => scales.iter().flat_map(group).collect(),
+        _ => weights(&header, name, None),
+    })
+    .unwrap();
+    let (q, rest) = file[offset as usize..].split_at(rows * cols);
+    let mut want = [0; 24];
+    want[..4].copy_from_slice(&[127, 0, 2, -2i8 as u8]);
+    assert_eq!(q, want.repeat(scales.len()));
+    assert_eq!(rest[..4 * scales.len()], scales.iter().flat_map(|s| s.to_le_bytes()).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_default_shape_is_that_of_the_default_model() {
+    let file = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../models/model.bin")).unwrap();
+    assert_eq!(Header::parse(&file).unwrap().config.with_weights(WeightType::F32), shapes::DEFAULT);
 }
 
 #[test]

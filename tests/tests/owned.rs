@@ -133,6 +133,32 @@ fn a_session_reads_again_from_any_position_and_stops_between_layers() {
 }
 
 #[test]
+fn a_session_keeps_tokens_and_positions_together() {
+    let (file, config) = model();
+    let model = ModelBytes::copy(file.bytes()).unwrap();
+    let mut buffers = Buffers::new(&config, Limits::new(20).with_batch(4)).unwrap();
+    let greedy = Sampler::new(0.0, 0.0, 1).unwrap();
+    let mut session = Session::new(model.model().unwrap(), &mut buffers, &Serial, greedy).unwrap();
+    session.read(&[1, 50, 51, 52, 53]).unwrap();
+    let want = session.next_token();
+    session.read(&[]).unwrap();
+    assert_eq!(session.next_token(), want);
+
+    let outside = Error::Token { token: 300, vocab_size: 300 };
+    assert_eq!(session.read_from(2, &[300], || false), Err(outside));
+    let e = session.read_from(6, &[], || false);
+    assert!(matches!(e, Err(Error::Position { pos: 6, .. })), "{e:?}");
+    assert_eq!((session.pos(), session.last_token(), session.next_token()), (5, 53, want));
+
+    assert_eq!(session.read_from(2, &[51, 52, 53, 54, 300], || false), Err(outside));
+    assert_eq!((session.pos(), session.last_token()), (6, 54), "the first of two batches was read");
+    session.read_from(3, &[], || false).unwrap();
+    assert_eq!((session.pos(), session.last_token(), session.next_token()), (3, 51, Err(Error::NotReady)));
+    session.read(&[52, 53]).unwrap();
+    assert_eq!((session.pos(), session.last_token(), session.next_token()), (5, 53, want));
+}
+
+#[test]
 fn sizes_beyond_the_memory_are_errors() {
     let config = Config::new(64, 64, 1 << 30, 1, 300, 1 << 20); // 2^59 bytes of KV cache
     for (kv, bytes) in [(KvType::F32, 1 << 59), (KvType::Q8, 1 << 57)] {

@@ -45,6 +45,10 @@ fn llama2_ids_agree_with_sentencepiece() {
     for Encoding { text, ids } in without {
         let tokens = &tokenizer.encode(&text).unwrap()[1..];
         assert_eq!(tokens, ids, "{text:?}");
+        let most = Tokenizer::max_tokens(text.len());
+        let (mut scratch, mut without_bos) = (vec![MergeSlot::EMPTY; most], vec![0; most]);
+        let n = tokenizer.get().encode(&text, false, &mut scratch, &mut without_bos).unwrap();
+        assert_eq!(without_bos[..n], ids, "{text:?}");
         // U+2581 comes back as the space that it stands for.
         assert_eq!(decode(&tokenizer.get(), tokens), text.replace('\u{2581}', " ").as_bytes(), "{text:?}");
     }

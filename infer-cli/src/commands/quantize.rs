@@ -1,4 +1,5 @@
 //! Rewrites a model in int8, of any size: input pages are mapped and forgotten, output is streamed.
+//! An int8 input takes the memory of its largest matrix in f32; that of an f32 input is mapped.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -42,10 +43,13 @@ pub fn run(input: &Path, output: &Path, tokenizer: Option<&Path>) -> anyhow::Res
     });
     let WeightType::Q8 { group_size } = config.weights else { unreachable!("quantized() gives Q8") };
     let written = written.map_err(|e| match e {
-        WriteError::NotFinite { index, .. } => {
-            let group = index / group_size;
-            anyhow!("a weight of group {group} is not a finite number: the model is damaged")
-        }
+        WriteError::NotFinite { name, index, .. } => match targets.get(name).map(|t| t.weights) {
+            Some(WeightType::Q8 { group_size }) => {
+                let group = index / group_size;
+                anyhow!("a weight of group {group} is not a finite number: the model is damaged")
+            }
+            _ => anyhow!("weight {index} is not a finite number: the model is damaged"),
+        },
         e => e.into(),
     });
     written.with_context(|| format!("writing {doing} to {}", output.display()))?;
@@ -164,7 +168,7 @@ fn weights<'b>(bytes: &'b [u8], tensor: &Tensor, layer: usize) -> Cow<'b, [f32]>
     match tensor.weights {
         WeightType::F32 => match bytemuck::try_cast_slice(bytes) {
             Ok(weights) => Cow::Borrowed(weights),
-            Err(_) => f32s(bytes).collect(), // read from a pipe
+            Err(_) => f32s(bytes).collect(), // not aligned
         },
         WeightType::Q8 { group_size } => {
             let (q, scales) = bytes.split_at(tensor.rows * tensor.cols);

@@ -184,7 +184,15 @@ fn quantize_refuses_what_it_cannot_do_and_leaves_nothing() {
     let mut nan = RandomModel::new(config(8, 12, 1, 2, 1), 3);
     nan.tensor_mut(infer_core::format::TensorName::W3)[5] = f32::NAN;
     std::fs::write(&model, nan.to_file(Version::V0).bytes()).unwrap();
-    assert_fails(&run(&["quantize", &model, out_name]), 1, &["w3 of layer 0", "not a finite number"]);
+    assert_fails(
+        &run(&["quantize", &model, out_name]),
+        1,
+        &["w3 of layer 0", "a weight of group 1 is not a finite number"],
+    );
+    let mut nan = RandomModel::new(config(8, 12, 1, 2, 1), 3);
+    nan.tensor_mut(infer_core::format::TensorName::RmsFfn)[5] = f32::NAN;
+    std::fs::write(&model, nan.to_file(Version::V0).bytes()).unwrap();
+    assert_fails(&run(&["quantize", &model, out_name]), 1, &["rms_ffn of layer 0", "weight 5 is not a finite number"]);
     assert_fails(&run(&["quantize", &model, "nowhere/out.bin"]), 1, &["nowhere/out.bin"]);
     assert_fails(&run(&["quantize", &model, folder.to_str().unwrap()]), 2, &["not a regular file"]);
     assert_fails(&run(&["quantize", &model, "/dev/null"]), 2, &["/dev/null", "not a regular file"]);

@@ -1,4 +1,4 @@
-//! Model files, written: every exporter goes through [`write`].
+//! Writes model files: every exporter goes through [`write`].
 
 use std::borrow::Cow;
 use std::io;
@@ -50,7 +50,7 @@ pub enum WriteError {
 /// Version 2 stores them as int8 in the groups of the header's weight type; their bytes are those
 /// of llama2.c's exporter. The tables of rotary angles of version 0 are computed here.
 ///
-/// Each matrix is one or two calls of `write_all`: a file needs no buffer around it.
+/// Calls of `write_all` are large where matrices are: a file needs no buffer around it.
 ///
 /// ```
 /// use infer_core::format::{Header, TensorName, Version, write};
@@ -70,7 +70,7 @@ pub enum WriteError {
 /// ```
 ///
 /// # Errors
-/// [`WriteError`]; what is written by then is of no use.
+/// [`WriteError`]; the output is then incomplete.
 pub fn write<'w>(
     out: &mut impl io::Write,
     header: &Header,
@@ -102,12 +102,19 @@ pub fn write<'w>(
     Ok(())
 }
 
-/// Writes a matrix in int8: all weights, then all scales.
+/// Writes a matrix in int8: all weights, then all scales. Only the scales are kept: weights are
+/// quantised in pieces, as a second matrix would take a quarter of the first one's memory.
 fn write_q8(out: &mut impl io::Write, values: &[f32], group_size: usize) -> io::Result<()> {
-    let mut q = vec![0i8; values.len()];
-    let groups = values.chunks_exact(group_size).zip(q.chunks_exact_mut(group_size));
-    let scales: Vec<f32> = groups.filter_map(|(w, q)| quantize_group(w, q)).collect(); // all are finite
-    out.write_all(bytemuck::cast_slice(&q))?;
+    const PIECE: usize = 1 << 16; // weights, rounded up to whole groups
+    let piece = PIECE.next_multiple_of(group_size);
+    let mut q = vec![0i8; piece.min(values.len())];
+    let mut scales = Vec::with_capacity(values.len() / group_size);
+    for values in values.chunks(piece) {
+        let q = &mut q[..values.len()];
+        let groups = values.chunks_exact(group_size).zip(q.chunks_exact_mut(group_size));
+        scales.extend(groups.filter_map(|(w, q)| quantize_group(w, q))); // all are finite
+        out.write_all(bytemuck::cast_slice(q))?;
+    }
     out.write_all(bytemuck::cast_slice(&scales))
 }
 

@@ -28,9 +28,9 @@ pub(super) fn avx_vnni() -> Option<Kernels> {
     (std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("avxvnni")).then_some(kernels)
 }
 
-/// The functions of these kernels are in no other table, and tables come from [`avx2`] and
-/// [`avx_vnni`] only. So wherever one of them runs, its features were detected: that is what the
-/// SAFETY comments of the wrappers say.
+/// The functions of these kernels. They are reached only through tables that [`avx2`] and
+/// [`avx_vnni`] give; `avx512` builds on one of these. So wherever one of them runs, its features
+/// were detected: that is what the SAFETY comments of the wrappers say.
 const TABLE: Kernels = Kernels {
     name: "",
     matmul_f32: matmul_f32::matmul_f32,

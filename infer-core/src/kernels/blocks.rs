@@ -1,5 +1,5 @@
-//! How kernels walk: over blocks of rows in a matrix product, over pairs of heads in attention.
-//! What becomes of a block or pair is the kernel's own business.
+//! Walks over blocks of rows and pairs of heads, shared by kernels; a closure computes each block
+//! or pair.
 //!
 //! All of this is inlined together with its closures, so that it is compiled for the instruction
 //! set of the kernel that calls it.

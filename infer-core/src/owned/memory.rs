@@ -1,4 +1,4 @@
-//! Memory that may not be there.
+//! Allocates memory, with an error where there is not enough.
 
 use std::vec;
 use std::vec::Vec;

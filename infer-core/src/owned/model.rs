@@ -8,8 +8,8 @@ use super::memory::vec_of;
 use crate::error::Error;
 use crate::model::Model;
 
-/// The bytes of a model file, at an address that a [`Model`] may have. Whatever happens to the file
-/// does not matter to it, unlike to a [`MappedModel`](crate::MappedModel).
+/// The bytes of a model file, at an address that a [`Model`] may have. Later changes of
+/// the file have no effect on it, unlike on a [`MappedModel`](crate::MappedModel).
 #[derive(Clone, Debug)]
 pub struct ModelBytes {
     words: Vec<u32>,
@@ -17,7 +17,7 @@ pub struct ModelBytes {
 }
 
 impl ModelBytes {
-    /// Reads a whole file. Whether it is a model, [`model`](ModelBytes::model) tells.
+    /// Reads a whole file. [`model`](ModelBytes::model) checks the content.
     ///
     /// # Errors
     /// The file cannot be read, or there is no memory for it.

@@ -81,12 +81,17 @@ impl<'a> Session<'a> {
     /// tells how far it came.
     ///
     /// # Errors
-    /// As [`read`](Session::read).
+    /// As [`read`](Session::read); the batch that fails changes nothing.
     pub fn read_from(&mut self, pos: usize, tokens: &[u32], stopped: impl Fn() -> bool) -> Result<(), Error> {
-        self.tokens.truncate(pos);
+        if tokens.is_empty() && pos != self.pos() {
+            self.state.rewind(pos)?;
+            self.tokens.truncate(pos);
+        }
         let batch = self.state.plan().limits.batch;
         for (i, tokens) in tokens.chunks(batch).enumerate() {
-            begin_at(&self.model, &mut self.state, tokens, pos + i * batch)?;
+            let pos = pos + i * batch;
+            begin_at(&self.model, &mut self.state, tokens, pos)?;
+            self.tokens.truncate(pos);
             while step(&self.model, &mut self.state, &self.engine)? {
                 if stopped() {
                     return Ok(());

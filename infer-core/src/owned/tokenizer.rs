@@ -11,7 +11,7 @@ use crate::tokenizer::{IndexEntry, MergeSlot, Tokenizer, build_index, count_entr
 pub struct OwnedTokenizer<B> {
     bytes: B,
     index: Vec<IndexEntry>,
-    /// What a [`Tokenizer`] finds out about all pieces: too long to look for again at each token.
+    /// The results of `with_index`'s scan of all pieces, kept so that `get` costs nothing.
     facts: Tokenizer<'static>,
 }
 

@@ -1,4 +1,4 @@
-//! Tokenizer files, written: every exporter goes through [`write`].
+//! Writes tokenizer files: every exporter goes through [`write`].
 
 use std::io;
 
@@ -17,7 +17,8 @@ use std::io;
 /// ```
 ///
 /// # Errors
-/// Those of the writer, and [`io::ErrorKind::InvalidInput`] for a piece of 4 GB or more.
+/// Those of the writer, and [`io::ErrorKind::InvalidInput`] for a piece of 4 GB or more; the output
+/// is then incomplete.
 pub fn write<P: AsRef<[u8]>>(
     out: &mut impl io::Write,
     max_token_length: u32,

@@ -67,6 +67,13 @@ fn calls_out_of_order_are_refused() {
         assert_refused(infer_forward(context, &300, 1, 1), INFER_ERROR_TOKEN, words);
         assert_refused(infer_decode(context, 1, 300, MaybeUninit::uninit().as_mut_ptr()), INFER_ERROR_TOKEN, words);
 
+        // Position 0 would begin a new sequence: the error comes before anything is forgotten.
+        for call in [infer_begin, infer_forward] {
+            assert_refused(call(context, &300, 1, 0), INFER_ERROR_TOKEN, words);
+            assert_eq!(infer_filled(context), 1);
+            assert_ok(infer_classify(context, 0, null_mut()));
+        }
+
         let mut copy = std::ptr::read(context);
         assert_eq!(infer_forward(&mut copy, &BOS, 1, 0).code, INFER_ERROR_NOT_INITIALISED as u32);
         let odd = context.wrapping_byte_add(1);

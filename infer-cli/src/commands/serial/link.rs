@@ -1,4 +1,4 @@
-//! The line to the firmware: requests, answers, and what is done when they are lost.
+//! The line to the firmware: sends requests, reads answers, recovers from lost ones.
 //!
 //! Whatever goes wrong on the way (a damaged or lost frame, a reset, silence, a lost connection),
 //! the remedy is the same: get an answer again, and ask for the same story with the same seed. It
@@ -19,7 +19,7 @@ use crate::text::TextOut;
 const ATTEMPTS: usize = 5;
 /// Time to wait for an answer that the firmware can give at once.
 const PROMPTLY: Duration = Duration::from_secs(1);
-/// The number of timeouts that a story which nobody asked for may take to end.
+/// Timeouts to wait for the end of a story that an earlier host asked for.
 const OLD_STORY: u32 = 10;
 /// The interval at which waiting looks at the clock, and for Ctrl-C.
 const POLL: Duration = Duration::from_millis(50);
@@ -294,7 +294,8 @@ impl<'a> Link<'a> {
                     None if pos as usize == tokens.len() => {
                         tokens.push(token);
                         next = tokens.len();
-                        out.push(text).map_err(|e| Trouble::Lasting(e.into()))?; // an error of standard output, not of the line
+                        // An error of standard output, not of the line.
+                        out.push(text).map_err(|e| Trouble::Lasting(e.into()))?;
                     }
                     None => return passing("a frame was lost"),
                 },

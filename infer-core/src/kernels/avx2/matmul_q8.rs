@@ -127,7 +127,8 @@ impl Products for Dpbusd {
     }
 }
 
-/// [`dot_q8`](crate::math::dot_q8) of eight rows with x. ///
+/// [`dot_q8`](crate::math::dot_q8) of eight rows with x.
+///
 /// # Safety
 /// The machine has the instructions of `P`, and the caller is compiled for them. There are
 /// `8 · x.len()` weights and `8 · xs.len()` scales, and x has `xs.len()` groups of `group_size`, a

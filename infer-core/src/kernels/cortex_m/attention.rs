@@ -11,7 +11,7 @@ use crate::matrix::rows_of;
 
 pub(crate) fn attend(heads: &Heads<'_>, att: &mut [f32], out: &mut [f32]) {
     if heads.values.len() < heads.positions * heads.head_size || heads.positions == 0 {
-        return; // never so
+        return; // cannot happen: the cache has values for all positions, and there is at least one
     }
     in_pairs(
         heads,

@@ -375,8 +375,9 @@ unsafe fn quantize_weights(att: &mut [f32], factor: f32, heads: &HeadsQ8<'_>) {
 }
 
 /// # Safety
-/// The core has Helium. `att` holds weights as [`quantize_weights`] leaves them, there are values
-/// for as many positions, and the head size is a multiple of 4.
+/// The core has Helium. `att` holds weights as [`quantize_weights`] leaves them, the length of `att`
+/// is a multiple of 8, there are values for as many positions, and the head size is a multiple of
+/// 4.
 unsafe fn weigh_q8(att: &[f32], heads: &HeadsQ8<'_>, scale: f32, out: &mut [f32]) {
     const BLOCKS: usize = Q8_POSITIONS / LANES;
     let blocks = att.len() / LANES;
@@ -386,7 +387,9 @@ unsafe fn weigh_q8(att: &[f32], heads: &HeadsQ8<'_>, scale: f32, out: &mut [f32]
         let mut totals = [0.0; 4];
         for first in (0..blocks).step_by(BLOCKS) {
             let mut sums = [0; 4];
-            // SAFETY: reads weights and values.
+            // SAFETY: the loop runs once for each of the remaining blocks, at most BLOCKS. It reads
+            // their eight 16-bit weights and four dimensions of eight values, from dimension 4i on,
+            // for which the caller vouches.
             unsafe {
                 asm!(
                     ".cpu cortex-m55",
