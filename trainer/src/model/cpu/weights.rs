@@ -1,5 +1,6 @@
 //! The weights, or their gradients, as plain slices that suit large products.
 
+use dfdx::prelude::Cpu;
 use infer_core::Config;
 use infer_core::format::TensorName;
 use rayon::prelude::*;
@@ -9,9 +10,8 @@ use super::buffer::Buffer;
 use super::mat::Mat;
 use super::products::Transposed;
 use super::sizes::Sizes;
+use crate::io::tensors::Shape;
 use crate::model::llama::Llama;
-use crate::model::shapes::Shape;
-use dfdx::prelude::Cpu;
 
 /// All weights, or their gradients.
 #[derive(Default)]
