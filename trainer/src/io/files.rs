@@ -1,5 +1,5 @@
-//! Writes files whole or not at all, whatever happens meanwhile, and gives a folder one writer at a
-//! time. Names of the files of a run.
+//! Writes files whole or not at all, even if the process is killed, and gives a folder one writer
+//! at a time. Names of the files of a run.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, BufWriter, Write};

@@ -163,7 +163,7 @@ impl LayerWeights {
 }
 
 impl Operands {
-    /// Takes the weights, and for backward what only it needs.
+    /// Loads the weights. For backward it also packs the matrices that only backward multiplies by.
     pub fn load(&mut self, weights: &Weights, sizes: &Sizes, backward: bool) {
         self.layers.resize_with(sizes.config.n_layers, Default::default);
         for (operands, weights) in self.layers.iter_mut().zip(&weights.layers) {
