@@ -8,7 +8,7 @@
 //! ```
 //!
 //! - [`commands`]: the arguments of each command, and how it calls the library. main.rs parses the
-//!   command line and picks the command.
+//!   command line.
 //! - [`data`]: from stories to batches of tokens.
 //! - [`model`]: the model, its loss and gradients, and the optimiser, in dfdx tensors.
 //! - [`train`]: a run from its settings to the exported model.
