@@ -19,8 +19,8 @@ pub(crate) fn run_disjoint<S: Share, const N: usize>(
     task: impl Fn(usize, [Panel<'_>; N]) + Sync,
 ) {
     runner.run(tasks, &|index| {
-        // SAFETY: a Runner calls each index below `tasks` once and no other, `tasks` is the same for
-        // all, and all parts are gone when `run` returns.
+        // SAFETY: a Runner calls each index below `tasks` once and no other, `tasks` is the same
+        // for all, and all parts are gone when `run` returns.
         task(index, outs.each_ref().map(|out| unsafe { out.part(index, tasks) }));
     });
 }
@@ -33,8 +33,8 @@ pub(crate) unsafe trait Share: Sync {
     /// The part of task `index` of `tasks`.
     ///
     /// # Safety
-    /// `index` is below `tasks`; while the part lives, no other part of the same index lives, and no
-    /// part of another number of tasks.
+    /// `index` is below `tasks`; while the part lives, no other part of the same index lives, and
+    /// no part of another number of tasks.
     unsafe fn part(&self, index: usize, tasks: usize) -> Panel<'_>;
 }
 
@@ -54,8 +54,9 @@ impl<'a> Columns<'a> {
 }
 
 // SAFETY: the ranges [index·per_task, (index + 1)·per_task) of different indices do not overlap,
-// nor do they after moving by `start` and cutting off at 0 and `width`: bounds never decrease as the
-// index grows, since the product saturates. `batch` rows of `width` elements lie within the buffer.
+// nor do they after moving by `start` and cutting off at 0 and `width`: bounds never decrease as
+// the index grows, since the product saturates. `batch` rows of `width` elements lie within the
+// buffer.
 unsafe impl Share for Columns<'_> {
     unsafe fn part(&self, index: usize, _: usize) -> Panel<'_> {
         let column = |index: usize| index.saturating_mul(self.per_task).saturating_sub(self.start).min(self.width);

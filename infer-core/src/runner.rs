@@ -10,8 +10,8 @@ use core::num::NonZeroUsize;
 ///
 /// # Safety
 /// `run` must call `task` exactly once for each index in `0..n`, and with no other index. It must
-/// return, or unwind, only after all calls have finished: tasks write to slices that are disjoint by
-/// index and borrowed from the caller.
+/// return, or unwind, only after all calls have finished: tasks write to slices that are disjoint
+/// by index and borrowed from the caller.
 pub unsafe trait Runner: Sync {
     /// The largest number of tasks worth splitting work into.
     fn threads(&self) -> NonZeroUsize;

@@ -4,4 +4,5 @@ pub mod checkpoint;
 pub mod export;
 pub mod files;
 pub mod inference;
+pub mod tensors;
 pub mod weights;

@@ -8,12 +8,12 @@
 //! ```
 //!
 //! - [`commands`]: the arguments of each command, and how it calls the library. main.rs parses the
-//!   command line and picks the command.
+//!   command line.
 //! - [`data`]: from stories to batches of tokens.
 //! - [`model`]: the model, its loss and gradients, and the optimiser, in dfdx tensors.
 //! - [`train`]: a run from its settings to the exported model.
 //! - [`io`]: files of weights, and running them with infer-core. Nothing in it uses dfdx.
-//! - [`report`]: what the person sees, and what stays of it.
+//! - [`report`]: output to the user, and the files it leaves.
 //!
 //! No file uses one that, through others, uses it: ci.sh checks it.
 

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
-use trainer::commands::{download, eval, export, pretokenize, sample, shell, train, train_vocab};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser};
+use trainer::commands::{Command, train};
 use trainer::report::output::exit_code;
 use trainer::train::settings::Settings;
 
@@ -24,18 +24,6 @@ struct Cli {
     settings: Settings,
 }
 
-#[derive(Subcommand)]
-enum Command {
-    Download(download::Args),
-    TrainVocab(train_vocab::Args),
-    Pretokenize(pretokenize::Args),
-    Sample(sample::Args),
-    Eval(eval::Args),
-    Export(export::Args),
-    Completions(shell::Completions),
-    Man(shell::Man),
-}
-
 fn main() -> ExitCode {
     infer_core::exit_when_a_map_is_cut();
     exit_code(run(&Cli::command().get_matches()))
@@ -47,14 +35,7 @@ fn run(matches: &ArgMatches) -> anyhow::Result<()> {
         rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global()?;
     }
     match cli.command {
-        Some(Command::Download(args)) => download::run(&args),
-        Some(Command::TrainVocab(args)) => train_vocab::run(&args),
-        Some(Command::Pretokenize(args)) => pretokenize::run(&args),
-        Some(Command::Sample(args)) => sample::run(&args),
-        Some(Command::Eval(args)) => eval::run(&args),
-        Some(Command::Export(args)) => export::run(&args),
-        Some(Command::Completions(args)) => shell::completions(&args, Cli::command()),
-        Some(Command::Man(args)) => shell::man(&args, Cli::command()),
+        Some(command) => command.run(Cli::command()),
         None => train::run(cli.config.as_deref(), cli.settings, matches),
     }
 }

@@ -10,6 +10,7 @@
 //! tests.
 
 mod batch;
+mod bytes;
 pub mod composed;
 pub mod cpu;
 #[cfg(feature = "cuda")]
@@ -17,18 +18,15 @@ mod cuda;
 mod device;
 mod dropout;
 mod llama;
-mod memory;
 mod optimizer;
 mod precision;
 mod rope;
-pub(crate) mod shapes;
 #[cfg(test)]
 mod tests;
 
 pub use batch::{Batch, IGNORED, Options, Teacher};
+pub use bytes::training_bytes;
 pub use device::{Gradients, Matrix};
 pub use llama::{Backend, Llama, Parameter};
-pub use memory::training_bytes;
 pub use optimizer::{AdamW, clip_gradients};
 pub use precision::MatmulPrecision;
-pub use shapes::{Shape, shapes};

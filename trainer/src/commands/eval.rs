@@ -3,17 +3,13 @@
 
 use std::path::PathBuf;
 
-use anyhow::ensure;
 use infer_core::Perplexity;
-use rayon::prelude::*;
 
-use crate::data::batches::Batches;
 use crate::data::corpus;
-use crate::data::shards::Shards;
-use crate::data::tokenizer::TokenizerFile;
-use crate::io::inference::{Runnable, perplexity};
+use crate::io::inference::Runnable;
 use crate::report::output::{Usage, result};
-use crate::train::data::data_of_run;
+use crate::train::evaluate::{evaluate, open_shards};
+use crate::train::sources::data_of_run;
 
 /// Loss of a checkpoint or a model file on the validation split
 #[derive(clap::Args)]
@@ -50,44 +46,21 @@ struct Report {
 /// Runs `trainer eval`.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let runnable = Runnable::open(&args.model, args.tokenizer.as_deref())?;
-    let (model, tokenizer) = (runnable.model()?, runnable.tokenizer.get());
-    let config = model.config();
+    let config = *runnable.model()?.config();
     let data = match &args.data {
         Some(folder) => folder.clone(),
         None => data_of_run(&args.model)?.unwrap_or_else(|| corpus::default_folder(config.vocab_size)),
     };
-    let own = TokenizerFile::from_bytes(&args.model, runnable.tokenizer.bytes().to_vec())?;
-    ensure!(
-        Shards::are_in(&data)?,
-        "{} is no folder of token shards: name one with --data, or make it with `trainer pretokenize`",
-        data.display()
-    );
-    let shards = Shards::open(&data, Some(&own))?;
-    ensure!(
-        shards.vocab_size() == config.vocab_size && own.means_the_same(shards.tokenizer()),
-        "{} and the shards in {} have different vocabularies ({} and {} tokens): pretokenize with the model's",
-        args.model.display(),
-        data.display(),
-        config.vocab_size,
-        shards.vocab_size()
-    );
+    let shards = open_shards(&runnable, &args.model, &data)?;
     let window = args.window.unwrap_or(config.seq_len);
     if !(1..=config.seq_len).contains(&window) {
         return Err(Usage(format!("--window {window}: give 1 to {}, the model's context", config.seq_len)).into());
     }
-    let batches = Batches::new(vec![shards.valid()], window, 0, "--window")?;
-    let n = batches.sequences() as usize;
-    let sums = (0..n).into_par_iter().map(|i| match batches.fixed(i, n, 1)? {
-        Some(batch) => perplexity(&model, &tokenizer, &batch.x, &batch.y),
-        None => Ok(Perplexity::default()),
-    });
-    let mut all = Perplexity::default();
-    // Added in order, so that the sum does not depend on the threads.
-    sums.collect::<anyhow::Result<Vec<Perplexity>>>()?.into_iter().for_each(|sum| all += sum);
+    let (windows, all) = evaluate(&runnable, &shards, window)?;
     let Perplexity { tokens, bytes, .. } = all;
     let (nats_per_token, perplexity, nats_per_byte) = (all.per_token(), all.perplexity(), all.per_byte());
     if args.json {
-        let report = Report { windows: n, window, tokens, bytes, nats_per_token, perplexity, nats_per_byte };
+        let report = Report { windows, window, tokens, bytes, nats_per_token, perplexity, nats_per_byte };
         result(serde_json::to_string(&report)?)
     } else {
         result(format!("predicted        {tokens} tokens, {bytes} bytes"))?;

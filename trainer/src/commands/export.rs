@@ -30,7 +30,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let mut checkpoint = find_checkpoint(&args.checkpoint)?
         .with_context(|| format!("{} is no checkpoint and holds none", args.checkpoint.display()))?;
     let weights = Weights::from_checkpoint(&mut checkpoint)?;
-    let target = Target { path: args.output.clone(), version: args.version, way: "give another OUT.bin" };
+    let target = Target { path: args.output.clone(), version: args.version, advice: "give another OUT.bin" };
     let inputs = [TENSORS, RUN].map(|name| checkpoint.path.join(name));
     target.check(&weights.config, &[&inputs[0], &inputs[1]])?;
     target.write(&weights, &checkpoint.tokenizer)?;

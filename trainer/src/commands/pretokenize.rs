@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{anyhow, bail};
 
 use crate::data::corpus;
-use crate::data::pretokenize::{self, Stories};
+use crate::data::pretokenize::{self, Input};
 use crate::data::separator::Separator;
 use crate::data::tokenizer::TokenizerFile;
 use crate::io::files::TOKENIZER;
@@ -53,11 +53,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             tokenizer.path.display()
         );
     }
-    let stories = Stories {
+    let input = Input {
         corpus: &args.corpus,
         valid: &args.valid,
         separator: args.separator.as_ref(),
-        most: args.shard_mb.get().saturating_mul(1 << 20),
+        shard_bytes: args.shard_mb.get().saturating_mul(1 << 20),
     };
-    pretokenize::run(&stories, tokenizer, &out)
+    pretokenize::run(&input, tokenizer, &out)
 }

@@ -25,7 +25,7 @@ use crate::report::output::note;
 pub const SHARD_MB: NonZeroU64 = NonZeroU64::new(64).unwrap();
 
 /// The stories to make shards of.
-pub struct Stories<'a> {
+pub struct Input<'a> {
     /// Files and folders with stories. If empty, the stories that the shards in the folder were
     /// made from; if there are no shards, [`corpus::DEFAULT`].
     pub corpus: &'a [PathBuf],
@@ -34,23 +34,23 @@ pub struct Stories<'a> {
     /// The separator between stories of plain text.
     pub separator: Option<&'a Separator>,
     /// Most bytes of text per shard.
-    pub most: u64,
+    pub shard_bytes: u64,
 }
 
 /// Makes the shards of the stories in `out`, or goes on where an earlier call stopped.
 ///
 /// # Errors
 /// The corpus cannot be read, or `out` has shards of something else.
-pub fn run(stories: &Stories<'_>, tokenizer: TokenizerFile, out: &Path) -> anyhow::Result<()> {
-    let anew = !stories.corpus.is_empty() || !stories.valid.is_empty() || stories.separator.is_some();
+pub fn run(input: &Input<'_>, tokenizer: TokenizerFile, out: &Path) -> anyhow::Result<()> {
+    let anew = !input.corpus.is_empty() || !input.valid.is_empty() || input.separator.is_some();
     let recorded = if anew { None } else { read_meta(out)? };
     let (separator, shards) = match recorded {
         Some(meta) => (meta.separator, meta.shards),
         None => {
             let default = [PathBuf::from(corpus::DEFAULT)];
-            let corpus = if stories.corpus.is_empty() { &default } else { stories.corpus };
-            let separator = stories.separator.cloned().unwrap_or_default();
-            let plan = split::plan(corpus, stories.valid, &separator, stories.most)?;
+            let corpus = if input.corpus.is_empty() { &default } else { input.corpus };
+            let separator = input.separator.cloned().unwrap_or_default();
+            let plan = split::plan(corpus, input.valid, &separator, input.shard_bytes)?;
             note(format!("split: {}", plan.chosen));
             (separator, plan.shards)
         }

@@ -15,7 +15,7 @@ pub struct Target<'a> {
     /// Its version.
     pub version: FileVersion,
     /// Advice for the case that the model cannot go there, for the error message.
-    pub way: &'a str,
+    pub advice: &'a str,
 }
 
 impl Target<'_> {
@@ -24,7 +24,7 @@ impl Target<'_> {
     /// # Errors
     /// The place cannot be written or holds an input, or the version cannot hold the model.
     pub fn check(&self, config: &Config, inputs: &[&Path]) -> anyhow::Result<()> {
-        let Target { path, way, .. } = self;
+        let Target { path, advice, .. } = self;
         if self.version == FileVersion::V2 {
             ensure!(
                 config.quantized().is_ok(),
@@ -36,22 +36,25 @@ impl Target<'_> {
         }
         let name = path.display();
         let is_folder = path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/");
-        ensure!(!is_folder, "{name} is a folder, not the model file to write: {way}");
+        ensure!(!is_folder, "{name} is a folder, not the model file to write: {advice}");
         let taken = [TOKENIZER, SETTINGS, METRICS, CURVE];
         ensure!(
             path.file_name().is_some_and(|name| taken.iter().all(|taken| name != *taken)),
-            "{name:?} cannot be the model file: a run has another file of this name: {way}"
+            "{name:?} cannot be the model file: a run has another file of this name: {advice}"
         );
         if let Ok(there) = path.canonicalize() {
             let is_there = |input: &&Path| input.canonicalize().is_ok_and(|input| input == there);
-            ensure!(!inputs.iter().any(is_there), "{name} is read here, and would be overwritten: {way}");
+            ensure!(!inputs.iter().any(is_there), "{name} is read here, and would be overwritten: {advice}");
         }
         // An empty file holds nothing; mktemp makes one, for example.
         let is_free = |there: std::fs::Metadata| there.is_file() && (there.len() == 0 || open_model(path).is_ok());
-        ensure!(path.metadata().ok().is_none_or(is_free), "{name} is no model file, and would be overwritten: {way}");
+        ensure!(
+            path.metadata().ok().is_none_or(is_free),
+            "{name} is no model file, and would be overwritten: {advice}"
+        );
         let folder = folder_of(path);
         let writable = std::fs::create_dir_all(folder).and_then(|()| tempfile::tempfile_in(folder));
-        writable.with_context(|| format!("{name} cannot be written: {way}"))?;
+        writable.with_context(|| format!("{name} cannot be written: {advice}"))?;
         Ok(())
     }
 
@@ -69,10 +72,10 @@ impl Target<'_> {
                 "{} is another vocabulary than that of {}, and may belong to a model beside it: {}",
                 path.display(),
                 self.path.display(),
-                self.way
+                self.advice
             ),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-            Err(e) => return Err(e).with_context(|| format!("{}: {}", path.display(), self.way)),
+            Err(e) => return Err(e).with_context(|| format!("{}: {}", path.display(), self.advice)),
         }
         Ok(true)
     }

@@ -1,5 +1,5 @@
-//! Writes files whole or not at all, whatever happens meanwhile, and gives a folder one writer at a
-//! time. Names of the files of a run.
+//! Writes files whole or not at all, even if the process is killed, and gives a folder one writer
+//! at a time. Names of the files of a run.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, BufWriter, Write};
@@ -96,16 +96,16 @@ fn is_locked(path: &Path) -> bool {
 ///
 /// # Errors
 /// The folder cannot be written, or is locked. The message names the holder of the lock as `other`
-/// and ends with the advice `way`.
-pub fn lock(folder: &Path, other: &str, way: &str) -> anyhow::Result<File> {
+/// and ends with `advice`.
+pub fn lock(folder: &Path, other: &str, advice: &str) -> anyhow::Result<File> {
     let open = || {
         std::fs::create_dir_all(folder)?;
         File::create(folder.join(".lock"))
     };
-    let lock = open().with_context(|| format!("folder {} cannot be written: {way}", folder.display()))?;
+    let lock = open().with_context(|| format!("folder {} cannot be written: {advice}", folder.display()))?;
     match lock.try_lock() {
         Ok(()) => {}
-        Err(TryLockError::WouldBlock) => bail!("folder {}: {other} is at work here: {way}", folder.display()),
+        Err(TryLockError::WouldBlock) => bail!("folder {}: {other} is at work here: {advice}", folder.display()),
         // Some network file systems have no locks.
         Err(TryLockError::Error(e)) => note(format!("note: {}: no protection from {other}: {e}", folder.display())),
     }

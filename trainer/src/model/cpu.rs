@@ -10,10 +10,10 @@
 //! rows   x + att wo ─> x2 ─ rmsnorm, w13, SwiGLU, w2 ─> x   a task: a block of positions
 //! ```
 //!
-//! Backward goes the same way back. There a task on rows takes several blocks, a part of the
-//! positions, and sums the weights' gradients over it; the parts are added in the end. Every task
-//! writes memory of its own and sums in an order that depends on the shapes alone: results do not
-//! depend on the number of threads.
+//! Backward runs the three stages in reverse. A task on rows takes one part (several blocks) and
+//! sums the weights' gradients over it; the parts are added in the end. Every task writes memory of
+//! its own and sums in an order that depends on the shapes alone: results do not depend on the
+//! number of threads.
 //!
 //! The files, from the bottom: `buffer`, `mat` and `math` (memory, views of matrices, vector
 //! arithmetic), `products` and `amx`, `sizes` (how a step is cut into tasks), `weights`, `rope` and

@@ -12,7 +12,7 @@ use infer_core::{Config, WeightType};
 use super::batch::{Batch, Options, check_tokens};
 use super::device::{Buffer, Gradients, Matrix, combine, device_error};
 use super::precision::MatmulPrecision;
-use super::shapes::{Shape, shapes};
+use crate::io::tensors::{Shape, shapes};
 
 /// Added to the mean square in rmsnorm, as in infer-core.
 pub(super) const RMS_EPS: f32 = 1e-5;

@@ -1,9 +1,11 @@
 use dfdx::prelude::{Backward, Cpu, NoneTape, Rank0, SplitTape, Tensor, Trace, ZerosTensor};
-use infer_core::Config;
 use infer_core::format::{Header, TensorName, Version, write};
+use infer_core::{Config, ModelBytes};
 
 use super::llama::normal;
 use super::*;
+use crate::io::tensors::{Shape, shapes};
+use crate::io::weights::{FileVersion, tests::weights};
 
 /// Two query heads share each key/value head.
 const TINY: Config = Config::new(16, 24, 2, 4, 19, 70).with_kv_heads(2);
@@ -384,4 +386,27 @@ fn initialisation_is_llama2c_s() {
     }
     let again = Llama::init(config, &Cpu::default(), 1).unwrap();
     assert_eq!(model.to_vecs(), again.to_vecs());
+}
+
+#[test]
+fn every_tensor_of_a_file_is_where_infer_core_looks_for_it() {
+    let weights = weights();
+    for version in [FileVersion::V0, FileVersion::V1] {
+        let file = ModelBytes::copy(&weights.to_file(version).unwrap()).unwrap();
+        let model = file.model().unwrap();
+        assert_eq!(*model.config(), weights.config);
+        let read = Llama::from_model(&model, &Cpu::default()).unwrap().to_vecs();
+        assert_eq!(read, weights.tensors, "{version:?}");
+    }
+}
+
+#[test]
+fn int8_weights_are_within_half_a_step() {
+    let weights = weights();
+    let file = ModelBytes::copy(&weights.to_file(FileVersion::V2).unwrap()).unwrap();
+    let model = file.model().unwrap();
+    let read = Llama::from_model(&model, &Cpu::default()).unwrap().to_vecs();
+    for (read, given) in read.iter().flatten().zip(weights.tensors.iter().flatten()) {
+        assert!((read - given).abs() <= 0.5 / 127.0 + 1e-6, "{read} {given}");
+    }
 }

@@ -38,8 +38,8 @@ pub struct Evaluation {
     pub train_loss: f64,
     /// Loss of the validation split.
     pub val_loss: f64,
-    /// exp(val_loss): a model that chooses at random among as many tokens has this loss. Older runs
-    /// have not recorded it.
+    /// exp(val_loss): guessing evenly among this many tokens gives the same loss. Older runs have
+    /// not recorded it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub val_perplexity: Option<f64>,
     /// Validation loss in nats per byte, which does not depend on the vocabulary. Older runs have

@@ -4,8 +4,7 @@ use anyhow::bail;
 use infer_core::Config;
 
 use crate::model::training_bytes;
-use crate::train::settings::Device;
-use crate::train::settings::Settings;
+use crate::train::settings::{Device, Settings};
 
 /// Estimates the memory of a training.
 ///

@@ -14,18 +14,18 @@ use crate::io::checkpoint::{Checkpoints, Order, Run, Tensor, tensor_name};
 use crate::io::export::Target;
 use crate::io::files::{SETTINGS, lock, write_whole};
 use crate::io::inference::Runnable;
+use crate::io::tensors::Shape;
 use crate::io::weights::Weights;
-use crate::model::{self, AdamW, Backend, Llama, Options, Shape, clip_gradients};
+use crate::model::{self, AdamW, Backend, Llama, Options, clip_gradients};
 use crate::report::Report;
 use crate::report::metric::Evaluation;
 use crate::report::output::note;
 use crate::report::peak;
-use crate::train::data::Data;
 use crate::train::interrupt::Interrupt;
 use crate::train::memory;
 use crate::train::schedule::learning_rate;
-use crate::train::settings::Settings;
-use crate::train::settings::{Device, InitFrom};
+use crate::train::settings::{Device, InitFrom, Settings};
+use crate::train::sources::Data;
 use crate::train::start::{Start, describe};
 
 /// Most positions of the story that each evaluation tells.
@@ -45,6 +45,7 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
         }
         #[cfg(feature = "cuda")]
         Device::Cuda => run_on(settings, dfdx::prelude::Cuda::default()),
+        // `Settings::check` refuses these; a caller of the library may not have called it.
         other => bail!("device is {:?}: not in this program", String::from(other.clone())),
     }
 }
@@ -79,11 +80,11 @@ fn run_on<D: Backend>(settings: &Settings, device: D) -> anyhow::Result<()> {
 
 /// The place for the trained model.
 fn target(settings: &Settings) -> Target<'_> {
-    let way = match settings.export {
+    let advice = match settings.export {
         Some(_) => "name another --export",
         None => "name the model with --export, or another --out-dir",
     };
-    Target { path: settings.export_path(), version: settings.export_version, way }
+    Target { path: settings.export_path(), version: settings.export_version, advice }
 }
 
 /// The files that a run reads.

@@ -8,9 +8,9 @@ use infer_core::{Config, MappedModel, WeightType};
 use crate::data::tokenizer::TokenizerFile;
 use crate::io::checkpoint::{Checkpoint, Checkpoints, tensor_name};
 use crate::io::files::{SETTINGS, TOKENIZER, open_model};
-use crate::model::{AdamW, Backend, Llama, Shape, shapes};
-use crate::train::settings::InitFrom;
-use crate::train::settings::Settings;
+use crate::io::tensors::{Shape, shapes};
+use crate::model::{AdamW, Backend, Llama};
+use crate::train::settings::{InitFrom, Settings};
 
 /// The origin of the weights.
 pub enum Start {

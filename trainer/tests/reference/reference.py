@@ -31,7 +31,7 @@ class Config:
         self.n_heads, self.n_kv_heads, self.vocab_size, self.shared = n_heads, n_kv_heads, vocab_size, shared
 
     def shapes(self):
-        """In the order of trainer::model::shapes."""
+        """In the order of trainer::io::tensors::shapes."""
         d, h, kv = self.dim, self.hidden_dim, self.dim // self.n_heads * self.n_kv_heads
         yield "tok_emb.0", (self.vocab_size, d)
         stacks = dict(rms_att=(d,), wq=(d, d), wk=(kv, d), wv=(kv, d), wo=(d, d), rms_ffn=(d,), w1=(h, d), w2=(d, h), w3=(h, d))

@@ -1,9 +1,9 @@
 use super::*;
-use crate::train::settings::tests::parse;
+
+const CONFIG: Config = Config::new(64, 192, 4, 4, 512, 256);
 
 fn checkpoint(iter: u64, best_loss: f64) -> (Run, Vec<Tensor>) {
-    let config = parse(&[]).unwrap().config();
-    let run = Run { iter, best_loss, ..Run::new(&config, Order { seed: 3, ..Order::default() }) };
+    let run = Run { iter, best_loss, ..Run::new(&CONFIG, Order { seed: 3, ..Order::default() }) };
     let data = vec![iter as f32, -0.0, f32::MIN_POSITIVE / 2.0, 1e30, 0.1, 7.0];
     (run, vec![Tensor { name: "weight.0.wq".into(), shape: vec![2, 3], data }])
 }
@@ -64,7 +64,7 @@ fn what_was_saved_is_read() {
     let (run, tensors) = checkpoint(10, 1.5);
     assert_eq!((&read.run, &read.tokenizer[..]), (&run, &b"tokens"[..]));
     assert!(read.take("weight.0.wq", &[3, 2]).is_err_and(|e| e.to_string().contains("[2, 3]")));
-    assert_eq!(run.config(), parse(&[]).unwrap().config());
+    assert_eq!(run.config(), CONFIG);
     let mut read = Checkpoint::read(&read.path).unwrap();
     let data = read.take("weight.0.wq", &[2, 3]).unwrap();
     assert_eq!(

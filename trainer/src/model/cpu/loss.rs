@@ -1,5 +1,5 @@
-//! Last norm, classifier and loss, some positions at a time, so that never all logits are in
-//! memory.
+//! Last norm, classifier and loss, in groups of positions: the logits of all positions are never in
+//! memory at once.
 
 use itertools::izip;
 use rayon::prelude::*;
@@ -67,7 +67,7 @@ pub(super) fn loss(
 /// d_wcls = the transpose of d_logits · xb, added to it if `add`.
 fn classifier_backward(sizes: &Sizes, d_wcls: &mut [f32], d_logits: Mat, xb: Mat, add: bool) {
     let (dim, vocab_size) = (sizes.config.dim, sizes.config.vocab_size);
-    // Few, as each packs xb again, but enough to keep all threads busy.
+    // Few tiles, because each packs xb again, but enough to keep all threads busy.
     let tile = (vocab_size / 16).clamp(BLOCK, 4 * BLOCK);
     d_wcls.par_chunks_mut(tile * dim).enumerate().for_each(|(i, d_wcls)| {
         let tokens = i * tile..vocab_size.min((i + 1) * tile);

@@ -4,15 +4,15 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-/// A matrix in a slice: element (i, j) is `data[i * row + j * col]`, and every element is inside.
-/// Either rows or columns are contiguous.
+/// A matrix in a slice: element (i, j) is `data[i * row_stride + j * col_stride]`, and every
+/// element is inside. Either rows or columns are contiguous.
 #[derive(Clone, Copy)]
 pub(super) struct Mat<'a> {
     data: &'a [f32],
     rows: usize, // at least 1
     cols: usize, // at least 1
-    row: usize,
-    col: usize,
+    row_stride: usize,
+    col_stride: usize,
 }
 
 impl<'a> Mat<'a> {
@@ -21,7 +21,7 @@ impl<'a> Mat<'a> {
     /// # Panics
     /// `data` is empty or ends within a row.
     pub fn new(data: &'a [f32], cols: usize) -> Self {
-        Mat { data, rows: whole_rows(data, cols), cols, row: cols, col: 1 }
+        Mat { data, rows: whole_rows(data, cols), cols, row_stride: cols, col_stride: 1 }
     }
 
     /// Rows and columns.
@@ -31,7 +31,7 @@ impl<'a> Mat<'a> {
 
     /// Distances in memory from a row to the next, and from a column to the next.
     pub fn strides(self) -> (usize, usize) {
-        (self.row, self.col)
+        (self.row_stride, self.col_stride)
     }
 
     /// The slice, which begins with element (0, 0).
@@ -41,7 +41,7 @@ impl<'a> Mat<'a> {
 
     /// The transpose.
     pub fn t(self) -> Self {
-        Mat { rows: self.cols, cols: self.rows, row: self.col, col: self.row, ..self }
+        Mat { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
     }
 
     /// The part in these rows and columns.
@@ -50,7 +50,7 @@ impl<'a> Mat<'a> {
     /// The part is empty or not inside.
     pub fn block(self, rows: Range<usize>, cols: Range<usize>) -> Self {
         assert!(rows.start < rows.end && rows.end <= self.rows && cols.start < cols.end && cols.end <= self.cols);
-        let data = &self.data[rows.start * self.row + cols.start * self.col..];
+        let data = &self.data[rows.start * self.row_stride + cols.start * self.col_stride..];
         Mat { data, rows: rows.len(), cols: cols.len(), ..self }
     }
 
@@ -71,13 +71,13 @@ impl<'a> Mat<'a> {
     }
 }
 
-/// A matrix to write to: element (i, j) is `data[i * row + j]`, with j < `row`, and every element
-/// is inside.
+/// A matrix to write to: element (i, j) is `data[i * row_stride + j]`, with j < `row_stride`, and
+/// every element is inside.
 pub(super) struct MatMut<'a> {
     data: &'a mut [f32],
     rows: usize, // at least 1
     cols: usize, // at least 1
-    row: usize,
+    row_stride: usize,
 }
 
 impl<'a> MatMut<'a> {
@@ -86,7 +86,7 @@ impl<'a> MatMut<'a> {
     /// # Panics
     /// `data` is empty or ends within a row.
     pub fn new(data: &'a mut [f32], cols: usize) -> Self {
-        MatMut { rows: whole_rows(data, cols), data, cols, row: cols }
+        MatMut { rows: whole_rows(data, cols), data, cols, row_stride: cols }
     }
 
     /// Rows and columns.
@@ -96,7 +96,7 @@ impl<'a> MatMut<'a> {
 
     /// Distance in memory from a row to the next.
     pub fn stride(&self) -> usize {
-        self.row
+        self.row_stride
     }
 
     /// The slice, which begins with element (0, 0).
@@ -110,8 +110,8 @@ impl<'a> MatMut<'a> {
     /// The part is empty or not inside.
     pub fn block(&mut self, rows: Range<usize>, cols: Range<usize>) -> MatMut<'_> {
         assert!(rows.start < rows.end && rows.end <= self.rows && cols.start < cols.end && cols.end <= self.cols);
-        let data = &mut self.data[rows.start * self.row + cols.start..];
-        MatMut { data, rows: rows.len(), cols: cols.len(), row: self.row }
+        let data = &mut self.data[rows.start * self.row_stride + cols.start..];
+        MatMut { data, rows: rows.len(), cols: cols.len(), row_stride: self.row_stride }
     }
 }
 
@@ -123,10 +123,10 @@ fn whole_rows(data: &[f32], cols: usize) -> usize {
 /// Writes the transpose of a matrix with contiguous rows.
 pub(super) fn transpose(transposed: &mut [f32], matrix: Mat) {
     const ROWS: usize = 16; // few are fast
-    assert!(matrix.col == 1);
+    assert!(matrix.col_stride == 1);
     let cols = matrix.rows;
     transposed.par_chunks_mut(ROWS * cols).enumerate().for_each(|(i, rows)| {
-        for (j, matrix) in matrix.data.chunks(matrix.row).take(cols).enumerate() {
+        for (j, matrix) in matrix.data.chunks(matrix.row_stride).take(cols).enumerate() {
             let from = &matrix[i * ROWS..][..rows.len() / cols];
             from.iter().enumerate().for_each(|(i, x)| rows[i * cols + j] = *x);
         }

@@ -49,7 +49,8 @@ impl Products {
         }
     }
 
-    /// The matrix, or what [`pack`](Self::pack) made of it.
+    /// The operand that this engine takes: the matrix itself, or the panels that
+    /// [`pack`](Self::pack) filled.
     pub fn right<'a>(self, matrix: Mat<'a>, panels: &'a Panels) -> Right<'a> {
         match self {
             Products::Amx => Right::Packed(panels),
@@ -84,7 +85,8 @@ impl Transposed {
         transpose(&mut self.rows, matrix);
     }
 
-    /// What the engine that loaded it multiplies by.
+    /// The operand that this engine takes: the matrix itself, or the panels that
+    /// [`load`](Self::load) filled.
     pub fn right(&self, products: Products) -> Right<'_> {
         match products {
             Products::Amx => Right::Packed(&self.panels),

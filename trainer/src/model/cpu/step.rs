@@ -50,7 +50,8 @@ pub fn loss<T: Tape<f32, Cpu>>(
     Ok(loss.put_tape(tape))
 }
 
-/// Puts on the tape that the gradients, times the one of the loss, are added to the parameters'.
+/// Adds an operation to the tape. In backward it multiplies these gradients by that of the loss and
+/// adds them to the parameters' gradients.
 fn add_in_backward<T: Tape<f32, Cpu>>(
     model: &Llama<Cpu>,
     tape: &mut T,

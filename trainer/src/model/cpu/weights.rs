@@ -1,5 +1,6 @@
 //! The weights, or their gradients, as plain slices that suit large products.
 
+use dfdx::prelude::Cpu;
 use infer_core::Config;
 use infer_core::format::TensorName;
 use rayon::prelude::*;
@@ -9,9 +10,8 @@ use super::buffer::Buffer;
 use super::mat::Mat;
 use super::products::Transposed;
 use super::sizes::Sizes;
+use crate::io::tensors::Shape;
 use crate::model::llama::Llama;
-use crate::model::shapes::Shape;
-use dfdx::prelude::Cpu;
 
 /// All weights, or their gradients.
 #[derive(Default)]
@@ -163,7 +163,7 @@ impl LayerWeights {
 }
 
 impl Operands {
-    /// Takes the weights, and for backward what only it needs.
+    /// Loads the weights. For backward it also packs the matrices that only backward multiplies by.
     pub fn load(&mut self, weights: &Weights, sizes: &Sizes, backward: bool) {
         self.layers.resize_with(sizes.config.n_layers, Default::default);
         for (operands, weights) in self.layers.iter_mut().zip(&weights.layers) {

@@ -19,8 +19,8 @@ pub struct Workspace {
     pub(super) activations: Vec<Activations>,
     pub(super) scratch: Scratch,
     pub(super) xs: Vec<Buffer>, // input of each layer and of the last norm, (positions, dim)
-    pub(super) last: usize,     // the one of the last norm
-    pub(super) logits: Buffer,  // of some positions at a time
+    pub(super) last: usize,     // the index in `xs` of the last norm's input
+    pub(super) logits: Buffer,  // logits of one group of positions
     pub(super) rope: Rope,
 }
 

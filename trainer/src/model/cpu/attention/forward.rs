@@ -111,7 +111,7 @@ impl<S: Simd> Queries<S> {
         }
     }
 
-    /// Writes `masked` where a key, the first of which is `j`, is after the query.
+    /// Writes `masked` where a key is after the query; the first key is `j`.
     #[inline(always)]
     fn mask(&self, simd: S, s: &mut [S::f32s; KEYS], j: usize, masked: f32) {
         for i in 0..KEYS {

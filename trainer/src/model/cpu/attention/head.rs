@@ -21,7 +21,7 @@ pub struct HeadDropout {
     pub row: usize,
 }
 
-/// Vectors in whole cache lines; of their own they are aligned to a number only.
+/// Aligns vectors to a cache line. Without it they are aligned to one f32.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
 pub struct Aligned<T>(pub T);

@@ -59,7 +59,8 @@ impl Layer<'_> {
         self.sum(scratch, d);
     }
 
-    /// From the gradient of the output to dx, that of x2, and dy_att, that of att wo
+    /// Computes the gradient of x2 (in dx) and of att · wo (in dy_att) from that of the output (in
+    /// dx).
     fn feed_forward_backward(&self, Activations { h13, x2, .. }: &mut Activations, scratch: &mut Scratch) {
         let Sizes { config, block, part, .. } = *self.sizes;
         let (dim, hidden_dim) = (config.dim, config.hidden_dim);

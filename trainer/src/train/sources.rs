@@ -13,8 +13,7 @@ use crate::data::{corpus, generated, split};
 use crate::io::checkpoint::Checkpoint;
 use crate::io::files::{SETTINGS, TOKENIZER, TOKENIZER_JSON, folder_of, write_whole};
 use crate::report::output::say;
-use crate::train::settings::Settings;
-use crate::train::settings::{InitFrom, VocabSource};
+use crate::train::settings::{InitFrom, Settings, VocabSource};
 use crate::train::teacher::Teacher;
 
 /// Number of stories in the generated corpus.
