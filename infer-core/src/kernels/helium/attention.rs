@@ -375,9 +375,9 @@ unsafe fn quantize_weights(att: &mut [f32], factor: f32, heads: &HeadsQ8<'_>) {
 }
 
 /// # Safety
-/// The core has Helium. `att` holds weights as [`quantize_weights`] leaves them, the length of `att`
-/// is a multiple of 8, there are values for as many positions, and the head size is a multiple of
-/// 4.
+/// The core has Helium. `att` holds weights as [`quantize_weights`] leaves them, the length of
+/// `att` is a multiple of 8, there are values for as many positions, and the head size is a
+/// multiple of 4.
 unsafe fn weigh_q8(att: &[f32], heads: &HeadsQ8<'_>, scale: f32, out: &mut [f32]) {
     const BLOCKS: usize = Q8_POSITIONS / LANES;
     let blocks = att.len() / LANES;
