@@ -2,7 +2,7 @@
 
 use core::ffi::c_char;
 
-use super::context::{engine, infer_context, initialised};
+use super::context::{Context, engine, infer_context, initialised};
 use super::error::infer_code::INFER_ERROR_TEXT;
 use super::error::{call, infer_error, infer_text};
 use super::memory::{Area, lend, out, slice};
@@ -67,13 +67,8 @@ pub unsafe extern "C" fn infer_forward(
     pos: usize,
 ) -> infer_error {
     call(|| {
-        // SAFETY: the caller passes NULL, or an infer_context that nothing else uses meanwhile.
-        let context = unsafe { initialised(context) }?;
-        context.owned.check(&[], &[Area::new("tokens", tokens, n_tokens)])?;
-        // SAFETY: the caller passes `n_tokens` tokens, which nothing writes during the call.
-        let tokens = unsafe { slice("tokens", tokens, n_tokens) }?;
-        context.classified = false;
-        begin_at(&context.model, &mut context.state, tokens, pos)?;
+        // SAFETY: the caller passes what `begin` asks for.
+        let context = unsafe { begin(context, tokens, n_tokens, pos) }?;
         while step(&context.model, &mut context.state, &engine(context.kernels))? {}
         Ok(())
     })
@@ -94,14 +89,30 @@ pub unsafe extern "C" fn infer_begin(
     pos: usize,
 ) -> infer_error {
     call(|| {
-        // SAFETY: the caller passes NULL, or an infer_context that nothing else uses meanwhile.
-        let context = unsafe { initialised(context) }?;
-        context.owned.check(&[], &[Area::new("tokens", tokens, n_tokens)])?;
-        // SAFETY: the caller passes `n_tokens` tokens, which nothing writes during the call.
-        let tokens = unsafe { slice("tokens", tokens, n_tokens) }?;
-        context.classified = false;
-        Ok(begin_at(&context.model, &mut context.state, tokens, pos)?)
+        // SAFETY: the caller passes what `begin` asks for.
+        unsafe { begin(context, tokens, n_tokens, pos) }.map(|_| ())
     })
+}
+
+/// Begins a pass over `tokens` at `pos`, and lends the context for its steps.
+///
+/// # Safety
+/// `context` is NULL or points to an infer_context that nothing else uses for the lifetime;
+/// `tokens` points to `n_tokens` tokens, which nothing writes during the call.
+unsafe fn begin<'a>(
+    context: *mut infer_context,
+    tokens: *const u32,
+    n_tokens: usize,
+    pos: usize,
+) -> Result<&'a mut Context, infer_error> {
+    // SAFETY: the caller passes NULL, or an infer_context that nothing else uses for the lifetime.
+    let context = unsafe { initialised(context) }?;
+    context.owned.check(&[], &[Area::new("tokens", tokens, n_tokens)])?;
+    // SAFETY: the caller passes `n_tokens` tokens, which nothing writes during the call.
+    let tokens = unsafe { slice("tokens", tokens, n_tokens) }?;
+    context.classified = false;
+    begin_at(&context.model, &mut context.state, tokens, pos)?;
+    Ok(context)
 }
 
 /// Computes one layer, and says in `more` whether another one is to be done.

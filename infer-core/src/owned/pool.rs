@@ -296,7 +296,7 @@ impl Drop for Pool {
 pub fn default_threads() -> NonZeroUsize {
     let logical = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let physical = NonZeroUsize::new(num_cpus::get_physical()).unwrap_or(logical);
-    logical.min(physical).min(const { NonZeroUsize::new(MAX_THREADS).unwrap() })
+    NonZeroUsize::new(logical.min(physical).get().min(MAX_THREADS)).unwrap_or(NonZeroUsize::MIN)
 }
 
 /// [`default_threads`], or fewer for a small model, which is slower with a second thread. `batch`
