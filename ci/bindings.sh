@@ -47,11 +47,19 @@ same_story() {
 reference() {
     python3 -c 'import numpy' 2>/dev/null || { echo "docs/reference.py: skipped, numpy is not installed"; return; }
     local model kv hash
-    for model in models/model.bin models/firmware/model-f32.bin; do
+    # The default model with an extension: theta, eps, Llama 3's scaling.
+    python3 - "$target_dir/extended.bin" <<'END'
+import struct, sys
+file = bytearray(open("models/model.bin", "rb").read())
+file[48:52] = b"llmx"
+struct.pack_into("<iffifffIii4I8I", file, 52, 1, 5e5, 1e-6, 2, 8, 1, 4, 64, 1, 1, *[1, 0, 0, 0], *[2] + [0] * 7)
+open(sys.argv[1], "wb").write(file)
+END
+    for model in models/model.bin models/firmware/model-f32.bin "$target_dir/extended.bin"; do
         for kv in f32 int8; do
-            hash=$("$target_dir/debug/infer-cli" bench $model --tokens 16 --batch 1 --repeat 1 --kv $kv --json |
+            hash=$("$target_dir/debug/infer-cli" bench "$model" --tokens 16 --batch 1 --repeat 1 --kv $kv --json |
                 sed 's/.*"logits_hash":"\([0-9a-f]*\)".*/\1/')
-            same "docs/reference.py, $model with $kv KV cache" "$hash" "$(python3 docs/reference.py $model 16 $kv)"
+            same "docs/reference.py, $(basename "$model") with $kv KV cache" "$hash" "$(python3 docs/reference.py "$model" 16 $kv)"
         done
     done
 }

@@ -47,20 +47,30 @@ def exp(x):
     return np.where(x < f32(-87.33), f32(0), np.where(x > f32(88.37), f32(np.inf), y))
 
 
-def rmsnorm(x, weight):
+def rmsnorm(x, weight, eps):
     mean = lanes(x * x) / f32(len(x))
-    return weight * (f32(1) / np.sqrt(mean + f32(1e-5)) * x)
+    return weight * (f32(1) / np.sqrt(mean + eps) * x)
 
 
 def swiglu(a, b):
     return a / (f32(1) + exp(-a)) * b
 
 
-def rope_frequencies(hs):
-    powers = [f32(10000.0 ** float(f32(2 * i) / f32(hs))) for i in range(hs // 2)]
-    for i, ulps in POWF.get(hs, {}).items():
+def rope_frequencies(hs, theta, scaling):
+    powers = [f32(float(theta) ** float(f32(2 * i) / f32(hs))) for i in range(hs // 2)]
+    for i, ulps in (POWF.get(hs, {}) if theta == 10000 else {}).items():
         powers[i] = (powers[i].view(np.int32) + np.int32(ulps)).view(f32)
-    return f32(1) / np.array(powers, f32)
+    freq = f32(1) / np.array(powers, f32)
+    kind, factor, low, high, positions = scaling
+    if kind == 1:
+        return freq / factor
+    if kind == 2:
+        wavelength = f32(6.2831855) / freq
+        fast = (positions / wavelength - low) / (high - low)
+        mixed = (f32(1) - fast) * freq / factor + fast * freq
+        slow = np.where(wavelength > positions / low, freq / factor, mixed)
+        return np.where(wavelength < positions / high, freq, slow)
+    return freq
 
 
 def sin_cos(x):
@@ -144,7 +154,12 @@ class Model:
                 setattr(self, name, [Matrix(take, rows, cols, group) for _ in range(layers)])
         if shared:
             self.wcls = self.tok_emb
-        self.layers, self.frequencies = L, rope_frequencies(self.hs)
+        theta, self.eps, scaling = f32(10000), f32(1e-5), (0, 1, 1, 1, 1)
+        if version and file[48:52] == b"llmx":
+            theta, self.eps = np.frombuffer(file, f32, 2, 56)
+            kind, positions = struct.unpack_from("<i12xI", file, 64)
+            scaling = (kind, *np.frombuffer(file, f32, 3, 68), f32(positions))
+        self.layers, self.frequencies = L, rope_frequencies(self.hs, theta, scaling)
 
 
 class Sequence:
@@ -158,15 +173,15 @@ class Sequence:
         m = self.model
         x = m.tok_emb[0].row(token)
         for l in range(m.layers):
-            y = rmsnorm(x, m.rms_att[l])
+            y = rmsnorm(x, m.rms_att[l], m.eps)
             pos = len(self.cache[l][0])
             q, k, v = self.rope(m.wq[l] @ y, pos), self.rope(m.wk[l] @ y, pos), m.wv[l] @ y
             for cache, vector in zip(self.cache[l], (k, v)):
                 cache.append(quantise(vector, len(vector)) if self.int8 else (vector, None))
             x = x + m.wo[l] @ self.attention(q, *self.cache[l])
-            y = rmsnorm(x, m.rms_ffn[l])
+            y = rmsnorm(x, m.rms_ffn[l], m.eps)
             x = x + m.w2[l] @ swiglu(m.w1[l] @ y, m.w3[l] @ y)
-        return m.wcls[0] @ rmsnorm(x, m.rms_final[0])
+        return m.wcls[0] @ rmsnorm(x, m.rms_final[0], m.eps)
 
     def rope(self, heads, pos):
         sin, cos = sin_cos(f32(pos) * self.model.frequencies)

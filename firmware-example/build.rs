@@ -97,8 +97,8 @@ fn check_memory(map: &str, model: &[u8], tokenizer: &[u8]) -> Result<(), Box<dyn
 fn model_and_tokenizer() -> Result<(Vec<u8>, Vec<u8>), Box<dyn Error>> {
     let model = setting("MODEL").unwrap_or(DEFAULT_MODEL.into());
     let header = match model.as_str() {
-        "random-f32" => Header { version: Version::V0, config: shapes::STORIES_260K },
-        "random-int8" => Header { version: Version::V2, config: shapes::FIRMWARE.quantized()? },
+        "random-f32" => Header::new(Version::V0, shapes::STORIES_260K),
+        "random-int8" => Header::new(Version::V2, shapes::FIRMWARE.quantized()?),
         path => {
             let beside = || Path::new(path).with_file_name("tokenizer.bin").display().to_string();
             let tokenizer = setting("TOKENIZER").unwrap_or_else(beside);

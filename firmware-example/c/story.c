@@ -35,7 +35,7 @@ infer_error story_tell(infer_context *context, const char *prompt, size_t prompt
       next = tokens[pos + 1];
     else
       TRY(infer_sample(context, &next));
-    if (next == INFER_BOS)
+    if (infer_ends(context, next))
       break;
     infer_text piece;
     TRY(infer_decode(context, token, next, &piece));

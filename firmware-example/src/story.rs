@@ -97,7 +97,7 @@ pub fn tell(
             Some(next) => *next,
             None => sampler.sample(logits, scratch.candidates)?,
         };
-        if next == BOS {
+        if model.header().ends(next) {
             summary.ended = true;
             break;
         }

@@ -34,7 +34,7 @@ fn measure(model: &ModelBytes, tokenizer: &[u8], kv: KvType) -> Result<Perplexit
     let mut sum = Perplexity::default();
     // Each token is predicted from those before it, as many as the context holds.
     for (window, targets) in tokens[..tokens.len() - 1].chunks(config.seq_len).zip(tokens[1..].chunks(config.seq_len)) {
-        sum.add_window(&model, &mut state, &Engine::native(), &tokenizer.get(), window, targets)?;
+        sum.add_window(&model, &mut state, &Engine::native(), window, targets, |token| tokenizer.text_bytes(token))?;
     }
     Ok(sum)
 }

@@ -37,7 +37,7 @@
 #define INFER_HASH_START 14695981039346656037ull
 
 // Size of infer_context in machine words, beside 8 bytes that align it.
-#define INFER_CONTEXT_WORDS 224
+#define INFER_CONTEXT_WORDS 240
 
 // Every part of the memory, and the model, start at a multiple of this many bytes.
 #define INFER_ALIGN 4
@@ -220,6 +220,10 @@ typedef struct infer_context {
   uint64_t align;
   size_t words[INFER_CONTEXT_WORDS];
 } infer_context;
+
+
+
+
 
 #ifdef __cplusplus
 extern "C" {
@@ -417,6 +421,13 @@ struct infer_error infer_decode(struct infer_context *context,
                                 uint32_t previous,
                                 uint32_t token,
                                 struct infer_text *piece);
+
+// Whether a text ends where the model gives this token: INFER_BOS of the next one, or an EOS that
+// the model's header names. False for a context that is not initialised.
+//
+// # Safety
+// `context` is NULL or points to an infer_context.
+bool infer_ends(struct infer_context *context, uint32_t token);
 
 // Positions of the sequence so far: the next token goes here. 0 for a context that is not
 // initialised.

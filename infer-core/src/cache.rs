@@ -123,6 +123,29 @@ impl<'s> Cache<'s> {
         }
     }
 
+    /// Visits the bytes of all stretches that the first `positions` positions are in. Their order
+    /// and lengths depend on the model and on `positions` alone, not on the size of the cache.
+    #[cfg(feature = "std")]
+    pub fn visit<E>(&mut self, positions: usize, mut visit: impl FnMut(&mut [u8]) -> Result<(), E>) -> Result<(), E> {
+        let (head_size, max_seq) = (self.head_size, self.max_seq);
+        let (slots, used) = (block_len(max_seq), block_len(positions));
+        let mut each = |buffer: &mut [u8], stride: usize, used: usize| {
+            buffer.chunks_exact_mut(stride).try_for_each(|part| visit(part.get_mut(..used).unwrap_or_default()))
+        };
+        match &mut self.data {
+            Data::F32 { keys, values } => {
+                each(bytemuck::cast_slice_mut(keys), 4 * head_size * slots, 4 * head_size * used)?;
+                each(bytemuck::cast_slice_mut(values), 4 * head_size * max_seq, 4 * head_size * positions)
+            }
+            Data::Q8 { keys, values, key_scales, value_scales } => {
+                each(bytemuck::cast_slice_mut(keys), head_size * slots, head_size * used)?;
+                each(bytemuck::cast_slice_mut(values), head_size * slots, head_size * used)?;
+                each(bytemuck::cast_slice_mut(key_scales), 4 * slots, 4 * used)?;
+                each(bytemuck::cast_slice_mut(value_scales), 4 * slots, 4 * used)
+            }
+        }
+    }
+
     /// The keys and values of one head.
     pub fn head(&self, layer: usize, kv_head: usize) -> Option<Head<'_>> {
         let index = layer * self.n_kv_heads + kv_head;

@@ -4,6 +4,7 @@
 //! time. Const code has no `?` and no `for`, hence the plain style.
 
 use crate::error::Error;
+use crate::rope::{Rope, setting};
 
 /// How the matrices of a model are stored. Norm weights are always f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +21,7 @@ pub enum WeightType {
 
 /// Hyperparameters, in llama2.c's names. Obtained from a header, or filled in by an exporter and
 /// then [`check`](Config::check)ed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[non_exhaustive]
 pub struct Config {
@@ -42,12 +43,20 @@ pub struct Config {
     pub shared_classifier: bool,
     /// Storage of the matrices.
     pub weights: WeightType,
+    /// The angles by which positions turn queries and keys.
+    pub rope: Rope,
+    /// Added to the mean square in rmsnorm.
+    pub norm_eps: f32,
 }
 
 impl Config {
+    /// Llama 2's `norm_eps`, and that of every plain llama2.c file.
+    pub(crate) const NORM_EPS: f32 = 1e-5;
+
     /// A model of these sizes with as many key/value heads as query heads, the embedding table as
-    /// its classifier and f32 weights. The sizes are not checked: [`check`](Config::check) does
-    /// that, as do [`plan`](Config::plan) and everything else that takes a `Config`.
+    /// its classifier, f32 weights, and Llama 2's rotary embeddings and norms. The sizes are not
+    /// checked: [`check`](Config::check) does that, as do [`plan`](Config::plan) and everything
+    /// else that takes a `Config`.
     pub const fn new(
         dim: usize,
         hidden_dim: usize,
@@ -66,6 +75,8 @@ impl Config {
             seq_len,
             shared_classifier: true,
             weights: WeightType::F32,
+            rope: Rope::LLAMA2,
+            norm_eps: Config::NORM_EPS,
         }
     }
 
@@ -84,6 +95,18 @@ impl Config {
     /// The same with matrices stored in this type.
     pub const fn with_weights(mut self, weights: WeightType) -> Config {
         self.weights = weights;
+        self
+    }
+
+    /// The same with other rotary embeddings.
+    pub const fn with_rope(mut self, rope: Rope) -> Config {
+        self.rope = rope;
+        self
+    }
+
+    /// The same with another number under the root of rmsnorm.
+    pub const fn with_norm_eps(mut self, norm_eps: f32) -> Config {
+        self.norm_eps = norm_eps;
         self
     }
 
@@ -111,10 +134,16 @@ impl Config {
     /// Checks the rules that every computation here relies on.
     ///
     /// # Errors
-    /// [`Error::Header`] or [`Error::GroupSize`] with the offending value.
+    /// [`Error::Header`], [`Error::Setting`] or [`Error::GroupSize`] with the offending value.
     pub const fn check(&self) -> Result<(), Error> {
         if let Err(e) = self.check_shape() {
             return Err(e);
+        }
+        if let Err(e) = self.rope.check() {
+            return Err(e);
+        }
+        if !(self.norm_eps > 0.0 && self.norm_eps < 1.0) {
+            return setting("norm_eps", self.norm_eps, "it must be above 0 and below 1");
         }
         if let WeightType::Q8 { group_size } = self.weights
             && (!group_size.is_multiple_of(4)
@@ -227,5 +256,8 @@ mod tests {
         let weights = WeightType::Q8 { group_size: 4 };
         let other = CONFIG.with_kv_heads(4).with_own_classifier().with_weights(weights);
         assert_eq!(other, Config { n_kv_heads: 4, shared_classifier: false, weights, ..CONFIG });
+        let (rope, norm_eps) = (Rope::new(5e5), 1e-6);
+        assert_eq!(CONFIG.with_rope(rope).with_norm_eps(norm_eps), Config { rope, norm_eps, ..CONFIG });
+        assert!(CONFIG.with_norm_eps(f32::NAN).check().is_err() && CONFIG.with_norm_eps(0.0).check().is_err());
     }
 }

@@ -157,7 +157,7 @@ pub fn classify<'a>(
     check_model(model, state)?;
     let x = state.x.chunks_exact(dim.max(1)).nth(row).ok_or(Error::NotReady)?;
     let xb = state.xb.get_mut(..dim).ok_or(Error::NotReady)?; // x stays as it is for the other rows
-    (engine.kernels.rmsnorm)(xb, x, model.rms_final());
+    (engine.kernels.rmsnorm)(xb, x, model.rms_final(), model.config().norm_eps);
     matmul(engine, xb, &mut state.int8, [Product { w: model.wcls(), out: state.logits }]);
     check_finite(state.logits)?;
     Ok(state.logits)
@@ -182,7 +182,7 @@ fn attention(config: &Config, layer: &Layer<'_>, state: &mut State<'_>, engine: 
     let k = prefix(state.hb, rows, kv_dim);
     let v = prefix(state.hb2, rows, kv_dim);
 
-    rmsnorm_rows(engine, xb, x, layer.rms_att);
+    rmsnorm_rows(engine, xb, x, layer.rms_att, config.norm_eps);
     let products = [
         Product { w: layer.wq, out: &mut *q },
         Product { w: layer.wk, out: &mut *k },
@@ -264,7 +264,7 @@ fn feed_forward(config: &Config, layer: &Layer<'_>, state: &mut State<'_>, engin
     let hb = prefix(state.hb, rows, hidden_dim);
     let hb2 = prefix(state.hb2, rows, hidden_dim);
 
-    rmsnorm_rows(engine, xb, x, layer.rms_ffn);
+    rmsnorm_rows(engine, xb, x, layer.rms_ffn, config.norm_eps);
     let products = [Product { w: layer.w1, out: &mut *hb }, Product { w: layer.w3, out: &mut *hb2 }];
     matmul(engine, xb, &mut state.int8, products);
     (engine.kernels.swiglu)(hb, hb2);
@@ -317,10 +317,10 @@ fn matmul<const N: usize>(engine: &Engine<'_>, x: &[f32], int8: &mut Int8Scratch
     });
 }
 
-fn rmsnorm_rows(engine: &Engine<'_>, out: &mut [f32], x: &[f32], weight: &[f32]) {
+fn rmsnorm_rows(engine: &Engine<'_>, out: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
     let dim = weight.len().max(1);
     for (out, x) in rows_of_mut(out, dim).zip(rows_of(x, dim)) {
-        (engine.kernels.rmsnorm)(out, x, weight);
+        (engine.kernels.rmsnorm)(out, x, weight, eps);
     }
 }
 

@@ -59,6 +59,7 @@ pub mod owned;
 mod panel;
 mod plan;
 mod quant;
+mod rope;
 mod runner;
 mod sampler;
 pub mod shapes;
@@ -81,6 +82,7 @@ pub use owned::{
     threads_for,
 };
 pub use plan::{KvType, Limits, Plan};
+pub use rope::{Rope, RopeScaling};
 pub use runner::{Runner, Serial};
 pub use sampler::{ProbIndex, Sampler, penalize};
 pub use state::{HotBuffers, State};

@@ -139,10 +139,10 @@ pub fn max(x: &[f32]) -> f32 {
     lanes.iter().chain(tail).fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max })
 }
 
-/// `out = weight · x / sqrt(mean(x²) + 1e-5)` (Zhang and Sennrich, 2019).
+/// `out = weight · x / sqrt(mean(x²) + eps)` (Zhang and Sennrich, 2019).
 #[inline(always)]
-pub fn rmsnorm(out: &mut [f32], x: &[f32], weight: &[f32]) {
-    let scale = 1.0 / sqrt(mean_square(dot(x, x), x.len()));
+pub fn rmsnorm(out: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
+    let scale = 1.0 / sqrt(mean_square(dot(x, x), x.len(), eps));
     for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
         *out = weight * (scale * x);
     }
@@ -151,9 +151,9 @@ pub fn rmsnorm(out: &mut [f32], x: &[f32], weight: &[f32]) {
 /// The number under [`rmsnorm`]'s root, given the sum of `n` squares. It is NaN where the sum is
 /// infinite: dividing by infinity would turn damage into zeros that look sound.
 #[inline(always)]
-pub(crate) fn mean_square(sum: f32, n: usize) -> f32 {
+pub(crate) fn mean_square(sum: f32, n: usize, eps: f32) -> f32 {
     let mean = sum / n as f32;
-    if mean < f32::INFINITY { mean + 1e-5 } else { f32::NAN }
+    if mean < f32::INFINITY { mean + eps } else { f32::NAN }
 }
 
 /// The square root, correctly rounded everywhere. libm's is inline assembly on x86-64, which stalls
@@ -255,11 +255,6 @@ pub fn sin_cos(x: f32) -> (f32, f32) {
         2 => (-sin, -cos),
         _ => (-cos, sin),
     }
-}
-
-/// The angle per position of pair `i` of a head: 10000^(-2i / head_size).
-pub fn rope_frequency(i: usize, head_size: usize) -> f32 {
-    1.0 / libm::powf(10000.0, (2 * i) as f32 / head_size as f32)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use crate::config::{Config, WeightType};
 use crate::error::Error;
-use crate::format::{ALIGN, Header, Layout, Tensor, TensorName};
+use crate::format::{ALIGN, Header, Layout, Tensor, TensorName, Version};
 use crate::matrix::{Matrix, f32_slice};
 
 /// Bytes aligned to 16, for models embedded with `include_bytes!`, whose result has alignment 1.
@@ -20,7 +20,8 @@ pub struct Aligned<T: ?Sized>(pub T);
 /// its weights cannot fail.
 #[derive(Clone, Copy, Debug)]
 pub struct Model<'m> {
-    header: Header,
+    config: Config,
+    head: &'m [u8],       // the file's header: a chip has no RAM for what it says only now and then
     tok_emb: Matrix<'m>,  // (vocab_size, dim)
     rms_att: Stack<'m>,   // (n_layers, dim)
     wq: Stack<'m>,        // (n_layers, n_heads*head_size, dim), rows = outputs
@@ -71,20 +72,22 @@ impl<'m> Model<'m> {
         if have < layout.file_bytes {
             return Err(Error::Truncated { need: layout.file_bytes, have });
         }
+        let (head, _) = bytes.split_at_checked(header.size()).unwrap_or_default();
         if !bytes.as_ptr().addr().is_multiple_of(ALIGN) {
             return Err(Error::Misaligned);
         }
         // This cannot fail, as the length is checked; TooLarge stands for the impossible.
-        Model::borrow(bytes, header, &layout).ok_or(Error::TooLarge)
+        Model::borrow(bytes, head, header.config, &layout).ok_or(Error::TooLarge)
     }
 
-    fn borrow(bytes: &'m [u8], header: Header, layout: &Layout) -> Option<Model<'m>> {
+    fn borrow(bytes: &'m [u8], head: &'m [u8], config: Config, layout: &Layout) -> Option<Model<'m>> {
         use TensorName::*;
         let stack = |name| Stack::new(bytes, layout.get(name)?);
         let tok_emb = stack(TokEmb)?.matrix(0)?;
-        let wcls = if header.config.shared_classifier { tok_emb } else { stack(Wcls)?.matrix(0)? };
+        let wcls = if config.shared_classifier { tok_emb } else { stack(Wcls)?.matrix(0)? };
         Some(Model {
-            header,
+            config,
+            head,
             tok_emb,
             rms_att: stack(RmsAtt)?,
             wq: stack(Wq)?,
@@ -100,14 +103,15 @@ impl<'m> Model<'m> {
         })
     }
 
-    /// The header.
-    pub fn header(&self) -> &Header {
-        &self.header
+    /// The header, read again from the file.
+    pub fn header(&self) -> Header {
+        // It was whole and checked, so that nothing but the first arm happens.
+        Header::parse(self.head).unwrap_or(Header::new(Version::V0, self.config))
     }
 
     /// The hyperparameters.
     pub fn config(&self) -> &Config {
-        &self.header.config
+        &self.config
     }
 
     /// The address of the weights. It tells two models in memory apart, but not two that occupy the

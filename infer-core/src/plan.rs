@@ -35,7 +35,7 @@ pub struct Limits {
 
 /// Sizes of the buffers that a [`State`](crate::State), a [`Sampler`](crate::Sampler) and a
 /// [`Tokenizer`](crate::Tokenizer) borrow from the caller, in elements.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[non_exhaustive]
 pub struct Plan {

@@ -116,6 +116,23 @@ impl Sampler {
         }
     }
 
+    /// The state of the random numbers, for [`set_rng`](Sampler::set_rng) to go on from.
+    pub fn rng(&self) -> u64 {
+        self.rng
+    }
+
+    /// Goes on with the random numbers from a state that [`rng`](Sampler::rng) gave.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for 0, which no generator comes to.
+    pub fn set_rng(&mut self, rng: u64) -> Result<(), Error> {
+        if rng == 0 {
+            return Err(Error::Setting { name: "seed", value: 0.0, rule: "it must not be 0" });
+        }
+        self.rng = rng;
+        Ok(())
+    }
+
     /// xorshift* (Marsaglia; Vigna, 2016): the high bits as a number in 0..1.
     fn coin(&mut self) -> f32 {
         self.rng ^= self.rng >> 12;

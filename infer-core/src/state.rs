@@ -3,7 +3,7 @@
 use crate::cache::{Cache, KvBuffers};
 use crate::config::Config;
 use crate::error::Error;
-use crate::math::{rope_frequency, rounds_to_nearest};
+use crate::math::rounds_to_nearest;
 use crate::plan::{HotSizes, Plan, XQ_ALIGN, block_len};
 
 /// The caller's memory for activations: fast memory on a chip that has two kinds.
@@ -105,7 +105,7 @@ impl<'s> State<'s> {
         let att = take(threads.saturating_mul(config.kv_mul()).saturating_mul(block_len(plan.limits.max_seq)))?;
         let logits = take(config.vocab_size)?;
         for (i, freq) in freq.iter_mut().enumerate() {
-            *freq = rope_frequency(i, config.head_size());
+            *freq = config.rope.frequency(i, config.head_size());
         }
         let int8 = Int8Scratch { q: xq, s: xs };
         let progress = Progress::default();

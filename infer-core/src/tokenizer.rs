@@ -75,6 +75,12 @@ impl<'t> Tokenizer<'t> {
         self.pieces.get(token)
     }
 
+    /// The score of a token as it stands in the file: pairs become the piece with the highest one
+    /// first, and never a piece with -1e10 or less.
+    pub fn score(&self, token: u32) -> Option<f32> {
+        self.pieces.get(token).map(|_| self.pieces.score(token))
+    }
+
     /// Raw bytes of `token` when it follows `prev`: right after BOS one leading space is dropped.
     /// The bytes of one token need not be whole characters.
     ///

@@ -20,6 +20,10 @@ pub struct Oracle {
     w3: Vec<f64>,
     rms_final: Vec<f64>,
     wcls: Vec<f64>,
+    /// Angle per position of each pair of a head.
+    pub frequencies: Vec<f64>,
+    /// Added to the mean square in rmsnorm.
+    pub norm_eps: f64,
 }
 
 impl Oracle {
@@ -66,6 +70,8 @@ impl Oracle {
             w3,
             rms_final,
             wcls,
+            frequencies: frequencies(dim / n_heads, 10000.0),
+            norm_eps: 1e-5,
         }
     }
 
@@ -81,9 +87,9 @@ impl Oracle {
         for (pos, &token) in tokens.iter().enumerate() {
             let mut x = self.tok_emb[token as usize * dim..][..dim].to_vec();
             for l in 0..self.n_layers {
-                let y = rmsnorm(&x, &self.rms_att[l * dim..][..dim]);
-                let q = rope(matvec(&self.wq[l * dim * dim..], &y, dim), pos, head_size);
-                keys[l].push(rope(matvec(&self.wk[l * kv_dim * dim..], &y, kv_dim), pos, head_size));
+                let y = rmsnorm(&x, &self.rms_att[l * dim..][..dim], self.norm_eps);
+                let q = rope(matvec(&self.wq[l * dim * dim..], &y, dim), pos, &self.frequencies);
+                keys[l].push(rope(matvec(&self.wk[l * kv_dim * dim..], &y, kv_dim), pos, &self.frequencies));
                 values[l].push(matvec(&self.wv[l * kv_dim * dim..], &y, kv_dim));
                 let mut y = vec![0.0; dim];
                 for head in 0..self.n_heads {
@@ -102,13 +108,13 @@ impl Oracle {
                     }
                 }
                 add(&mut x, &matvec(&self.wo[l * dim * dim..], &y, dim));
-                let y = rmsnorm(&x, &self.rms_ffn[l * dim..][..dim]);
+                let y = rmsnorm(&x, &self.rms_ffn[l * dim..][..dim], self.norm_eps);
                 let gate = matvec(&self.w1[l * hidden_dim * dim..], &y, hidden_dim);
                 let up = matvec(&self.w3[l * hidden_dim * dim..], &y, hidden_dim);
                 let h: Vec<f64> = gate.iter().zip(&up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect();
                 add(&mut x, &matvec(&self.w2[l * dim * hidden_dim..], &h, dim));
             }
-            all.push(matvec(&self.wcls, &rmsnorm(&x, &self.rms_final), self.wcls.len() / dim));
+            all.push(matvec(&self.wcls, &rmsnorm(&x, &self.rms_final, self.norm_eps), self.wcls.len() / dim));
         }
         all
     }
@@ -123,14 +129,19 @@ fn matvec(w: &[f64], x: &[f64], rows: usize) -> Vec<f64> {
     w.chunks_exact(x.len()).take(rows).map(|w| dot(w, x)).collect()
 }
 
-fn rmsnorm(x: &[f64], weight: &[f64]) -> Vec<f64> {
-    let scale = 1.0 / (dot(x, x) / x.len() as f64 + 1e-5).sqrt();
+fn rmsnorm(x: &[f64], weight: &[f64], eps: f64) -> Vec<f64> {
+    let scale = 1.0 / (dot(x, x) / x.len() as f64 + eps).sqrt();
     x.iter().zip(weight).map(|(x, w)| x * scale * w).collect()
 }
 
-fn rope(mut x: Vec<f64>, pos: usize, head_size: usize) -> Vec<f64> {
+/// The angles per position of a base, without scaling.
+pub fn frequencies(head_size: usize, theta: f64) -> Vec<f64> {
+    (0..head_size / 2).map(|i| theta.powf(-2.0 * i as f64 / head_size as f64)).collect()
+}
+
+fn rope(mut x: Vec<f64>, pos: usize, frequencies: &[f64]) -> Vec<f64> {
     for i in (0..x.len()).step_by(2) {
-        let angle = pos as f64 / 10000f64.powf((i % head_size) as f64 / head_size as f64);
+        let angle = pos as f64 * frequencies[i / 2 % frequencies.len()];
         let (v0, v1) = (x[i], x[i + 1]);
         x[i] = v0 * angle.cos() - v1 * angle.sin();
         x[i + 1] = v0 * angle.sin() + v1 * angle.cos();

@@ -56,7 +56,7 @@ impl RandomModel {
     pub fn new(config: Config, seed: u64) -> RandomModel {
         let mut rng = fastrand::Rng::with_seed(seed);
         let config_v0 = config.with_weights(WeightType::F32);
-        let layout = Header { version: Version::V0, config: config_v0 }.layout().unwrap();
+        let layout = Header::new(Version::V0, config_v0).layout().unwrap();
         let tensors = layout
             .iter()
             .map(|Tensor { name, count, rows, cols, .. }| {
@@ -87,14 +87,14 @@ impl RandomModel {
     /// # Panics
     /// When the configuration does not fit the version.
     pub fn to_file(&self, version: Version) -> File {
-        let header = Header { version, config: self.config };
+        let header = Header::new(version, self.config);
         let layout = header.layout().unwrap();
         let tensor = |name| &self.tensors.iter().find(|(n, _)| *n == name).unwrap().1;
         let mut bytes = Vec::new();
         write(&mut bytes, &header, |name, layer| {
             let stack = tensor(name);
             let n = stack.len() / layout.get(name).unwrap().count;
-            stack[layer * n..][..n].iter().map(|w| if w.is_finite() { *w } else { 0.0 }).collect()
+            Ok(stack[layer * n..][..n].iter().map(|w| if w.is_finite() { *w } else { 0.0 }).collect())
         })
         .unwrap();
         // Damage, which no writer writes, is put in afterwards.

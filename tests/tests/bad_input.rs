@@ -68,7 +68,7 @@ fn version_0_without_rotary_tables() {
 fn version_2_cut_at_every_length() {
     let weights = WeightType::Q8 { group_size: 4 };
     let config = config(8, 12, 1, 2, 1).with_weights(weights);
-    let header = Header { version: Version::V2, config };
+    let header = Header::new(Version::V2, config);
     let mut bytes = header.to_bytes().unwrap().to_vec();
     bytes.resize(header.layout().unwrap().file_bytes as usize, 1);
     assert!(Model::from_bytes(File::new(&bytes).bytes()).is_ok());
@@ -132,7 +132,7 @@ fn sizes_that_overflow() {
     let huge = i32::MAX as usize;
     let config = Config::new(1 << 30, huge, huge, 1 << 29, huge, huge);
     for version in [Version::V0, Version::V1] {
-        let header = Header { version, config };
+        let header = Header::new(version, config);
         assert_eq!(header.layout().err(), Some(Error::TooLarge));
         assert_eq!(error(&header.to_bytes().unwrap()), Error::TooLarge);
     }
@@ -155,13 +155,13 @@ fn header_survives_the_round_trip() {
         f32_config.shared_classifier = shared_classifier;
         let q8_config = f32_config.with_weights(WeightType::Q8 { group_size: 16 });
         for (version, config) in [(Version::V0, f32_config), (Version::V1, f32_config), (Version::V2, q8_config)] {
-            let header = Header { version, config };
+            let header = Header::new(version, config);
             let bytes = header.to_bytes().unwrap();
             assert_eq!(Header::parse(&bytes[..header.size()]), Ok(header));
             assert_eq!(bytes.len(), HEADER_V1);
         }
-        assert!(Header { version: Version::V2, config: f32_config }.to_bytes().is_err());
-        assert!(Header { version: Version::V0, config: q8_config }.to_bytes().is_err());
+        assert!(Header::new(Version::V2, f32_config).to_bytes().is_err());
+        assert!(Header::new(Version::V0, q8_config).to_bytes().is_err());
     }
 }
 

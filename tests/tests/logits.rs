@@ -5,11 +5,11 @@ use std::num::NonZeroUsize;
 
 use infer_core::format::{TensorName, Version};
 use infer_core::{
-    Config, Engine, HotBuffers, Kernels, KvBuffers, KvType, Limits, Model, Runner, Serial, State, WeightType, begin,
-    classify, forward, step,
+    Config, Engine, HotBuffers, Kernels, KvBuffers, KvType, Limits, Model, Rope, RopeScaling, Runner, Serial, State,
+    WeightType, begin, classify, forward, step,
 };
 use serde::Deserialize;
-use tests::oracle::Oracle;
+use tests::oracle::{self, Oracle};
 use tests::random::{File, RandomModel, config, int8_shapes, odd_shapes};
 use tests::tolerance::{INT8_KV_LOGITS, INT8_LOGITS, RANDOM_F32_LOGITS, STORIES260K_LOGITS, TRAINED_LOGITS, check};
 use tests::{Run, shared};
@@ -30,6 +30,45 @@ fn random_shapes_agree_with_the_oracle() {
         let got = Run::new(file.bytes(), 1).logits(&tokens).unwrap();
         for (pos, (got, want)) in got.iter().zip(&want).enumerate() {
             check(got, want, RANDOM_F32_LOGITS).unwrap_or_else(|e| panic!("{config:?} at {pos}: {e}"));
+        }
+    }
+}
+
+#[test]
+fn other_rotary_embeddings_and_norms_agree_with_the_oracle() {
+    let (factor, low_freq_factor, high_freq_factor, original_seq_len) = (8.0, 1.0, 4.0, 30);
+    let llama3 = RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_seq_len };
+    let linear = RopeScaling::Linear { factor: 3.0 };
+    for (i, (theta, scaling)) in [(5e5, llama3), (1e4, linear), (1e5, RopeScaling::None)].into_iter().enumerate() {
+        // Small activations, which tell one eps from another.
+        let plain = config(64, 96, 2, 4, 2);
+        let mut model = RandomModel::new(plain, i as u64);
+        model.tensor_mut(TensorName::TokEmb).iter_mut().for_each(|w| *w *= 1e-3);
+        let mut oracle = Oracle::read(model.to_file(Version::V0).bytes());
+        model.config = plain.with_rope(Rope::new(theta).with_scaling(scaling)).with_norm_eps(1e-6);
+        let file = model.to_file(Version::V1);
+        let tokens = tokens(40, plain.vocab_size);
+        let plain_logits = oracle.logits(&tokens);
+        oracle.norm_eps = 1e-6;
+        oracle.frequencies = oracle::frequencies(16, theta.into());
+        for freq in &mut oracle.frequencies {
+            *freq /= match scaling {
+                RopeScaling::Linear { .. } => 3.0,
+                RopeScaling::Llama3 { .. } => match (30.0 * *freq / std::f64::consts::TAU - 1.0) / 3.0 {
+                    fast if fast > 1.0 => 1.0,
+                    slow if slow < 0.0 => 8.0,
+                    fast => 1.0 / ((1.0 - fast) / 8.0 + fast),
+                },
+                _ => 1.0,
+            };
+        }
+        let want = oracle.logits(&tokens);
+        for (pos, (got, want)) in Run::new(file.bytes(), 4).logits(&tokens).unwrap().iter().zip(&want).enumerate() {
+            check(got, want, RANDOM_F32_LOGITS).unwrap_or_else(|e| panic!("{scaling:?} at {pos}: {e}"));
+            assert!(
+                check(got, &plain_logits[pos], RANDOM_F32_LOGITS).is_err(),
+                "{scaling:?} at {pos}: as a plain model"
+            );
         }
     }
 }

@@ -208,6 +208,9 @@ fn an_owned_tokenizer_is_the_tokenizer() {
         assert_eq!(owned.decode(prev, token), tokenizer.decode(prev, token));
     }
     assert_eq!(owned.decode(0, 300), Err(Error::Token { token: 300, vocab_size: 300 }));
+    for (token, bytes) in [(BOS, 0), (3, 1), (300, 0), (65, 1)] {
+        assert_eq!(owned.text_bytes(token), bytes, "{token}");
+    }
 }
 
 #[test]
@@ -223,7 +226,8 @@ fn perplexity_adds_up_the_nats_of_all_targets() {
     let (mut got, mut want) = (Perplexity::default(), Perplexity::default());
     for (tokens, targets) in tokens.chunks(20).zip(targets.chunks(20)) {
         let model = model.model().unwrap();
-        got.add_window(&model, &mut state, &Engine::scalar(), &tokenizer.get(), tokens, targets).unwrap();
+        let bytes_of = |token| tokenizer.text_bytes(token);
+        got.add_window(&model, &mut state, &Engine::scalar(), tokens, targets, bytes_of).unwrap();
         for (logits, &target) in run.logits(tokens).unwrap().iter().zip(targets) {
             let bytes = tokenizer.decode(0, target).unwrap().len();
             want += Perplexity { nats: nats(logits, target), tokens: 1, bytes };

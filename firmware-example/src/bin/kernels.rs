@@ -102,7 +102,7 @@ fn run(memory: &mut Memory) -> Option<()> {
         let version = if let WeightType::F32 = config.weights { Version::V1 } else { Version::V2 };
         for (name, change) in CHANGES {
             let mut random = Random::new();
-            let header = Header { version, config };
+            let header = Header::new(version, config);
             let len =
                 or_say(fill_model(&header, &mut memory.file.0, |tensor, weight| change(&mut random, tensor, weight)))?;
             for kv in [KvType::F32, KvType::Q8] {

@@ -41,7 +41,7 @@ class Memory(Structure):
 
 
 class Context(Structure):
-    _fields_ = [("align", c_uint64), ("words", c_size_t * 224)]
+    _fields_ = [("align", c_uint64), ("words", c_size_t * 240)]
 
 
 ARGUMENTS = {

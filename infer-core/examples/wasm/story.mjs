@@ -11,7 +11,7 @@
 const BOS = 1;
 const PARTS = 7; // of an infer_memory: address and bytes of each
 const ERROR_BYTES = 64;
-const CONTEXT_BYTES = 8 + 4 * 224;
+const CONTEXT_BYTES = 8 + 4 * 240;
 const PROMPT_BYTES = 1024;
 
 export class Llama {

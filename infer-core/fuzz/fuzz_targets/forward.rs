@@ -86,7 +86,7 @@ impl Shape {
             .with_kv_heads(if n_heads.is_multiple_of(kv_mul) { n_heads / kv_mul } else { n_heads })
             .with_weights(group_size.map_or(WeightType::F32, |group_size| WeightType::Q8 { group_size }));
         config.shared_classifier = self.shared;
-        Header { version, config }
+        Header::new(version, config)
     }
 }
 

@@ -15,7 +15,7 @@ use crate::state::State;
 use crate::tokenizer::{MergeSlot, Tokenizer};
 
 /// Size of infer_context in machine words, beside 8 bytes that align it.
-pub const INFER_CONTEXT_WORDS: usize = 224;
+pub const INFER_CONTEXT_WORDS: usize = 240;
 
 /// A model, its memory and the progress of one sequence. It belongs to the caller, and must be all
 /// zeros before infer_init: a static one is, a local one is with `= {0}`. It points to the memory

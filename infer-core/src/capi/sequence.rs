@@ -247,6 +247,17 @@ pub unsafe extern "C" fn infer_decode(
     })
 }
 
+/// Whether a text ends where the model gives this token: INFER_BOS of the next one, or an EOS that
+/// the model's header names. False for a context that is not initialised.
+///
+/// # Safety
+/// `context` is NULL or points to an infer_context.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn infer_ends(context: *mut infer_context, token: u32) -> bool {
+    // SAFETY: the caller passes NULL, or an infer_context that nothing else uses meanwhile.
+    unsafe { initialised(context) }.is_ok_and(|context| context.model.header().ends(token))
+}
+
 /// Positions of the sequence so far: the next token goes here. 0 for a context that is not
 /// initialised.
 ///

@@ -1,7 +1,10 @@
 //! The header of a model file, in its three versions.
 
+use super::bytes::{read_i32, write_fields};
+use super::extension::{self, Extension, SpecialTokens, TemplateName};
 use crate::config::{Config, WeightType};
 use crate::error::Error;
+use crate::tokenizer::BOS;
 
 /// First four bytes (little endian) of versions 1 and 2.
 pub const MAGIC: u32 = 0x616b_3432;
@@ -22,19 +25,24 @@ pub enum Version {
 }
 
 /// A checked header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Header {
     /// Version of the file.
     pub version: Version,
     /// Hyperparameters; `weights` is `Q8` exactly for version 2.
     pub config: Config,
+    /// The tokens that begin and end a text.
+    pub tokens: SpecialTokens,
+    /// The chat template.
+    pub template: TemplateName,
 }
 
 impl Config {
     /// Reads the header of a model file of any version; the rest of the file need not be there.
     ///
     /// # Errors
-    /// [`Error::Truncated`], [`Error::UnknownVersion`], [`Error::Header`] or [`Error::GroupSize`].
+    /// As [`Header::parse`].
     pub const fn from_header(bytes: &[u8]) -> Result<Config, Error> {
         match Header::parse(bytes) {
             Ok(header) => Ok(header.config),
@@ -44,10 +52,28 @@ impl Config {
 }
 
 impl Header {
+    /// A header with llama2.c's special tokens and no chat template.
+    pub const fn new(version: Version, config: Config) -> Header {
+        Header { version, config, tokens: SpecialTokens::LLAMA2, template: TemplateName::NONE }
+    }
+
+    /// The same with other special tokens.
+    pub const fn with_tokens(mut self, tokens: SpecialTokens) -> Header {
+        self.tokens = tokens;
+        self
+    }
+
+    /// The same with a chat template.
+    pub const fn with_template(mut self, template: TemplateName) -> Header {
+        self.template = template;
+        self
+    }
+
     /// Reads and checks a header; the tensors need not be there.
     ///
     /// # Errors
-    /// [`Error::Truncated`], [`Error::UnknownVersion`], [`Error::Header`] or [`Error::GroupSize`].
+    /// [`Error::Truncated`], [`Error::UnknownVersion`], [`Error::Header`] or [`Error::GroupSize`];
+    /// from the extension also [`Error::Setting`] and [`Error::Token`].
     pub const fn parse(bytes: &[u8]) -> Result<Header, Error> {
         match Header::parse_any_group(bytes) {
             Ok(header) => match header.config.check() {
@@ -63,7 +89,7 @@ impl Header {
     /// group size.
     ///
     /// # Errors
-    /// [`Error::Truncated`], [`Error::UnknownVersion`] or [`Error::Header`].
+    /// As [`parse`](Header::parse), without [`Error::GroupSize`].
     pub const fn parse_any_group(bytes: &[u8]) -> Result<Header, Error> {
         let Some(first) = read_i32(bytes, 0) else {
             return Err(Error::Truncated { need: HEADER_V0 as u64, have: bytes.len() as u64 });
@@ -79,10 +105,43 @@ impl Header {
         }
     }
 
+    /// llama2.c's own fields say everything, so that there is no extension.
+    pub const fn is_plain(&self) -> bool {
+        self.extension().is_plain()
+    }
+
+    const fn extension(&self) -> Extension {
+        let Config { rope, norm_eps, .. } = self.config;
+        Extension { rope, norm_eps, tokens: self.tokens, template: self.template }
+    }
+
+    /// Whether a text ends where the model gives this token: [`BOS`] of the next one, or any EOS of
+    /// a header that is not plain. Stories of plain models go on over EOS, as in llama2.c.
+    pub const fn ends(&self, token: u32) -> bool {
+        if self.is_plain() {
+            return token == BOS;
+        }
+        let (mut bos, mut eos) = (self.tokens.bos(), self.tokens.eos());
+        while let [id, rest @ ..] = bos {
+            if *id == token {
+                return true;
+            }
+            bos = rest;
+        }
+        while let [id, rest @ ..] = eos {
+            if *id == token {
+                return true;
+            }
+            eos = rest;
+        }
+        false
+    }
+
     /// The header's bytes: the first [`size`](Header::size) of the array.
     ///
     /// # Errors
-    /// The configuration breaks a rule, or its weight type is not that of the version.
+    /// The configuration breaks a rule, its weight type is not that of the version, or version 0
+    /// has no room for what is not plain.
     pub const fn to_bytes(&self) -> Result<[u8; HEADER_V1], Error> {
         let config = &self.config;
         if let Err(e) = config.check() {
@@ -109,6 +168,10 @@ impl Header {
         ];
         let mut out = [0; HEADER_V1];
         match self.version {
+            Version::V0 if !self.is_plain() => {
+                let what = "rotary embeddings, epsilon, special tokens or template other than llama2.c's in version 0";
+                return Err(Error::Unsupported { what });
+            }
             Version::V0 => write_fields(&mut out, 0, &fields),
             Version::V1 | Version::V2 => {
                 let version = if let Version::V1 = self.version { 1 } else { 2 };
@@ -116,6 +179,9 @@ impl Header {
                 write_fields(&mut out, 8, &fields);
                 out[36] = config.shared_classifier as u8;
                 write_fields(&mut out, 37, &[group_size]);
+                if !self.is_plain() {
+                    extension::write(&self.extension(), &mut out);
+                }
             }
         }
         Ok(out)
@@ -132,7 +198,7 @@ const fn parse_v0(bytes: &[u8]) -> Result<Header, Error> {
         None => true,
     };
     match parse_fields(bytes, 0, true, shared_classifier, WeightType::F32) {
-        Ok(config) => Ok(Header { version: Version::V0, config }),
+        Ok(config) => Ok(Header::new(Version::V0, config)),
         Err(e) => Err(e),
     }
 }
@@ -164,7 +230,14 @@ const fn parse_v1(bytes: &[u8]) -> Result<Header, Error> {
         }
     };
     match parse_fields(bytes, 8, false, shared_classifier, weights) {
-        Ok(config) => Ok(Header { version, config }),
+        Ok(config) => match extension::read(bytes, config.vocab_size) {
+            Ok(Some(Extension { rope, norm_eps, tokens, template })) => {
+                let config = config.with_rope(rope).with_norm_eps(norm_eps);
+                Ok(Header { version, config, tokens, template })
+            }
+            Ok(None) => Ok(Header::new(version, config)),
+            Err(e) => Err(e),
+        },
         Err(e) => Err(e),
     }
 }
@@ -193,33 +266,12 @@ const fn parse_fields(
         i += 1;
     }
     let [dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len] = values;
-    let config =
-        Config { dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len, shared_classifier, weights };
+    let mut config = Config::new(dim, hidden_dim, n_layers, n_heads, vocab_size, seq_len)
+        .with_kv_heads(n_kv_heads)
+        .with_weights(weights);
+    config.shared_classifier = shared_classifier;
     match config.check_shape() {
         Ok(()) => Ok(config),
         Err(e) => Err(e),
-    }
-}
-
-/// The i32 at a byte offset, `None` past the end.
-pub(crate) const fn read_i32(bytes: &[u8], at: usize) -> Option<i32> {
-    match bytes.split_at_checked(at) {
-        Some((_, [a, b, c, d, ..])) => Some(i32::from_le_bytes([*a, *b, *c, *d])),
-        _ => None,
-    }
-}
-
-const fn write_fields(out: &mut [u8; HEADER_V1], at: usize, fields: &[i32]) {
-    let mut i = 0;
-    while i < fields.len() {
-        let bytes = fields[i].to_le_bytes();
-        let mut j = 0;
-        while j < 4 {
-            if at + 4 * i + j < HEADER_V1 {
-                out[at + 4 * i + j] = bytes[j];
-            }
-            j += 1;
-        }
-        i += 1;
     }
 }

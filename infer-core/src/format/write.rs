@@ -9,7 +9,6 @@ use super::header::Header;
 use super::layout::{Tensor, TensorName};
 use crate::config::{Config, WeightType};
 use crate::error::Error;
-use crate::math::rope_frequency;
 use crate::quant::quantize_group;
 
 /// Why a model file could not be written.
@@ -18,7 +17,7 @@ use crate::quant::quantize_group;
 pub enum WriteError {
     /// The configuration breaks a rule, or its weight type is not that of the version.
     Format(Error),
-    /// The writer failed.
+    /// The writer failed, or `values` did.
     Io(io::Error),
     /// A weight is NaN or infinite.
     NotFinite {
@@ -58,11 +57,13 @@ pub enum WriteError {
 ///
 /// let config = Config::new(8, 12, 2, 2, 30, 16).quantized()?; // int8, in groups of 4
 /// let mut file = Vec::new();
-/// write(&mut file, &Header { version: Version::V2, config }, |name, _layer| match name {
-///     TensorName::RmsAtt | TensorName::RmsFfn | TensorName::RmsFinal => vec![1.0; 8].into(),
-///     TensorName::TokEmb => vec![0.5; 30 * 8].into(),
-///     TensorName::W1 | TensorName::W2 | TensorName::W3 => vec![-0.25; 12 * 8].into(),
-///     _ => vec![0.125; 8 * 8].into(),
+/// write(&mut file, &Header::new(Version::V2, config), |name, _layer| {
+///     Ok(match name {
+///         TensorName::RmsAtt | TensorName::RmsFfn | TensorName::RmsFinal => vec![1.0; 8].into(),
+///         TensorName::TokEmb => vec![0.5; 30 * 8].into(),
+///         TensorName::W1 | TensorName::W2 | TensorName::W3 => vec![-0.25; 12 * 8].into(),
+///         _ => vec![0.125; 8 * 8].into(),
+///     })
 /// })
 /// .unwrap();
 /// assert_eq!(Config::from_header(&file)?, config);
@@ -74,7 +75,7 @@ pub enum WriteError {
 pub fn write<'w>(
     out: &mut impl io::Write,
     header: &Header,
-    mut values: impl FnMut(TensorName, usize) -> Cow<'w, [f32]>,
+    mut values: impl FnMut(TensorName, usize) -> io::Result<Cow<'w, [f32]>>,
 ) -> Result<(), WriteError> {
     let (bytes, layout) = (header.to_bytes()?, header.layout()?);
     out.write_all(bytes.get(..header.size()).unwrap_or_default())?;
@@ -84,7 +85,7 @@ pub fn write<'w>(
             let values = match name {
                 TensorName::FreqCisReal => rotary_table(&header.config, f32::cos),
                 TensorName::FreqCisImag => rotary_table(&header.config, f32::sin),
-                _ => values(name, layer),
+                _ => values(name, layer)?,
             };
             let (need, have) = (rows * cols, values.len());
             if have != need {
@@ -124,7 +125,7 @@ fn rotary_table(config: &Config, part: fn(f32) -> f32) -> Cow<'static, [f32]> {
     let head_size = config.head_size();
     let pairs = 0..head_size / 2;
     let angles = (0..config.seq_len).flat_map(|pos| pairs.clone().map(move |i| (pos, i)));
-    angles.map(|(pos, i)| part(pos as f32 * rope_frequency(i, head_size))).collect()
+    angles.map(|(pos, i)| part(pos as f32 * config.rope.frequency(i, head_size))).collect()
 }
 
 impl From<Error> for WriteError {

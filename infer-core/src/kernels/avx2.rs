@@ -60,13 +60,13 @@ fn attend_q8(heads: &HeadsQ8<'_>, att: &mut [f32], out: &mut [f32]) {
     unsafe { avx2(heads, att, out) }
 }
 
-fn rmsnorm(out: &mut [f32], x: &[f32], weight: &[f32]) {
+fn rmsnorm(out: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
     #[target_feature(enable = "avx2")]
-    fn avx2(out: &mut [f32], x: &[f32], weight: &[f32]) {
-        math::rmsnorm(out, x, weight);
+    fn avx2(out: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
+        math::rmsnorm(out, x, weight, eps);
     }
     // SAFETY: AVX2 was detected.
-    unsafe { avx2(out, x, weight) }
+    unsafe { avx2(out, x, weight, eps) }
 }
 
 fn swiglu(hb: &mut [f32], hb2: &[f32]) {

@@ -82,8 +82,8 @@ pub(crate) struct HeadsQ8<'a> {
 /// The most positions that one integer sum has room for: 256 · 32,767 · 127 < 2^31.
 pub(crate) const Q8_POSITIONS: usize = 256;
 
-/// `out = weight · x / sqrt(mean(x²) + 1e-5)`.
-pub(crate) type Rmsnorm = fn(out: &mut [f32], x: &[f32], weight: &[f32]);
+/// `out = weight · x / sqrt(mean(x²) + eps)`.
+pub(crate) type Rmsnorm = fn(out: &mut [f32], x: &[f32], weight: &[f32], eps: f32);
 
 /// `hb = silu(hb) · hb2`.
 pub(crate) type Swiglu = fn(hb: &mut [f32], hb2: &[f32]);

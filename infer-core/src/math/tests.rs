@@ -86,10 +86,10 @@ fn silu_of_large_numbers() {
 fn rmsnorm_hides_no_damage() {
     let mut out = [0.0; 4];
     for bad in [f32::NAN, f32::INFINITY, 1e30, -1e38] {
-        rmsnorm(&mut out, &[1.0, bad, 2.0, 3.0], &[1.0; 4]);
+        rmsnorm(&mut out, &[1.0, bad, 2.0, 3.0], &[1.0; 4], 1e-5);
         assert!(out.iter().all(|x| x.is_nan()), "{bad} became {out:?}");
     }
-    rmsnorm(&mut out, &[0.0; 4], &[1.0; 4]);
+    rmsnorm(&mut out, &[0.0; 4], &[1.0; 4], 1e-5);
     assert_eq!(out, [0.0; 4]);
 }
 
@@ -110,8 +110,6 @@ fn rope_turns_pairs() {
     rope(&mut heads, &[libm::cosf(angle), libm::sinf(angle), 1.0, 0.0]);
     let want = [0.0, 1.0, 3.0, 4.0, -2.0, 0.0, 5.0, 6.0];
     assert!(heads.iter().zip(want).all(|(x, want)| (x - want).abs() < 1e-6), "{heads:?}");
-    assert_eq!(rope_frequency(0, 8), 1.0);
-    assert!((rope_frequency(3, 8) - 0.001).abs() < 1e-9);
 }
 
 #[test]

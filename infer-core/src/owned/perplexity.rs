@@ -6,7 +6,6 @@ use crate::error::Error;
 use crate::forward::{Engine, classify, forward};
 use crate::model::Model;
 use crate::state::State;
-use crate::tokenizer::{BOS, Tokenizer};
 
 /// -ln of the probability that softmax gives to `token`: infinite for one that has no logit.
 pub fn nats(logits: &[f32], token: u32) -> f64 {
@@ -29,19 +28,20 @@ pub struct Perplexity {
 
 impl Perplexity {
     /// Reads a window of a text, `tokens`, from an empty context, and adds how well each of the
-    /// tokens that follow, `targets`, is predicted: the first by the first token alone.
+    /// tokens that follow, `targets`, is predicted: the first by the first token alone. `bytes_of`
+    /// gives the bytes of text that a target stands for, such as
+    /// [`OwnedTokenizer::text_bytes`](crate::OwnedTokenizer::text_bytes).
     ///
     /// # Errors
-    /// As [`forward`] and [`classify`]; [`Error::Token`] for a target that the tokenizer does not
-    /// have.
+    /// As [`forward`] and [`classify`].
     pub fn add_window(
         &mut self,
         model: &Model<'_>,
         state: &mut State<'_>,
         engine: &Engine<'_>,
-        tokenizer: &Tokenizer<'_>,
         tokens: &[u32],
         targets: &[u32],
+        bytes_of: impl Fn(u32) -> usize,
     ) -> Result<(), Error> {
         let batch = state.plan().limits.batch;
         state.rewind(0)?;
@@ -49,7 +49,7 @@ impl Perplexity {
             forward(model, state, engine, tokens)?;
             for (row, &target) in targets.iter().enumerate() {
                 self.nats += nats(classify(model, state, engine, row)?, target);
-                self.bytes += if target == BOS { 0 } else { tokenizer.decode(0, target)?.len() };
+                self.bytes += bytes_of(target);
                 self.tokens += 1;
             }
         }

@@ -102,6 +102,44 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// Hands out the bytes of the KV cache that the first `positions` positions take, stretch by
+    /// stretch, for [`resume`](Session::resume) to bring back.
+    ///
+    /// # Errors
+    /// Those of `save`; nothing is handed out for more positions than were read.
+    pub fn save<E>(&mut self, positions: usize, mut save: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        if positions > self.pos() {
+            return Ok(());
+        }
+        self.state.cache.visit(positions, |bytes: &mut [u8]| save(bytes))
+    }
+
+    /// Takes up a sequence of these tokens, whose keys and values `load` brings back: stretches as
+    /// [`save`](Session::save) handed them out for the same model, KV type and number of positions;
+    /// the size of the context may differ. At least one more token must be read before the next one
+    /// is picked.
+    ///
+    /// # Errors
+    /// Those of `load`, and [`Error::Position`] for more tokens than the context has positions. The
+    /// sequence is empty then.
+    pub fn resume<E: From<Error>>(
+        &mut self,
+        tokens: &[u32],
+        load: impl FnMut(&mut [u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.state.rewind(0)?;
+        self.tokens.clear();
+        let (n_tokens, max_seq) = (tokens.len(), self.state.plan().limits.max_seq);
+        if n_tokens > max_seq {
+            return Err(Error::Position { pos: 0, n_tokens, filled: 0, max_seq }.into());
+        }
+        self.state.cache.visit(n_tokens, load)?;
+        self.state.filled = n_tokens;
+        self.state.progress.model = self.model.address();
+        self.tokens.extend(tokens);
+        Ok(())
+    }
+
     /// Reads tokens and picks the one that follows them.
     ///
     /// # Errors

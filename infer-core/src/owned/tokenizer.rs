@@ -4,7 +4,7 @@ use std::vec::Vec;
 
 use super::memory::vec_of;
 use crate::error::Error;
-use crate::tokenizer::{IndexEntry, MergeSlot, Tokenizer, build_index, count_entries};
+use crate::tokenizer::{BOS, IndexEntry, MergeSlot, Tokenizer, UNK, build_index, count_entries};
 
 /// The bytes of a tokenizer.bin, owned (`Vec<u8>`) or borrowed (`&[u8]`), and their index.
 #[derive(Clone, Debug)]
@@ -63,6 +63,11 @@ impl<B: AsRef<[u8]>> OwnedTokenizer<B> {
         let n = self.get().encode(text, true, &mut vec_of("merge slots", MergeSlot::EMPTY, most)?, &mut tokens)?;
         tokens.truncate(n);
         Ok(tokens)
+    }
+
+    /// Bytes of text that a token stands for: none for BOS and for a token that is not there.
+    pub fn text_bytes(&self, token: u32) -> usize {
+        if token == BOS { 0 } else { self.decode(UNK, token).map_or(0, <[u8]>::len) }
     }
 
     /// As [`Tokenizer::decode`].

@@ -5,23 +5,23 @@ use core::arch::asm;
 use super::asm::eight;
 use crate::math::{LANES, dot, mean_square, sum_lanes, thumb};
 
-pub(crate) fn rmsnorm(out: &mut [f32], x: &[f32], weight: &[f32]) {
+pub(crate) fn rmsnorm(out: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
     let ((blocks, rest), (weights, _)) = (x.as_chunks(), weight.as_chunks());
     let (outs, _) = out.as_chunks_mut();
     if blocks.is_empty() || !rest.is_empty() || weights.len() != blocks.len() || outs.len() != blocks.len() {
-        let scale = rms_scale(dot(x, x), x.len());
+        let scale = rms_scale(dot(x, x), x.len(), eps);
         return out.iter_mut().zip(x).zip(weight).for_each(|((out, x), weight)| *out = weight * (scale * x));
     }
     // SAFETY: `blocks` is not empty, and `outs` and `weights` are as long.
     unsafe {
         let sum = sum_lanes(squares(blocks));
-        scale(outs, blocks, weights, rms_scale(sum, x.len()));
+        scale(outs, blocks, weights, rms_scale(sum, x.len(), eps));
     }
 }
 
 /// The factor of the norm, given the sum of `n` squares.
-pub(crate) fn rms_scale(sum: f32, n: usize) -> f32 {
-    1.0 / thumb::sqrt(mean_square(sum, n))
+pub(crate) fn rms_scale(sum: f32, n: usize, eps: f32) -> f32 {
+    1.0 / thumb::sqrt(mean_square(sum, n, eps))
 }
 
 /// The lanes of the sum of squares.

@@ -64,19 +64,19 @@ pub(super) fn max_magnitude(x: &[f32]) -> f32 {
     f32::from_bits(max)
 }
 
-pub(super) fn rmsnorm(out: &mut [f32], x: &[f32], weight: &[f32]) {
+pub(super) fn rmsnorm(out: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
     let whole = x.len().is_multiple_of(2 * VECTOR) && out.len() >= x.len() && weight.len() >= x.len();
     // SAFETY: the length of `x` is a multiple of eight, and the others are at least as long
     // (`whole`).
-    if !whole || !exact(|| unsafe { rmsnorm_vectors(out, x, weight) }) {
-        norm::rmsnorm(out, x, weight);
+    if !whole || !exact(|| unsafe { rmsnorm_vectors(out, x, weight, eps) }) {
+        norm::rmsnorm(out, x, weight, eps);
     }
 }
 
 /// # Safety
 /// The core has Helium. The length of `x` is a multiple of eight, and the others are at least as
 /// long.
-unsafe fn rmsnorm_vectors(out: &mut [f32], x: &[f32], weight: &[f32]) {
+unsafe fn rmsnorm_vectors(out: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
     let sum;
     // SAFETY: the loop reads `x.len() / 8` times two vectors of four numbers from the start of `x`.
     unsafe {
@@ -120,7 +120,7 @@ unsafe fn rmsnorm_vectors(out: &mut [f32], x: &[f32], weight: &[f32]) {
             x = inout(reg) x.as_ptr() => _,
             weight = inout(reg) weight.as_ptr() => _,
             out = inout(reg) out.as_mut_ptr() => _,
-            scale = in(reg) rms_scale(sum, x.len()),
+            scale = in(reg) rms_scale(sum, x.len(), eps),
             inout("lr") x.len() / VECTOR => _,
             out("d0") _, out("d1") _, out("d2") _, out("d3") _,
             options(nostack),
