@@ -1,5 +1,6 @@
 //! The command line: llama2.c's flags, each with a long name, and its older positional form.
 
+mod measure;
 mod suggest;
 mod values;
 
@@ -16,6 +17,7 @@ use infer_core::KvType;
 
 use crate::input::read_prompt;
 use crate::session::Usage;
+pub use measure::{CompareArgs, PerplexityArgs, WindowArgs};
 pub use values::PlanLimits;
 use values::{at_least_1, min_p, penalty, plan, seed, steps, stop, temperature, threads, tokens, top_p};
 
@@ -107,6 +109,10 @@ pub struct GenerateArgs {
     #[arg(short, long, value_name = "FILE", conflicts_with = "prompt")]
     pub file: Option<PathBuf>,
 
+    /// Names of special tokens in the prompt, such as <|im_start|>, are those tokens
+    #[arg(long)]
+    pub special: bool,
+
     /// End the story before this text; may be given several times
     #[arg(long, value_name = "TEXT", value_parser = stop, allow_hyphen_values = true)]
     pub stop: Vec<String>,
@@ -132,7 +138,18 @@ pub struct GenerateArgs {
     #[arg(short = 'y', long, value_name = "TEXT", allow_hyphen_values = true)]
     pub system_prompt: Option<String>,
 
-    /// Print one JSON object at the end instead of the text
+    /// Chat template: llama2, chatml, llama3, plain, or a Jinja file as Hugging Face has them
+    /// [default: what the model's header names, or else llama2]
+    #[arg(long, value_name = "NAME|FILE")]
+    pub template: Option<String>,
+
+    /// Keep the chat in this file after every answer, and go on with it if it is there
+    #[arg(long, value_name = "FILE")]
+    pub session: Option<PathBuf>,
+
+    /// Print one JSON object at the end instead of the text. In a chat: one per line, in and out,
+    /// {"content": TEXT} and {"role": "assistant", "content": TEXT, "finish_reason": …} (see
+    /// README)
     #[arg(long)]
     pub json: bool,
 }
@@ -149,9 +166,18 @@ impl GenerateArgs {
 
     /// Refuses what only stories can have.
     pub fn check_chat(&self) -> Result<(), Usage> {
-        let flag = if self.json { "--json" } else { "--stop" };
-        if self.json || !self.stop.is_empty() {
+        let flag = if self.special { "--special" } else { "--stop" };
+        if self.special || !self.stop.is_empty() {
             return Err(Usage(format!("{flag} is for stories: leave it out, or leave out -m chat")));
+        }
+        Ok(())
+    }
+
+    /// Refuses what only a chat can have.
+    pub fn check_story(&self) -> Result<(), Usage> {
+        let flag = if self.session.is_some() { "--session" } else { "--template" };
+        if self.session.is_some() || self.template.is_some() {
+            return Err(Usage(format!("{flag} is for chats: leave it out, or add -m chat")));
         }
         Ok(())
     }
@@ -198,9 +224,12 @@ pub enum Command {
     /// How well a model predicts a text: nats and perplexity per token, nats per byte
     #[command(override_usage = "infer-cli perplexity [OPTIONS] [MODEL.bin] <TEXT>")]
     Perplexity(PerplexityArgs),
+    /// How far the predictions of model B are from those of model A, over a text
+    Compare(CompareArgs),
     /// Measure speed on a model file, or on random weights of a well-known shape
     Bench(BenchArgs),
-    /// Print the tokens of a text, to the byte as it is given, on one line, BOS first
+    /// Print the tokens of a text, to the byte as it is given, on one line; for a tokenizer.bin,
+    /// BOS first
     Tokenize {
         /// Tokenizer file [default: the embedded one]
         #[arg(short = 'z', long, value_name = "FILE")]
@@ -208,6 +237,9 @@ pub enum Command {
         /// Text; standard input when absent
         #[arg(value_name = "TEXT", allow_hyphen_values = true)]
         text: Option<String>,
+        /// Names of special tokens in the text, such as <|im_start|>, are those tokens
+        #[arg(long)]
+        special: bool,
         /// Print one JSON object, with the text of each token
         #[arg(long)]
         json: bool,
@@ -225,44 +257,6 @@ pub enum Command {
         #[arg(value_name = "DIR")]
         folder: PathBuf,
     },
-}
-
-#[derive(clap::Args, Debug)]
-pub struct PerplexityArgs {
-    /// Model file, if a text follows [default: the embedded model]; else the text
-    #[arg(value_name = "MODEL.bin|TEXT")] // two names for one place, so that flags may stand anywhere
-    first: PathBuf,
-    /// Text file, or - for standard input; stories are split at <|endoftext|>
-    #[arg(value_name = "TEXT")]
-    second: Option<PathBuf>,
-    /// Tokenizer file [default: tokenizer.bin beside the model or in this folder]
-    #[arg(short = 'z', long, value_name = "FILE")]
-    pub tokenizer: Option<PathBuf>,
-    /// Tokens per window, each read from an empty context [default: the model's seq_len]
-    #[arg(long, value_name = "N", value_parser = tokens, allow_hyphen_values = true)]
-    pub window: Option<usize>,
-    /// Read only so many windows
-    #[arg(long, value_name = "N", value_parser = at_least_1, allow_hyphen_values = true)]
-    pub windows: Option<NonZeroUsize>,
-    /// Threads [default: the physical cores, fewer for a small model]
-    #[arg(long, value_name = "N", value_parser = threads)]
-    pub threads: Option<NonZeroUsize>,
-    /// Type of the KV cache
-    #[arg(long, value_name = "TYPE", value_enum, default_value = "f32")]
-    pub kv: Kv,
-    /// Print one JSON object
-    #[arg(long)]
-    pub json: bool,
-}
-
-impl PerplexityArgs {
-    /// The model, if one is given, and the text.
-    pub fn files(&self) -> (Option<&Path>, &Path) {
-        match &self.second {
-            Some(text) => (Some(&self.first), text),
-            None => (None, &self.first),
-        }
-    }
 }
 
 #[derive(clap::Args, Debug)]

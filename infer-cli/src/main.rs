@@ -9,6 +9,8 @@ mod session;
 mod source;
 mod stop;
 mod text;
+mod unfinished;
+mod windows;
 mod wrong_file;
 
 use std::io::{self, Write};
@@ -17,7 +19,7 @@ use std::process::ExitCode;
 use clap::CommandFactory;
 
 use args::{Args, Command, Mode};
-use commands::{bench, chat, generate, inspect, perplexity, quantize, serial, shell, tokenize};
+use commands::{bench, chat, compare, generate, inspect, perplexity, quantize, serial, shell, tokenize};
 use session::{ModelFiles, Usage};
 
 /// Exit code after Ctrl-C, as shells have it.
@@ -34,7 +36,7 @@ fn main() -> ExitCode {
         if serial::stop() || chat::stop() {
             return;
         }
-        quantize::remove_unfinished();
+        unfinished::remove_all();
         let _ = writeln!(io::stderr());
         std::process::exit(INTERRUPTED);
     });
@@ -58,9 +60,10 @@ fn run(args: &mut Args) -> anyhow::Result<()> {
             return quantize::run(input, output, tokenizer.as_deref());
         }
         Some(Command::Perplexity(args)) => return perplexity::run(args),
+        Some(Command::Compare(args)) => return compare::run(args),
         Some(Command::Bench(args)) => return bench::run(args),
-        Some(Command::Tokenize { tokenizer, text, json }) => {
-            return tokenize::run(tokenizer.as_deref(), text.as_deref(), *json);
+        Some(Command::Tokenize { tokenizer, text, special, json }) => {
+            return tokenize::run(tokenizer.as_deref(), text.as_deref(), *special, *json);
         }
         Some(Command::Serial(args)) => return serial::run(args),
         Some(Command::Completions { shell }) => return shell::completions(Args::command(), *shell),
@@ -70,7 +73,9 @@ fn run(args: &mut Args) -> anyhow::Result<()> {
     let files = ModelFiles::open(args.model.as_deref(), args.generate.tokenizer.as_deref())?;
     args.generate.read_prompt()?;
     let result = match args.generate.mode {
-        Mode::Generate => generate::run(&files, &args.generate),
+        Mode::Generate => {
+            args.generate.check_story().map_err(Into::into).and_then(|()| generate::run(&files, &args.generate))
+        }
         Mode::Chat => args.generate.check_chat().map_err(Into::into).and_then(|()| chat::run(&files, &args.generate)),
     };
     files.warn_if_changed()?;

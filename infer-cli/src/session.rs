@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
-use infer_core::{Buffers, Config, Error, Limits, Model, OwnedTokenizer, Pool, Sampler, Session, threads_for};
+use infer_core::format::Header;
+use infer_core::{Buffers, Config, Error, Limits, Model, Pool, Sampler, Session, threads_for};
+use infer_text::{TOKENIZER_BIN, TOKENIZER_JSON, TextTokenizer};
 
 use crate::args::FullSampling;
 use crate::note::note;
-use crate::source::Source;
+use crate::source::{Source, folder_of};
 
 /// Prompts are read this many tokens at a time, so that the weights are read once for all of them.
 pub const BATCH: usize = 32;
@@ -30,6 +32,8 @@ impl std::error::Error for Usage {}
 
 /// A model and its tokenizer.
 pub struct ModelFiles {
+    /// The folder of the model.
+    folder: PathBuf,
     model: Source,
     tokenizer: Source,
 }
@@ -46,11 +50,22 @@ impl ModelFiles {
             _ => None,
         };
         let tokenizer = Source::tokenizer(tokenizer.or(found.as_deref()))?;
-        Ok(ModelFiles { model, tokenizer })
+        let folder = path.map_or(Path::new("."), folder_of).to_owned();
+        Ok(ModelFiles { folder, model, tokenizer })
     }
 
     pub fn model(&self) -> anyhow::Result<Model<'_>> {
         Model::from_bytes(&self.model).with_context(|| self.model.name.clone())
+    }
+
+    /// The folder of the model.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The bytes of the tokenizer's file.
+    pub fn tokenizer_bytes(&self) -> &[u8] {
+        &self.tokenizer
     }
 
     /// The model's name in messages.
@@ -88,39 +103,43 @@ impl ModelFiles {
         infer_core::hash_bytes(infer_core::HASH_START, &self.model)
     }
 
-    pub fn tokenizer(&self) -> anyhow::Result<OwnedTokenizer<&[u8]>> {
-        let vocab_size = self.model()?.config().vocab_size;
-        let tokenizer =
-            OwnedTokenizer::new(&*self.tokenizer, vocab_size).with_context(|| self.tokenizer.name.clone())?;
-        let spare = self.tokenizer.len() - tokenizer.get().file_bytes();
+    pub fn header(&self) -> anyhow::Result<Header> {
+        Header::parse(&self.model).with_context(|| self.model.name.clone())
+    }
+
+    pub fn tokenizer(&self) -> anyhow::Result<TextTokenizer> {
+        let header = self.header()?;
+        let tokenizer = self.tokenizer.text_tokenizer(&header)?;
+        let spare = tokenizer.spare_bytes();
         if spare > 0 {
             writeln!(
                 io::stderr(),
                 "warning: {} goes on for {spare} bytes after token {}, the model's last: it may belong to \
                  another model",
                 self.tokenizer.name,
-                vocab_size - 1
+                header.config.vocab_size - 1
             )?;
         }
         Ok(tokenizer)
     }
 }
 
-/// The file name of a model's tokenizer.
-pub const TOKENIZER: &str = "tokenizer.bin";
-
 /// Finds the tokenizer of this model: beside it, or, as llama2.c has it, in the current folder.
 pub fn find_tokenizer(model: &Path) -> anyhow::Result<PathBuf> {
-    let (beside, here) = (model.with_file_name(TOKENIZER), Path::new(TOKENIZER));
-    if beside.exists() {
-        return Ok(beside);
+    for name in [TOKENIZER_BIN, TOKENIZER_JSON] {
+        let beside = model.with_file_name(name);
+        if beside.exists() {
+            return Ok(beside);
+        }
     }
+    let (beside, here) = (model.with_file_name(TOKENIZER_BIN), Path::new(TOKENIZER_BIN));
     if here.exists() {
-        note(format_args!("no {}: using {TOKENIZER} of the current folder", beside.display()))?;
+        note(format_args!("no {}: using {TOKENIZER_BIN} of the current folder", beside.display()))?;
         return Ok(here.into());
     }
     bail!(
-        "there is neither {} nor {TOKENIZER} in the current folder: give the model's tokenizer with -z",
+        "there is neither {}, nor {TOKENIZER_JSON} beside it, nor {TOKENIZER_BIN} in the current folder: give the \
+         model's tokenizer with -z",
         beside.display()
     )
 }

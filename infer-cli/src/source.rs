@@ -8,7 +8,9 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use anyhow::{Context, bail};
+use infer_core::format::Header;
 use infer_core::{Aligned, Mmap, map_file};
+use infer_text::TextTokenizer;
 
 use crate::wrong_file;
 
@@ -64,6 +66,24 @@ impl Source {
             }
             None => Ok(Source { name: "the embedded tokenizer".into(), bytes: Bytes::Embedded(TOKENIZER) }),
         }
+    }
+
+    /// Reads it as the tokenizer of a model with this header: a tokenizer.bin or a tokenizer.json.
+    pub fn text_tokenizer(&self, header: &Header) -> anyhow::Result<TextTokenizer> {
+        if wrong_file::is_tokenizer_json(self) {
+            return TextTokenizer::from_json(self, header)
+                .with_context(|| format!("{}: {}", self.name, wrong_file::BAD_TOKENIZER_JSON));
+        }
+        TextTokenizer::from_bin(self.to_vec(), header).with_context(|| self.name.clone())
+    }
+
+    /// Reads it as a tokenizer of its own, with all its entries.
+    pub fn whole_tokenizer(&self) -> anyhow::Result<TextTokenizer> {
+        if wrong_file::is_tokenizer_json(self) {
+            return TextTokenizer::whole_json(self)
+                .with_context(|| format!("{}: {}", self.name, wrong_file::BAD_TOKENIZER_JSON));
+        }
+        TextTokenizer::whole_bin(self.to_vec()).with_context(|| self.name.clone())
     }
 
     /// Whether it is part of this program.

@@ -24,9 +24,18 @@ pub fn not_a_model(bytes: &[u8], path: &Path) -> Option<String> {
     Some(format!("{what}, not a llama2.c model: {remedy}"))
 }
 
-/// Describes a file that is not a tokenizer.bin.
+/// Describes a tokenizer.json that cannot be read.
+pub const BAD_TOKENIZER_JSON: &str = "it is a tokenizer.json of Hugging Face, not a tokenizer.bin, and cannot be read";
+
+/// Whether the file is a tokenizer.json, perhaps a damaged one.
+pub fn is_tokenizer_json(bytes: &[u8]) -> bool {
+    let head = &bytes[..bytes.len().min(256)];
+    is_json(head.trim_ascii_start()) && head.trim_ascii_start().starts_with(b"{") && !head.contains(&0)
+}
+
+/// Describes a file that is neither a tokenizer.bin nor a tokenizer.json.
 pub fn not_a_tokenizer(bytes: &[u8], path: &Path) -> Option<String> {
-    if is_tokenizer(bytes) {
+    if is_tokenizer(bytes) || kind(bytes) == Some(Kind::TokenizerJson) || is_tokenizer_json(bytes) {
         return None;
     }
     if bytes.starts_with(&MAGIC.to_le_bytes()) || Model::from_bytes(bytes).is_ok() {
@@ -34,8 +43,8 @@ pub fn not_a_tokenizer(bytes: &[u8], path: &Path) -> Option<String> {
     }
     let what = described(kind(bytes), path)?;
     Some(format!(
-        "{what}, not a tokenizer.bin: give the one that belongs to the model (tokenizer.py of llama2.c makes one of a \
-         tokenizer.model)"
+        "{what}, not a tokenizer.bin: give the one that belongs to the model (`trainer import tokenizer.model \
+         tokenizer.bin` makes one)"
     ))
 }
 
@@ -73,18 +82,16 @@ enum Kind {
 impl Kind {
     fn remedy(self) -> &'static str {
         match self {
-            Kind::PyTorch => {
-                "export.py of llama2.c converts it (--checkpoint for llama2.c's own, --meta-llama for Meta's)"
-            }
+            Kind::PyTorch | Kind::Gguf => "`trainer import FILE model.bin` converts it",
             Kind::Safetensors | Kind::Json => {
-                "export.py of llama2.c converts the folder of a Llama-2 model of Hugging Face (--hf)"
+                "`trainer import FOLDER model.bin` converts the folder that it is part of"
             }
             Kind::SentencePiece | Kind::TokenizerJson => "give the model.bin, and its tokenizer.bin with -z",
             Kind::Zip | Kind::Compressed => "unpack it first",
             Kind::LfsPointer => "fetch the file itself, git lfs pull",
             Kind::Html => "the download went wrong, fetch the file itself",
             Kind::Text => "-f takes a prompt from a file",
-            Kind::Gguf | Kind::Ggml => "give the model as version 0, 1 or 2 of llama2.c, which export.py there writes",
+            Kind::Ggml => "convert it to GGUF with an older llama.cpp, and that with `trainer import`",
         }
     }
 }

@@ -87,7 +87,7 @@ fn measure(args: &BenchArgs, name: String, bytes: &[u8]) -> anyhow::Result<Repor
         decode.push(tokens as f64 / seconds);
         hash = logits_hash;
     }
-    let weight_bytes = weight_bytes(model.header())?;
+    let weight_bytes = weight_bytes(&model.header())?;
     let decode = median(decode);
     let speed = decode * weight_bytes as f64;
     let bandwidth = bandwidth::measure(&bytes[bytes.len().saturating_sub(weight_bytes as usize)..], &pool);

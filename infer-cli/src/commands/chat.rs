@@ -1,23 +1,30 @@
-//! Talks in turns, in the prompt format of Llama 2 Chat.
+//! Talks in turns, in the words of a chat template.
 
 mod input;
+mod interrupt;
+mod keep;
+mod lines;
+mod save;
+mod talker;
 mod turns;
 
 use std::io::{self, StdoutLock, Write};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Instant;
 
-use anyhow::{Context, bail, ensure};
-use infer_core::{BOS, EOS, Limits, OwnedTokenizer, Session};
+use anyhow::Context;
+use infer_core::Limits;
+use infer_text::Template;
 
 use self::input::{Asked, Input, Quiet, normalize};
-use self::turns::Turns;
+use self::keep::Keeper;
+use self::save::save;
+use self::talker::{Finish, Talker};
 use crate::args::GenerateArgs;
 use crate::note::note;
 use crate::session::{BATCH, ModelFiles, Usage, budget, buffers, session, start_pool};
-use crate::source::folder_of;
 use crate::text::TextOut;
+
+pub use self::interrupt::stop;
 
 const HELP: &str = "\
 /reset        forgets the conversation, but not the system prompt
@@ -27,47 +34,33 @@ const HELP: &str = "\
 A text that begins with a slash is sent with two: //text
 Ctrl-C stops an answer or clears the line, Ctrl-D ends the chat. A paste of several lines is one message.";
 
-/// Whether Ctrl-C stops an answer, not the program.
-static IN_TERMINAL: AtomicBool = AtomicBool::new(false);
-/// Whether the person asked for the end of the answer.
-static STOPPED: AtomicBool = AtomicBool::new(false);
-
-/// Handles Ctrl-C: ends the answer that is being written. Returns false when the program should end
-/// instead.
-pub fn stop() -> bool {
-    let in_terminal = IN_TERMINAL.load(Relaxed);
-    STOPPED.store(in_terminal, Relaxed);
-    in_terminal
-}
-
-fn stopped() -> bool {
-    STOPPED.load(Relaxed)
-}
-
 pub fn run(files: &ModelFiles, args: &GenerateArgs) -> anyhow::Result<()> {
     let tokenizer = files.tokenizer()?;
+    let template = template(files, args.template.as_deref())?;
     let config = *files.model()?.config();
-    let mut input = Input::open()?;
+    let mut input = if args.json { Input::Lines } else { Input::open()? };
     let context = budget(args.steps.unwrap_or(0), &config);
     let pool = start_pool(args.threads, &config, 1)?;
     let mut buffers = buffers(
         &config,
         Limits::new(context).with_batch(BATCH.min(context)).with_threads(pool.threads().get()).with_kv(args.kv.into()),
     )?;
-    IN_TERMINAL.store(input.is_terminal(), Relaxed);
-    let mut chat = Chat {
-        session: session(files, &mut buffers, &pool, &args.sampling)?,
-        turns: Turns::new(&tokenizer, context),
-        files,
-        tokenizer: &tokenizer,
-        context,
-        seq_len: config.seq_len,
-        // A person talks on and on. Input from elsewhere ends where -n says, as in llama2.c.
-        endless: input.is_terminal() || args.steps.is_none_or(|n| n == 0),
-        out: TextOut::new(io::stdout().lock()),
-        refused: 0,
+    let session = session(files, &mut buffers, &pool, &args.sampling)?;
+    // A person or a program talks on and on. Input from elsewhere ends where -n says, as in
+    // llama2.c.
+    let endless = args.json || input.is_terminal() || args.steps.is_none_or(|n| n == 0);
+    let mut talker = Talker::new(session, files, &tokenizer, &template, context, endless)?;
+    let keeper = args.session.as_deref().map(|path| Keeper::new(path, files, &template, args.kv)).transpose()?;
+    let resumed = match &keeper {
+        Some(keeper) => keeper.resume(&mut talker, args.sampling.basic.seed == 0)?,
+        None => false,
     };
-    chat.start(&mut input, args.system_prompt.as_deref())?;
+    if args.json {
+        return lines::run(talker, keeper.as_ref(), args, resumed);
+    }
+    interrupt::stops_answers(input.is_terminal());
+    let mut chat = Chat { talker, keeper, out: TextOut::new(io::stdout().lock()), refused: 0 };
+    chat.start(&mut input, args.system_prompt.as_deref(), resumed)?;
     chat.talk(&mut input, args.prompt.as_deref())?;
     if chat.refused > 0 && !input.is_terminal() {
         return Err(Usage(format!("lines refused: {}", chat.refused)).into());
@@ -75,18 +68,22 @@ pub fn run(files: &ModelFiles, args: &GenerateArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A conversation and everything that continues it.
+/// The template of the command line, or else that of the model's header, or else Llama 2's.
+fn template(files: &ModelFiles, wanted: Option<&str>) -> anyhow::Result<Template> {
+    if let Some(wanted) = wanted {
+        return Template::named(wanted).or_else(|e| match Path::new(wanted) {
+            path if path.exists() || wanted.ends_with(".jinja") => Template::file(path),
+            _ => Err(Usage(format!("--template: {e}")).into()),
+        });
+    }
+    let of_header = Template::of(&files.header()?, files.folder()).with_context(|| files.model_name().to_owned())?;
+    of_header.map_or_else(|| Template::named("llama2"), Ok)
+}
+
+/// A chat with a person, or with lines of text.
 struct Chat<'a> {
-    session: Session<'a>,
-    turns: Turns<'a>,
-    files: &'a ModelFiles,
-    tokenizer: &'a OwnedTokenizer<&'a [u8]>,
-    /// Positions of the KV cache.
-    context: usize,
-    /// Positions of the model.
-    seq_len: usize,
-    /// Whether the oldest turns make room for new ones.
-    endless: bool,
+    talker: Talker<'a>,
+    keeper: Option<Keeper>,
     out: TextOut<StdoutLock<'static>>,
     /// Number of lines that were too long or not text, and of commands that failed.
     refused: usize,
@@ -120,28 +117,30 @@ impl<'a> Entry<'a> {
 }
 
 impl Chat<'_> {
-    /// Sets the system prompt: the given one, or the one that is asked for.
-    fn start(&mut self, input: &mut Input, system: Option<&str>) -> anyhow::Result<()> {
+    /// Sets the system prompt: the given one, or the one that is asked for. A conversation that
+    /// goes on has one.
+    fn start(&mut self, input: &mut Input, system: Option<&str>, resumed: bool) -> anyhow::Result<()> {
         let system = match system {
             Some(system) => normalize(system),
+            None if resumed => return Ok(()),
             None => match input.ask(&mut self.out, "Enter system prompt (optional): ")? {
                 Asked::Text(system) => system,
                 Asked::Unusable(why) => return Err(Usage(why).into()),
                 Asked::End => String::new(),
             },
         };
-        self.turns.set_system(&system)?.map_err(|n| Usage(self.no_room_beside(&system, n)).into())
+        self.talker.start(&system)
     }
 
     fn talk(&mut self, input: &mut Input, first: Option<&str>) -> anyhow::Result<()> {
         if let Some(first) = first {
             let first = normalize(first);
-            if let Some(problem) = self.too_long(&first)? {
+            if let Some(problem) = self.talker.too_long(&first)? {
                 return Err(Usage(problem).into());
             }
             self.say(input, first)?;
         }
-        while self.endless || self.turns.room() > 0 {
+        while self.talker.endless || self.talker.turns.room() > 0 {
             let line = match input.ask(&mut self.out, "User: ")? {
                 Asked::Text(line) => line,
                 Asked::Unusable(why) => {
@@ -156,16 +155,17 @@ impl Chat<'_> {
             }
             input.remember(&line)?;
             match Entry::parse(&line) {
-                Entry::Message(text) => match self.too_long(text)? {
+                Entry::Message(text) => match self.talker.too_long(text)? {
                     Some(problem) => self.refuse(&problem)?,
                     None => self.say(input, text.to_owned())?,
                 },
                 Entry::Reset => {
-                    self.turns.reset();
+                    self.talker.turns.reset();
+                    self.keep()?;
                     note("the conversation begins anew")?;
                 }
                 Entry::System(system) => self.change_system(system)?,
-                Entry::Save(file) => match save(Path::new(file), &self.turns.transcript()?) {
+                Entry::Save(file) => match save(Path::new(file), &self.talker.turns.transcript()?) {
                     Ok(()) => note(format!("saved to {file}"))?,
                     Err(e) => self.refuse(&format!("{e:#}"))?,
                 },
@@ -176,13 +176,15 @@ impl Chat<'_> {
                 ))?,
             }
         }
-        note(format!("the chat ends: its {} positions (-n) are used", self.context))
+        note(format!("the chat ends: its {} positions (-n) are used", self.talker.context))
     }
 
     fn change_system(&mut self, system: &str) -> anyhow::Result<()> {
-        let old = self.turns.system().to_owned();
-        if let Err(n) = self.turns.set_system(system)? {
-            return self.refuse(&self.no_room_beside(system, n));
+        let old = self.talker.turns.system().to_owned();
+        match self.talker.turns.set_system(system) {
+            Ok(Ok(())) => self.keep()?,
+            Ok(Err(n)) => return self.refuse(&self.talker.no_room_beside(system, n)),
+            Err(e) => return self.refuse(&format!("{e:#}")),
         }
         match (old.as_str(), system) {
             ("", "") => note("there is no system prompt"),
@@ -197,167 +199,34 @@ impl Chat<'_> {
         tell(&format!("error: {problem}"))
     }
 
-    /// The reason why no message fits beside a system prompt of `n` tokens.
-    fn no_room_beside(&self, system: &str, n: usize) -> String {
-        let what = if system.is_empty() { "an empty message" } else { "the system prompt" };
-        format!("{what} has {n} tokens, and the context {} positions{}", self.context, self.advice(!system.is_empty()))
-    }
-
-    /// The reason why a message does not fit; `None` if it fits.
-    fn too_long(&self, text: &str) -> anyhow::Result<Option<String>> {
-        let context = self.context;
-        // A system prompt may have changed since the first turn: it must fit beside the message
-        // too.
-        let alone = self.turns.len_alone(text)?;
-        let (n, room) = if self.endless || alone > context {
-            (alone, context)
-        } else {
-            (self.turns.len_next(text)?, self.turns.room())
-        };
-        if n <= room {
-            return Ok(None);
-        }
-        let advice = self.advice(true);
-        Ok(Some(if room < context {
-            format!("the message has {n} tokens, and {room} of {context} positions are left{advice}")
-        } else {
-            let with = if self.turns.system().is_empty() { "" } else { ", with the system prompt" };
-            format!("the message has {n} tokens{with}, and the context {context} positions{advice}")
-        }))
-    }
-
-    /// Advice for a text that does not fit.
-    fn advice(&self, shorten: bool) -> String {
-        let n = self.seq_len;
-        match (shorten, self.context < n) {
-            (true, true) => format!(": shorten it, or raise -n (the model has {n})"),
-            (true, false) => ": shorten it".into(),
-            (false, true) => format!(": raise -n (the model has {n})"),
-            (false, false) => String::new(),
-        }
-    }
-
     /// One turn: a message that fits, and the answer.
     fn say(&mut self, input: &Input, text: String) -> anyhow::Result<()> {
-        STOPPED.store(false, Relaxed);
         let _quiet = Quiet::new(input);
-        let grown = self.turns.begin(text)?;
-        // llama2.c draws a random number at every position, also where the next token is known.
-        (1..grown).for_each(|_| self.session.sampler.skip());
-        let dropped = self.turns.drop_oldest()?;
-        self.note_dropped(dropped)?;
+        let dropped = self.talker.begin(text)?;
+        self.talker.note_dropped(dropped)?;
         self.out.say("Assistant: ")?;
-        self.answer()
-    }
-
-    /// Writes the answer, up to EOS, Ctrl-C or the end of the context.
-    fn answer(&mut self) -> anyhow::Result<()> {
-        let mut rate = Rate::start(self.turns.unread().0.len());
-        let (mut dropped, mut cut) = (0, false);
-        while let Some(token) = self.next_token()? {
-            rate.count();
-            // A model that was not taught to chat never writes EOS, but BOS before the next story.
-            // llama2.c goes on there.
-            if token == EOS || (self.endless && token == BOS) {
-                break;
-            }
-            self.out.push(self.tokenizer.decode(self.turns.last(), token)?)?;
-            self.turns.push(token);
-            if self.endless {
-                dropped += self.turns.drop_oldest()?;
-            }
-            cut = !self.turns.fit();
-            if cut {
-                break;
-            }
-        }
+        let answer = self.talker.answer(|bytes| Ok(self.out.push(bytes)?))?;
         self.out.finish()?;
-        rate.report()?;
-        self.note_dropped(dropped)?;
-        if stopped() {
-            self.turns.take_back_unanswered()?;
-            note("the answer is stopped")?;
-        } else if cut && self.endless {
-            note(format!(
+        answer.rate.report()?;
+        self.talker.note_dropped(answer.dropped)?;
+        match answer.finish {
+            Finish::Interrupted => note("the answer is stopped")?,
+            Finish::Length if self.talker.endless => note(format!(
                 "the answer is cut: with its message it fills the {} positions of the context",
-                self.context
-            ))?;
+                self.talker.context
+            ))?,
+            _ => {}
         }
-        Ok(())
+        self.keep()
     }
 
-    /// Reads what the model has not read, and picks the token that follows. `None` after Ctrl-C.
-    fn next_token(&mut self) -> anyhow::Result<Option<u32>> {
-        let (tokens, pos) = self.turns.unread();
-        self.session.read_from(pos, tokens, stopped)?;
-        self.turns.set_cached(self.session.pos());
-        if stopped() {
-            return Ok(None);
-        }
-        Ok(Some(self.session.next_token().map_err(|e| self.files.explain(e))?))
-    }
-
-    fn note_dropped(&self, dropped: usize) -> anyhow::Result<()> {
-        if dropped == 0 {
-            return Ok(());
-        }
-        let (s, context, kept) = (if dropped == 1 { "" } else { "s" }, self.context, self.turns.kept());
-        let system = if self.turns.system().is_empty() { "" } else { ", and the system prompt" };
-        note(format!(
-            "the context of {context} positions is full: {dropped} oldest turn{s} dropped, {kept} kept{system}"
-        ))
+    /// Writes the session file, if there is one.
+    fn keep(&mut self) -> anyhow::Result<()> {
+        self.keeper.as_ref().map_or(Ok(()), |keeper| keeper.store(&mut self.talker))
     }
 }
 
 /// Writes what the person asked for or must know beside the chat: `--quiet` does not hide it.
 fn tell(text: &str) -> anyhow::Result<()> {
     Ok(writeln!(io::stderr(), "{text}")?)
-}
-
-/// Measures the speed of an answer.
-struct Rate {
-    /// Tokens that were read for it.
-    prompt: usize,
-    start: Instant,
-    /// When the first token of the answer came.
-    first: Option<Instant>,
-    /// Tokens after the first.
-    more: usize,
-}
-
-impl Rate {
-    fn start(prompt: usize) -> Rate {
-        Rate { prompt, start: Instant::now(), first: None, more: 0 }
-    }
-
-    fn count(&mut self) {
-        match self.first {
-            None => self.first = Some(Instant::now()),
-            Some(_) => self.more += 1,
-        }
-    }
-
-    fn report(&self) -> anyhow::Result<()> {
-        let Some(first) = self.first.filter(|_| self.more > 0) else { return Ok(()) };
-        let rate = self.more as f64 / first.elapsed().as_secs_f64();
-        let prompt = self.prompt as f64 / (first - self.start).as_secs_f64();
-        note(format!("achieved tok/s: {rate:.1} (prompt: {prompt:.1})"))
-    }
-}
-
-/// Writes a conversation to a new file, or to one that holds its beginning.
-fn save(path: &Path, text: &str) -> anyhow::Result<()> {
-    let file = || format!("/save {}", path.display());
-    ensure!(!text.is_empty(), "{}: nothing has been said", file());
-    match path.metadata() {
-        Ok(there) if !there.is_file() => bail!("{} is there and not a regular file: give another name", path.display()),
-        Ok(_) if !text.as_bytes().starts_with(&std::fs::read(path).with_context(file)?) => {
-            bail!("{} is there and holds something else: give another name", path.display())
-        }
-        _ => {}
-    }
-    let mut temporary = tempfile::NamedTempFile::new_in(folder_of(path)).with_context(file)?;
-    temporary.write_all(text.as_bytes()).with_context(file)?;
-    if path.exists() { temporary.persist(path) } else { temporary.persist_noclobber(path) }.with_context(file)?;
-    Ok(())
 }

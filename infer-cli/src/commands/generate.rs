@@ -3,7 +3,8 @@
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
-use infer_core::{BOS, Limits, OwnedTokenizer, Session};
+use infer_core::{Limits, Session};
+use infer_text::{Special, TextTokenizer};
 use serde::Serialize;
 
 use crate::args::GenerateArgs;
@@ -30,6 +31,8 @@ struct Report {
 enum End {
     /// The model began another story.
     Bos,
+    /// The model ended its text: only one whose header names the tokens for that.
+    Eos,
     /// All positions are used.
     Steps,
     /// A text of `--stop`.
@@ -52,7 +55,11 @@ pub fn run(files: &ModelFiles, args: &GenerateArgs) -> anyhow::Result<()> {
     let tokenizer = files.tokenizer()?;
     let config = *files.model()?.config();
     let steps = budget(args.steps.unwrap_or(if files.is_embedded() { 0 } else { STEPS }), &config);
-    let prompt = tokenizer.encode(args.prompt.as_deref().unwrap_or(""))?;
+    let special = if args.special { Special::Match } else { Special::AsText };
+    let prompt = [tokenizer.bos(), &tokenizer.encode(args.prompt.as_deref().unwrap_or(""), special)?].concat();
+    if prompt.is_empty() {
+        return Err(Usage("the model has no token that begins a text: give its beginning with -i".into()).into());
+    }
     if prompt.len() > steps {
         let n = prompt.len();
         return Err(Usage(format!(
@@ -99,28 +106,32 @@ pub fn run(files: &ModelFiles, args: &GenerateArgs) -> anyhow::Result<()> {
 fn tell(
     files: &ModelFiles,
     session: &mut Session<'_>,
-    tokenizer: &OwnedTokenizer<&[u8]>,
+    tokenizer: &TextTokenizer,
     prompt: &[u32],
     steps: usize,
     stops: &mut Stops<'_>,
     out: &mut TextOut<impl Write>,
 ) -> anyhow::Result<Told> {
+    let header = files.header()?;
+    if tokenizer.bos().is_empty() {
+        out.push(&tokenizer.decode(prompt[0], prompt[0]))?;
+    }
     for pair in prompt.windows(2) {
-        out.push(tokenizer.decode(pair[0], pair[1])?)?;
+        out.push(&tokenizer.decode(pair[0], pair[1]))?;
     }
     let start = Instant::now();
     session.read(prompt)?;
-    let mut token = *prompt.last().unwrap_or(&BOS);
+    let mut token = prompt[prompt.len() - 1];
     let mut next = session.next_token().map_err(|e| files.explain(e))?;
     let prompt_time = start.elapsed();
     let mut tokens = Vec::new();
     let end = loop {
-        // BOS ends a story; it is not printed.
-        if next == BOS {
-            break End::Bos;
+        // What ends a story is not printed.
+        if header.ends(next) {
+            break if tokenizer.bos().contains(&next) { End::Bos } else { End::Eos };
         }
         tokens.push(next);
-        let (text, stopped) = stops.push(tokenizer.decode(token, next)?);
+        let (text, stopped) = stops.push(&tokenizer.decode(token, next));
         out.push(&text)?;
         if stopped {
             break End::Stop;
@@ -139,7 +150,7 @@ fn tell(
 
 /// Tokens per second of the prompt and of the story; the story's first token belongs to the prompt.
 fn rates(prompt: &[u32], told: &Told) -> (f64, Option<f64>) {
-    let positions = (told.tokens.len() + usize::from(matches!(told.end, End::Bos))).saturating_sub(1);
+    let positions = (told.tokens.len() + usize::from(matches!(told.end, End::Bos | End::Eos))).saturating_sub(1);
     let rate = (positions > 0).then(|| positions as f64 / told.time.as_secs_f64());
     (prompt.len() as f64 / told.prompt_time.as_secs_f64(), rate)
 }

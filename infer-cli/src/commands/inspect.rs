@@ -5,11 +5,12 @@ use std::path::Path;
 
 use anyhow::Context;
 use infer_core::format::{Header, Layout, Tensor, Version};
-use infer_core::{Aligned, Error, KvType, Limits, MergeSlot, Plan, Tokenizer, WeightType};
+use infer_core::{Aligned, Config, Error, KvType, Limits, MergeSlot, Plan, RopeScaling, Tokenizer, WeightType};
+use infer_text::TOKENIZER_BIN;
 use serde::Serialize;
 
 use crate::args::PlanLimits;
-use crate::session::{TOKENIZER, Usage};
+use crate::session::Usage;
 use crate::source::Source;
 
 pub fn run(path: Option<&Path>, limits: PlanLimits, c: bool, json: bool) -> anyhow::Result<()> {
@@ -31,7 +32,7 @@ pub fn run(path: Option<&Path>, limits: PlanLimits, c: bool, json: bool) -> anyh
         return Ok(print_c(&mut out, &plan?, limits.prompt, &bytes.name)?);
     }
     let tokenizer = match path {
-        Some(path) => std::fs::metadata(path.with_file_name(TOKENIZER)).map_or(0, |file| file.len()),
+        Some(path) => std::fs::metadata(path.with_file_name(TOKENIZER_BIN)).map_or(0, |file| file.len()),
         None => Source::tokenizer(None)?.len() as u64,
     };
     if json {
@@ -63,8 +64,35 @@ struct Report {
     vocab_size: usize,
     seq_len: usize,
     shared_classifier: bool,
+    rope_theta: f32,
+    rope_scaling: Option<Scaling>,
+    norm_eps: f32,
+    bos: Vec<u32>,
+    eos: Vec<u32>,
+    template: Option<String>,
     tensors: Vec<TensorReport>,
     firmware: Memory,
+}
+
+/// [`RopeScaling`] in the words of Hugging Face's config.json.
+#[derive(Serialize)]
+#[serde(tag = "rope_type", rename_all = "lowercase")]
+enum Scaling {
+    Linear { factor: f32 },
+    Llama3 { factor: f32, low_freq_factor: f32, high_freq_factor: f32, original_max_position_embeddings: usize },
+}
+
+impl Scaling {
+    fn new(scaling: RopeScaling) -> Option<Scaling> {
+        match scaling {
+            RopeScaling::Linear { factor } => Some(Scaling::Linear { factor }),
+            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_seq_len } => {
+                let original_max_position_embeddings = original_seq_len;
+                Some(Scaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings })
+            }
+            _ => None,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -108,6 +136,12 @@ impl Report {
             vocab_size: c.vocab_size,
             seq_len: c.seq_len,
             shared_classifier: c.shared_classifier,
+            rope_theta: c.rope.theta,
+            rope_scaling: Scaling::new(c.rope.scaling),
+            norm_eps: c.norm_eps,
+            bos: header.tokens.bos().to_vec(),
+            eos: header.tokens.eos().to_vec(),
+            template: Some(header.template.as_str()).filter(|name| !name.is_empty()).map(str::to_owned),
             tensors: layout.iter().map(tensor).collect(),
             firmware,
         }
@@ -157,7 +191,33 @@ fn print_header(out: &mut impl Write, header: &Header, file_bytes: usize) -> io:
     ] {
         writeln!(out, "{name:<14} {value}")?;
     }
-    writeln!(out, "classifier     {}", if c.shared_classifier { "shared with tok_emb" } else { "its own (wcls)" })
+    writeln!(out, "classifier     {}", if c.shared_classifier { "shared with tok_emb" } else { "its own (wcls)" })?;
+    if header.is_plain() { Ok(()) } else { print_extension(out, header) }
+}
+
+/// What llama2.c's header has no field for.
+fn print_extension(out: &mut impl Write, header: &Header) -> io::Result<()> {
+    let Config { rope, norm_eps, .. } = header.config;
+    let scaling = match Scaling::new(rope.scaling) {
+        None => "not scaled".to_owned(),
+        Some(Scaling::Linear { factor }) => format!("scaled linearly by {factor}"),
+        Some(Scaling::Llama3 {
+            factor,
+            low_freq_factor: low,
+            high_freq_factor: high,
+            original_max_position_embeddings: n,
+        }) => format!("scaled as Llama 3's by {factor} (frequency factors {low} and {high}, {n} positions)"),
+    };
+    let ids = |tokens: &[u32]| match tokens {
+        [] => "none".to_owned(),
+        _ => tokens.iter().map(u32::to_string).collect::<Vec<_>>().join(" "),
+    };
+    writeln!(out, "rotary base    {}, {scaling}", rope.theta)?;
+    writeln!(out, "norm epsilon   {norm_eps:e}")?;
+    writeln!(out, "BOS            {}", ids(header.tokens.bos()))?;
+    writeln!(out, "EOS            {}", ids(header.tokens.eos()))?;
+    let template = header.template.as_str();
+    writeln!(out, "template       {}", if template.is_empty() { "none" } else { template })
 }
 
 fn print_tensors(out: &mut impl Write, layout: &Layout) -> io::Result<()> {

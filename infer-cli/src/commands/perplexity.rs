@@ -3,22 +3,19 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use infer_core::{Engine, Kernels, Limits, OwnedTokenizer, Perplexity};
+use infer_core::{Perplexity, nats};
 use serde::Serialize;
 
-use crate::args::PerplexityArgs;
-use crate::input::read_text;
+use crate::args::{PerplexityArgs, WindowArgs};
 use crate::note::progress;
-use crate::session::{BATCH, ModelFiles, Usage, buffers, start_pool};
-
-/// Separates the stories of a text.
-const SEPARATOR: &str = "<|endoftext|>";
+use crate::session::{BATCH, ModelFiles, start_pool};
+use crate::windows::{Cut, Reader, Windows};
 
 /// The fields of the JSON object.
 #[derive(Serialize)]
 struct Report {
-    windows: usize,
-    window: usize,
+    #[serde(flatten)]
+    cut: Cut,
     tokens: usize,
     bytes: usize,
     nats_per_token: f64,
@@ -28,6 +25,7 @@ struct Report {
 
 pub fn run(args: &PerplexityArgs) -> anyhow::Result<()> {
     let (model, text) = args.files();
+    let args = &args.windows;
     let files = ModelFiles::open(model, args.tokenizer.as_deref())?;
     let report = measure(&files, text, args);
     files.warn_if_changed()?;
@@ -37,7 +35,7 @@ pub fn run(args: &PerplexityArgs) -> anyhow::Result<()> {
         writeln!(out, "{}", serde_json::to_string(&report)?)?;
         return Ok(());
     }
-    writeln!(out, "windows          {} of {} tokens", report.windows, report.window)?;
+    writeln!(out, "windows          {}", report.cut)?;
     writeln!(out, "predicted        {} tokens, {} bytes", report.tokens, report.bytes)?;
     writeln!(out, "nats per token   {:.7}", report.nats_per_token)?;
     writeln!(out, "perplexity       {:.5}", report.perplexity)?;
@@ -45,39 +43,24 @@ pub fn run(args: &PerplexityArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn measure(files: &ModelFiles, text: &Path, args: &PerplexityArgs) -> anyhow::Result<Report> {
-    let model = files.model()?;
-    let config = *model.config();
-    let window = args.window.unwrap_or(config.seq_len);
-    if window == 0 || window > config.seq_len {
-        return Err(Usage(format!("--window {window}: give 1 to {}, the model's context", config.seq_len)).into());
-    }
+fn measure(files: &ModelFiles, text: &Path, args: &WindowArgs) -> anyhow::Result<Report> {
+    let config = *files.model()?.config();
     let tokenizer = files.tokenizer()?;
-    let ids = read_stream(&tokenizer, text)?;
-    let most = ids.len().saturating_sub(1) / window;
-    let windows = args.windows.map_or(most, |n| n.get().min(most));
-    if windows == 0 {
-        let n = ids.len();
-        return Err(Usage(format!(
-            "text {} has {n} tokens, and one window takes {}: give a longer text or a smaller --window",
-            text.display(),
-            window + 1
-        ))
-        .into());
-    }
-
+    let windows = Windows::new(args, &tokenizer, text, config.seq_len)?;
     let pool = start_pool(args.threads, &config, BATCH)?;
-    let engine = Engine::new(Kernels::detect(), &pool);
-    let mut buffers = buffers(
-        &config,
-        Limits::new(window).with_batch(BATCH.min(window)).with_threads(pool.threads().get()).with_kv(args.kv.into()),
-    )?;
-    let mut state = buffers.state()?;
-    let progress = progress(windows as u64, "{bar:40} window {pos}/{len}, {msg}, {eta} left")?;
+    let mut buffers = Reader::buffers(files, windows.cut, &pool, args.kv)?;
+    let mut reader = Reader::new(files, &mut buffers, &pool)?;
+    let progress = progress(windows.cut.windows as u64, "{bar:40} window {pos}/{len}, {msg}, {eta} left")?;
     let mut sum = Perplexity::default();
-    for start in (0..windows * window).step_by(window) {
-        let (tokens, targets) = (&ids[start..start + window], &ids[start + 1..=start + window]);
-        sum.add_window(&model, &mut state, &engine, &tokenizer.get(), tokens, targets).map_err(|e| files.explain(e))?;
+    for window in windows.iter() {
+        reader.start_window()?;
+        for batch in window {
+            reader.read(&batch)?;
+            for (row, target) in batch.targets() {
+                let bytes = tokenizer.text_bytes(target);
+                sum += Perplexity { nats: nats(reader.logits(row)?, target), tokens: 1, bytes };
+            }
+        }
         progress.set_message(format!("{:.4} nats per token", sum.per_token()));
         progress.inc(1);
     }
@@ -85,15 +68,5 @@ fn measure(files: &ModelFiles, text: &Path, args: &PerplexityArgs) -> anyhow::Re
 
     let Perplexity { tokens, bytes, .. } = sum;
     let (nats_per_token, nats_per_byte) = (sum.per_token(), sum.per_byte());
-    Ok(Report { windows, window, tokens, bytes, nats_per_token, perplexity: sum.perplexity(), nats_per_byte })
-}
-
-/// Reads the tokens of all stories of a text, each with BOS in front.
-fn read_stream(tokenizer: &OwnedTokenizer<&[u8]>, path: &Path) -> anyhow::Result<Vec<u32>> {
-    let text = read_text(path)?;
-    let mut ids = Vec::new();
-    for story in text.split(SEPARATOR).map(str::trim).filter(|story| !story.is_empty()) {
-        ids.extend(tokenizer.encode(story)?);
-    }
-    Ok(ids)
+    Ok(Report { cut: windows.cut, tokens, bytes, nats_per_token, perplexity: sum.perplexity(), nats_per_byte })
 }

@@ -1,20 +1,24 @@
 //! Rewrites a model in int8, of any size: input pages are mapped and forgotten, output is streamed.
 //! An int8 input takes the memory of its largest matrix in f32; that of an f32 input is mapped.
 
-use std::borrow::Cow;
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+mod companion;
 
-use anyhow::{Context, anyhow, ensure};
+use std::borrow::Cow;
+use std::io;
+use std::path::Path;
+
+use anyhow::{Context, anyhow};
 use infer_core::format::{Header, Tensor, Version, WriteError, write};
-use infer_core::{Error, OwnedTokenizer, WeightType};
+use infer_core::{Error, WeightType};
+use infer_text::{TOKENIZER_BIN, TOKENIZER_JSON};
 use same_file::is_same_file;
 use tempfile::NamedTempFile;
 
 use crate::note::{note, progress};
-use crate::session::{TOKENIZER, Usage};
-use crate::source::{Source, folder_of, read};
+use crate::session::Usage;
+use crate::source::{Source, folder_of};
+use crate::unfinished;
+use companion::Companion;
 
 pub fn run(input: &Path, output: &Path, tokenizer: Option<&Path>) -> anyhow::Result<()> {
     let in_file = || format!("model {}", input.display());
@@ -26,20 +30,20 @@ pub fn run(input: &Path, output: &Path, tokenizer: Option<&Path>) -> anyhow::Res
         return Err(Error::Truncated { need, have }).with_context(in_file);
     }
     let config = source.config.quantized().with_context(in_file)?;
-    let target = Header { version: Version::V2, config };
+    let target = Header::new(Version::V2, config).with_tokens(source.tokens).with_template(source.template);
 
     let out_file = || format!("output {}", output.display());
     check_output(input, output)?;
-    let tokenizer = Companion::find(input, output, tokenizer, config.vocab_size)?;
+    let companions = Companion::all(input, output, tokenizer, &target)?;
     let mut temporary = temporary_beside(output).with_context(out_file)?;
-    remember_unfinished(Some(temporary.path().to_path_buf()));
+    let unfinished = unfinished::remember(temporary.path());
     let targets = target.layout().with_context(in_file)?;
     let progress = progress(targets.file_bytes, "{bar:40} {bytes} of {total_bytes}, {eta} left")?;
     let mut doing = "the header".to_owned();
     let written = write(temporary.as_file_mut(), &target, |name, layer| {
         doing = format!("{} of layer {layer}", name.as_str());
         progress.set_position(targets.get(name).map_or(0, |t| t.offset + layer as u64 * t.stride));
-        layout.get(name).map_or(Cow::Borrowed(&[]), |tensor| weights(&bytes, &tensor, layer))
+        Ok(layout.get(name).map_or(Cow::Borrowed(&[]), |tensor| weights(&bytes, &tensor, layer)))
     });
     let WeightType::Q8 { group_size } = config.weights else { unreachable!("quantized() gives Q8") };
     let written = written.map_err(|e| match e {
@@ -54,13 +58,15 @@ pub fn run(input: &Path, output: &Path, tokenizer: Option<&Path>) -> anyhow::Res
     });
     written.with_context(|| format!("writing {doing} to {}", output.display()))?;
     temporary.as_file().sync_all().with_context(out_file)?;
-    tokenizer.write()?; // first: a model without its tokenizer is of no use
+    for companion in &companions {
+        companion.write()?; // first: a model without its tokenizer is of no use
+    }
     temporary.persist(output).with_context(out_file)?;
-    remember_unfinished(None);
+    drop(unfinished);
     progress.finish_and_clear();
     note(format_args!("{}: {} bytes, int8 in groups of {group_size}", output.display(), targets.file_bytes))?;
-    if !output.with_file_name(TOKENIZER).exists() {
-        note(format_args!("there is no {TOKENIZER} beside {}: -z brings one along", input.display()))?;
+    if ![TOKENIZER_BIN, TOKENIZER_JSON].iter().any(|name| output.with_file_name(name).exists()) {
+        note(format_args!("there is no {TOKENIZER_BIN} beside {}: -z brings one along", input.display()))?;
     }
     Ok(())
 }
@@ -74,8 +80,9 @@ fn check_output(input: &Path, output: &Path) -> anyhow::Result<()> {
     if is_same_file(input, output).unwrap_or(false) {
         return Err(Usage(format!("{out_file} is the input itself: give another name")).into());
     }
-    if output.file_name().is_some_and(|name| name == TOKENIZER) {
-        return Err(Usage(format!("{out_file} is the place of the model's tokenizer: give another name")).into());
+    if output.file_name().is_some_and(|name| companion::NAMES.iter().any(|taken| name == *taken)) {
+        let what = "is the place of the model's tokenizer or chat template";
+        return Err(Usage(format!("{out_file} {what}: give another name")).into());
     }
     Ok(())
 }
@@ -88,75 +95,6 @@ fn temporary_beside(path: &Path) -> io::Result<NamedTempFile> {
     #[cfg(unix)] // as any new file, not only for its owner
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
     builder.tempfile_in(folder_of(path))
-}
-
-/// The tokenizer that goes with the output: what is to be written beside it, if anything.
-struct Companion {
-    path: PathBuf,
-    bytes: Option<Vec<u8>>,
-}
-
-impl Companion {
-    /// Takes the given tokenizer, or the one beside the input, and checks that it is whole. A
-    /// tokenizer.bin of another vocabulary beside the output is never replaced, nor left for the
-    /// model to be read with.
-    fn find(input: &Path, output: &Path, given: Option<&Path>, vocab_size: usize) -> anyhow::Result<Companion> {
-        let path = output.with_file_name(TOKENIZER);
-        let beside = input.with_file_name(TOKENIZER);
-        let Some(from) = given.or(beside.exists().then_some(&*beside)) else {
-            ensure!(
-                !path.exists(),
-                "{} is there, and nothing tells whether it is this model's: name the model's own with -z",
-                path.display()
-            );
-            return Ok(Companion { path, bytes: None });
-        };
-        let source = Source::tokenizer(Some(from))?; // first: opening a pipe, as the comparison does, would wait
-        if is_same_file(from, output).unwrap_or(false) {
-            return Err(Usage(format!("output {} is the tokenizer itself: give another name", output.display())).into());
-        }
-        OwnedTokenizer::new(&*source, vocab_size)
-            .with_context(|| format!("{}: name the model's own with -z", source.name))?;
-        if !path.exists() {
-            return Ok(Companion { path, bytes: Some(source.to_vec()) });
-        }
-        let there = read(&path).with_context(|| format!("tokenizer {}", path.display()))?;
-        ensure!(
-            there[..] == source[..],
-            "{} is there and differs from {}, so that a model beside it would print gibberish: name an output in \
-             another folder, or move that file away",
-            path.display(),
-            from.display()
-        );
-        Ok(Companion { path, bytes: None })
-    }
-
-    fn write(&self) -> anyhow::Result<()> {
-        let Some(bytes) = &self.bytes else { return Ok(()) };
-        let out_file = || format!("tokenizer {}", self.path.display());
-        let mut temporary = temporary_beside(&self.path).with_context(out_file)?;
-        temporary.write_all(bytes).with_context(out_file)?;
-        temporary.as_file().sync_all().with_context(out_file)?;
-        // Not over a file that came into being meanwhile.
-        temporary.persist_noclobber(&self.path).with_context(out_file)?;
-        Ok(())
-    }
-}
-
-/// The file that an interruption should remove.
-static UNFINISHED: Mutex<Option<PathBuf>> = Mutex::new(None);
-
-fn remember_unfinished(path: Option<PathBuf>) {
-    if let Ok(mut unfinished) = UNFINISHED.lock() {
-        *unfinished = path;
-    }
-}
-
-/// Removes the temporary file of a run that is being interrupted.
-pub fn remove_unfinished() {
-    if let Ok(Some(path)) = UNFINISHED.lock().as_deref() {
-        let _ = std::fs::remove_file(path); // nothing left to do if that fails
-    }
 }
 
 /// The weights of one layer of a tensor. Groups of the input may cross rows, and scales need not be

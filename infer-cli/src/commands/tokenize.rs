@@ -3,8 +3,8 @@
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
-use anyhow::Context;
-use infer_core::OwnedTokenizer;
+use infer_core::UNK;
+use infer_text::{Special, TextTokenizer};
 use serde::Serialize;
 
 use crate::input::read_stdin;
@@ -18,14 +18,14 @@ struct Report<'a> {
     pieces: Vec<String>,
 }
 
-pub fn run(path: Option<&Path>, text: Option<&str>, json: bool) -> anyhow::Result<()> {
-    let bytes = Source::tokenizer(path)?;
-    let tokenizer = OwnedTokenizer::whole(&*bytes).with_context(|| bytes.name.clone())?;
+pub fn run(path: Option<&Path>, text: Option<&str>, special: bool, json: bool) -> anyhow::Result<()> {
+    let tokenizer = Source::tokenizer(path)?.whole_tokenizer()?;
     let text = text.map_or_else(read_stdin, |text| Ok(text.to_owned()))?;
-    let tokens = tokenizer.encode(&text)?;
+    let special = if special { Special::Match } else { Special::AsText };
+    let tokens = [tokenizer.bos(), &tokenizer.encode(&text, special)?].concat();
     let mut out = BufWriter::new(io::stdout().lock());
     if json {
-        serde_json::to_writer(&mut out, &Report { tokens: &tokens, pieces: pieces(&tokenizer, &tokens)? })?;
+        serde_json::to_writer(&mut out, &Report { tokens: &tokens, pieces: pieces(&tokenizer, &tokens) })?;
     } else {
         for (i, token) in tokens.iter().enumerate() {
             write!(out, "{}{token}", if i > 0 { " " } else { "" })?;
@@ -36,7 +36,7 @@ pub fn run(path: Option<&Path>, text: Option<&str>, json: bool) -> anyhow::Resul
     Ok(())
 }
 
-fn pieces(tokenizer: &OwnedTokenizer<&[u8]>, tokens: &[u32]) -> Result<Vec<String>, infer_core::Error> {
-    let piece = |&token| Ok(String::from_utf8_lossy(tokenizer.decode(0, token)?).into_owned());
+fn pieces(tokenizer: &TextTokenizer, tokens: &[u32]) -> Vec<String> {
+    let piece = |&token| String::from_utf8_lossy(&tokenizer.decode(UNK, token)).into_owned();
     tokens.iter().map(piece).collect()
 }

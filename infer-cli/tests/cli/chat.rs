@@ -2,22 +2,17 @@
 
 use super::*;
 
-/// A model that answers every message with the same letters, "acdef…", and then the token `end`.
-/// Layers add nothing, so that a token decides the next one. Without an end the letters begin
-/// again.
-pub fn fixed_answers(test: &str, seq_len: usize, letters: usize, end: Option<usize>) -> (PathBuf, String) {
+/// A model that answers every message with the same tokens, and then the token `end`. Layers add
+/// nothing, so that a token decides the next one. Without an end the answer begins again.
+pub fn fixed_model(seq_len: usize, ids: &[usize], end: Option<usize>) -> RandomModel {
     use infer_core::format::TensorName::*;
-    let dim = (letters + 1).next_multiple_of(8);
+    let dim = (ids.len() + 1).next_multiple_of(8);
     let shape = Config::new(dim, 5, 1, 4, 300, seq_len).with_kv_heads(2).with_own_classifier();
     let mut model = RandomModel::new(shape, 3);
     for tensor in [Wo, W2, TokEmb, Wcls] {
         model.tensor_mut(tensor).fill(0.0);
     }
-    let pieces: Vec<String> = ('c'..='z').map(String::from).collect();
-    let mut all = vec![" ", "a", "b", " a"];
-    all.extend(pieces.iter().map(String::as_str));
-    let ids: Vec<usize> = std::iter::once(260).chain(263..).take(letters).collect();
-    // Letter i has dimension i + 1, and everything else dimension 0.
+    // Token i of the answer has dimension i + 1, and everything else dimension 0.
     for token in 0..300 {
         let dimension = ids.iter().position(|&id| id == token).map_or(0, |i| i + 1);
         model.tensor_mut(TokEmb)[token * dim + dimension] = 1.0;
@@ -25,8 +20,17 @@ pub fn fixed_answers(test: &str, seq_len: usize, letters: usize, end: Option<usi
     for (i, id) in ids.iter().enumerate() {
         model.tensor_mut(Wcls)[id * dim + i] = 9.0;
     }
-    let last = end.unwrap_or(ids[0]);
-    model.tensor_mut(Wcls)[last * dim + letters] = 9.0;
+    model.tensor_mut(Wcls)[end.unwrap_or(ids[0]) * dim + ids.len()] = 9.0;
+    model
+}
+
+/// [`fixed_model`] with the answer "acdef…" of so many letters.
+pub fn fixed_answers(test: &str, seq_len: usize, letters: usize, end: Option<usize>) -> (PathBuf, String) {
+    let ids: Vec<usize> = std::iter::once(260).chain(263..).take(letters).collect();
+    let model = fixed_model(seq_len, &ids, end);
+    let pieces: Vec<String> = ('c'..='z').map(String::from).collect();
+    let mut all = vec![" ", "a", "b", " a"];
+    all.extend(pieces.iter().map(String::as_str));
     let folder = scratch(test);
     let path = folder.join("model.bin");
     std::fs::write(&path, model.to_file(Version::V1).bytes()).unwrap();

@@ -1,6 +1,8 @@
 //! The other commands: tokenize, inspect, quantize, perplexity and bench.
 
 use infer_core::capi::{INFER_PARTS, infer_limits, infer_plan};
+use infer_core::format::{Header, SpecialTokens, TemplateName};
+use infer_core::{Rope, RopeScaling};
 use serde::Deserialize;
 
 use super::*;
@@ -29,6 +31,50 @@ fn inspect_shows_header_tensors_and_plan() {
     assert_fails(&run(&["inspect", &model, "--plan", "max_seq=513"]), 2, &["max_seq=513", "1 to 512"]);
     let gs8 = shared::file("data/models/stories260K/stories260K.export_v2_q80_gs8.bin").unwrap();
     assert_fails(&run(&["inspect", gs8.to_str().unwrap()]), 1, &["group_size 8", "dim 64", "hidden_dim 172"]);
+}
+
+#[test]
+fn inspect_shows_what_a_plain_file_cannot_say() {
+    let folder = scratch("inspect_extension");
+    let path = folder.join("model.bin");
+    let llama3 =
+        RopeScaling::Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_seq_len: 8192 };
+    let inspect = |scaling, norm_eps, bos: &[u32], eos: &[u32], template| {
+        let config =
+            config(8, 12, 1, 2, 1).with_rope(Rope::new(500000.0).with_scaling(scaling)).with_norm_eps(norm_eps);
+        let header = Header::new(Version::V1, config)
+            .with_tokens(SpecialTokens::new(bos, eos).unwrap())
+            .with_template(TemplateName::new(template).unwrap());
+        let mut file = RandomModel::new(config, 3).to_file(Version::V1).bytes().to_vec();
+        file[..header.size()].copy_from_slice(&header.to_bytes().unwrap());
+        std::fs::write(&path, file).unwrap();
+        let path = path.to_str().unwrap();
+        (stdout(&run(&["inspect", path])).to_owned(), json(&run(&["inspect", path, "--json"])))
+    };
+    let (table, report) = inspect(llama3, 1e-6, &[], &[7, 299], "llama3");
+    let lines = "rotary base    500000, scaled as Llama 3's by 8 (frequency factors 1 and 4, 8192 positions)\n\
+                 norm epsilon   1e-6\nBOS            none\nEOS            7 299\ntemplate       llama3\n";
+    assert!(table.contains(lines), "{table}");
+    assert_eq!((&report["rope_theta"], &report["bos"]), (&500000.0.into(), &serde_json::json!([])));
+    assert_eq!((&report["eos"], &report["template"]), (&serde_json::json!([7, 299]), &"llama3".into()));
+    assert_eq!(report["norm_eps"].as_f64().unwrap() as f32, 1e-6);
+    let scaling = serde_json::json!({
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    });
+    assert_eq!(report["rope_scaling"], scaling);
+
+    let (table, report) = inspect(RopeScaling::Linear { factor: 2.5 }, 1e-5, &[1, 5], &[], "");
+    let lines = "rotary base    500000, scaled linearly by 2.5\nnorm epsilon   1e-5\nBOS            1 5\n\
+                 EOS            none\ntemplate       none\n";
+    assert!(table.contains(lines), "{table}");
+    assert_eq!(report["rope_scaling"], serde_json::json!({ "rope_type": "linear", "factor": 2.5 }));
+    assert_eq!(report["template"], serde_json::Value::Null);
+
+    let (_, plain) = random_model("inspect_plain", |_| {});
+    assert!(!stdout(&run(&["inspect", &plain])).contains("rotary"));
+    let report = json(&run(&["inspect", &plain, "--json"]));
+    assert_eq!((&report["rope_theta"], &report["rope_scaling"]), (&10000.0.into(), &serde_json::Value::Null));
 }
 
 #[test]

@@ -227,3 +227,37 @@ fn json_of_the_other_commands() {
     let pieces = ["\n<s>\n", " a", "\u{fffd}", "\u{fffd}"];
     assert_eq!(json(&tokenize), serde_json::json!({ "tokens": [1, 262, 198, 172], "pieces": pieces }));
 }
+
+#[test]
+fn quantize_brings_tokenizer_json_and_chat_template_along() {
+    use infer_core::format::{Header, SpecialTokens, TemplateName};
+    let (folder, model) = quantisable("quantize_json");
+    std::fs::remove_file(folder.join("tokenizer.bin")).unwrap();
+    let json = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/llama3/tokenizer.json");
+    std::fs::copy(json, folder.join("tokenizer.json")).unwrap();
+    let shape = config(8, 12, 1, 2, 1);
+    let header = Header::new(Version::V1, shape)
+        .with_tokens(SpecialTokens::new(&[295], &[296, 299]).unwrap())
+        .with_template(TemplateName::new("jinja").unwrap());
+    let mut file = RandomModel::new(shape, 3).to_file(Version::V1).bytes().to_vec();
+    file[..header.size()].copy_from_slice(&header.to_bytes().unwrap());
+    std::fs::write(&model, file).unwrap();
+    let out = |name: &str| folder.join("out").join(name);
+    let quantize = || run(&["quantize", &model, out("int8.bin").to_str().unwrap()]);
+    assert_fails(&quantize(), 1, &["chat_template.jinja"]);
+    std::fs::write(folder.join("chat_template.jinja"), "{{ messages }}").unwrap();
+    stdout(&quantize());
+    for name in ["tokenizer.json", "chat_template.jinja"] {
+        assert_eq!(std::fs::read(out(name)).unwrap(), std::fs::read(folder.join(name)).unwrap());
+    }
+    let quantized = Header::parse(&std::fs::read(out("int8.bin")).unwrap()).unwrap();
+    assert_eq!((quantized.tokens, quantized.template), (header.tokens, header.template));
+    stdout(&quantize()); // the same files are no obstacle
+
+    std::fs::write(out("chat_template.jinja"), "{{ other }}").unwrap();
+    assert_fails(&quantize(), 1, &["chat_template.jinja is there and differs"]);
+    std::fs::remove_file(out("chat_template.jinja")).unwrap();
+    std::fs::write(out("tokenizer.bin"), tokenizer_file(&[], 300)).unwrap();
+    assert_fails(&quantize(), 1, &["tokenizer.bin is there", "instead of tokenizer.json"]);
+    assert_fails(&run(&["quantize", &model, out("tokenizer.json").to_str().unwrap()]), 2, &["place of the model's"]);
+}

@@ -2,12 +2,14 @@
 
 mod chat;
 mod commands;
+mod compare;
 mod default_model;
 mod files;
 mod flags;
 mod golden;
 mod serial;
 mod story;
+mod templates;
 mod terminal;
 
 use std::io::Write;

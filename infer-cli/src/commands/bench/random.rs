@@ -17,8 +17,8 @@ pub fn model(shape: Shape, weights: Weights) -> anyhow::Result<ModelBytes> {
         Shape::S1B => shapes::TINYLLAMA_1B,
     };
     let header = match weights {
-        Weights::F32 => Header { version: Version::V1, config },
-        Weights::Int8 => Header { version: Version::V2, config: config.quantized()? },
+        Weights::F32 => Header::new(Version::V1, config),
+        Weights::Int8 => Header::new(Version::V2, config.quantized()?),
     };
     let layout = header.layout()?;
     let mut file = ModelBytes::zeros(usize::try_from(layout.file_bytes)?)

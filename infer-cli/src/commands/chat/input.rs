@@ -78,7 +78,8 @@ fn edit(editor: &mut Editor<(), MemHistory>, question: &str) -> anyhow::Result<A
     }
 }
 
-fn read_line() -> anyhow::Result<Asked> {
+/// Reads one line of standard input.
+pub fn read_line() -> anyhow::Result<Asked> {
     let mut line = Vec::new();
     let mut stdin = io::stdin().lock();
     if stdin.by_ref().take(LONGEST as u64 + 1).read_until(b'\n', &mut line)? == 0 {

@@ -1,14 +1,20 @@
 //! The turns of a conversation, and the part of them that the model reads.
 
-use infer_core::{BOS, EOS, OwnedTokenizer};
+use anyhow::ensure;
+use infer_core::BOS;
+use infer_text::{Message, Template, TextTokenizer};
+use serde::{Deserialize, Serialize};
 
 use crate::text::TextOut;
 
 /// A conversation. The model reads its youngest turns, as many as the context holds.
 pub struct Turns<'t> {
-    tokenizer: &'t OwnedTokenizer<&'t [u8]>,
+    tokenizer: &'t TextTokenizer,
+    template: &'t Template,
     /// Positions of the KV cache.
     context: usize,
+    /// Tokens that the template puts behind an answer.
+    closing: usize,
     system: String,
     turns: Vec<Turn>,
     /// The oldest turn that the model reads. The system prompt precedes its message.
@@ -19,17 +25,32 @@ pub struct Turns<'t> {
     cached: usize,
 }
 
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Turn {
     user: String,
-    /// The message in its brackets, without the system prompt.
-    prompt: Vec<u32>,
+    /// The token before the answer, which decides how its first token is shown.
+    before: u32,
     answer: Vec<u32>,
 }
 
+/// What of a conversation a file keeps.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Kept {
+    system: String,
+    turns: Vec<Turn>,
+    first: usize,
+    pub tokens: Vec<u32>,
+    pub cached: usize,
+}
+
 impl<'t> Turns<'t> {
-    pub fn new(tokenizer: &'t OwnedTokenizer<&'t [u8]>, context: usize) -> Turns<'t> {
+    pub fn new(tokenizer: &'t TextTokenizer, template: &'t Template, context: usize) -> anyhow::Result<Turns<'t>> {
         let (turns, tokens) = (Vec::new(), Vec::new());
-        Turns { tokenizer, context, system: String::new(), turns, first: 0, tokens, cached: 0 }
+        let system = String::new();
+        let mut this = Turns { tokenizer, template, context, closing: 0, system, turns, first: 0, tokens, cached: 0 };
+        let turn = [Turn { user: "a".into(), before: 0, answer: Vec::new() }];
+        this.closing = this.closed(&turn)?.saturating_sub(this.open(&turn)?.len());
+        Ok(this)
     }
 
     /// Forgets all turns, but not the system prompt.
@@ -46,40 +67,48 @@ impl<'t> Turns<'t> {
     /// Changes the system prompt, from the next message on. Keeps the old one where no message fits
     /// beside the new one, and returns the number of its tokens then.
     pub fn set_system(&mut self, system: &str) -> anyhow::Result<Result<(), usize>> {
-        let n = self.tokenizer.encode(&render(system, ""))?.len();
-        if n >= self.context {
-            return Ok(Err(n));
+        let old = std::mem::replace(&mut self.system, system.to_owned());
+        match self.len_alone("") {
+            Ok(n) if n < self.context => Ok(Ok(())),
+            refused => {
+                self.system = old;
+                refused.map(Err)
+            }
         }
-        system.clone_into(&mut self.system);
-        Ok(Ok(()))
     }
 
     /// Positions that are left when no turn is dropped.
     pub fn room(&self) -> usize {
-        let eos = usize::from(!self.turns.is_empty());
-        self.context.saturating_sub(self.tokens.len() + eos)
+        let closing = if self.turns.is_empty() { 0 } else { self.closing };
+        self.context.saturating_sub(self.tokens.len() + closing)
     }
 
     /// Tokens of a message that begins a conversation, with the system prompt.
     pub fn len_alone(&self, user: &str) -> anyhow::Result<usize> {
-        Ok(self.tokenizer.encode(&render(&self.system, user))?.len())
+        Ok(self.open(&[Turn { user: user.into(), before: 0, answer: Vec::new() }])?.len())
     }
 
     /// Tokens of a message behind the turns so far.
     pub fn len_next(&self, user: &str) -> anyhow::Result<usize> {
-        let system = if self.turns.is_empty() { &self.system } else { "" };
-        Ok(self.tokenizer.encode(&render(system, user))?.len())
+        let turns = &self.turns[self.first..];
+        if turns.is_empty() {
+            return self.len_alone(user);
+        }
+        let next = Turn { user: user.into(), before: 0, answer: Vec::new() };
+        let all: Vec<Turn> = turns.iter().cloned().chain([next]).collect();
+        Ok(self.open(&all)?.len().saturating_sub(self.closed(turns)?))
     }
 
     /// Begins a turn with a message that fits alone. Returns the number of tokens by which the
-    /// conversation grows.
+    /// conversation grows. After an error it is as before.
     pub fn begin(&mut self, user: String) -> anyhow::Result<usize> {
-        let eos = usize::from(!self.turns.is_empty());
-        let grown = eos + self.len_next(&user)?;
-        let prompt = self.tokenizer.encode(&render("", &user))?;
-        self.turns.push(Turn { user, prompt, answer: Vec::new() });
-        self.arrange()?;
-        Ok(grown)
+        let before = self.open(&self.turns[self.first..])?.len();
+        self.turns.push(Turn { user, before: BOS, answer: Vec::new() });
+        if let Err(e) = self.arrange() {
+            self.turns.pop();
+            return Err(e);
+        }
+        Ok(self.tokens.len().saturating_sub(before))
     }
 
     /// Adds a token to the answer.
@@ -148,9 +177,9 @@ impl<'t> Turns<'t> {
         for turn in &self.turns {
             text.extend(format!("User: {}\nAssistant: ", turn.user).bytes());
             let mut out = TextOut::new(&mut text);
-            let mut before = turn.prompt.last().copied().unwrap_or(BOS);
+            let mut before = turn.before;
             for &token in &turn.answer {
-                out.push(self.tokenizer.decode(before, token)?)?;
+                out.push(&self.tokenizer.decode(before, token))?;
                 before = token;
             }
             out.finish()?;
@@ -158,50 +187,96 @@ impl<'t> Turns<'t> {
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
+    /// Number of turns, the dropped ones included.
+    pub fn len(&self) -> usize {
+        self.turns.len()
+    }
+
+    /// The conversation for a file.
+    pub fn keep(&self) -> Kept {
+        Kept {
+            system: self.system.clone(),
+            turns: self.turns.clone(),
+            first: self.first,
+            tokens: self.tokens.clone(),
+            cached: self.cached,
+        }
+    }
+
+    /// Takes up a conversation from a file. What the template writes in another way now, such as
+    /// the date, is read again.
+    pub fn take_up(&mut self, kept: Kept) -> anyhow::Result<()> {
+        let Kept { system, turns, first, tokens, cached } = kept;
+        ensure!(first < turns.len().max(1) && cached <= tokens.len(), "its conversation makes no sense");
+        (self.system, self.turns, self.first, self.cached) = (system, turns, first, cached);
+        self.tokens.clone_from(&tokens);
+        self.arrange()?;
+        if self.tokens == tokens {
+            self.cached = cached; // a message comes first, so that something is left to read
+        }
+        Ok(())
+    }
+
     /// Lines up the tokens of the turns from `first` on. Those in the KV cache stay there.
     fn arrange(&mut self) -> anyhow::Result<()> {
-        let mut tokens = Vec::new();
-        for (i, turn) in self.turns.iter().enumerate().skip(self.first) {
-            if i > self.first {
-                tokens.push(EOS);
-                tokens.extend(&turn.prompt);
-            } else {
-                tokens = self.tokenizer.encode(&render(&self.system, &turn.user))?;
-            }
-            tokens.extend(&turn.answer);
-        }
+        let tokens = self.open(&self.turns[self.first..])?;
         let same = self.tokens.iter().zip(&tokens).take_while(|(old, new)| old == new).count();
         // The last token is always read: what follows it is known only then.
         self.cached = self.cached.min(same).min(tokens.len().saturating_sub(1));
         self.tokens = tokens;
+        if let Some(turn) = self.turns.last_mut() {
+            let at = self.tokens.len() - turn.answer.len();
+            turn.before = at.checked_sub(1).map_or(BOS, |at| self.tokens[at]);
+        }
         Ok(())
+    }
+
+    /// The tokens of these turns, of which the last answer may go on.
+    fn open(&self, turns: &[Turn]) -> anyhow::Result<Vec<u32>> {
+        let Some((last, before)) = turns.split_last() else { return Ok(Vec::new()) };
+        let mut messages = self.messages(before);
+        messages.push(Message::new("user", &last.user));
+        let mut tokens = self.template.render_with(self.tokenizer, &messages, &answers(before), true)?.tokens;
+        tokens.extend(&last.answer);
+        Ok(tokens)
+    }
+
+    /// The number of tokens of these turns, of which the last answer has ended.
+    fn closed(&self, turns: &[Turn]) -> anyhow::Result<usize> {
+        Ok(self.template.render_with(self.tokenizer, &self.messages(turns), &answers(turns), false)?.tokens.len())
+    }
+
+    /// The system prompt and turns as messages. The answers stand for themselves, as tokens.
+    fn messages(&self, turns: &[Turn]) -> Vec<Message> {
+        let system = (!self.system.is_empty()).then(|| Message::new("system", &self.system));
+        let turns = turns.iter().flat_map(|turn| [Message::new("user", &turn.user), Message::new("assistant", "")]);
+        system.into_iter().chain(turns).collect()
     }
 }
 
-fn render(system: &str, user: &str) -> String {
-    if system.is_empty() {
-        format!("[INST] {user} [/INST]")
-    } else {
-        format!("[INST] <<SYS>>\n{system}\n<</SYS>>\n\n{user} [/INST]")
-    }
+fn answers(turns: &[Turn]) -> Vec<&[u32]> {
+    turns.iter().map(|turn| &*turn.answer).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use infer_core::EOS;
+    use infer_text::Special;
+
     use super::*;
     use crate::session::ModelFiles;
 
     #[test]
     fn kept_turns_are_lined_up_behind_the_system_prompt() {
         let files = ModelFiles::open(None, None).unwrap();
-        let tokenizer = files.tokenizer().unwrap();
-        let tokens = |text: &str| tokenizer.encode(text).unwrap();
+        let (tokenizer, template) = (files.tokenizer().unwrap(), Template::named("llama2").unwrap());
+        let tokens = |text: &str| [&[BOS], &tokenizer.encode(text, Special::AsText).unwrap()[..]].concat();
         let answer = [5, 6, 7];
         let rest = [&tokens("[INST] two [/INST]")[..], &answer, &[EOS], &tokens("[INST] three [/INST]")].concat();
         let first = tokens("[INST] <<SYS>>\nBe kind.\n<</SYS>>\n\none [/INST]");
         let all = [&first[..], &answer, &[EOS], &rest].concat();
 
-        let mut turns = Turns::new(&tokenizer, all.len());
+        let mut turns = Turns::new(&tokenizer, &template, all.len()).unwrap();
         turns.set_system("Be kind.").unwrap().unwrap();
         for (user, grown) in [("one", first.len()), ("two", 1 + tokens("[INST] two [/INST]").len())] {
             assert_eq!(turns.begin(user.into()).unwrap(), grown);
@@ -231,8 +306,8 @@ mod tests {
     #[test]
     fn an_unanswered_turn_is_taken_back() {
         let files = ModelFiles::open(None, None).unwrap();
-        let tokenizer = files.tokenizer().unwrap();
-        let mut turns = Turns::new(&tokenizer, 100);
+        let (tokenizer, template) = (files.tokenizer().unwrap(), Template::named("llama2").unwrap());
+        let mut turns = Turns::new(&tokenizer, &template, 100).unwrap();
         for _ in 0..2 {
             turns.begin("one".into()).unwrap();
             turns.set_cached(usize::MAX);

@@ -4,10 +4,10 @@ use std::io::{self, Write};
 
 use anyhow::bail;
 use infer_core::{
-    BOS, Engine, HASH_START, Kernels, KvType, Limits, OwnedTokenizer, ProbIndex, Sampler, Serial, classify, forward,
-    hash_logits,
+    BOS, Engine, HASH_START, Kernels, KvType, Limits, ProbIndex, Sampler, Serial, classify, forward, hash_logits,
 };
 use infer_link::{Request, Statistics};
+use infer_text::{Special, TextTokenizer};
 
 use super::link::{Firmware, stopped};
 use crate::session::{ModelFiles, buffers};
@@ -15,7 +15,7 @@ use crate::session::{ModelFiles, buffers};
 /// Runs the model here with the same settings, and compares tokens and logits.
 pub fn check(
     files: &ModelFiles,
-    tokenizer: &OwnedTokenizer<&[u8]>,
+    tokenizer: &TextTokenizer,
     request: Request<'_>,
     firmware: &Firmware,
     tokens: &[u32],
@@ -23,7 +23,7 @@ pub fn check(
 ) -> anyhow::Result<()> {
     let Request::Tell { temperature, top_p, seed, steps, prompt } = request else { return Ok(()) };
     let model = files.model()?;
-    let prompt = tokenizer.encode(prompt)?;
+    let prompt = [tokenizer.bos(), &tokenizer.encode(prompt, Special::AsText)?].concat();
     let max_seq = firmware.max_seq.min(steps as usize);
     let kv = if firmware.kv_int8 { KvType::Q8 } else { KvType::F32 };
     let mut buffers = buffers(model.config(), Limits::new(max_seq).with_kv(kv))?;
