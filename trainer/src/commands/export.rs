@@ -1,38 +1,36 @@
-//! `trainer export`: writes a checkpoint as a model file.
+//! `trainer export`: writes a model in the files of this or of other programs.
 
 use std::path::PathBuf;
 
-use anyhow::Context;
-
-use crate::io::checkpoint::{RUN, TENSORS};
-use crate::io::export::Target;
-use crate::io::inference::find_checkpoint;
-use crate::io::weights::{FileVersion, Weights};
+use crate::io::export::output::{Options, export};
+use crate::io::export::tensor_type::TensorType;
+use crate::io::weights::FileVersion;
 use crate::report::output::result;
+use crate::train::interrupt::Interrupt;
 
-/// Writes a checkpoint as a model file that infer-cli, infer-core and llama2.c read, with
-/// tokenizer.bin beside it
+/// Writes a model as a model file, a GGUF file for llama.cpp, or a folder for transformers
 #[derive(clap::Args)]
 pub struct Args {
-    /// Folder of a checkpoint, or out_dir of a run for its best one
-    #[arg(value_name = "CHECKPOINT")]
-    checkpoint: PathBuf,
-    /// The model file to write, in a folder without another model's tokenizer.bin
-    #[arg(value_name = "OUT.bin")]
+    /// A model file with its tokenizer beside it, a checkpoint's folder, or out_dir of a run for
+    /// its best checkpoint
+    #[arg(value_name = "MODEL")]
+    model: PathBuf,
+    /// What to write: OUT.bin with tokenizer.bin beside it, OUT.gguf, or a folder in the layout of
+    /// Hugging Face
+    #[arg(value_name = "OUT")]
     output: PathBuf,
-    /// Version of the model file
-    #[arg(long, value_enum, default_value = "0")]
-    version: FileVersion,
+    /// Version of OUT.bin [default: 0, or 1 for models that version 0 cannot describe]
+    #[arg(long, value_enum)]
+    version: Option<FileVersion>,
+    /// Type of the weights in OUT.gguf or a folder [default: f32]
+    #[arg(long = "type", value_name = "TYPE", value_enum)]
+    tensor_type: Option<TensorType>,
 }
 
 /// Runs `trainer export`.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let mut checkpoint = find_checkpoint(&args.checkpoint)?
-        .with_context(|| format!("{} is no checkpoint and holds none", args.checkpoint.display()))?;
-    let weights = Weights::from_checkpoint(&mut checkpoint)?;
-    let target = Target { path: args.output.clone(), version: args.version, advice: "give another OUT.bin" };
-    let inputs = [TENSORS, RUN].map(|name| checkpoint.path.join(name));
-    target.check(&weights.config, &[&inputs[0], &inputs[1]])?;
-    target.write(&weights, &checkpoint.tokenizer)?;
-    result(format!("{} (step {}) to {}", checkpoint.path.display(), checkpoint.run.iter, args.output.display()))
+    let interrupt = Interrupt::catch()?;
+    let options = Options { version: args.version, tensor_type: args.tensor_type };
+    let done = export(&args.model, &args.output, options, &|| interrupt.status().is_some());
+    result(format!("{} to {}", interrupt.end(done)?, args.output.display()))
 }

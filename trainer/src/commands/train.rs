@@ -95,12 +95,13 @@ mod tests {
             (&["--dim", "9223372036854775808"], None, "dim is 9223372036854775808: it must be below 2^63"),
             (&["--multiple-of", "9223372036854775807"], None, "hidden_dim is 9223372036854775807: it must be"),
             (&["--seed", "18446744073709551615"], None, "seed is 18446744073709551615: it must be below 2^63"),
-            (&["--device", "tpu"], None, "device is \"tpu\": it must be cpu or cuda"),
+            (&["--device", "tpu"], None, "device is \"tpu\": it must be cpu, cuda or cuda:NUMBER"),
             (&["--dropout", "1"], None, "dropout is 1"),
             (&["--learning-rate", "nan"], None, "learning_rate is NaN"),
             (&["--batch-size", "0"], None, "batch_size is 0"),
             (&["--dtype", "float16"], None, "float16"),
             (&["--teacher-stories", "5"], None, "teacher"),
+            (&["--device", "cuda:x"], None, "device is \"cuda:x\": it must be cpu, cuda or cuda:NUMBER"),
             (&["--vocab-source", "llama3"], None, "llama3"),
         ] {
             let error = format!("{:#}", parse(flags, file).unwrap_err());

@@ -1,10 +1,11 @@
 //! Checkpoints: a folder per step with everything that a run needs to go on bit for bit.
 //!
 //! ```text
+//! out_dir/checkpoints/base.safetensors   the weights under adapters
 //! out_dir/checkpoints/step-00000100/     one step:
-//!     tensors.safetensors                weights and moments
+//!     tensors.safetensors                weights, or adapters, and moments
 //!     run.postcard                       state of the run, and checksums
-//!     tokenizer.bin
+//!     tokenizer.bin                      or a tokenizer.json under this name
 //! out_dir/checkpoints/damaged-step-…/    a step that a resumed run passed over
 //! ```
 //!
@@ -13,108 +14,25 @@
 //! with the highest number. The last step knows the lowest loss so far; the best step is the first
 //! one that has it. The checksums show damage in any of the three files.
 
+mod run;
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use crc32c::crc32c;
-use infer_core::Config;
 use infer_core::format::TensorName;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
-use serde::{Deserialize, Serialize};
 
+use self::run::{Checksums, decode_run, encode_run};
+pub use self::run::{Order, Run, TENSORS};
 use crate::io::files::{TOKENIZER, UNFINISHED, map, remove, remove_unfinished, sync_folder, write_whole};
 use crate::report::output::note;
 
-/// Weights and moments.
-pub const TENSORS: &str = "tensors.safetensors";
 /// The state of the run.
 pub const RUN: &str = "run.postcard";
-/// Values of `Run::format` without and with checksums.
-const UNCHECKED: u32 = 2;
-const FORMAT: u32 = 3;
-
-/// The state of a run, except its tensors.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Run {
-    format: u32,
-    /// dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len
-    shape: [usize; 7],
-    shared_classifier: bool,
-    /// Steps done.
-    pub iter: u64,
-    /// Sequences seen so far: also the number of the next one in the order of the data.
-    pub sequences: u64,
-    /// Seconds spent in steps, over all sessions.
-    pub seconds: f64,
-    /// Lowest validation loss so far, in nats per token.
-    pub best_loss: f64,
-    /// The step of the last evaluation. An interrupted run evaluates its last step when it goes on.
-    pub evaluated: Option<u64>,
-    /// The settings that the order of the data depends on.
-    pub order: Order,
-}
-
-/// The settings that the order of the data depends on. A run that resumes with other values sees
-/// other data than it would have seen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Order {
-    /// Seed of the shuffling.
-    pub seed: u64,
-    /// Sequences per pass.
-    pub batch_size: usize,
-    /// Passes per step.
-    pub gradient_accumulation_steps: usize,
-    /// Tokens of a sequence.
-    pub length: usize,
-    /// Sequences of an epoch.
-    pub epoch: u64,
-}
-
-impl Order {
-    /// The differences between this order and the one of `now`, in words.
-    pub fn changes(&self, now: &Order) -> String {
-        let number = |n: usize| n as u64;
-        let values = [
-            ("seed", self.seed, now.seed),
-            ("batch_size", number(self.batch_size), number(now.batch_size)),
-            (
-                "gradient_accumulation_steps",
-                number(self.gradient_accumulation_steps),
-                number(now.gradient_accumulation_steps),
-            ),
-            ("max_seq_len", number(self.length), number(now.length)),
-            ("sequences in the training data", self.epoch, now.epoch),
-        ];
-        let changed = values.iter().filter(|(_, was, is)| was != is);
-        changed.map(|(name, was, is)| format!("{name}: {was}, now {is}")).collect::<Vec<_>>().join("; ")
-    }
-}
-
-impl Run {
-    /// A run that has not begun.
-    pub fn new(config: &Config, order: Order) -> Run {
-        let Config { dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len, .. } = *config;
-        Run {
-            format: FORMAT,
-            shape: [dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len],
-            shared_classifier: config.shared_classifier,
-            iter: 0,
-            sequences: 0,
-            seconds: 0.0,
-            best_loss: f64::INFINITY,
-            evaluated: None,
-            order,
-        }
-    }
-
-    /// Shape of the model.
-    pub fn config(&self) -> Config {
-        let [dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len] = self.shape;
-        let config = Config::new(dim, hidden_dim, n_layers, n_heads, vocab_size, seq_len).with_kv_heads(n_kv_heads);
-        if self.shared_classifier { config } else { config.with_own_classifier() }
-    }
-}
+/// The weights under a run's adapters, which do not change: they are there once, beside the steps.
+pub const BASE: &str = "base.safetensors";
 
 /// A tensor on the host.
 pub struct Tensor {
@@ -124,54 +42,6 @@ pub struct Tensor {
     pub shape: Vec<usize>,
     /// Values, row by row.
     pub data: Vec<f32>,
-}
-
-/// CRC-32C of the large files of a checkpoint. Checkpoints of older trainers have no checksums.
-#[derive(Clone, Copy)]
-struct Checksums {
-    tensors: u32,
-    tokenizer: u32,
-}
-
-impl Checksums {
-    fn of(path: &Path) -> anyhow::Result<Checksums> {
-        let checksum = |name: &str| anyhow::Ok(crc32c(&map(&path.join(name))?));
-        Ok(Checksums { tensors: checksum(TENSORS)?, tokenizer: checksum(TOKENIZER)? })
-    }
-}
-
-/// The bytes of run.postcard: the run, the checksums of the other files, and the checksum of all
-/// bytes before it, little endian.
-fn encode_run(run: &Run, checksums: Checksums) -> anyhow::Result<Vec<u8>> {
-    let mut bytes = postcard::to_stdvec(run)?;
-    bytes.extend(checksums.tensors.to_le_bytes());
-    bytes.extend(checksums.tokenizer.to_le_bytes());
-    bytes.extend(crc32c(&bytes).to_le_bytes());
-    Ok(bytes)
-}
-
-fn decode_run(bytes: &[u8]) -> anyhow::Result<(Run, Option<Checksums>)> {
-    let (format, _) = postcard::take_from_bytes::<u32>(bytes)?;
-    let (run, checksums) = match format {
-        UNCHECKED => (bytes, None),
-        FORMAT => {
-            let (rest, checksum) = take_u32(bytes)?;
-            ensure!(crc32c(rest) == checksum, "its checksum is wrong");
-            let (rest, tokenizer) = take_u32(rest)?;
-            let (run, tensors) = take_u32(rest)?;
-            (run, Some(Checksums { tensors, tokenizer }))
-        }
-        other => bail!("it has format {other}, and this trainer reads {UNCHECKED} and {FORMAT}"),
-    };
-    let (run, rest) = postcard::take_from_bytes::<Run>(run)?;
-    ensure!(rest.is_empty(), "{} bytes follow the run", rest.len());
-    Ok((Run { format: FORMAT, ..run }, checksums))
-}
-
-/// Splits off the last four bytes and reads them as a number.
-fn take_u32(bytes: &[u8]) -> anyhow::Result<(&[u8], u32)> {
-    let (rest, last) = bytes.split_last_chunk().context("it is cut short")?;
-    Ok((rest, u32::from_le_bytes(*last)))
 }
 
 fn read_run(path: &Path) -> anyhow::Result<(Run, Option<Checksums>)> {
@@ -214,13 +84,14 @@ impl Checkpoint {
             ensure!(crc32c(&tokenizer) == checksums.tokenizer, "{}", damaged(&tokenizer_path));
             ensure!(crc32c(&bytes) == checksums.tensors, "{}", damaged(&tensors_path));
         }
-        let tensors = SafeTensors::deserialize(&bytes).with_context(|| damaged(&tensors_path))?;
-        let tensors = tensors.iter().map(|(name, view)| {
-            ensure!(view.dtype() == Dtype::F32, "{}: {name} is {:?}, not F32", tensors_path.display(), view.dtype());
-            let data = view.data().as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
-            Ok(Tensor { name: name.to_owned(), shape: view.shape().to_vec(), data })
-        });
-        let tensors = tensors.collect::<anyhow::Result<_>>()?;
+        let mut tensors = read_tensors(&tensors_path, &bytes)?;
+        if let Some((_, checksum)) = run.lora {
+            let base_path = path.with_file_name(BASE);
+            let base =
+                map(&base_path).with_context(|| format!("the weights under the adapters of {}", path.display()))?;
+            ensure!(crc32c(&base) == checksum, "{} is damaged, or of another run", base_path.display());
+            tensors.extend(read_tensors(&base_path, &base)?);
+        }
         Ok(Checkpoint { path: path.to_path_buf(), run, tensors, tokenizer })
     }
 
@@ -249,7 +120,27 @@ impl Checkpoint {
     }
 }
 
-/// Name of a tensor in a checkpoint; `kind` is weight, moment1 or moment2.
+fn read_tensors(path: &Path, bytes: &[u8]) -> anyhow::Result<Vec<Tensor>> {
+    let tensors = SafeTensors::deserialize(bytes).with_context(|| damaged(path))?;
+    let tensors = tensors.iter().map(|(name, view)| {
+        ensure!(view.dtype() == Dtype::F32, "{}: {name} is {:?}, not F32", path.display(), view.dtype());
+        let data = view.data().as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
+        Ok(Tensor { name: name.to_owned(), shape: view.shape().to_vec(), data })
+    });
+    tensors.collect()
+}
+
+fn write_tensors(path: &Path, tensors: &[Tensor]) -> anyhow::Result<()> {
+    let views = tensors.iter().map(|tensor| {
+        let bytes = bytemuck::cast_slice(&tensor.data);
+        Ok((tensor.name.as_str(), TensorView::new(Dtype::F32, tensor.shape.clone(), bytes)?))
+    });
+    let views = views.collect::<anyhow::Result<Vec<_>>>()?;
+    Ok(safetensors::serialize_to_file(views, None, path)?)
+}
+
+/// Name of a tensor in a checkpoint; `kind` is weight, moment1 or moment2, and for adapters the
+/// same followed by _a, _b or _rows.
 pub fn tensor_name(kind: &str, name: TensorName, layer: usize) -> String {
     format!("{kind}.{layer}.{}", name.as_str())
 }
@@ -395,18 +286,30 @@ impl Checkpoints {
         self.remove_old().with_context(|| format!("removing old checkpoints from {}", self.folder.display()))
     }
 
+    /// Writes the weights under the adapters of a run that begins. Returns their checksum.
+    ///
+    /// # Errors
+    /// Names the file that could not be written.
+    pub fn save_base(&self, tensors: &[Tensor]) -> anyhow::Result<u32> {
+        let path = self.folder.join(BASE);
+        let temporary = self.folder.join(format!("{UNFINISHED}{BASE}"));
+        let attempt = || {
+            write_tensors(&temporary, tensors)?;
+            File::open(&temporary)?.sync_all()?;
+            std::fs::rename(&temporary, &path)?;
+            sync_folder(&self.folder)?;
+            Ok(crc32c(&map(&path)?))
+        };
+        attempt().map_err(|e: anyhow::Error| e).with_context(|| format!("writing {}", path.display()))
+    }
+
     fn write(&self, path: &Path, run: &Run, tensors: &[Tensor], tokenizer: &[u8]) -> anyhow::Result<()> {
         let mut builder = tempfile::Builder::new();
         builder.prefix(UNFINISHED);
         #[cfg(unix)] // open to all, as other new folders; tempfile makes them private
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755));
         let temporary = builder.tempdir_in(&self.folder)?;
-        let views = tensors.iter().map(|tensor| {
-            let bytes = bytemuck::cast_slice(&tensor.data);
-            Ok((tensor.name.as_str(), TensorView::new(Dtype::F32, tensor.shape.clone(), bytes)?))
-        });
-        let views = views.collect::<anyhow::Result<Vec<_>>>()?;
-        safetensors::serialize_to_file(views, None, &temporary.path().join(TENSORS))?;
+        write_tensors(&temporary.path().join(TENSORS), tensors)?;
         std::fs::write(temporary.path().join(TOKENIZER), tokenizer)?;
         std::fs::write(temporary.path().join(RUN), encode_run(run, Checksums::of(temporary.path())?)?)?;
         for name in [TENSORS, RUN, TOKENIZER] {

@@ -46,6 +46,34 @@ pub fn write_whole(path: &Path, write: impl FnOnce(&mut dyn Write) -> anyhow::Re
     attempt().with_context(|| format!("writing {}", path.display()))
 }
 
+/// Makes a folder under a temporary name beside its place, lets `write` put files into it, syncs
+/// them to the disk and renames it. An empty folder may be in its place.
+///
+/// # Errors
+/// Names the folder that could not be written.
+pub fn write_folder(path: &Path, write: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let attempt = || -> anyhow::Result<()> {
+        let parent = folder_of(path);
+        std::fs::create_dir_all(parent)?;
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(UNFINISHED);
+        #[cfg(unix)] // readable for all, as other new folders; tempfile makes them private
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755));
+        let temporary = builder.tempdir_in(parent)?;
+        let in_use = File::open(temporary.path()); // fails on Windows, which opens no folders
+        _ = in_use.as_ref().map(File::lock); // the lock tells `remove_unfinished` that the folder is in use
+        write(temporary.path())?;
+        for entry in std::fs::read_dir(temporary.path())? {
+            File::open(entry?.path())?.sync_all()?;
+        }
+        sync_folder(temporary.path())?;
+        std::fs::rename(temporary.path(), path)?;
+        _ = temporary.keep(); // nothing to delete: the folder has been renamed
+        Ok(sync_folder(parent)?)
+    };
+    attempt().with_context(|| format!("writing {}", path.display()))
+}
+
 /// Maps a file of numbers, such as a token shard.
 ///
 /// # Errors

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, ensure};
 use infer_core::{
     BOS, Buffers, Engine, Kernels, Limits, MappedModel, Model, ModelBytes, OwnedTokenizer, Perplexity, Sampler, Serial,
-    Session, TextStream, Tokenizer,
+    Session, TextStream, Tokenizer, UNK,
 };
 
 use crate::io::checkpoint::{Checkpoint, Checkpoints};
-use crate::io::files::{TOKENIZER, open_model};
+use crate::io::files::{TOKENIZER, TOKENIZER_JSON, open_model};
 use crate::io::weights::{FileVersion, Weights};
 
 /// Tokens per forward pass, for prompts and for texts to evaluate.
@@ -44,6 +44,11 @@ impl Runnable {
     /// A file that is missing or damaged, and a tokenizer of fewer tokens than the model has.
     pub fn open(path: &Path, tokenizer: Option<&Path>) -> anyhow::Result<Runnable> {
         if let Some(mut checkpoint) = find_checkpoint(path)? {
+            ensure!(
+                !checkpoint.run.is_json,
+                "{} has a {TOKENIZER_JSON}: export it, and run the model with infer-cli",
+                path.display()
+            );
             let weights = Weights::from_checkpoint(&mut checkpoint)?;
             return Runnable::new(&weights, checkpoint.tokenizer);
         }
@@ -113,7 +118,8 @@ pub fn perplexity(
     let mut buffers = Buffers::new(model.config(), limits)?;
     let engine = Engine::new(Kernels::detect(), &Serial);
     let mut perplexity = Perplexity::default();
-    perplexity.add_window(model, &mut buffers.state()?, &engine, tokenizer, tokens, targets)?;
+    let bytes_of = |token| if token == BOS { 0 } else { tokenizer.decode(UNK, token).map_or(0, <[u8]>::len) };
+    perplexity.add_window(model, &mut buffers.state()?, &engine, tokens, targets, bytes_of)?;
     Ok(perplexity)
 }
 
@@ -134,6 +140,35 @@ pub fn generate(model: Model<'_>, prompt: Vec<u32>, steps: usize, sampler: Sampl
         }
     }
     Ok(tokens)
+}
+
+/// An answer in tokens.
+pub struct Answer {
+    /// All but the one that ends it.
+    pub tokens: Vec<u32>,
+    /// The model has ended it.
+    pub stopped: bool,
+}
+
+/// Answers with the likeliest tokens after `question`, up to one of `stops` or to `steps`
+/// positions.
+///
+/// # Errors
+/// A question that takes all positions, and a model whose logits are no numbers.
+pub fn answer(model: Model<'_>, question: &[u32], stops: &[u32], steps: usize) -> anyhow::Result<Answer> {
+    ensure!(question.len() < steps, "the question has {} tokens of the {steps} positions", question.len());
+    let mut buffers = Buffers::new(model.config(), Limits::new(steps).with_batch(BATCH))?;
+    let mut session = Session::new(model, &mut buffers, &Serial, Sampler::new(0.0, 1.0, 1)?)?;
+    let mut tokens = question.to_vec();
+    while tokens.len() < steps {
+        session.read(&tokens[session.pos()..])?;
+        let next = session.next_token()?;
+        if stops.contains(&next) {
+            return Ok(Answer { tokens: tokens.split_off(question.len()), stopped: true });
+        }
+        tokens.push(next);
+    }
+    Ok(Answer { tokens: tokens.split_off(question.len()), stopped: false })
 }
 
 /// The checkpoint at this path: a step's folder, or the best one of a run's out_dir. `None` for

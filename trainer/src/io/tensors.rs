@@ -34,7 +34,7 @@ impl Shape {
 /// # Errors
 /// The configuration breaks a rule of [`Config::check`].
 pub fn shapes(config: &Config) -> Result<Vec<Shape>, Error> {
-    let layout = Header { version: Version::V0, config: *config }.layout()?;
+    let layout = Header::new(Version::V0, *config).layout()?;
     // The tables of rotary angles are not trained.
     let trained = layout.iter().filter(|t| !matches!(t.name, TensorName::FreqCisReal | TensorName::FreqCisImag));
     let layers =

@@ -1,3 +1,6 @@
+use infer_core::Config;
+
+use super::run::UNCHECKED;
 use super::*;
 
 const CONFIG: Config = Config::new(64, 192, 4, 4, 512, 256);
