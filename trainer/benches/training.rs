@@ -1,27 +1,55 @@
 //! Tokens per second of whole training steps: forward, backward, clipping, AdamW.
 //!
-//! `cargo bench -p trainer --bench training -- [260K|1.4M|15M]... [--composed|--highest]`. Each
-//! shape runs a few seconds, with random tokens; `--highest` is the trainer's
-//! `--matmul-precision highest`. GFLOP/s count 6 · parameters · tokens, as is usual; attention
-//! comes on top of that. The limit beside them is what all threads reach together in a large matrix
-//! product in f32.
+//! `cargo bench -p trainer --bench training -- [260K|1.4M|15M|110M]... [FLAG]...`
+//!
+//! Each shape runs a few seconds, with random tokens, in batches of its usual number of sequences
+//! or, for `15M:64`, of 64. `--highest` and `--medium` are the trainer's `--matmul-precision`,
+//! `--composed` the model of dfdx's operations; `--cuda`, with the feature `cuda`, computes on the
+//! first GPU. GFLOP/s count 6 · parameters · tokens, as is usual; attention comes on top of that.
+//! The limit beside them is what all threads reach together in a large matrix product in f32.
 
 use std::time::{Duration, Instant};
 
-use dfdx::prelude::{AsArray, Backward, Cache, Cpu, Rank0, SplitTape, Tensor, Trace, ZerosTensor};
+use anyhow::anyhow;
+use dfdx::prelude::{Backward, Cache, Cpu, Rank0, SplitTape, Tensor, Trace};
 use infer_core::{Config, shapes};
-use trainer::model::{AdamW, Batch, Llama, MatmulPrecision, Options, clip_gradients, composed};
+use trainer::model::{AdamW, Backend, Batch, Llama, MatmulPrecision, Options, clip_gradients, composed};
+
+/// What the command line asks for.
+struct Asked {
+    composed: bool,
+    precision: MatmulPrecision,
+}
 
 fn main() -> anyhow::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     let flag = |flag: &str| args.iter().any(|a| a == flag);
-    let precision = if flag("--highest") { MatmulPrecision::Highest } else { MatmulPrecision::High };
+    let precision = match () {
+        () if flag("--highest") => MatmulPrecision::Highest,
+        () if flag("--medium") => MatmulPrecision::Medium,
+        () => MatmulPrecision::High,
+    };
+    let asked = Asked { composed: flag("--composed"), precision };
     let names: Vec<&str> = args.iter().map(String::as_str).filter(|a| !a.starts_with("--")).collect();
-    println!("limit: {:.0} GFLOP/s on {} threads", limit(), rayon::current_num_threads());
-    for name in if names.is_empty() { vec!["260K", "1.4M", "15M"] } else { names } {
-        run(name, flag("--composed"), precision)?;
+    let names = if names.is_empty() { vec!["260K", "1.4M", "15M"] } else { names };
+    if flag("--cuda") {
+        return on_gpu(&names, &asked);
     }
-    Ok(())
+    println!("limit: {:.0} GFLOP/s on {} threads", limit(), rayon::current_num_threads());
+    let device = Cpu::default();
+    device.enable_cache();
+    names.iter().try_for_each(|name| run(name, &asked, &device))
+}
+
+#[cfg(feature = "cuda")]
+fn on_gpu(names: &[&str], asked: &Asked) -> anyhow::Result<()> {
+    let device = trainer::model::open_gpu(0)?;
+    names.iter().try_for_each(|name| run(name, asked, &device))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn on_gpu(_: &[&str], _: &Asked) -> anyhow::Result<()> {
+    anyhow::bail!("--cuda needs the feature `cuda`")
 }
 
 /// The shapes of llama2.c's models, as its model.py makes them.
@@ -31,31 +59,33 @@ fn shape(name: &str) -> anyhow::Result<(Config, usize)> {
         "260K-192" => Ok((shapes::FIRMWARE, 16)),
         "1.4M" => Ok((Config::new(128, 352, 6, 8, 2048, 256).with_kv_heads(4), 16)),
         "15M" => Ok((shapes::STORIES_15M, 4)),
-        _ => anyhow::bail!("no shape {name}: 260K, 260K-192, 1.4M or 15M"),
+        "110M" => Ok((Config::new(768, 2048, 12, 12, 32000, 1024), 4)),
+        _ => anyhow::bail!("no shape {name}: 260K, 260K-192, 1.4M, 15M or 110M"),
     }
 }
 
-fn run(name: &str, composed: bool, precision: MatmulPrecision) -> anyhow::Result<()> {
-    let (config, sequences) = shape(name)?;
-    let device = Cpu::default();
-    device.enable_cache();
-    let mut model = Llama::init(config, &device, 1)?;
-    model.matmul_precision = precision;
+fn run<D: Backend>(name: &str, asked: &Asked, device: &D) -> anyhow::Result<()> {
+    let (config, sequences) = match name.split_once(':') {
+        Some((name, sequences)) => (shape(name)?.0, sequences.parse()?),
+        None => shape(name)?,
+    };
+    let mut model = Llama::init(config, device, 1)?;
+    model.matmul_precision = asked.precision;
     let mut adam = AdamW::new(&model, [0.9, 0.95], 0.1)?;
     let mut rng = fastrand::Rng::with_seed(1);
     let n = sequences * config.seq_len;
     let mut random = || (0..n).map(|_| rng.u32(..config.vocab_size as u32)).collect::<Vec<_>>();
     let (tokens, targets) = (random(), random());
-    let batch = Batch { tokens: &tokens, targets: &targets, sequences, length: config.seq_len };
+    let batch = Batch { tokens: &tokens, targets: &targets, starts: None, sequences, length: config.seq_len };
     let options = Options::default();
 
     let mut step = || -> anyhow::Result<f32> {
         let mut gradients = model.zero_gradients()?;
-        let loss = if composed {
-            let start: Tensor<Rank0, f32, Cpu> = device.zeros();
+        let loss = if asked.composed {
+            let start: Tensor<Rank0, f32, D> = device.zeros();
             let tape = start.traced(gradients).split_tape().1;
-            let loss = composed::loss(&model, &batch, &options, tape)?;
-            let value = loss.array();
+            let loss = composed::loss(&model, &batch, &options, tape).map_err(|e| anyhow!("{e}"))?;
+            let value = loss.as_vec()[0];
             gradients = loss.backward();
             value
         } else {
@@ -81,7 +111,7 @@ fn run(name: &str, composed: bool, precision: MatmulPrecision) -> anyhow::Result
     println!(
         "{name}{}: {rate:.0} tok/s (best {:.0}), {:.1} GFLOP/s, {} parameters, {sequences} x {}, {} steps, loss {first:.4} to \
          {last:.4}",
-        if composed { " composed" } else { "" },
+        if asked.composed { " composed" } else { "" },
         n as f64 / best,
         rate * flops / 1e9,
         model.parameter_count(),

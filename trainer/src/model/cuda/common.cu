@@ -1,0 +1,72 @@
+// What the kernels share. The host puts these definitions in front: HEAD_SIZE, and SPLIT, the
+// threads that share a row of attention.
+//
+// Matrices are row-major. A `Dropout` is that of ../dropout.rs: the same hash drops the same
+// elements on every device.
+
+#define THREADS 128 // of every block
+#define WARP 32
+#define ALL_LANES 0xffffffffu
+
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+// The sum of x over neighbouring lanes, `lanes` of them, in each of those.
+__device__ inline float lane_sum(float x, int lanes) {
+    for (int offset = lanes / 2; offset > 0; offset /= 2) {
+        x += __shfl_xor_sync(ALL_LANES, x, offset);
+    }
+    return x;
+}
+
+__device__ inline float lane_max(float x, int lanes) {
+    for (int offset = lanes / 2; offset > 0; offset /= 2) {
+        x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, offset));
+    }
+    return x;
+}
+
+// The sum of x over the block, in every thread; `scratch` has a place for each warp.
+__device__ inline float block_sum(float x, float *scratch) {
+    x = lane_sum(x, WARP);
+    __syncthreads(); // the scratch of the call before has been read
+    if (threadIdx.x % WARP == 0) scratch[threadIdx.x / WARP] = x;
+    __syncthreads();
+    x = 0;
+    for (int i = 0; i < THREADS / WARP; i++) x += scratch[i];
+    return x;
+}
+
+__device__ inline float block_max(float x, float *scratch) {
+    x = lane_max(x, WARP);
+    __syncthreads();
+    if (threadIdx.x % WARP == 0) scratch[threadIdx.x / WARP] = x;
+    __syncthreads();
+    x = scratch[0];
+    for (int i = 1; i < THREADS / WARP; i++) x = fmaxf(x, scratch[i]);
+    return x;
+}
+
+__device__ inline u64 mix(u64 x) {
+    u64 z = x + 0x9E3779B97F4A7C15ull;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
+    return z ^ (z >> 31);
+}
+
+struct Dropout {
+    u64 seed;
+    u32 threshold;
+    float scale; // 0 drops nothing
+
+    __device__ u32 row(int row) const { return scale == 0 ? 0 : (u32)mix(seed ^ (u64)row); }
+
+    __device__ float factor(u32 row, int col) const {
+        if (scale == 0) return 1;
+        u32 h = row ^ ((u32)col * 0x9E3779B9u);
+        h = (h ^ (h >> 16)) * 0x85EBCA6Bu;
+        h = (h ^ (h >> 13)) * 0xC2B2AE35u;
+        h ^= h >> 16;
+        return h < threshold ? 0.0f : scale;
+    }
+};

@@ -1,0 +1,169 @@
+//! The GPU as its driver gives it: dfdx's device and stream, own kernels, cuBLAS.
+#![allow(unsafe_code)]
+
+use std::collections::HashMap;
+use std::ffi::{CString, c_int, c_uint};
+use std::sync::Arc;
+
+use anyhow::{anyhow, ensure};
+use cudarc::cublas::{CudaBlas, result as cublas, sys as blas};
+use cudarc::driver::{CudaDevice, CudaSlice, DevicePtr, result, sys};
+use cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
+use dfdx::prelude::{Cache, Cuda, CudaError, HasErr, Rank0, Storage, Tensor, TryAdd, ZerosTensor};
+
+use super::gpu::{Arg, Gpu, Memory, Product, THREADS};
+use super::kernels::{NAMES, source};
+use crate::model::device::device_error;
+use crate::model::precision::MatmulPrecision;
+
+/// Opens the GPU of this number.
+///
+/// # Errors
+/// There is no driver or no such GPU, or this program's kernels do not run on it.
+pub fn open_gpu(number: usize) -> anyhow::Result<Cuda> {
+    // dfdx panics without a driver or a GPU, so it is asked only after the driver. An error has its
+    // text from the driver, which may have none to give; its name (`e.0`) is always there.
+    result::init().map_err(|e| anyhow!("device is cuda: there is no NVIDIA GPU to compute on ({:?})", e.0))?;
+    let count = result::device::get_count().map_err(|e| anyhow!("device is cuda: {:?}", e.0))?;
+    ensure!(number < count as usize, "device is cuda:{number}: this machine has {count} GPU(s), counted from 0");
+    let device = Cuda::try_build(number, 0).map_err(device_error::<Cuda>)?;
+    device.enable_cache(); // each step reuses the memory of the last
+    let zero: Tensor<Rank0, f32, Cuda> = device.try_zeros().map_err(device_error::<Cuda>)?;
+    let one = zero
+        .try_add(1.0)
+        .map_err(|e| anyhow!("this program was built for another GPU, or for a newer driver ({e})"))?;
+    ensure!(one.as_vec() == [1.0], "the GPU computes 0 + 1 = {:?}", one.as_vec());
+    Ok(device)
+}
+
+/// Kernels for models of a head size, on a device.
+pub struct Driver {
+    device: Arc<CudaDevice>,
+    blas: CudaBlas,
+    functions: HashMap<&'static str, sys::CUfunction>,
+    pub precision: MatmulPrecision,
+}
+
+// SAFETY: handles of functions, which the driver lets every thread use. The module that they belong
+// to is never unloaded.
+unsafe impl Send for Driver {}
+// SAFETY: as above.
+unsafe impl Sync for Driver {}
+
+impl Driver {
+    /// Compiles the kernels.
+    ///
+    /// # Errors
+    /// The device fails, or NVRTC does not know it.
+    pub fn new(device: &Cuda, head_size: usize, precision: MatmulPrecision) -> anyhow::Result<Driver> {
+        let device = Storage::<f32>::try_alloc_len(device, 1).map_err(device_error::<Cuda>)?.device();
+        let failed = |e: result::DriverError| anyhow!("the device failed: {e}");
+        let capability = |part| device.attribute(part).map_err(failed);
+        let major = capability(sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+        let minor = capability(sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+        let arch: &str = format!("compute_{major}{minor}").leak(); // NVRTC's options take no other
+        let ptx = compile_ptx_with_opts(source(head_size), CompileOptions { arch: Some(arch), ..Default::default() })
+            .map_err(|e| anyhow!("NVRTC does not compile the kernels for {arch}: {e}"))?;
+        let image = CString::new(ptx.to_src())?;
+        device.bind_to_thread().map_err(failed)?;
+        // SAFETY: PTX that ends in 0, and names of kernels in it. The context is bound.
+        let functions = unsafe {
+            let module = result::module::load_data(image.as_ptr().cast()).map_err(failed)?;
+            let function = |name| result::module::get_function(module, CString::new(name)?).map_err(failed);
+            NAMES.iter().map(|name| Ok((*name, function(*name)?))).collect::<anyhow::Result<_>>()?
+        };
+        let blas = CudaBlas::new(device.clone()).map_err(|e| anyhow!("cuBLAS failed: {e}"))?;
+        Ok(Driver { device, blas, functions, precision })
+    }
+}
+
+/// Memory of the device.
+pub struct Block(CudaSlice<f32>);
+
+impl Memory for Block {
+    fn address(&self) -> u64 {
+        *self.0.device_ptr()
+    }
+
+    fn words(&self) -> usize {
+        cudarc::driver::DeviceSlice::len(&self.0)
+    }
+}
+
+impl Gpu for Driver {
+    type Memory = Block;
+    type Error = <Cuda as HasErr>::Err;
+
+    fn alloc(&self, words: usize) -> Result<Block, CudaError> {
+        // SAFETY: any bits are an f32.
+        Ok(Block(unsafe { self.device.alloc(words) }?))
+    }
+
+    fn clear(&self, address: u64, words: usize) -> Result<(), CudaError> {
+        self.device.bind_to_thread()?;
+        // SAFETY: the caller names memory of the device.
+        Ok(unsafe { result::memset_d8_async(address, 0, 4 * words, *self.device.cu_stream()) }?)
+    }
+
+    fn upload<T: bytemuck::Pod>(&self, address: u64, values: &[T]) -> Result<(), CudaError> {
+        self.device.bind_to_thread()?;
+        // SAFETY: the caller names memory of the device. The driver has copied values of pageable
+        // memory when the call returns.
+        Ok(unsafe { result::memcpy_htod_async(address, values, *self.device.cu_stream()) }?)
+    }
+
+    fn download(&self, address: u64, values: &mut [f32]) -> Result<(), CudaError> {
+        self.device.bind_to_thread()?;
+        // SAFETY: the caller names memory of the device. The stream is the default one, which this
+        // copy waits for.
+        Ok(unsafe { result::memcpy_dtoh_sync(values, address) }?)
+    }
+
+    fn launch(&self, kernel: &'static str, grid: [usize; 3], args: &[Arg]) -> Result<(), CudaError> {
+        self.device.bind_to_thread()?;
+        let [x, y, z] = grid.map(|n| n as c_uint);
+        let mut pointers: Vec<_> = args.iter().map(Arg::pointer).collect();
+        let (function, block) = (self.functions[kernel], (THREADS as c_uint, 1, 1));
+        // SAFETY: the step passes a kernel what it takes, which the tests' shim has checked, and
+        // the addresses of memory that is alive. The driver copies the arguments.
+        Ok(unsafe { result::launch_kernel(function, (x, y, z), block, 0, *self.device.cu_stream(), &mut pointers) }?)
+    }
+
+    fn multiply(&self, Product { size: [m, n, k], out, a, b, add }: &Product) -> Result<(), CudaError> {
+        self.device.bind_to_thread()?;
+        let (one, beta) = (1f32, if *add { 1f32 } else { 0.0 });
+        let transposed =
+            |t| if t { blas::cublasOperation_t::CUBLAS_OP_T } else { blas::cublasOperation_t::CUBLAS_OP_N };
+        let kind = blas::cudaDataType_t::CUDA_R_32F;
+        let compute = match self.precision {
+            MatmulPrecision::Medium => blas::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
+            _ => blas::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+        };
+        let int = |n: usize| n as c_int;
+        // cuBLAS has columns where this program has rows, so it is given the transposed product.
+        // SAFETY: the step names matrices of these sizes in memory that is alive.
+        Ok(unsafe {
+            cublas::gemm_ex(
+                *self.blas.handle(),
+                transposed(b.transposed),
+                transposed(a.transposed),
+                int(*n),
+                int(*m),
+                int(*k),
+                std::ptr::from_ref(&one).cast(),
+                b.address as *const _,
+                kind,
+                int(b.stride),
+                a.address as *const _,
+                kind,
+                int(a.stride),
+                std::ptr::from_ref(&beta).cast(),
+                out.address as *mut _,
+                kind,
+                int(out.stride),
+                compute,
+                blas::cublasGemmAlgo_t::CUBLAS_GEMM_DFALT,
+            )
+        }?)
+    }
+}

@@ -1,0 +1,81 @@
+//! The GPU against the CPU, where there is a GPU.
+
+use dfdx::prelude::Cuda;
+
+use super::*;
+
+/// Without a GPU the tests say that they are skipped.
+fn gpu() -> Option<Cuda> {
+    open_gpu(0).inspect_err(|e| println!("skipped: {e}")).ok()
+}
+
+fn on(device: &Cuda, case: &Case) -> Llama<Cuda> {
+    Llama::from_slices(case.model.config, device, &case.model.to_vecs()).unwrap()
+}
+
+#[test]
+fn cuda_agrees_with_cpu() {
+    let Some(device) = gpu() else { return };
+    let one_head = Config::new(24, 24, 2, 1, 19, 70);
+    let all_heads = Config::new(16, 24, 2, 4, 130, 70);
+    for config in [TINY, TINY.with_own_classifier(), one_head, all_heads] {
+        for (sequences, length) in [(2, 1), (2, 11), (2, 37), (1, 64), (2, 70)] {
+            let case = Case::new(config, sequences, length);
+            let model = on(&device, &case);
+            for (dropout, teacher) in [(0.0, None), (0.3, None), (0.2, case.teacher())] {
+                let options = Options { dropout, seed: 5, teacher };
+                let (expected_loss, expected) = case.cpu(&options);
+                let mut gradients = model.zero_gradients().unwrap();
+                let loss = model.loss_and_gradients(&case.batch(), &options, 1.0, &mut gradients).unwrap();
+                let gradients: Vec<_> = model.parameters.iter().map(|p| gradients.get(&p.tensor).as_vec()).collect();
+                println!("{config:?} {sequences} x {length} {dropout}: {loss}, CPU {expected_loss}");
+                assert!((loss - expected_loss).abs() < 1e-5 * expected_loss, "{loss} {expected_loss}");
+                case.assert_close(&gradients, &expected, 2e-5);
+            }
+            let mut model = on(&device, &case);
+            model.matmul_precision = MatmulPrecision::Medium;
+            let mut gradients = model.zero_gradients().unwrap();
+            let loss = model.loss_and_gradients(&case.batch(), &Options::default(), 1.0, &mut gradients).unwrap();
+            let (expected_loss, expected) = case.cpu(&Options::default());
+            println!("TF32: {loss}, CPU {expected_loss}");
+            assert!((loss - expected_loss).abs() < 2e-3 * expected_loss, "{loss} {expected_loss}");
+            let gradients: Vec<_> = model.parameters.iter().map(|p| gradients.get(&p.tensor).as_vec()).collect();
+            case.assert_close(&gradients, &expected, 5e-2);
+            let logits = model.logits(&case.tokens, sequences, length).unwrap();
+            let expected = case.model.logits(&case.tokens, sequences, length).unwrap();
+            let worst = logits.iter().zip(&expected).fold(0.0, |max: f32, (a, b)| max.max((a - b).abs()));
+            assert!(worst < 1e-4, "{worst}");
+        }
+    }
+}
+
+#[test]
+fn cuda_follows_the_cpu() {
+    let Some(device) = gpu() else { return };
+    let mut case = Reference::case(Reference::GROUPED);
+    let mut model = on(&device, &case);
+    let mut adam = AdamW::new(&case.model, [0.9, 0.95], 0.1).unwrap();
+    let mut gpu_adam = AdamW::new(&model, [0.9, 0.95], 0.1).unwrap();
+    for step in 0..10 {
+        case.next_batch(step);
+        let (mut gradients, mut gpu_gradients) =
+            (case.model.zero_gradients().unwrap(), model.zero_gradients().unwrap());
+        let (mut loss, mut gpu_loss) = (0.0, 0.0);
+        for seed in 0..2 {
+            let options = Options { dropout: 0.1, seed, teacher: None };
+            let batch = case.batch();
+            loss += case.model.loss_and_gradients(&batch, &options, 0.5, &mut gradients).unwrap() / 2.0;
+            gpu_loss += model.loss_and_gradients(&batch, &options, 0.5, &mut gpu_gradients).unwrap() / 2.0;
+        }
+        let norm = clip_gradients(&case.model, &mut gradients, 0.1).unwrap();
+        let gpu_norm = clip_gradients(&model, &mut gpu_gradients, 0.1).unwrap();
+        adam.step(&mut case.model, 1e-2, &mut gradients).unwrap();
+        gpu_adam.step(&mut model, 1e-2, &mut gpu_gradients).unwrap();
+        println!("step {step}: loss {gpu_loss}, CPU {loss}; norm {gpu_norm}, CPU {norm}");
+        assert!((gpu_loss - loss).abs() < 1e-5 * loss && (gpu_norm - norm).abs() < 1e-4 * norm);
+    }
+    let [m, v] = gpu_adam.moments(&model);
+    let mut resumed = AdamW::new(&model, [0.9, 0.95], 0.1).unwrap();
+    resumed.set_moments(&model, [&m, &v], 10).unwrap();
+    assert_eq!(resumed.moments(&model), [m, v]);
+}
