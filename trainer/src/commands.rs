@@ -4,6 +4,7 @@
 pub mod download;
 pub mod eval;
 pub mod export;
+pub mod import;
 pub mod pretokenize;
 pub mod sample;
 pub mod shell;
@@ -19,6 +20,7 @@ pub enum Command {
     Pretokenize(pretokenize::Args),
     Sample(sample::Args),
     Eval(eval::Args),
+    Import(import::Args),
     Export(export::Args),
     Completions(shell::Completions),
     Man(shell::Man),
@@ -36,6 +38,7 @@ impl Command {
             Command::Pretokenize(args) => pretokenize::run(args),
             Command::Sample(args) => sample::run(args),
             Command::Eval(args) => eval::run(args),
+            Command::Import(args) => import::run(args),
             Command::Export(args) => export::run(args),
             Command::Completions(args) => shell::completions(args, program),
             Command::Man(args) => shell::man(args, program),

@@ -3,6 +3,12 @@
 pub mod checkpoint;
 pub mod export;
 pub mod files;
+pub mod foreign;
+pub mod import;
 pub mod inference;
+pub mod lora;
+pub mod model_file;
+pub mod pretokenizers;
 pub mod tensors;
+pub mod vocabulary;
 pub mod weights;

@@ -5,19 +5,19 @@
 //! Batch ── loss_and_gradients ──> loss, Gradients ── clip ──> AdamW::step ──> Llama
 //! ```
 //!
-//! On a CPU everything from tokens to loss is one operation on dfdx's tape ([`cpu`]); on CUDA the
-//! model is composed of dfdx's operations ([`composed`]), which are also the oracle of [`cpu`] in
-//! tests.
+//! Everything from tokens to loss is one operation on dfdx's tape, on a CPU ([`cpu`]) and on CUDA
+//! (`cuda`). The same model composed of dfdx's operations ([`composed`]) is their oracle in tests.
 
 mod batch;
 mod bytes;
 pub mod composed;
 pub mod cpu;
-#[cfg(feature = "cuda")]
+#[cfg(any(feature = "cuda", test))]
 mod cuda;
 mod device;
 mod dropout;
 mod llama;
+mod lora;
 mod optimizer;
 mod precision;
 mod rope;
@@ -26,7 +26,9 @@ mod tests;
 
 pub use batch::{Batch, IGNORED, Options, Teacher};
 pub use bytes::training_bytes;
+#[cfg(feature = "cuda")]
+pub use cuda::open_gpu;
 pub use device::{Gradients, Matrix};
-pub use llama::{Backend, Llama, Parameter};
+pub use llama::{Adapters, Backend, Llama, Parameter};
 pub use optimizer::{AdamW, clip_gradients};
 pub use precision::MatmulPrecision;

@@ -1,9 +1,12 @@
 //! A training run, from its settings to the exported model.
 
+pub mod chats;
+pub mod corpus;
 pub mod evaluate;
 pub mod interrupt;
 pub mod memory;
 pub mod run;
+pub mod saved;
 pub mod schedule;
 pub mod settings;
 pub mod sources;

@@ -6,11 +6,15 @@ use anyhow::ensure;
 use crate::data::shards::Shard;
 
 /// Sequences of one pass.
+#[derive(Default)]
 pub struct Batch {
     /// Inputs, (batch_size, max_seq_len).
     pub x: Vec<u32>,
-    /// Targets, of the same shape: the inputs one position on.
+    /// Targets, of the same shape: the inputs one position on, or
+    /// [`IGNORED`](crate::model::IGNORED).
     pub y: Vec<u32>,
+    /// Where in its sequence the text of each position begins, if sequences have several texts.
+    pub starts: Option<Vec<u32>>,
 }
 
 /// Cuts shards into sequences and picks those of each batch.
@@ -95,7 +99,7 @@ impl<'a> Batches<'a> {
     }
 
     fn empty(&self, n: usize) -> Batch {
-        Batch { x: Vec::with_capacity(n * self.len), y: Vec::with_capacity(n * self.len) }
+        Batch { x: Vec::with_capacity(n * self.len), y: Vec::with_capacity(n * self.len), starts: None }
     }
 
     fn push(&self, batch: &mut Batch, shard: usize, sequence: u64) -> anyhow::Result<()> {
@@ -135,7 +139,7 @@ fn in_shard(shard: &Shard, len: usize) -> u64 {
 }
 
 /// The numbers below `n` in a random order, which depends on `seed`, `epoch` and `what` alone.
-fn shuffled(n: u32, seed: u64, epoch: u64, what: u64) -> Vec<u32> {
+pub(super) fn shuffled(n: u32, seed: u64, epoch: u64, what: u64) -> Vec<u32> {
     let mut numbers: Vec<u32> = (0..n).collect();
     fastrand::Rng::with_seed(mix(&[seed, epoch, what])).shuffle(&mut numbers);
     numbers

@@ -10,20 +10,15 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{anyhow, ensure};
-use tokenizers::decoders::byte_fallback::ByteFallback;
-use tokenizers::decoders::fuse::Fuse;
-use tokenizers::decoders::sequence::Sequence as Decoders;
-use tokenizers::decoders::strip::Strip;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
-use tokenizers::normalizers::{Prepend, Replace, Sequence as Normalizers};
-use tokenizers::processors::template::TemplateProcessing;
-use tokenizers::{AddedToken, Tokenizer};
 use unicode_script::{Script, UnicodeScript};
 
 use crate::data::corpus::{self, Counts, Piece};
 use crate::data::separator::Separator;
 use crate::data::shards::{read_meta, sha256};
 use crate::data::split::Files;
+use crate::io::export::pieces;
+use crate::io::export::tokenizer_json::tokenizer_json;
 use crate::io::files::{TOKENIZER, TOKENIZER_JSON, write_whole};
 
 /// Most characters of a piece.
@@ -35,10 +30,8 @@ const MAX_WORD: usize = 4 * MAX_PIECE;
 pub const COVERAGE: f64 = 0.9999;
 /// Default limit of the text to learn from, in MB.
 pub const MAX_MB: u64 = 1024;
-/// Names of ids 0 to 2 in tokenizer.json.
-const SPECIAL: [&str; 3] = ["<unk>", "<s>", "</s>"];
 /// Number of ids before the learned pieces: the special tokens and the bytes.
-const FIRST_TEXT: usize = SPECIAL.len() + 256;
+const FIRST_TEXT: usize = 3 + 256;
 
 /// Default number of tokens.
 pub const SIZE: usize = 512;
@@ -63,10 +56,7 @@ impl Words {
         let mut read = Counts::default();
         for piece in pieces {
             read += piece.read(separator, &progress, &mut |story| {
-                for_each_word(story, |word| match counts.get_mut(word) {
-                    Some(n) => *n += 1,
-                    None => _ = counts.insert(word.to_string(), 1),
-                });
+                count_words(&mut counts, story);
                 Ok(())
             })?;
         }
@@ -74,6 +64,20 @@ impl Words {
         ensure!(read.stories > 0, "no stories in {}: {read}", corpus::list(corpus));
         Ok(Words { counts, read })
     }
+
+    /// Counts the words of texts.
+    pub fn of<'a>(texts: impl Iterator<Item = &'a str>) -> HashMap<String, u64> {
+        let mut counts = HashMap::new();
+        texts.for_each(|text| count_words(&mut counts, text));
+        counts
+    }
+}
+
+fn count_words(counts: &mut HashMap<String, u64>, text: &str) {
+    for_each_word(text, |word| match counts.get_mut(word) {
+        Some(n) => *n += 1,
+        None => _ = counts.insert(word.to_string(), 1),
+    });
 }
 
 /// The first pieces, up to `bytes` bytes together. A plain text is cut there; a JSON file is taken
@@ -232,9 +236,10 @@ impl Vocabulary {
     /// # Errors
     /// A file cannot be written.
     pub fn write(&self, folder: &Path) -> anyhow::Result<()> {
-        let json = self.tokenizer_json().map_err(|e| anyhow!("tokenizer.json: {e}"))?;
+        let bytes = self.tokenizer_bin()?;
+        let json = tokenizer_json(&pieces::read(&bytes, self.size())?, &[infer_core::BOS])?;
         write_whole(&folder.join(TOKENIZER_JSON), |out| Ok(out.write_all(json.as_bytes())?))?;
-        write_whole(&folder.join(TOKENIZER), |out| Ok(out.write_all(&self.tokenizer_bin()?)?))
+        write_whole(&folder.join(TOKENIZER), |out| Ok(out.write_all(&bytes)?))
     }
 
     /// The contents of tokenizer.bin.
@@ -247,49 +252,6 @@ impl Vocabulary {
         let mut file = Vec::new();
         infer_core::tokenizer::write(&mut file, longest as u32, entries)?;
         Ok(file)
-    }
-
-    /// The contents of tokenizer.json, the same vocabulary for the `tokenizers` library.
-    fn tokenizer_json(&self) -> tokenizers::Result<String> {
-        let marked: Vec<String> = self.text.iter().map(|piece| piece.replace(' ', "\u{2581}")).collect();
-        let ids = SPECIAL.map(String::from).into_iter().chain(byte_pieces()).chain(marked.iter().cloned());
-        let vocab: tokenizers::models::bpe::Vocab = ids.zip(0..).collect();
-        // llama2.c merges any two pieces that together are a piece: all splits of each piece into
-        // two pieces are listed.
-        let is_piece = |text: &str| vocab.get(text).is_some_and(|&id| id as usize >= FIRST_TEXT);
-        let mut merges = Vec::new();
-        for piece in &marked[..self.merged] {
-            for (at, _) in piece.char_indices().skip(1).collect::<Vec<_>>().into_iter().rev() {
-                let (left, right) = piece.split_at(at);
-                if is_piece(left) && is_piece(right) {
-                    merges.push((left.to_string(), right.to_string()));
-                }
-            }
-        }
-        let model = BPE::builder()
-            .vocab_and_merges(vocab, merges)
-            .unk_token(SPECIAL[0].into())
-            .fuse_unk(true)
-            .byte_fallback(true)
-            .build()?;
-        let mut tokenizer = Tokenizer::new(model);
-        let normalizers = vec![Prepend::new("\u{2581}".into()).into(), Replace::new(" ", "\u{2581}")?.into()];
-        tokenizer.with_normalizer(Some(Normalizers::new(normalizers)))?;
-        let decoders = vec![
-            Replace::new("\u{2581}", " ")?.into(),
-            ByteFallback::new().into(),
-            Fuse::new().into(),
-            Strip::new(' ', 1, 0).into(),
-        ];
-        tokenizer.with_decoder(Some(Decoders::new(decoders)));
-        let template = TemplateProcessing::builder()
-            .try_single("<s> $A")?
-            .try_pair("<s> $A <s> $B")?
-            .special_tokens(vec![("<s>", infer_core::BOS)])
-            .build()?;
-        tokenizer.with_post_processor(Some(template));
-        tokenizer.add_special_tokens(SPECIAL.map(|name| AddedToken::from(name, true)))?;
-        tokenizer.to_string(true)
     }
 }
 

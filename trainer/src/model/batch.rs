@@ -13,6 +13,9 @@ pub struct Batch<'a> {
     pub tokens: &'a [u32],
     /// The token after each, or [`IGNORED`].
     pub targets: &'a [u32],
+    /// Where in its window the text of each token begins, if a window has several texts: attention
+    /// looks no further back.
+    pub starts: Option<&'a [u32]>,
     /// Number of windows.
     pub sequences: usize,
     /// Tokens of a window, at most the model's `seq_len`.
@@ -64,12 +67,30 @@ impl Batch<'_> {
             );
         }
         ensure!(self.targets.iter().any(|t| *t != IGNORED), "no target in the batch: every position is ignored");
+        self.check_starts()?;
         ensure!((0.0..1.0).contains(&options.dropout), "dropout is {}, it must be in 0..1", options.dropout);
         if let Some(teacher) = options.teacher {
             let logits = teacher.logits.len();
             ensure!(logits == n * vocab_size, "{logits} logits of the teacher for {n} tokens x {vocab_size}");
             ensure!((0.0..=1.0).contains(&teacher.weight), "teacher weight {} is not in 0..=1", teacher.weight);
             ensure!(teacher.temperature > 0.0, "temperature {} of the teacher is not above 0", teacher.temperature);
+        }
+        Ok(())
+    }
+
+    /// A text begins at a position, or goes on from the position before.
+    fn check_starts(&self) -> anyhow::Result<()> {
+        let Some(starts) = self.starts else { return Ok(()) };
+        ensure!(starts.len() == self.tokens.len(), "{} starts for {} tokens", starts.len(), self.tokens.len());
+        for window in starts.chunks_exact(self.length) {
+            let mut before = 0;
+            for (position, &start) in window.iter().enumerate() {
+                ensure!(
+                    start as usize == position || start == before,
+                    "a text of position {position} begins at {start}"
+                );
+                before = start;
+            }
         }
         Ok(())
     }

@@ -16,9 +16,10 @@
 //! number of threads.
 //!
 //! The files, from the bottom: `buffer`, `mat` and `math` (memory, views of matrices, vector
-//! arithmetic), `products` and `amx`, `sizes` (how a step is cut into tasks), `weights`, `rope` and
-//! `attention`, `layer` and `loss`, `workspace` and `step`.
+//! arithmetic), `products` and `amx`, `sizes` (how a step is cut into tasks), `weights` and
+//! `adapters`, `gradients`, `rope` and `attention`, `layer` and `loss`, `workspace` and `step`.
 
+mod adapters;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod amx;
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
@@ -27,6 +28,7 @@ mod amx;
 mod attention;
 mod buffer;
 mod chunks;
+mod gradients;
 mod layer;
 mod loss;
 mod mat;
@@ -64,13 +66,18 @@ impl Backend for Cpu {
         Ok(all) // intermediate results are two scalars, not worth an allocation
     }
 
-    fn sum_of_squares(gradients: &mut Gradients<Self>, parameter: &Matrix<Self>) -> anyhow::Result<f64> {
-        let gradient = gradients.get_or_alloc_mut(parameter).map_err(device_error::<Self>)?;
-        Ok(chunks::sum_of_squares(gradient))
+    fn sum_of_squares(model: &Llama<Self>, gradients: &mut Gradients<Self>) -> anyhow::Result<f64> {
+        let sums = model.trained().iter().map(|parameter| {
+            let gradient = gradients.get_or_alloc_mut(&parameter.tensor).map_err(device_error::<Self>)?;
+            Ok(chunks::sum_of_squares(gradient))
+        });
+        sums.sum()
     }
 
-    fn scale(&self, gradient: &mut Buffer<Self>, factor: f32, _: &Matrix<Self>) -> Result<(), Self::Err> {
-        chunks::scale(gradient, factor);
+    fn scale(model: &Llama<Self>, gradients: &mut Gradients<Self>, factor: f32) -> anyhow::Result<()> {
+        for parameter in model.trained() {
+            chunks::scale(gradients.get_or_alloc_mut(&parameter.tensor).map_err(device_error::<Self>)?, factor);
+        }
         Ok(())
     }
 

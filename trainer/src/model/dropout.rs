@@ -6,7 +6,7 @@
 /// those of the matrix there.
 #[derive(Clone, Copy)]
 pub(super) struct Dropout {
-    seed: u64,
+    pub seed: u64,
     /// Elements with a hash below this are dropped.
     pub threshold: u32,
     /// Factor of the elements that are kept: 1 / (1 - p).

@@ -10,12 +10,10 @@ use infer_core::format::TensorName;
 use infer_core::{Config, WeightType};
 
 use super::batch::{Batch, Options, check_tokens};
-use super::device::{Buffer, Gradients, Matrix, combine, device_error};
+use super::device::{Buffer, Gradients, Matrix, device_error};
 use super::precision::MatmulPrecision;
+use crate::io::lora::Lora;
 use crate::io::tensors::{Shape, shapes};
-
-/// Added to the mean square in rmsnorm, as in infer-core.
-pub(super) const RMS_EPS: f32 = 1e-5;
 
 /// A device that trains models.
 pub trait Backend: Device<f32> {
@@ -36,20 +34,18 @@ pub trait Backend: Device<f32> {
     /// Drops the gradients of intermediate results.
     fn keep_parameters(model: &Llama<Self>, mut all: Gradients<Self>) -> anyhow::Result<Gradients<Self>> {
         let mut kept = Gradients::leaky();
-        for Parameter { tensor, .. } in &model.parameters {
+        for Parameter { tensor, .. } in model.trained() {
             let wanted = kept.get_or_alloc_mut(tensor).map_err(device_error::<Self>)?;
             std::mem::swap(wanted, all.get_or_alloc_mut(tensor).map_err(device_error::<Self>)?);
         }
         Ok(kept)
     }
 
-    /// Sums the squares of a parameter's gradient.
-    fn sum_of_squares(gradients: &mut Gradients<Self>, parameter: &Matrix<Self>) -> anyhow::Result<f64>;
+    /// Sums the squares of all gradients.
+    fn sum_of_squares(model: &Llama<Self>, gradients: &mut Gradients<Self>) -> anyhow::Result<f64>;
 
-    /// Multiplies a parameter's gradient by `factor`.
-    fn scale(&self, gradient: &mut Buffer<Self>, factor: f32, parameter: &Matrix<Self>) -> Result<(), Self::Err> {
-        combine(self, gradient, factor, parameter.clone(), 0.0)
-    }
+    /// Multiplies all gradients by `factor`.
+    fn scale(model: &Llama<Self>, gradients: &mut Gradients<Self>, factor: f32) -> anyhow::Result<()>;
 
     /// Updates a parameter and its moments by AdamW, given its gradient. The caller keeps `scratch`
     /// from call to call.
@@ -73,6 +69,14 @@ pub struct Parameter<D: Device<f32>> {
     pub tensor: Matrix<D>,
 }
 
+/// The adapters of a model on a device; see [`Lora`].
+pub struct Adapters<D: Device<f32>> {
+    /// Rank and scale.
+    pub lora: Lora,
+    /// A and B of each matrix in turn, and rows of the classifier, in the order of [`Lora::parts`].
+    pub parameters: Vec<Parameter<D>>,
+}
+
 /// The parameters of a Llama-2 model on a device.
 pub struct Llama<D: Backend> {
     /// Hyperparameters, in infer-core's names.
@@ -81,6 +85,8 @@ pub struct Llama<D: Backend> {
     pub device: D,
     /// The weights, in the order of [`shapes`].
     pub parameters: Vec<Parameter<D>>,
+    /// Adapters, which are then trained in place of the weights.
+    pub adapters: Option<Adapters<D>>,
     /// The precision of the loss and its gradients: highest, unless it is set. Logits always have
     /// the highest.
     pub matmul_precision: MatmulPrecision,
@@ -150,7 +156,8 @@ impl<D: Backend> Llama<D> {
         });
         let parameters = parameters.collect::<anyhow::Result<_>>()?;
         let matmul_precision = MatmulPrecision::default();
-        Ok(Llama { config, device: device.clone(), parameters, matmul_precision, workspace: Arc::default() })
+        let (device, workspace) = (device.clone(), Arc::default());
+        Ok(Llama { config, device, parameters, adapters: None, matmul_precision, workspace })
     }
 
     /// Copies all weights, in the order of [`shapes`].
@@ -163,13 +170,13 @@ impl<D: Backend> Llama<D> {
         self.parameters.iter().map(|p| p.shape.size()).sum()
     }
 
-    /// Makes gradients of zero to accumulate into.
+    /// Makes gradients of zero to accumulate into, of what is [`trained`](Self::trained).
     ///
     /// # Errors
     /// The device has no memory.
     pub fn zero_gradients(&self) -> anyhow::Result<Gradients<D>> {
         let mut gradients = Gradients::leaky();
-        for parameter in &self.parameters {
+        for parameter in self.trained() {
             gradients.try_alloc_for(&parameter.tensor).map_err(device_error::<D>)?;
         }
         Ok(gradients)
@@ -225,11 +232,6 @@ impl<D: Backend> Llama<D> {
     pub(super) fn tensor(&self, name: TensorName, layer: usize) -> &Matrix<D> {
         let found = self.parameters.iter().find(|p| p.shape.name == name && p.shape.layer == layer);
         &found.expect("every tensor of shapes() is there").tensor
-    }
-
-    pub(super) fn classifier(&self) -> &Matrix<D> {
-        let shared = self.config.shared_classifier;
-        self.tensor(if shared { TensorName::TokEmb } else { TensorName::Wcls }, 0)
     }
 }
 

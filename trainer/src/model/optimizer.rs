@@ -41,7 +41,7 @@ impl<D: Backend> AdamW<D> {
         gradients: &mut Gradients<D>,
     ) -> anyhow::Result<()> {
         self.steps += 1;
-        for parameter in &mut model.parameters {
+        for parameter in model.trained_mut() {
             let decay = (!parameter.shape.is_norm()).then_some(WeightDecay::Decoupled(self.weight_decay));
             let adam = AdamConfig { lr: learning_rate, betas: self.betas, eps: self.eps, weight_decay: decay };
             let tensor = &mut parameter.tensor;
@@ -56,7 +56,7 @@ impl<D: Backend> AdamW<D> {
     /// Copies the first and the second moments, each in the order of the parameters.
     pub fn moments(&self, model: &Llama<D>) -> [Vec<Vec<f32>>; 2] {
         [&self.moment1, &self.moment2]
-            .map(|moments| model.parameters.iter().map(|p| moments.get(&p.tensor).as_vec()).collect())
+            .map(|moments| model.trained().iter().map(|p| moments.get(&p.tensor).as_vec()).collect())
     }
 
     /// Takes back copies that [`moments`](Self::moments) made after so many steps.
@@ -71,8 +71,8 @@ impl<D: Backend> AdamW<D> {
     ) -> anyhow::Result<()> {
         self.steps = steps;
         for (store, moments) in [&mut self.moment1, &mut self.moment2].into_iter().zip(moments) {
-            anyhow::ensure!(moments.len() == model.parameters.len(), "{} moments for another model", moments.len());
-            for (parameter, moment) in model.parameters.iter().zip(moments) {
+            anyhow::ensure!(moments.len() == model.trained().len(), "{} moments for another model", moments.len());
+            for (parameter, moment) in model.trained().iter().zip(moments) {
                 let (moment, shape) = (moment.as_ref().to_vec(), (parameter.shape.rows, parameter.shape.cols));
                 anyhow::ensure!(moment.len() == parameter.shape.size(), "a moment of another shape than {shape:?}");
                 let source = model.device.try_tensor_from_vec(moment, shape).map_err(device_error::<D>)?;
@@ -94,15 +94,10 @@ pub fn clip_gradients<D: Backend>(
     gradients: &mut Gradients<D>,
     max_norm: f32,
 ) -> anyhow::Result<f32> {
-    let squares = model.parameters.iter().map(|p| D::sum_of_squares(gradients, &p.tensor));
-    let norm = squares.sum::<anyhow::Result<f64>>()?.sqrt() as f32;
+    let norm = D::sum_of_squares(model, gradients)?.sqrt() as f32;
     if max_norm > 0.0 && norm > max_norm {
-        for parameter in &model.parameters {
-            let gradient = gradients.get_or_alloc_mut(&parameter.tensor).map_err(device_error::<D>)?;
-            // The formula of torch.nn.utils.clip_grad_norm_.
-            let factor = max_norm / (norm + 1e-6);
-            model.device.scale(gradient, factor, &parameter.tensor).map_err(device_error::<D>)?;
-        }
+        // The formula of torch.nn.utils.clip_grad_norm_.
+        D::scale(model, gradients, max_norm / (norm + 1e-6))?;
     }
     Ok(norm)
 }

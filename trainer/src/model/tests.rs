@@ -1,3 +1,9 @@
+mod adapters;
+mod chats;
+#[cfg(feature = "cuda")]
+mod cuda;
+mod rope;
+
 use dfdx::prelude::{Backward, Cpu, NoneTape, Rank0, SplitTape, Tensor, Trace, ZerosTensor};
 use infer_core::format::{Header, TensorName, Version, write};
 use infer_core::{Config, ModelBytes};
@@ -8,7 +14,7 @@ use crate::io::tensors::{Shape, shapes};
 use crate::io::weights::{FileVersion, tests::weights};
 
 /// Two query heads share each key/value head.
-const TINY: Config = Config::new(16, 24, 2, 4, 19, 70).with_kv_heads(2);
+pub(super) const TINY: Config = Config::new(16, 24, 2, 4, 19, 70).with_kv_heads(2);
 
 /// [`TINY`] but for a few fields.
 fn tiny(change: impl FnOnce(&mut Config)) -> Config {
@@ -17,9 +23,9 @@ fn tiny(change: impl FnOnce(&mut Config)) -> Config {
     config
 }
 
-struct Case {
-    model: Llama<Cpu>,
-    tokens: Vec<u32>,
+pub(super) struct Case {
+    pub(super) model: Llama<Cpu>,
+    pub(super) tokens: Vec<u32>,
     targets: Vec<u32>,
     teacher: Vec<f32>,
     sequences: usize,
@@ -28,7 +34,7 @@ struct Case {
 
 impl Case {
     /// Weights far larger than at the start of a training, so that every part of the model matters.
-    fn new(config: Config, sequences: usize, length: usize) -> Case {
+    pub(super) fn new(config: Config, sequences: usize, length: usize) -> Case {
         let mut rng = fastrand::Rng::with_seed(7);
         let weights: Vec<Vec<f32>> = shapes(&config)
             .unwrap()
@@ -53,36 +59,44 @@ impl Case {
         self
     }
 
-    fn batch(&self) -> Batch<'_> {
+    pub(super) fn batch(&self) -> Batch<'_> {
         let Case { tokens, targets, sequences, length, .. } = self;
-        Batch { tokens, targets, sequences: *sequences, length: *length }
+        Batch { tokens, targets, starts: None, sequences: *sequences, length: *length }
     }
 
-    fn teacher(&self) -> Option<Teacher<'_>> {
+    pub(super) fn teacher(&self) -> Option<Teacher<'_>> {
         Some(Teacher { logits: &self.teacher, weight: 0.7, temperature: 1.5 })
     }
 
-    fn cpu(&self, options: &Options) -> (f32, Vec<Vec<f32>>) {
+    pub(super) fn cpu(&self, options: &Options) -> (f32, Vec<Vec<f32>>) {
+        self.cpu_of(&self.batch(), options)
+    }
+
+    pub(super) fn cpu_of(&self, batch: &Batch, options: &Options) -> (f32, Vec<Vec<f32>>) {
         let mut gradients = self.model.zero_gradients().unwrap();
-        let loss = self.model.loss_and_gradients(&self.batch(), options, 1.0, &mut gradients).unwrap();
+        let loss = self.model.loss_and_gradients(batch, options, 1.0, &mut gradients).unwrap();
         (loss, self.to_vecs(&gradients))
     }
 
     fn composed(&self, options: &Options) -> (f32, Vec<Vec<f32>>) {
+        self.composed_of(&self.batch(), options)
+    }
+
+    fn composed_of(&self, batch: &Batch, options: &Options) -> (f32, Vec<Vec<f32>>) {
         let start: Tensor<Rank0, f32, Cpu> = self.model.device.try_zeros().unwrap();
         let tape = start.traced(self.model.zero_gradients().unwrap()).split_tape().1;
-        let loss = composed::loss(&self.model, &self.batch(), options, tape).unwrap();
+        let loss = composed::loss(&self.model, batch, options, tape).unwrap();
         (loss.as_vec()[0], self.to_vecs(&loss.backward()))
     }
 
     fn to_vecs(&self, gradients: &Gradients<Cpu>) -> Vec<Vec<f32>> {
-        self.model.parameters.iter().map(|p| gradients.get(&p.tensor).as_vec()).collect()
+        self.model.trained().iter().map(|p| gradients.get(&p.tensor).as_vec()).collect()
     }
 
     /// Asserts that gradients agree within `tolerance` of each tensor's largest (some are zero:
     /// those of wq over a single position).
-    fn assert_close(&self, a: &[Vec<f32>], b: &[Vec<f32>], tolerance: f32) {
-        for ((parameter, a), b) in self.model.parameters.iter().zip(a).zip(b) {
+    pub(super) fn assert_close(&self, a: &[Vec<f32>], b: &[Vec<f32>], tolerance: f32) {
+        for ((parameter, a), b) in self.model.trained().iter().zip(a).zip(b) {
             let largest = b.iter().fold(0.0, |max: f32, x| max.max(x.abs()));
             let worst = a.iter().zip(b).fold(0.0, |max: f32, (a, b)| max.max((a - b).abs()));
             let name = parameter.shape.name.as_str();
@@ -138,7 +152,7 @@ fn learns() {
     let mut adam = AdamW::new(&model, [0.9, 0.95], 0.1).unwrap();
     let tokens: Vec<u32> = (0..2 * 11).map(|i| i * 7 % 19).collect();
     let targets: Vec<u32> = (0..2 * 11).map(|i| if i == 5 { IGNORED } else { (i + 1) * 7 % 19 }).collect();
-    let batch = Batch { tokens: &tokens, targets: &targets, sequences: 2, length: 11 };
+    let batch = Batch { tokens: &tokens, targets: &targets, starts: None, sequences: 2, length: 11 };
     let first = model.loss(&batch).unwrap();
     for _ in 0..50 {
         let mut gradients = model.zero_gradients().unwrap();
@@ -171,7 +185,10 @@ impl Reference {
     const UNTIED: Config = Config::new(12, 20, 1, 2, 13, 70).with_own_classifier();
 
     fn load() -> Reference {
-        let bytes = include_bytes!("../../tests/reference/reference.safetensors");
+        Reference::of(include_bytes!("../../tests/reference/reference.safetensors"))
+    }
+
+    fn of(bytes: &'static [u8]) -> Reference {
         Reference(safetensors::SafeTensors::deserialize(bytes).unwrap())
     }
 
@@ -331,21 +348,23 @@ fn threads_do_not_change_results() {
 #[test]
 fn exported_model_gives_the_same_logits_in_infer_core() {
     for config in [TINY, TINY.with_own_classifier()] {
-        let case = Case::new(config, 1, 70);
-        let mut file = Vec::new();
-        write(&mut file, &Header { version: Version::V0, config }, |name, layer| {
-            case.model.tensor(name, layer).as_vec().into()
-        })
-        .unwrap();
-        let mut run = ::tests::Run::new(&file, 7);
-        let reread = Llama::from_model(&run.model, &Cpu::default()).unwrap();
-        assert_eq!(reread.to_vecs(), case.model.to_vecs());
-        let expected = run.logits(&case.tokens).unwrap().concat();
-        let cpu = case.model.logits(&case.tokens, 1, 70).unwrap();
-        let composed = composed::logits_vec(&case.model, &case.tokens, 1, 70).unwrap();
-        for ((expected, cpu), composed) in expected.iter().zip(cpu).zip(composed) {
-            assert!((expected - cpu).abs() < 1e-4 && (expected - composed).abs() < 1e-4, "{expected} {cpu} {composed}");
-        }
+        agrees_with_infer_core(&Case::new(config, 1, 70));
+    }
+}
+
+fn agrees_with_infer_core(case: &Case) {
+    let Case { model, tokens, sequences, length, .. } = case;
+    let mut file = Vec::new();
+    let header = Header::new(Version::V1, model.config);
+    write(&mut file, &header, |name, layer| Ok(model.tensor(name, layer).as_vec().into())).unwrap();
+    let reread = Llama::from_model(&::tests::Run::new(&file, 7).model, &Cpu::default()).unwrap();
+    assert_eq!(reread.to_vecs(), model.to_vecs());
+    let window = |tokens| ::tests::Run::new(&file, 7).logits(tokens).unwrap().concat();
+    let expected: Vec<f32> = tokens.chunks(*length).flat_map(window).collect();
+    let cpu = model.logits(tokens, *sequences, *length).unwrap();
+    let composed = composed::logits_vec(model, tokens, *sequences, *length).unwrap();
+    for ((expected, cpu), composed) in expected.iter().zip(cpu).zip(composed) {
+        assert!((expected - cpu).abs() < 1e-4 && (expected - composed).abs() < 1e-4, "{expected} {cpu} {composed}");
     }
 }
 
@@ -361,6 +380,9 @@ fn bad_batches_are_errors() {
     assert!(loss(Batch { targets: &[1; 15], ..good }).contains("15 targets for 16 tokens"));
     assert!(loss(Batch { sequences: 3, ..good }).contains("16 tokens given for 3 x 8"));
     assert!(loss(Batch { sequences: 0, ..good }).contains("16 tokens given for 0 x 8"));
+    let starts = [[0; 9].as_slice(), &[2; 7]].concat();
+    assert!(loss(Batch { starts: Some(&starts[1..]), ..good }).contains("15 starts for 16 tokens"));
+    assert!(loss(Batch { starts: Some(&starts), ..good }).contains("a text of position 1 begins at 2"));
     assert!(loss(Batch { sequences: 1, length: 71, ..good }).contains("windows of 71 tokens"));
 }
 
@@ -394,7 +416,7 @@ fn every_tensor_of_a_file_is_where_infer_core_looks_for_it() {
     for version in [FileVersion::V0, FileVersion::V1] {
         let file = ModelBytes::copy(&weights.to_file(version).unwrap()).unwrap();
         let model = file.model().unwrap();
-        assert_eq!(*model.config(), weights.config);
+        assert_eq!(*model.config(), weights.header.config);
         let read = Llama::from_model(&model, &Cpu::default()).unwrap().to_vecs();
         assert_eq!(read, weights.tensors, "{version:?}");
     }

@@ -8,6 +8,8 @@ use anyhow::Context;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
+use crate::report::output::note;
+
 /// The signal that came last, if one came.
 #[derive(Default)]
 pub struct Interrupt {
@@ -43,6 +45,21 @@ impl Interrupt {
         match self.signal.load(Ordering::Relaxed) {
             0 => None,
             signal => Some(status(signal as i32)),
+        }
+    }
+
+    /// Passes a result on, unless a signal has made it an error: then the process ends with the
+    /// signal's exit status. Whoever returned the error has removed its unfinished files.
+    ///
+    /// # Errors
+    /// The result's own.
+    pub fn end<T>(&self, done: anyhow::Result<T>) -> anyhow::Result<T> {
+        match (&done, self.status()) {
+            (Err(_), Some(status)) => {
+                note("interrupted");
+                std::process::exit(status)
+            }
+            _ => done,
         }
     }
 }

@@ -19,7 +19,8 @@ fn fits(settings: &Settings, config: &Config, available: f64) -> anyhow::Result<
     let Settings { batch_size, max_seq_len, .. } = *settings;
     let need = |batch_size: usize| {
         let logits = if settings.teacher.is_some() { config.vocab_size as f64 } else { 0.0 };
-        training_bytes(config, batch_size, max_seq_len) + 4.0 * batch_size as f64 * max_seq_len as f64 * logits
+        training_bytes(config, batch_size, max_seq_len, settings.lora_rank)
+            + 4.0 * batch_size as f64 * max_seq_len as f64 * logits
     };
     let needed = need(batch_size);
     if needed <= available {

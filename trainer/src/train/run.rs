@@ -6,30 +6,27 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use dfdx::prelude::{Cache, Cpu};
 use indicatif::HumanDuration;
-use infer_core::Sampler;
+use infer_core::format::{Header, Version};
 
-use crate::data::batches::{Batch, Batches, mix};
-use crate::data::tokenizer::TokenizerFile;
-use crate::io::checkpoint::{Checkpoints, Order, Run, Tensor, tensor_name};
-use crate::io::export::Target;
+use crate::data::batches::{Batch, mix};
+use crate::io::checkpoint::{Checkpoints, Order, Run};
 use crate::io::files::{SETTINGS, lock, write_whole};
-use crate::io::inference::Runnable;
-use crate::io::tensors::Shape;
-use crate::io::weights::Weights;
-use crate::model::{self, AdamW, Backend, Llama, Options, clip_gradients};
+use crate::io::foreign::Parts;
+use crate::io::model_file::Target;
+use crate::io::vocabulary::Vocabulary;
+use crate::io::weights::{FileVersion, Weights};
+use crate::model::{self, AdamW, Adapters, Backend, IGNORED, Llama, Options, clip_gradients};
 use crate::report::Report;
 use crate::report::metric::Evaluation;
 use crate::report::output::note;
 use crate::report::peak;
+use crate::train::corpus::{Corpus, Sequences};
 use crate::train::interrupt::Interrupt;
 use crate::train::memory;
+use crate::train::saved;
 use crate::train::schedule::learning_rate;
 use crate::train::settings::{Device, InitFrom, Settings};
-use crate::train::sources::Data;
 use crate::train::start::{Start, describe};
-
-/// Most positions of the story that each evaluation tells.
-const SAMPLE_LEN: usize = 128;
 
 /// Trains on the device that the settings name.
 ///
@@ -44,7 +41,7 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
             run_on(settings, device)
         }
         #[cfg(feature = "cuda")]
-        Device::Cuda => run_on(settings, dfdx::prelude::Cuda::default()),
+        Device::Cuda(number) => run_on(settings, model::open_gpu(*number)?),
         // `Settings::check` refuses these; a caller of the library may not have called it.
         other => bail!("device is {:?}: not in this program", String::from(other.clone())),
     }
@@ -60,12 +57,14 @@ fn run_on<D: Backend>(settings: &Settings, device: D) -> anyhow::Result<()> {
     let config = start.config(settings)?;
     memory::check(settings, &config)?;
     if !settings.eval_only {
-        target(settings).check(&config, &inputs(settings))?;
+        target(settings, &Header::new(Version::V1, config)).check(&config, &inputs(settings))?;
     }
-    let given = settings.tokenizer.as_deref().map(TokenizerFile::open).transpose()?;
-    let own = start.tokenizer(given.as_ref())?;
-    let data = Data::prepare(settings, given, own)?;
-    let settings = &Settings { vocab_size: Some(data.tokenizer().vocab_size()), ..settings.clone() };
+    let data = Corpus::prepare(settings, &start)?;
+    let vocab_size = match start {
+        Start::Scratch => data.vocab_size(),
+        _ => config.vocab_size, // a vocabulary may leave tokens of the model unused
+    };
+    let settings = &Settings { vocab_size: Some(vocab_size), ..settings.clone() };
     memory::check(settings, &start.config(settings)?)?; // again, now that the vocabulary is known
     let mut training = Training::new(settings, device, &data, start)?;
     if settings.eval_only {
@@ -78,19 +77,20 @@ fn run_on<D: Backend>(settings: &Settings, device: D) -> anyhow::Result<()> {
     training.finish()
 }
 
-/// The place for the trained model.
-fn target(settings: &Settings) -> Target<'_> {
+/// The place for the trained model of this header.
+fn target(settings: &Settings, header: &Header) -> Target<'static> {
     let advice = match settings.export {
         Some(_) => "name another --export",
         None => "name the model with --export, or another --out-dir",
     };
-    Target { path: settings.export_path(), version: settings.export_version, advice }
+    let plain = if header.is_plain() { FileVersion::V0 } else { FileVersion::V1 };
+    Target { path: settings.export_path(), version: settings.export_version.unwrap_or(plain), advice }
 }
 
 /// The files that a run reads.
 fn inputs(settings: &Settings) -> Vec<&Path> {
-    let Settings { data, valid, tokenizer, teacher, .. } = settings;
-    let given = [data, valid, tokenizer, teacher].into_iter().flatten().map(PathBuf::as_path);
+    let Settings { data, valid, chats, chats_valid, tokenizer, teacher, .. } = settings;
+    let given = [data, valid, chats, chats_valid, tokenizer, teacher].into_iter().flatten().map(PathBuf::as_path);
     let model = match &settings.init_from {
         InitFrom::Model(path) => Some(Path::new(path)),
         InitFrom::Scratch | InitFrom::Resume => None,
@@ -101,9 +101,9 @@ fn inputs(settings: &Settings) -> Vec<&Path> {
 /// A run in progress.
 struct Training<'a, D: Backend> {
     settings: &'a Settings,
-    data: &'a Data,
-    train: Batches<'a>,
-    valid: Batches<'a>,
+    data: &'a Corpus,
+    train: Sequences<'a>,
+    valid: Sequences<'a>,
     model: Llama<D>,
     optimizer: AdamW<D>,
     teacher: Option<Llama<D>>,
@@ -116,22 +116,25 @@ struct Training<'a, D: Backend> {
 }
 
 impl<'a, D: Backend> Training<'a, D> {
-    fn new(settings: &'a Settings, device: D, data: &'a Data, start: Start) -> anyhow::Result<Self> {
+    fn new(settings: &'a Settings, device: D, data: &'a Corpus, start: Start) -> anyhow::Result<Self> {
         let s = settings;
-        let train = Batches::new(data.train(), s.max_seq_len, s.seed, "--max-seq-len").context("training split")?;
-        let valid = Batches::new(data.valid(), s.max_seq_len, s.seed, "--max-seq-len").context("validation split")?;
+        let (train, valid) = (data.train(s)?, data.valid(s)?);
         let config = start.config(s)?;
+        let header = data.header(&start.header(s)?.unwrap_or(Header::new(Version::V1, config)))?;
         let order = Order {
             seed: s.seed,
             batch_size: s.batch_size,
             gradient_accumulation_steps: s.gradient_accumulation_steps,
             length: s.max_seq_len,
-            epoch: train.sequences(),
+            epoch: train.number(),
+            chats: train.checksum(),
         };
         let mut run = Run::new(&config, order);
+        run.template = data.template().map_or_else(|| start.template(), |source| Ok(Some(source.into())))?;
         if let Start::Resume(checkpoint) = &start {
+            let template = run.template.take();
             run = checkpoint.run.clone();
-            run.order = order;
+            (run.order, run.template) = (order, template);
             if checkpoint.run.order != order {
                 note(format!(
                     "note: the run goes on from {}, but not as it would have, since settings have changed: {}",
@@ -140,11 +143,14 @@ impl<'a, D: Backend> Training<'a, D> {
                 ));
             }
         }
-        let (mut model, optimizer) = start.into_model(config, &device, s)?;
+        run = run.with_header(&header);
+        run.is_json = matches!(data.vocabulary(), Vocabulary::Json(_));
+        let (mut model, optimizer) =
+            start.into_model(config, &device, s, s.lora().map(|lora| lora.with_ends(data.stops())))?;
         model.matmul_precision = s.matmul_precision;
-        let teacher = data.teacher.as_ref().map(|teacher| Llama::from_model(&teacher.model()?, &device)).transpose()?;
+        let teacher = data.teacher().map(|teacher| Llama::from_model(&teacher.model()?, &device)).transpose()?;
         let checkpoints = Checkpoints::open(&s.out_dir)?;
-        let token_lengths = data.tokenizer().token_lengths()?;
+        let token_lengths = data.token_lengths(config.vocab_size)?;
         let interrupt = Interrupt::default();
         let (peak, how) = match s.peak_gflops {
             Some(peak) => (peak, "given"),
@@ -152,15 +158,17 @@ impl<'a, D: Backend> Training<'a, D> {
         };
         let report = Report::new(&s.out_dir, &config, run.iter, s.max_iters, peak);
         report.say(format!(
-            "{} parameters: {}\nmatrix products in {}\n\
-             {} sequences of {} tokens to train on, {} to validate on; {} tokens per step\n\
+            "{} parameters: {}{}\nmatrix products in {}\n\
+             {} sequences of {} tokens to train on{}, {} to validate on; {} tokens per step\n\
              mfu is relative to {peak:.0} GFLOP/s, {how}",
             model.parameter_count(),
             describe(&config),
-            if s.device == Device::Cpu { s.matmul_precision.describe() } else { "f32" },
-            train.sequences(),
+            describe_trained(&model),
+            if s.device == Device::Cpu { s.matmul_precision.describe() } else { s.matmul_precision.on_gpu() },
+            train.number(),
             s.max_seq_len,
-            valid.sequences(),
+            train.describe_fullness(),
+            valid.number(),
             s.tokens_per_iter(),
         ));
         Ok(Training {
@@ -181,17 +189,25 @@ impl<'a, D: Backend> Training<'a, D> {
 
     /// Opens the run's files and writes settings.toml, from which a run resumes.
     fn begin(&mut self) -> anyhow::Result<()> {
-        target(self.settings).check_tokenizer(&self.model.config, self.data.tokenizer().bytes())?;
+        let header = self.run.header();
+        let target = target(self.settings, &header);
+        target.version.header(&header).with_context(|| target.path.display().to_string())?;
+        target.check_beside(&header, Some(&self.data.vocabulary()), self.run.template.as_deref())?;
         self.interrupt = Interrupt::catch()?;
         self.checkpoints.begin(self.run.iter, self.settings.always_save_checkpoint)?;
+        if let (Some(Adapters { lora, .. }), None) = (&self.model.adapters, self.run.lora) {
+            self.run.lora = Some((*lora, self.checkpoints.save_base(&saved::base(&self.model))?));
+        }
         self.report.open_files(self.run.iter)?;
         let c = self.model.config;
         let settings = Settings {
             // A search could find other shards next time, so the folder itself is written down.
-            data: Some(self.data.folder.clone()),
+            data: self.data.folder(),
             valid: None,
             separator: None,
-            tokenizer: self.settings.tokenizer.as_ref().map(|_| self.data.tokenizer().path.clone()),
+            tokenizer: self.settings.tokenizer.as_ref().map(|_| self.data.tokenizer_path().into()),
+            // The checkpoint has it.
+            template: None,
             dim: c.dim,
             hidden_dim: Some(c.hidden_dim),
             n_layers: c.n_layers,
@@ -245,12 +261,17 @@ impl<'a, D: Backend> Training<'a, D> {
     /// Updates the weights once. Returns the loss before the update.
     fn step(&mut self) -> anyhow::Result<f64> {
         let s = self.settings;
-        let scale = 1.0 / s.gradient_accumulation_steps as f32;
         let mut gradients = self.model.zero_gradients()?;
         let mut loss = 0.0;
-        for micro in 0..s.gradient_accumulation_steps as u64 {
-            let batch = self.train.training(self.run.sequences, s.batch_size)?;
+        let mut batches = Vec::new();
+        for _ in 0..s.gradient_accumulation_steps {
+            batches.push(self.train.training(self.run.sequences, s.batch_size)?);
             self.run.sequences += s.batch_size as u64;
+        }
+        let counted: usize = batches.iter().map(Batch::counted).sum();
+        for (micro, batch) in (0u64..).zip(&batches) {
+            // Every token counts the same, however many there are in its pass.
+            let scale = (batch.counted() as f64 / counted as f64) as f32;
             let taught = self.teacher.as_ref().map(|teacher| teacher.logits(&batch.x, s.batch_size, s.max_seq_len));
             let taught = taught.transpose()?;
             let teacher = taught.as_ref().map(|logits| model::Teacher {
@@ -260,9 +281,8 @@ impl<'a, D: Backend> Training<'a, D> {
             });
             let seed = mix(&[s.seed, self.run.iter, micro]);
             let options = Options { dropout: s.dropout as f32, seed, teacher };
-            loss +=
-                self.model.loss_and_gradients(&for_model(&batch, s.max_seq_len), &options, scale, &mut gradients)?
-                    * scale;
+            loss += self.model.loss_and_gradients(&for_model(batch, s.max_seq_len), &options, scale, &mut gradients)?
+                * scale;
         }
         let norm = clip_gradients(&self.model, &mut gradients, s.grad_clip as f32)?;
         self.check_finite("loss", f64::from(loss))?;
@@ -309,7 +329,7 @@ impl<'a, D: Backend> Training<'a, D> {
             self.report.say(format!(
                 "warning: the first validation loss is {loss:.2}, and guessing gives {guessing:.2}: {path} does not know these \
                  tokens. Is {} its tokenizer?",
-                self.data.tokenizer().path.display()
+                self.data.tokenizer_path().display()
             ));
         }
     }
@@ -328,40 +348,32 @@ impl<'a, D: Backend> Training<'a, D> {
             tokens: self.run.sequences * self.settings.max_seq_len as u64,
             seconds: self.run.seconds,
         })?;
-        let runnable = Runnable::new(&self.weights(), self.data.tokenizer().bytes().to_vec())?;
-        let story = runnable.story("", SAMPLE_LEN, Sampler::new(1.0, 0.9, self.settings.seed.max(1))?)?;
-        self.report.say(format!("a story: {}", story.replace('\n', " ")));
+        self.report.say(self.data.sample(&self.weights(), self.settings.seed)?);
         Ok(val_loss)
     }
 
-    /// The loss in nats per token on fixed sequences, and their tokens per byte.
-    fn mean_loss(&self, batches: &Batches<'_>) -> anyhow::Result<(f64, f64)> {
+    /// The loss in nats per token that counts, on fixed sequences, and the tokens per byte.
+    fn mean_loss(&self, sequences: &Sequences<'_>) -> anyhow::Result<(f64, f64)> {
         let s = self.settings;
-        let (mut sum, mut n, mut bytes) = (0.0, 0, 0);
+        let (mut sum, mut n, mut bytes) = (0.0, 0.0, 0);
         for i in 0..s.eval_iters {
-            let Some(batch) = batches.fixed(i, s.eval_iters, s.batch_size)? else { break };
-            let batch = for_model(&batch, s.max_seq_len);
-            bytes += batch.targets.iter().map(|&token| self.token_lengths[token as usize]).sum::<usize>();
-            sum += f64::from(self.model.loss(&batch)?) * batch.sequences as f64;
-            n += batch.sequences;
+            let Some(batch) = sequences.fixed(i, s.eval_iters, s.batch_size)? else { break };
+            let weight = batch.counted() as f64 / s.max_seq_len as f64; // in sequences
+            let counted = batch.y.iter().filter(|target| **target != IGNORED);
+            bytes += counted.map(|&token| self.token_lengths[token as usize]).sum::<usize>();
+            sum += f64::from(self.model.loss(&for_model(&batch, s.max_seq_len))?) * weight;
+            n += weight;
         }
-        Ok((sum / n as f64, (n * s.max_seq_len) as f64 / bytes as f64))
+        Ok((sum / n, n * s.max_seq_len as f64 / bytes as f64))
     }
 
     fn weights(&self) -> Weights {
-        Weights { config: self.model.config, tensors: self.model.to_vecs() }
+        Weights { header: self.run.header(), tensors: self.model.merged() }
     }
 
     fn save(&mut self) -> anyhow::Result<()> {
-        let [moment1, moment2] = self.optimizer.moments(&self.model);
-        let mut tensors = Vec::new();
-        for (kind, values) in [("weight", self.model.to_vecs()), ("moment1", moment1), ("moment2", moment2)] {
-            for (data, parameter) in values.into_iter().zip(&self.model.parameters) {
-                let Shape { name, layer, rows, cols } = parameter.shape;
-                tensors.push(Tensor { name: tensor_name(kind, name, layer), shape: vec![rows, cols], data });
-            }
-        }
-        self.checkpoints.save(&self.run, &tensors, self.data.tokenizer().bytes())
+        let tensors = saved::tensors(&self.model, &self.optimizer);
+        self.checkpoints.save(&self.run, &tensors, self.data.vocabulary().bytes())
     }
 
     /// Exports the best weights and reports their loss.
@@ -370,7 +382,14 @@ impl<'a, D: Backend> Training<'a, D> {
         let best = self.checkpoints.read_best()?;
         let is_saved = best.is_some();
         let weights = best.map_or_else(|| Ok(self.weights()), |mut best| Weights::from_checkpoint(&mut best))?;
-        let written = target(s).write(&weights, self.data.tokenizer().bytes());
+        let vocabulary = self.data.vocabulary();
+        let parts = Parts {
+            header: &weights.header,
+            vocabulary: Some(&vocabulary),
+            template: self.run.template.as_deref(),
+            values: &weights,
+        };
+        let written = target(s, &weights.header).write(&parts);
         if is_saved {
             written.with_context(|| format!("the weights are safe: trainer export {} OUT.bin", s.out_dir.display()))?;
         } else {
@@ -394,7 +413,14 @@ impl<'a, D: Backend> Training<'a, D> {
 }
 
 fn for_model(batch: &Batch, length: usize) -> model::Batch<'_> {
-    model::Batch { tokens: &batch.x, targets: &batch.y, sequences: batch.x.len() / length, length }
+    let Batch { x: tokens, y: targets, starts } = batch;
+    model::Batch { tokens, targets, starts: starts.as_deref(), sequences: tokens.len() / length, length }
+}
+
+fn describe_trained<D: Backend>(model: &Llama<D>) -> String {
+    let n: usize = model.trained().iter().map(|parameter| parameter.shape.size()).sum();
+    let adapters = model.adapters.as_ref();
+    adapters.map_or(String::new(), |of| format!("\nadapters of rank {}: {n} parameters to train", of.lora.rank))
 }
 
 /// Sums over the steps since the last line of the log.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::separator::Separator;
 use crate::data::vocab;
+use crate::io::lora::Lora;
 use crate::io::weights::FileVersion;
 use crate::model::MatmulPrecision;
 
@@ -36,12 +37,24 @@ pub struct Settings {
     /// <|endoftext|>]
     #[arg(long, value_name = "TEXT", help_heading = "Files")]
     pub separator: Option<Separator>,
+    /// Chats to learn, one JSON object per line: {"messages": [{"role", "content"}, …]} or
+    /// {"prompt", "response"}
+    #[arg(long, value_name = "FILE.jsonl", help_heading = "Files")]
+    pub chats: Option<PathBuf>,
+    /// Chats to validate on [default: one in twenty, or the last tenth of few]
+    #[arg(long, value_name = "FILE.jsonl", help_heading = "Files")]
+    pub chats_valid: Option<PathBuf>,
+    /// How a chat is written down: llama2, chatml, llama3, plain, or a file of Jinja [default: the
+    /// model's, else llama2]
+    #[arg(long, value_name = "NAME", help_heading = "Files")]
+    pub template: Option<String>,
     /// Where the trained model goes, with tokenizer.bin beside it [default: model.bin in out_dir]
     #[arg(long, value_name = "MODEL.bin", help_heading = "Files")]
     pub export: Option<PathBuf>,
-    /// File version of the exported model: 0 and 1 are f32, 2 is int8
-    #[arg(long, value_enum, default_value = "0", help_heading = "Files")]
-    pub export_version: FileVersion,
+    /// File version of the exported model: 0 and 1 are f32, 2 is int8 [default: 0, or 1 for models
+    /// that version 0 cannot describe]
+    #[arg(long, value_enum, help_heading = "Files")]
+    pub export_version: Option<FileVersion>,
     /// `scratch`, `resume` from the last checkpoint in out_dir, or a model.bin to fine-tune
     #[arg(long, default_value = "scratch", help_heading = "Files")]
     pub init_from: InitFrom,
@@ -79,6 +92,13 @@ pub struct Settings {
     /// Positions of a training sequence, and of the model
     #[arg(long, default_value_t = 256, help_heading = "Model")]
     pub max_seq_len: usize,
+    /// Train adapters of this rank in place of the weights (LoRA), and add them to the exported
+    /// model
+    #[arg(long, value_name = "R", help_heading = "Model")]
+    pub lora_rank: Option<usize>,
+    /// Scale of the adapters times their rank [default: 2 lora_rank]
+    #[arg(long, value_name = "A", help_heading = "Model")]
+    pub lora_alpha: Option<f64>,
     /// Probability of dropping an activation
     #[arg(long, default_value_t = 0.0, help_heading = "Model")]
     pub dropout: f64,
@@ -119,13 +139,13 @@ pub struct Settings {
     /// Seed of the weights, the order of the data, dropout and sampled text
     #[arg(long, default_value_t = 1337, help_heading = "Training")]
     pub seed: u64,
-    /// `cpu`, or `cuda` in a build with that feature
+    /// `cpu`; in a build with the feature `cuda`, `cuda` or, for a GPU but the first, `cuda:1`
     #[arg(long, default_value = "cpu", help_heading = "Training")]
     pub device: Device,
     /// Number format of the computation: float32
     #[arg(long, default_value = "float32", help_heading = "Training")]
     pub dtype: Dtype,
-    /// Precision of matrix products on a CPU
+    /// Precision of matrix products
     #[arg(long, value_enum, default_value = "high", help_heading = "Training")]
     pub matmul_precision: MatmulPrecision,
 
@@ -182,6 +202,12 @@ impl Settings {
         self.export.clone().unwrap_or_else(|| self.out_dir.join("model.bin"))
     }
 
+    /// The adapters that are trained, if any.
+    pub fn lora(&self) -> Option<Lora> {
+        let rank = self.lora_rank?;
+        Some(Lora::new(rank, self.lora_alpha.unwrap_or(2.0 * rank as f64) as f32))
+    }
+
     /// Tokens of one optimiser step.
     pub fn tokens_per_iter(&self) -> u64 {
         (self.batch_size * self.gradient_accumulation_steps * self.max_seq_len) as u64
@@ -221,13 +247,15 @@ impl Settings {
         }
         match &self.device {
             Device::Cpu => {}
-            Device::Cuda if cfg!(feature = "cuda") => {}
-            Device::Cuda => bail!("device is cuda: this program was built without the feature `cuda`"),
-            Device::Unknown(other) => bail!("device is {other:?}: it must be cpu or cuda"),
+            Device::Cuda(_) if cfg!(feature = "cuda") => {}
+            Device::Cuda(_) => bail!("device is cuda: this program was built without the feature `cuda`"),
+            Device::Unknown(other) => bail!("device is {other:?}: it must be cpu, cuda or cuda:NUMBER"),
         }
         if let Dtype::Unknown(other) = &self.dtype {
             bail!("dtype is {other:?}: this trainer computes in float32");
         }
+        self.check_chats()?;
+        self.check_lora()?;
         ensure!(self.teacher_stories == 0 || self.teacher.is_some(), "teacher_stories needs a teacher to tell them");
         match &self.vocab_source {
             VocabSource::Custom => {}
@@ -237,6 +265,40 @@ impl Settings {
             ),
             VocabSource::Unknown(other) => bail!("vocab_source is {other:?}: it must be custom or llama2"),
         }
+        Ok(())
+    }
+
+    fn check_chats(&self) -> anyhow::Result<()> {
+        let stories = [
+            ("data", self.data.is_some()),
+            ("valid", self.valid.is_some()),
+            ("separator", self.separator.is_some()),
+            ("teacher", self.teacher.is_some()),
+        ];
+        let chats = [("chats_valid", self.chats_valid.is_some()), ("template", self.template.is_some())];
+        let needed = if self.chats.is_some() { &stories[..] } else { &chats[..] };
+        if let Some((name, _)) = needed.iter().find(|(_, is_given)| *is_given) {
+            match &self.chats {
+                Some(_) => bail!("{name} is for stories: leave it out, or leave out chats"),
+                None => bail!("{name} is for chats: give them with chats"),
+            }
+        }
+        Ok(())
+    }
+
+    fn check_lora(&self) -> anyhow::Result<()> {
+        let Some(rank) = self.lora_rank else {
+            ensure!(self.lora_alpha.is_none(), "lora_alpha is for adapters: give their rank with lora_rank");
+            return Ok(());
+        };
+        ensure!(rank >= 1, "lora_rank is 0: it must be at least 1; leave it out to train the weights themselves");
+        let alpha = self.lora_alpha.unwrap_or(1.0);
+        ensure!(alpha > 0.0 && alpha <= 1e6, "lora_alpha is {alpha}: it must be above 0 and at most 1000000");
+        ensure!(
+            self.init_from != InitFrom::Scratch,
+            "lora_rank is for weights that are there: name a model with init_from, or leave it out"
+        );
+        ensure!(self.device == Device::Cpu, "lora_rank is for a CPU: a GPU trains all weights so far");
         Ok(())
     }
 

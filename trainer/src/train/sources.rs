@@ -20,7 +20,7 @@ use crate::train::teacher::Teacher;
 const GENERATED_STORIES: usize = 10_000;
 
 /// Token shards with their tokenizer, and the teacher of the run, if it has one.
-pub struct Data {
+pub struct Stories {
     /// The folder of the shards.
     pub folder: PathBuf,
     shards: Shards,
@@ -30,7 +30,7 @@ pub struct Data {
     told: Vec<Shard>,
 }
 
-impl Data {
+impl Stories {
     /// Finds or makes the shards. `given` is the tokenizer that the settings name, `own` that of
     /// the weights to start from.
     ///
@@ -41,7 +41,7 @@ impl Data {
         settings: &Settings,
         given: Option<TokenizerFile>,
         own: Option<TokenizerFile>,
-    ) -> anyhow::Result<Data> {
+    ) -> anyhow::Result<Stories> {
         let teacher = settings.teacher.as_deref().map(|path| Teacher::open(path, settings.max_seq_len)).transpose()?;
         let teachers = teacher.as_ref().map(|teacher| teacher.tokenizer(given.as_ref())).transpose()?;
         if let (Some(given), VocabSource::Llama2) = (&given, &settings.vocab_source) {
@@ -61,7 +61,7 @@ impl Data {
             }
             None => Vec::new(),
         };
-        Ok(Data { folder, shards, teacher, told })
+        Ok(Stories { folder, shards, teacher, told })
     }
 
     /// The tokenizer of the shards, which is also that of the model and of the teacher.
@@ -214,6 +214,12 @@ pub fn data_of_run(path: &Path) -> anyhow::Result<Option<PathBuf>> {
     }
     let in_file = || settings.display().to_string();
     let table: toml::Table = std::fs::read_to_string(&settings)?.parse().with_context(in_file)?;
+    ensure!(
+        !table.contains_key("chats"),
+        "{} was taught on chats, not on shards: trainer --config {} --eval-only gives its loss on those held out",
+        path.display(),
+        settings.display()
+    );
     Ok(table.get("data").and_then(|data| data.as_str()).map(PathBuf::from))
 }
 

@@ -3,13 +3,16 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, bail, ensure};
+use infer_core::format::{Header, Version};
 use infer_core::{Config, MappedModel, WeightType};
+use infer_text::Template;
 
 use crate::data::tokenizer::TokenizerFile;
-use crate::io::checkpoint::{Checkpoint, Checkpoints, tensor_name};
-use crate::io::files::{SETTINGS, TOKENIZER, open_model};
-use crate::io::tensors::{Shape, shapes};
+use crate::io::checkpoint::{Checkpoint, Checkpoints};
+use crate::io::files::{SETTINGS, TOKENIZER, folder_of, open_model};
+use crate::io::lora::Lora;
 use crate::model::{AdamW, Backend, Llama};
+use crate::train::saved;
 use crate::train::settings::{InitFrom, Settings};
 
 /// The origin of the weights.
@@ -45,12 +48,22 @@ impl Start {
                 wants.vocab_size = settings.vocab_size.unwrap_or(has.vocab_size);
                 // No setting decides whether the classifier is shared: the weights do.
                 wants.shared_classifier = has.shared_classifier;
+                (wants.rope, wants.norm_eps) = (has.rope, has.norm_eps);
                 ensure!(
                     has == wants,
                     "the checkpoint {} has {}, but the settings ask for {}: resume with {}",
                     checkpoint.path.display(),
                     describe(&has),
                     describe(&wants),
+                    settings.out_dir.join(SETTINGS).display()
+                );
+                let lora = checkpoint.run.lora.map(|(lora, _)| lora);
+                ensure!(
+                    lora.map(|lora| Lora::new(lora.rank, lora.alpha)) == settings.lora(),
+                    "the checkpoint {} has {}, but the settings ask for {}: resume with {}",
+                    checkpoint.path.display(),
+                    describe_lora(lora),
+                    describe_lora(settings.lora()),
                     settings.out_dir.join(SETTINGS).display()
                 );
                 Ok(Start::Resume(Box::new(checkpoint)))
@@ -86,25 +99,46 @@ impl Start {
         }
     }
 
+    /// The header of the weights: special tokens, chat template and shape. Random weights have
+    /// none.
+    ///
+    /// # Errors
+    /// The model file is no longer the one that was opened.
+    pub fn header(&self, settings: &Settings) -> anyhow::Result<Option<Header>> {
+        Ok(match self {
+            Start::Scratch => None,
+            Start::Resume(checkpoint) => Some(checkpoint.run.header()),
+            Start::FineTune { file, .. } => Some(trained(&file.model()?.header(), settings.max_seq_len)),
+        })
+    }
+
+    /// The source of the model's chat template, if it has one of its own.
+    ///
+    /// # Errors
+    /// The file beside the model cannot be read.
+    pub fn template(&self) -> anyhow::Result<Option<String>> {
+        match self {
+            Start::Scratch => Ok(None),
+            Start::Resume(checkpoint) => Ok(checkpoint.run.template.clone()),
+            Start::FineTune { path, file } => {
+                let template = Template::of(&file.model()?.header(), folder_of(path))?;
+                Ok(template.filter(|template| template.name() == "jinja").map(|t| t.jinja_source().to_string()))
+            }
+        }
+    }
+
     /// Shape of the model. Only random weights have the shape that the settings describe.
     ///
     /// # Errors
     /// The model file is no longer the one that was opened.
     pub fn config(&self, settings: &Settings) -> anyhow::Result<Config> {
-        match self {
-            Start::Scratch => Ok(settings.config()),
-            Start::Resume(checkpoint) => Ok(checkpoint.run.config()),
-            // As in llama2.c, the model gets as many positions as a training sequence has. No
-            // weight depends on their number: rotary angles are computed.
-            Start::FineTune { file, .. } => {
-                let mut config = file.model()?.config().with_weights(WeightType::F32);
-                config.seq_len = settings.max_seq_len;
-                Ok(config)
-            }
-        }
+        // As in llama2.c, a model to fine-tune gets as many positions as a training sequence has.
+        // No weight depends on their number: rotary angles are computed.
+        Ok(self.header(settings)?.map_or_else(|| settings.config(), |header| header.config))
     }
 
-    /// The model and its optimiser, which has the moments of a checkpoint if there is one.
+    /// The model and its optimiser, which has the moments of a checkpoint if there is one. A model
+    /// file gets the adapters `lora`.
     ///
     /// # Errors
     /// A tensor is missing or has another shape, or the device has no memory.
@@ -113,22 +147,20 @@ impl Start {
         config: Config,
         device: &D,
         s: &Settings,
+        lora: Option<Lora>,
     ) -> anyhow::Result<(Llama<D>, AdamW<D>)> {
         let (model, moments) = match self {
             Start::Scratch => (Llama::init(config, device, s.seed)?, None),
             Start::FineTune { file, .. } => {
-                let weights = Llama::from_model(&file.model()?, device)?.to_vecs();
-                (Llama::from_slices(config, device, &weights)?, None)
+                let mut model = Llama::from_model(&file.model()?, device)?;
+                model.config = config;
+                lora.map(|lora| model.adapt(lora, s.seed)).transpose()?;
+                (model, None)
             }
-            Start::Resume(mut checkpoint) => {
-                let mut take = |kind| {
-                    let tensors = shapes(&config)?.into_iter().map(|Shape { name, layer, rows, cols }| {
-                        checkpoint.take(&tensor_name(kind, name, layer), &[rows, cols])
-                    });
-                    tensors.collect::<anyhow::Result<Vec<_>>>()
-                };
-                let (weights, moments) = (take("weight")?, [take("moment1")?, take("moment2")?]);
-                (Llama::from_slices(config, device, &weights)?, Some((moments, checkpoint.run.iter)))
+            Start::Resume(checkpoint) => {
+                let iter = checkpoint.run.iter;
+                let (model, moments) = saved::restore(*checkpoint, config, device)?;
+                (model, Some((moments, iter)))
             }
         };
         let mut optimizer = AdamW::new(&model, [s.beta1, s.beta2], s.weight_decay)?;
@@ -137,6 +169,19 @@ impl Start {
         }
         Ok((model, optimizer))
     }
+}
+
+fn describe_lora(lora: Option<Lora>) -> String {
+    lora.map_or("no adapters".into(), |lora| {
+        format!("adapters with lora_rank {} and lora_alpha {}", lora.rank, lora.alpha)
+    })
+}
+
+/// The header of weights in training, from that of the file that they are from.
+fn trained(header: &Header, seq_len: usize) -> Header {
+    let mut config = header.config.with_weights(WeightType::F32);
+    config.seq_len = seq_len;
+    Header::new(Version::V1, config).with_tokens(header.tokens).with_template(header.template)
 }
 
 /// Describes the shape of a model in words.

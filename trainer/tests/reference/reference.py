@@ -71,7 +71,8 @@ def rope(x):
     return torch.view_as_real(pairs * torch.polar(torch.ones_like(angle), angle)).flatten(-2)
 
 
-def loss(config, w, tokens, targets):
+def logits(config, w, tokens):
+    """(sequences, length, vocab_size)"""
     sequences, length = tokens.shape
     head_size = config.dim // config.n_heads
     x = w["tok_emb.0"][tokens]
@@ -86,8 +87,11 @@ def loss(config, w, tokens, targets):
         x = x + att @ w[f"wo.{l}"].T
         xb = rmsnorm(x, w[f"rms_ffn.{l}"])
         x = x + (F.silu(xb @ w[f"w1.{l}"].T) * (xb @ w[f"w3.{l}"].T)) @ w[f"w2.{l}"].T
-    logits = rmsnorm(x, w["rms_final.0"]) @ w["tok_emb.0" if config.shared else "wcls.0"].T
-    return F.cross_entropy(logits.view(-1, config.vocab_size), targets, ignore_index=IGNORED)
+    return rmsnorm(x, w["rms_final.0"]) @ w["tok_emb.0" if config.shared else "wcls.0"].T
+
+
+def loss(config, w, tokens, targets):
+    return F.cross_entropy(logits(config, w, tokens).view(-1, config.vocab_size), targets, ignore_index=IGNORED)
 
 
 def main():

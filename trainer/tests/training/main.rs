@@ -1,5 +1,6 @@
 //! Runs the program as its users do, on a tiny model.
 
+mod chats;
 mod damage;
 mod mistakes;
 mod resume;

@@ -3,6 +3,7 @@
 mod backward;
 mod forward;
 
+use super::adapters::LayerAdapters;
 use super::attention::{Head, HeadDropout};
 use super::buffer::Buffer;
 use super::mat::Mat;
@@ -20,7 +21,11 @@ pub(super) struct Layer<'a> {
     pub index: usize,
     pub weights: &'a LayerWeights,
     pub operands: &'a LayerOperands,
+    /// Empty if the model has none.
+    pub adapters: &'a LayerAdapters,
     pub rope: &'a Rope,
+    /// Where in its window each position's text begins, (sequences, padded). `None`: at 0.
+    pub starts: Option<&'a [u32]>,
     pub options: &'a Options<'a>,
 }
 
@@ -44,8 +49,6 @@ pub(super) struct Scratch {
     dqkv: Buffer,       // (sequences, qkv, padded)
     /// For each sequence (dim, length): xb in forward, dy_att in backward
     transposed: Vec<Transposed>,
-    /// The weights' gradients of a part of the positions each; that of wo is transposed.
-    parts: Vec<LayerWeights>,
     dwo: Buffer, // (dim in, dim out): gradient of wo, transposed
 }
 
@@ -77,13 +80,15 @@ impl Layer<'_> {
     }
 
     /// Query head `j` of task `i`, which has a key/value head of a sequence: rows of its qkv.
-    fn head<'a>(&self, qkv: &'a [f32], i: usize, j: usize) -> Head<'a> {
+    fn head<'a>(&'a self, qkv: &'a [f32], i: usize, j: usize) -> Head<'a> {
         let Sizes { config, length, padded, .. } = *self.sizes;
         let kv_mul = config.kv_mul();
         let head = |j: usize| &qkv[j * config.head_size() * padded..][..config.head_size() * padded];
         let dropout = self.dropout(Place::Attention);
         let dropout = dropout.map(|dropout| HeadDropout { dropout, row: (i * kv_mul + j) * length });
-        Head { q: head(j), k: head(kv_mul), v: head(kv_mul + 1), padded, dropout }
+        let sequence = i / config.n_kv_heads;
+        let starts = self.starts.map(|starts| &starts[sequence * padded..][..padded]);
+        Head { q: head(j), k: head(kv_mul), v: head(kv_mul + 1), padded, starts, dropout }
     }
 
     /// The block that begins at this position, (block, cols), of activations `(sequences, cols,

@@ -5,10 +5,10 @@ use itertools::izip;
 use rayon::prelude::*;
 
 use super::chunks::sum_parts;
+use super::gradients::Gradients;
 use super::mat::{Mat, MatMut};
 use super::math::{LANES, exp2, rmsnorm, rmsnorm_backward, total, vectorized};
 use super::sizes::Sizes;
-use super::weights::Weights;
 use super::workspace::Workspace;
 use crate::model::batch::{Batch, IGNORED, Options, Teacher};
 
@@ -24,7 +24,7 @@ pub(super) fn loss(
     sizes: &Sizes,
     batch: &Batch,
     options: &Options,
-    mut gradients: Option<&mut Weights>,
+    mut gradients: Option<&mut Gradients>,
 ) -> f32 {
     normalise(workspace, sizes);
     let (dim, vocab_size, products) = (sizes.config.dim, sizes.config.vocab_size, sizes.products);
@@ -53,9 +53,16 @@ pub(super) fn loss(
             sum
         });
         sum += sums.collect::<Vec<f64>>().iter().sum::<f64>();
-        if let Some(gradients) = &mut gradients {
-            let (d_logits, xb) = (Mat::new(logits, vocab_size), Mat::new(xb, dim));
-            classifier_backward(sizes, gradients.classifier_mut(), d_logits, xb, start > 0);
+        let (d_logits, xb) = (Mat::new(logits, vocab_size), Mat::new(xb, dim));
+        match gradients.as_deref_mut() {
+            None => {}
+            Some(Gradients::Weights(d)) => classifier_backward(sizes, d.classifier_mut(), d_logits, xb, start > 0),
+            Some(Gradients::Adapters(d)) => {
+                for (token, d_row) in d.lora.ends().zip(d.rows.chunks_exact_mut(dim)) {
+                    let column = d_logits.cols(token as usize..token as usize + 1);
+                    products.multiply(MatMut::new(d_row, dim), column.t(), xb, start > 0);
+                }
+            }
         }
     }
     if let Some(gradients) = gradients {
@@ -76,7 +83,8 @@ fn classifier_backward(sizes: &Sizes, d_wcls: &mut [f32], d_logits: Mat, xb: Mat
 }
 
 /// From the gradient of the last norm's output to that of its input, and of its weight.
-fn norm_backward(Workspace { weights, scratch, xs, last, .. }: &mut Workspace, sizes: &Sizes, gradients: &mut Weights) {
+fn norm_backward(workspace: &mut Workspace, sizes: &Sizes, gradients: &mut Gradients) {
+    let Workspace { weights, scratch, xs, last, .. } = workspace;
     let dim = sizes.config.dim;
     let rows = (
         scratch.dx.par_chunks_mut(BLOCK * dim),
@@ -86,10 +94,13 @@ fn norm_backward(Workspace { weights, scratch, xs, last, .. }: &mut Workspace, s
     let d_rms = rows.into_par_iter().map(|(dx, dy, x)| {
         dx.fill(0.0);
         let mut d_rms = vec![0.0; dim];
-        rmsnorm_backward(dx, &mut d_rms, dy, x, &weights.rms_final);
+        rmsnorm_backward(dx, &mut d_rms, dy, (x, &weights.rms_final, sizes.config.norm_eps));
         d_rms
     });
-    sum_parts(&mut gradients.rms_final, &d_rms.collect::<Vec<_>>(), Vec::as_slice);
+    let d_rms = d_rms.collect::<Vec<_>>();
+    if let Some(gradients) = gradients.weights() {
+        sum_parts(&mut gradients.rms_final, &d_rms, Vec::as_slice);
+    }
 }
 
 /// All logits.
@@ -111,7 +122,7 @@ fn normalise(Workspace { weights, scratch, xs, last, .. }: &mut Workspace, sizes
     let x = &xs[*last];
     scratch.xb.resize(x.len());
     let rows = scratch.xb.par_chunks_mut(row).zip(x.par_chunks(row));
-    rows.for_each(|(xb, x)| rmsnorm(xb, x, &weights.rms_final));
+    rows.for_each(|(xb, x)| rmsnorm(xb, x, &weights.rms_final, sizes.config.norm_eps));
 }
 
 /// What the losses of a batch depend on, beside the logits.

@@ -111,17 +111,17 @@ pub(super) fn adam(adam: &AdamConfig, step: u32, values: &mut [f32], m: &mut [f3
 
 /// 1 / √(mean(x²) + eps)
 #[inline(always)]
-pub(super) fn inverse_rms(x: &[f32]) -> f32 {
-    1.0 / (sum_of_squares(x) / x.len() as f32 + crate::model::llama::RMS_EPS).sqrt()
+fn inverse_rms(x: &[f32], eps: f32) -> f32 {
+    1.0 / (sum_of_squares(x) / x.len() as f32 + eps).sqrt()
 }
 
 /// out = rmsnorm(x), row by row.
-pub(super) fn rmsnorm(out: &mut [f32], x: &[f32], weight: &[f32]) {
+pub(super) fn rmsnorm(out: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
     vectorized(
         #[inline(always)]
         || {
             for (out, x) in out.chunks_exact_mut(weight.len()).zip(x.chunks_exact(weight.len())) {
-                let scale = inverse_rms(x);
+                let scale = inverse_rms(x, eps);
                 for (out, x, w) in izip!(out, x, weight) {
                     *out = x * scale * w;
                 }
@@ -131,13 +131,18 @@ pub(super) fn rmsnorm(out: &mut [f32], x: &[f32], weight: &[f32]) {
 }
 
 /// Adds the gradients of rmsnorm's input and weight to dx and d_weight, given that of its output.
-pub(super) fn rmsnorm_backward(dx: &mut [f32], d_weight: &mut [f32], dy: &[f32], x: &[f32], weight: &[f32]) {
+pub(super) fn rmsnorm_backward(
+    dx: &mut [f32],
+    d_weight: &mut [f32],
+    dy: &[f32],
+    (x, weight, eps): (&[f32], &[f32], f32),
+) {
     let dim = weight.len();
     vectorized(
         #[inline(always)]
         || {
             for (dx, dy, x) in izip!(dx.chunks_exact_mut(dim), dy.chunks_exact(dim), x.chunks_exact(dim)) {
-                let scale = inverse_rms(x);
+                let scale = inverse_rms(x, eps);
                 for (dw, dy, x) in izip!(&mut *d_weight, dy, x) {
                     *dw += dy * x * scale;
                 }

@@ -27,7 +27,7 @@ impl MatmulPrecision {
 impl Products {
     /// The fastest engine of this machine that has the precision.
     pub fn new(precision: MatmulPrecision) -> Products {
-        if precision == MatmulPrecision::High && amx::available() { Products::Amx } else { Products::Gemm }
+        if precision != MatmulPrecision::Highest && amx::available() { Products::Amx } else { Products::Gemm }
     }
 
     /// out = a · b, or out += a · b if `add`.

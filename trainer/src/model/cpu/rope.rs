@@ -18,7 +18,7 @@ pub(super) struct Rope {
 impl Rope {
     pub fn new(sizes: &Sizes) -> Rope {
         let pairs = sizes.config.head_size() / 2;
-        let (cos, sin) = rope_tables(sizes.length, 2 * pairs);
+        let (cos, sin) = rope_tables(&sizes.config, sizes.length);
         let transpose = |table: Vec<f32>| {
             let mut transposed = Buffer::zeros(pairs * sizes.padded);
             for (i, x) in table.into_iter().enumerate() {

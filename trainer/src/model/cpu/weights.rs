@@ -11,7 +11,7 @@ use super::mat::Mat;
 use super::products::Transposed;
 use super::sizes::Sizes;
 use crate::io::tensors::Shape;
-use crate::model::llama::Llama;
+use crate::model::llama::{Adapters, Llama};
 
 /// All weights, or their gradients.
 #[derive(Default)]
@@ -80,7 +80,7 @@ impl Weights {
         if self.layers.is_empty() {
             *self = Weights::zeros(&model.config);
         }
-        let Weights { tok_emb, layers, rms_final, wcls } = self;
+        let Weights { tok_emb, layers, rms_final, wcls } = &mut *self;
         rayon::scope(|s| {
             s.spawn(|_| model.tensor(TensorName::TokEmb, 0).copy_into(tok_emb));
             model.tensor(TensorName::RmsFinal, 0).copy_into(rms_final);
@@ -103,8 +103,12 @@ impl Weights {
                         part.copy_from_slice(&values[at..at + part.len()]);
                     });
                 }
+                layer.merge(model, l);
             });
         });
+        if let (Some(Adapters { lora, .. }), Some(rows)) = (&model.adapters, model.rows()) {
+            lora.add_rows(self.classifier_mut(), &rows.as_vec(), model.config.dim);
+        }
     }
 
     /// Calls `visit(start in the parameter, values)` for each contiguous part of a parameter.
@@ -136,6 +140,19 @@ impl LayerWeights {
             rms_ffn: Buffer::zeros(dim),
             w13: Buffer::zeros(2 * hidden_dim * dim),
             w2: Buffer::zeros(dim * hidden_dim),
+        }
+    }
+
+    /// Adds the adapters of the model's layer.
+    fn merge(&mut self, model: &Llama<Cpu>, layer: usize) {
+        let Some(Adapters { lora, parameters }) = &model.adapters else { return };
+        for [a, b] in parameters.as_chunks().0.iter().filter(|[a, _]| a.shape.layer == layer) {
+            let (cols, rank) = (a.shape.cols, lora.rank);
+            let shape = Shape { rows: b.shape.rows, ..a.shape };
+            let (a, b) = (a.tensor.as_vec(), b.tensor.as_vec());
+            self.for_each_part(&model.config, &shape, |at, part| {
+                lora.merge(part, &a, &b[at / cols * rank..][..part.len() / cols * rank]);
+            });
         }
     }
 

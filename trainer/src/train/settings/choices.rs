@@ -43,8 +43,8 @@ impl From<InitFrom> for String {
 pub enum Device {
     /// The processor.
     Cpu,
-    /// An NVIDIA GPU, in a build with the feature `cuda`.
-    Cuda,
+    /// The NVIDIA GPU of this number, in a build with the feature `cuda`.
+    Cuda(usize),
     /// No device of this program.
     Unknown(String),
 }
@@ -53,8 +53,11 @@ impl From<String> for Device {
     fn from(text: String) -> Device {
         match text.as_str() {
             "cpu" => Device::Cpu,
-            "cuda" => Device::Cuda,
-            _ => Device::Unknown(text),
+            "cuda" => Device::Cuda(0),
+            _ => match text.strip_prefix("cuda:").map(str::parse) {
+                Some(Ok(number)) => Device::Cuda(number),
+                _ => Device::Unknown(text),
+            },
         }
     }
 }
@@ -63,7 +66,8 @@ impl From<Device> for String {
     fn from(device: Device) -> String {
         match device {
             Device::Cpu => "cpu".into(),
-            Device::Cuda => "cuda".into(),
+            Device::Cuda(0) => "cuda".into(),
+            Device::Cuda(number) => format!("cuda:{number}"),
             Device::Unknown(text) => text,
         }
     }

@@ -33,6 +33,7 @@ struct Queries<'a, const QUERIES: usize> {
     elements: &'a [Element<QUERIES>],
     lse: &'a [f32; QUERIES],
     delta: &'a [f32; QUERIES],
+    starts: Option<&'a [u32; QUERIES]>,
     dropout: Option<HeadDropout>,
 }
 
@@ -59,7 +60,8 @@ impl Backward<'_> {
     #[inline(always)]
     fn run<S: Simd, const QUERIES: usize>(self, simd: S) {
         let delta = self.delta();
-        let Backward { head: Head { q, k, v, padded, dropout }, d_o, lse, dq, dk, dv, .. } = self;
+        let Backward { head, d_o, lse, dq, dk, dv, .. } = self;
+        let Head { q, k, v, padded, dropout, .. } = head;
         let (lanes, vectors, head_size) = (S::F32_LANES, padded / S::F32_LANES, q.len() / padded);
         let keys = Keys { k: S::as_simd_f32s(k).0, v: S::as_simd_f32s(v).0, vectors };
         let (dk, dv) = (S::as_mut_simd_f32s(dk).0, S::as_mut_simd_f32s(dv).0);
@@ -74,9 +76,10 @@ impl Backward<'_> {
                 sums[d].0 = [zero; QUERIES];
             }
             let (lse, delta) = (part(lse, t), part(&delta, t));
-            let queries = Queries { t, elements: &elements, lse, delta, dropout };
+            let starts = head.starts.map(|starts| part(starts, t));
+            let queries = Queries { t, elements: &elements, lse, delta, starts, dropout };
             let end = (t + QUERIES).div_ceil(lanes);
-            for start in (0..end).step_by(BLOCKS) {
+            for start in (head.starts(t, QUERIES).0 / lanes..end).step_by(BLOCKS) {
                 let blocks = BLOCKS.min(end - start);
                 let weights = &mut weights[..blocks];
                 for block in 0..blocks {
@@ -138,6 +141,14 @@ impl<const QUERIES: usize> Queries<'_, QUERIES> {
         if j + S::F32_LANES > self.t + 1 {
             for i in 0..QUERIES {
                 let seen = simd.less_than_or_equal_u32s(iota(simd, j), simd.splat_u32s((self.t + i) as u32));
+                p[i] = simd.select_f32s(seen, p[i], zero);
+            }
+        }
+        if let Some(starts) = self.starts
+            && j < starts[QUERIES - 1] as usize
+        {
+            for i in 0..QUERIES {
+                let seen = simd.greater_than_or_equal_u32s(iota(simd, j), simd.splat_u32s(starts[i]));
                 p[i] = simd.select_f32s(seen, p[i], zero);
             }
         }

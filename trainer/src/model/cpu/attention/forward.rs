@@ -19,6 +19,7 @@ pub struct Forward<'a> {
 /// A vector of queries and what is known of their softmax so far.
 struct Queries<S: Simd> {
     positions: S::u32s,
+    starts: S::u32s,
     rows: S::u32s, // for dropout
     max: S::f32s,
     sum: S::f32s,
@@ -40,9 +41,10 @@ impl WithSimd for Forward<'_> {
                 local[d] = Aligned([qs[d * vectors + block], zero]);
             }
             let mut queries = Queries::new(simd, &head, t);
-            for j in (0..t + lanes).step_by(KEYS) {
-                let diagonal = j + KEYS > t + 1;
-                queries.attend(simd, &head, &mut local, j, diagonal);
+            let (first, last) = head.starts(t, lanes);
+            for j in (first / KEYS * KEYS..t + lanes).step_by(KEYS) {
+                let hides = j + KEYS > t + 1 || j < last;
+                queries.attend(simd, &head, &mut local, j, hides);
             }
             let inverse = simd.div_f32s(simd.splat_f32s(1.0), queries.sum);
             for (d, Aligned([_, o])) in local.iter().enumerate() {
@@ -62,15 +64,16 @@ impl<S: Simd> Queries<S> {
             Some(dropout) => dropout.rows(simd, t),
             None => positions,
         };
-        Queries { positions, rows, max: simd.splat_f32s(-1e30), sum: simd.splat_f32s(0.0) }
+        let starts = head.starts.map_or(simd.splat_u32s(0), |starts| S::as_simd_u32s(starts).0[t / S::F32_LANES]);
+        Queries { positions, starts, rows, max: simd.splat_f32s(-1e30), sum: simd.splat_f32s(0.0) }
     }
 
-    /// Adds keys and values from `j` on to the softmax and to o. On the diagonal the queries see
-    /// only those that are not after them.
+    /// Adds keys and values from `j` on to the softmax and to o. If the block `hides` keys, each
+    /// query sees only those that are not after it, nor before its start.
     #[inline(always)]
-    fn attend(&mut self, simd: S, head: &Head, local: &mut [Aligned<[S::f32s; 2]>], j: usize, diagonal: bool) {
+    fn attend(&mut self, simd: S, head: &Head, local: &mut [Aligned<[S::f32s; 2]>], j: usize, hides: bool) {
         let mut s = scores(simd, head, local, j);
-        if diagonal {
+        if hides {
             self.mask(simd, &mut s, j, -1e30);
         }
         let block_max = tree(
@@ -84,7 +87,7 @@ impl<S: Simd> Queries<S> {
         for i in 0..KEYS {
             s[i] = exp2s(simd, simd.sub_f32s(s[i], self.max));
         }
-        if diagonal {
+        if hides {
             self.mask(simd, &mut s, j, 0.0);
         }
         let block_sum = tree(
@@ -100,7 +103,7 @@ impl<S: Simd> Queries<S> {
             }
         }
         for (d, Aligned([_, o])) in local.iter_mut().enumerate() {
-            let v = part::<KEYS>(head.v, d * head.padded + j);
+            let v = part::<_, KEYS>(head.v, d * head.padded + j);
             // Two sums: half the latency.
             let (mut even, mut odd) = (simd.mul_f32s(*o, correction), simd.splat_f32s(0.0));
             for i in (0..KEYS).step_by(2) {
@@ -111,11 +114,13 @@ impl<S: Simd> Queries<S> {
         }
     }
 
-    /// Writes `masked` where a key is after the query; the first key is `j`.
+    /// Writes `masked` where a query does not see a key; the first key is `j`.
     #[inline(always)]
     fn mask(&self, simd: S, s: &mut [S::f32s; KEYS], j: usize, masked: f32) {
         for i in 0..KEYS {
-            let seen = simd.less_than_or_equal_u32s(simd.splat_u32s((j + i) as u32), self.positions);
+            let key = simd.splat_u32s((j + i) as u32);
+            let not_after = simd.less_than_or_equal_u32s(key, self.positions);
+            let seen = simd.and_m32s(not_after, simd.greater_than_or_equal_u32s(key, self.starts));
             s[i] = simd.select_f32s(seen, s[i], simd.splat_f32s(masked));
         }
     }
@@ -137,7 +142,7 @@ impl<S: Simd> Queries<S> {
 fn scores<S: Simd>(simd: S, head: &Head, local: &[Aligned<[S::f32s; 2]>], j: usize) -> [S::f32s; KEYS] {
     let mut s = [simd.splat_f32s(0.0); KEYS];
     for (d, Aligned([q, _])) in local.iter().enumerate() {
-        let k = part::<KEYS>(head.k, d * head.padded + j);
+        let k = part::<_, KEYS>(head.k, d * head.padded + j);
         for i in 0..KEYS {
             s[i] = simd.mul_add_e_f32s(*q, simd.splat_f32s(k[i]), s[i]);
         }

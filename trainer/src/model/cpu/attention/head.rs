@@ -11,6 +11,8 @@ pub struct Head<'a> {
     pub k: &'a [f32], // (head_size, padded)
     pub v: &'a [f32], // (head_size, padded)
     pub padded: usize,
+    /// Each query sees the keys from here on, (padded). `None`: all before it.
+    pub starts: Option<&'a [u32]>,
     pub dropout: Option<HeadDropout>,
 }
 
@@ -29,6 +31,12 @@ pub struct Aligned<T>(pub T);
 impl Head<'_> {
     pub fn size(&self) -> usize {
         self.q.len() / self.padded
+    }
+
+    /// The first and the last start of `n` queries from `t` on.
+    #[inline(always)]
+    pub fn starts(&self, t: usize, n: usize) -> (usize, usize) {
+        self.starts.map_or((0, 0), |starts| (starts[t] as usize, starts[t + n - 1] as usize))
     }
 }
 
@@ -57,7 +65,7 @@ impl HeadDropout {
 
 /// N neighbouring numbers.
 #[inline(always)]
-pub fn part<const N: usize>(x: &[f32], start: usize) -> &[f32; N] {
+pub fn part<T, const N: usize>(x: &[T], start: usize) -> &[T; N] {
     x[start..start + N].try_into().expect("N numbers")
 }
 

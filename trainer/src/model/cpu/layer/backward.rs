@@ -4,18 +4,19 @@
 //! over a part of the positions, and products of a block's activations are taken while those are in
 //! the cache.
 
+use infer_core::Config;
 use itertools::izip;
 use pulp::Arch;
 use rayon::prelude::*;
 
 use super::{Activations, Layer, Scratch};
+use crate::model::cpu::adapters::{Fused, Low};
 use crate::model::cpu::attention::Backward;
 use crate::model::cpu::buffer::Buffer;
-use crate::model::cpu::chunks::sum_parts;
-use crate::model::cpu::mat::{Mat, MatMut, transpose};
+use crate::model::cpu::gradients::LayerGradients;
+use crate::model::cpu::mat::{Mat, MatMut};
 use crate::model::cpu::math::{rmsnorm, rmsnorm_backward, swiglu_backward};
 use crate::model::cpu::sizes::Sizes;
-use crate::model::cpu::weights::LayerWeights;
 use crate::model::dropout::Place;
 
 /// Scratch memory of a task on rows.
@@ -25,6 +26,7 @@ struct Rows {
     d_xb: Buffer, // (block, dim)
     dy: Buffer,   // (block, dim), in the feed-forward half
     hb: Buffer,   // (block, hidden_dim), in the feed-forward half
+    low: Low,     // of adapters
 }
 
 /// A block of positions in the feed-forward half.
@@ -47,24 +49,36 @@ struct QkvBlock<'a> {
 
 impl Layer<'_> {
     /// On entry `scratch.dx` is the gradient of the layer's output, on return that of its input x.
-    /// Destroys the activations.
-    pub fn backward(&self, x: &[f32], kept: &mut Activations, scratch: &mut Scratch, d: &mut LayerWeights) {
-        if scratch.parts.is_empty() {
-            let parts = self.sizes.positions().div_ceil(self.sizes.part);
-            scratch.parts.resize_with(parts, || LayerWeights::zeros(&self.sizes.config));
+    /// Destroys the activations. Sums the weights' gradients in `parts`, and writes them to `d`.
+    pub fn backward<G: LayerGradients>(
+        &self,
+        x: &[f32],
+        kept: &mut Activations,
+        scratch: &mut Scratch,
+        parts: &mut Vec<G>,
+        d: &mut G,
+    ) {
+        if parts.is_empty() {
+            let n = self.sizes.positions().div_ceil(self.sizes.part);
+            parts.resize_with(n, || G::zeros(&self.sizes.config, d));
         }
-        self.feed_forward_backward(kept, scratch);
+        self.feed_forward_backward(kept, scratch, parts);
         self.attend_backward(kept, scratch);
-        self.qkv_backward(x, &kept.att, scratch);
-        self.sum(scratch, d);
+        self.qkv_backward(x, &kept.att, scratch, parts);
+        d.sum(&self.sizes.config, parts, &mut scratch.dwo);
     }
 
     /// Computes the gradient of x2 (in dx) and of att · wo (in dy_att) from that of the output (in
     /// dx).
-    fn feed_forward_backward(&self, Activations { h13, x2, .. }: &mut Activations, scratch: &mut Scratch) {
+    fn feed_forward_backward<G: LayerGradients>(
+        &self,
+        Activations { h13, x2, .. }: &mut Activations,
+        scratch: &mut Scratch,
+        parts: &mut [G],
+    ) {
         let Sizes { config, block, part, .. } = *self.sizes;
         let (dim, hidden_dim) = (config.dim, config.hidden_dim);
-        let Scratch { dx, dy_att, parts, .. } = scratch;
+        let Scratch { dx, dy_att, .. } = scratch;
         let tasks = (
             parts,
             dx.par_chunks_mut(part * dim),
@@ -78,7 +92,7 @@ impl Layer<'_> {
                 x.resize(block * dim);
             }
             rows.hb.resize(block * hidden_dim);
-            d.rms_ffn.fill(0.0);
+            d.norms()[1].fill(0.0);
             let blocks = izip!(
                 dx.chunks_exact_mut(block * dim),
                 dy_att.chunks_exact_mut(block * dim),
@@ -93,13 +107,13 @@ impl Layer<'_> {
     }
 
     /// Writes the gradients of w13 and w2 to `d`, or adds them if `add`.
-    fn feed_forward_block(&self, block: FfnBlock, rows: &mut Rows, d: &mut LayerWeights, add: bool) {
+    fn feed_forward_block<G: LayerGradients>(&self, block: FfnBlock, rows: &mut Rows, d: &mut G, add: bool) {
         let (weights, products) = (self.weights, self.sizes.products);
-        let (dim, hidden_dim) = (self.sizes.config.dim, self.sizes.config.hidden_dim);
+        let Config { dim, hidden_dim, norm_eps, .. } = self.sizes.config;
         let w2 = products.right(Mat::new(&weights.w2, hidden_dim), &self.operands.w2);
         let w13 = products.right(Mat::new(&weights.w13, dim), &self.operands.w13);
         let FfnBlock { position, dx, dy_att, h13, x2 } = block;
-        let Rows { xb, d_xb, dy, hb } = rows;
+        let Rows { xb, d_xb, dy, hb, low } = rows;
         dy.copy_from_slice(dx);
         if let Some(dropout) = self.dropout(Place::FfnOut) {
             dropout.apply(dy, dim, position);
@@ -108,11 +122,11 @@ impl Layer<'_> {
         products.multiply(MatMut::new(hb, hidden_dim), dy, w2, false);
         swiglu_backward(h13, hb, hidden_dim);
         let dh13 = Mat::new(h13, 2 * hidden_dim);
-        products.multiply(MatMut::new(&mut d.w2, hidden_dim), dy.t(), Mat::new(hb, hidden_dim), add);
+        d.matrix(self, Fused::W2, (dy, Mat::new(hb, hidden_dim)), low, add);
         products.multiply(MatMut::new(d_xb, dim), dh13, w13, false);
-        rmsnorm(xb, x2, &weights.rms_ffn);
-        products.multiply(MatMut::new(&mut d.w13, dim), dh13.t(), Mat::new(xb, dim), add);
-        rmsnorm_backward(dx, &mut d.rms_ffn, d_xb, x2, &weights.rms_ffn);
+        rmsnorm(xb, x2, &weights.rms_ffn, norm_eps);
+        d.matrix(self, Fused::W13, (dh13, Mat::new(xb, dim)), low, add);
+        rmsnorm_backward(dx, d.norms()[1], d_xb, (x2, &weights.rms_ffn, norm_eps));
         dy_att.copy_from_slice(dx);
         if let Some(dropout) = self.dropout(Place::AttentionOut) {
             dropout.apply(dy_att, dim, position);
@@ -158,7 +172,8 @@ impl Layer<'_> {
     }
 
     /// From the gradients of qkv, and of x2 in dx, to that of x
-    fn qkv_backward(&self, x: &[f32], att: &[f32], Scratch { dx, dy_att, dqkv, parts, .. }: &mut Scratch) {
+    fn qkv_backward<G: LayerGradients>(&self, x: &[f32], att: &[f32], scratch: &mut Scratch, parts: &mut [G]) {
+        let Scratch { dx, dy_att, dqkv, .. } = scratch;
         let Sizes { config, block, part, .. } = *self.sizes;
         let dim = config.dim;
         let tasks = (parts, dx.par_chunks_mut(part * dim), dy_att.par_chunks(part * dim), x.par_chunks(part * dim));
@@ -167,7 +182,7 @@ impl Layer<'_> {
             for x in [&mut rows.xb, &mut rows.d_xb] {
                 x.resize(block * dim);
             }
-            d.rms_att.fill(0.0);
+            d.norms()[0].fill(0.0);
             let row = block * dim;
             let blocks = izip!(dx.chunks_exact_mut(row), dy_att.chunks_exact(row), x.chunks_exact(row));
             for (j, (dx, dy_att, x)) in blocks.enumerate() {
@@ -180,27 +195,16 @@ impl Layer<'_> {
     }
 
     /// Writes the gradients of wo, transposed, and wqkv to `d`, or adds them if `add`.
-    fn qkv_block(&self, block: QkvBlock, Rows { xb, d_xb, .. }: &mut Rows, d: &mut LayerWeights, add: bool) {
-        let (weights, products, dim) = (self.weights, self.sizes.products, self.sizes.config.dim);
+    fn qkv_block<G: LayerGradients>(&self, block: QkvBlock, rows: &mut Rows, d: &mut G, add: bool) {
+        let (weights, products) = (self.weights, self.sizes.products);
+        let Config { dim, norm_eps, .. } = self.sizes.config;
         let wqkv = products.right(Mat::new(&weights.wqkv, dim), &self.operands.wqkv);
         let QkvBlock { dx, dy_att, x, att, dqkv } = block;
-        products.multiply(MatMut::new(&mut d.wo, dim), att.t(), dy_att, add);
+        let Rows { xb, d_xb, low, .. } = rows;
+        d.matrix(self, Fused::Wo, (dy_att, att), low, add);
         products.multiply(MatMut::new(d_xb, dim), dqkv, wqkv, false);
-        rmsnorm(xb, x, &weights.rms_att);
-        products.multiply(MatMut::new(&mut d.wqkv, dim), dqkv.t(), Mat::new(xb, dim), add);
-        rmsnorm_backward(dx, &mut d.rms_att, d_xb, x, &weights.rms_att);
-    }
-
-    /// The weights' gradients, from those of the parts
-    fn sum(&self, Scratch { parts, dwo, .. }: &mut Scratch, d: &mut LayerWeights) {
-        let dim = self.sizes.config.dim;
-        dwo.resize(dim * dim);
-        sum_parts(&mut d.rms_att, parts, |part| &part.rms_att);
-        sum_parts(&mut d.wqkv, parts, |part| &part.wqkv);
-        sum_parts(dwo, parts, |part| &part.wo);
-        sum_parts(&mut d.rms_ffn, parts, |part| &part.rms_ffn);
-        sum_parts(&mut d.w13, parts, |part| &part.w13);
-        sum_parts(&mut d.w2, parts, |part| &part.w2);
-        transpose(&mut d.wo, Mat::new(dwo, dim));
+        rmsnorm(xb, x, &weights.rms_att, norm_eps);
+        d.matrix(self, Fused::Wqkv, (dqkv, Mat::new(xb, dim)), low, add);
+        rmsnorm_backward(dx, d.norms()[0], d_xb, (x, &weights.rms_att, norm_eps));
     }
 }

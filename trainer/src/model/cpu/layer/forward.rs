@@ -28,7 +28,7 @@ impl Layer<'_> {
         let sequences = (transposed, xb.par_chunks_mut(sequence), x.par_chunks(sequence));
         sequences.into_par_iter().for_each(|(transposed, xb, x)| {
             let rows = xb.par_chunks_mut(row).zip(x.par_chunks(row));
-            rows.for_each(|(xb, x)| rmsnorm(xb, x, &self.weights.rms_att));
+            rows.for_each(|(xb, x)| rmsnorm(xb, x, &self.weights.rms_att, config.norm_eps));
             transposed.load(products, Mat::new(xb, config.dim));
         });
     }
@@ -72,7 +72,7 @@ impl Layer<'_> {
             hb.resize(block * hidden_dim);
             let att = self.block(att, dim, position);
             self.residual(x2, x, (att, operands.wo_t.right(products)), Place::AttentionOut, position);
-            rmsnorm(x_next, x2, &self.weights.rms_ffn);
+            rmsnorm(x_next, x2, &self.weights.rms_ffn, config.norm_eps);
             let xb = Mat::new(x_next, dim);
             products.multiply(MatMut::new(h13, 2 * hidden_dim), xb, operands.w13_t.right(products), false);
             swiglu(hb, h13, hidden_dim);
