@@ -13,6 +13,7 @@
 #   firmware  firmware in QEMU and its host link: the host's bits from each core, board and layout
 #   capi      the C header is up to date; C programs tell infer-cli's story in QEMU and in valgrind
 #   bindings  WebAssembly in node, Python, and FORMAT.md's program tell what infer-cli tells
+#   models    transformers, gguf and llama.cpp (LLAMA_SIMPLE) read what trainer exports
 #   asan      the library's tests under the address sanitizer
 #   fuzz      each fuzz target for FUZZ_SECONDS (20)
 #   miri      the library's tests under Miri, where the toolchain has it
@@ -25,7 +26,7 @@ shopt -s inherit_errexit # or a failure inside of $(…) would go unnoticed
 cd "$(dirname "$0")"
 
 root=$PWD
-steps=(fmt circles clippy test examples docs package nostd panics firmware capi bindings asan fuzz miri)
+steps=(fmt circles clippy test examples docs package nostd panics firmware capi bindings models asan fuzz miri)
 skipped=77 # exit status of a step that cannot run here
 target_dir=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 chip=thumbv7em-none-eabihf
@@ -36,6 +37,7 @@ source ci/symbols.sh
 source ci/firmware.sh
 source ci/capi.sh
 source ci/bindings.sh
+source ci/models.sh
 source ci/sanitizers.sh
 
 circles() {
@@ -48,7 +50,10 @@ clippy() {
     cargo clippy -p infer-core -- -D warnings # without the features that the workspace turns on
     cargo clippy -p infer-core --features defmt -- -D warnings
     cargo clippy -p trainer --features cuda-check -- -D warnings # the CUDA path, type-checked without CUDA
-    cargo clippy --manifest-path infer-core/fuzz/Cargo.toml --target-dir "$target_dir/fuzz-clippy" -- -D warnings
+    local crate
+    for crate in infer-core trainer; do
+        cargo clippy --manifest-path $crate/fuzz/Cargo.toml --target-dir "$target_dir/fuzz-clippy" -- -D warnings
+    done
     if has_target $chip; then
         (cd firmware-example && cargo clippy --features link,kernels --target-dir "$target_dir/bare" -- -D warnings)
     else

@@ -249,7 +249,7 @@ def check(root):
 
 
 def main():
-    sources = map(Path, sys.argv[1:] or ["infer-core/src", "trainer/src"])
+    sources = map(Path, sys.argv[1:] or ["infer-core/src", "infer-cli/text/src", "trainer/src"])
     roots = [root for source in sources for root in (source / "lib.rs", source / "main.rs") if root.exists()]
     sys.exit(not roots or not all([check(root) for root in roots]))
 

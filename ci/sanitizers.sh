@@ -10,12 +10,19 @@ asan() {
 
 fuzz() {
     cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz
-    local target
-    for target in model tokenizer forward; do
-        # cargo-fuzz asks for options of a nightly compiler; stable has them as well.
-        (cd infer-core && RUSTC_BOOTSTRAP=1 cargo fuzz run "$target" -- \
-            -max_total_time="${FUZZ_SECONDS:-20}" -timeout=10 -print_final_stats=1 -print_funcs=0 -verbosity=0)
-        echo "fuzz target $target: ${FUZZ_SECONDS:-20} seconds, nothing found"
+    local crate target corpora
+    for target in infer-core/{model,tokenizer,forward} trainer/{zip,pickle,gguf,config,sentencepiece}; do
+        crate=${target%/*} target=${target#*/}
+        # What a search finds goes to the first folder; trainer's has files to begin with.
+        corpora=("fuzz/corpus/$target")
+        mkdir -p "$crate/${corpora[0]}"
+        [ ! -d "$crate/fuzz/seeds/$target" ] || corpora+=("fuzz/seeds/$target")
+        # cargo-fuzz asks for options of a nightly compiler; stable has them as well. Import takes
+        # no memory for what a file claims: 200 MB are above the sanitizer's own.
+        (cd "$crate" && RUSTC_BOOTSTRAP=1 cargo fuzz run "$target" "${corpora[@]}" -- \
+            -max_total_time="${FUZZ_SECONDS:-20}" -timeout=10 -malloc_limit_mb=200 -print_final_stats=1 -print_funcs=0 \
+            -verbosity=0)
+        echo "fuzz target $crate/$target: ${FUZZ_SECONDS:-20} seconds, nothing found"
     done
 }
 

@@ -6,6 +6,7 @@ fmt() {
     cargo fmt --manifest-path firmware-example/Cargo.toml --check
     rustfmt --check --edition 2024 firmware-example/boards/*/board.rs # included, so cargo does not see them
     cargo fmt --manifest-path infer-core/fuzz/Cargo.toml --check
+    cargo fmt --manifest-path trainer/fuzz/Cargo.toml --check
     scripts
     comments
     lengths
