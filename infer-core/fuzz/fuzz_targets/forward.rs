@@ -198,7 +198,7 @@ fn model_memory(input: &Input, header: &Header) -> Vec<u32> {
     let mut random = input.seed | 1;
     write(&mut file, header, |name, _| {
         let n = layout.get(name).map_or(0, |tensor| tensor.rows * tensor.cols);
-        (0..n).map(|_| uniform(&mut random)).collect()
+        Ok((0..n).map(|_| uniform(&mut random)).collect())
     })
     .unwrap();
     assert_eq!(file.len() as u64, layout.file_bytes);

@@ -123,7 +123,7 @@ fuzz_target!(|input: Input| {
     assert_eq!(end, layout.file_bytes);
     assert_eq!(model.is_ok(), file.len() as u64 >= end && offset == 0, "{model:?}");
     if let Ok(model) = model {
-        assert_eq!(model.header(), &header);
+        assert_eq!(model.header(), header);
         walk(&model);
     }
 });
