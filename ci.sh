@@ -15,7 +15,7 @@
 #   bindings  WebAssembly in node, Python, and FORMAT.md's program tell what infer-cli tells
 #   models    transformers, gguf and llama.cpp (LLAMA_SIMPLE) read what trainer exports
 #   asan      the library's tests under the address sanitizer
-#   fuzz      each fuzz target for FUZZ_SECONDS (20)
+#   fuzz      each fuzz target for FUZZ_SECONDS (20); FUZZ_IMPORT=1 adds those of import
 #   miri      the library's tests under Miri, where the toolchain has it
 #   all       everything above, in this order
 #
