@@ -72,6 +72,7 @@ pub fn tell(
     listener: &mut impl Listener,
 ) -> Result<Summary, Error> {
     let model = Model::from_bytes(model)?;
+    let header = model.header(); // read from the file: once, not for each token
     let mut sampler = Sampler::new(request.temperature, request.top_p, request.seed)?;
     let n_tokens = tokenizer.encode(request.prompt, true, scratch.merge, scratch.tokens)?;
     let max_seq = state.plan().limits.max_seq.min(request.steps);
@@ -97,7 +98,7 @@ pub fn tell(
             Some(next) => *next,
             None => sampler.sample(logits, scratch.candidates)?,
         };
-        if model.header().ends(next) {
+        if header.ends(next) {
             summary.ended = true;
             break;
         }
@@ -117,6 +118,7 @@ pub fn greedy(
     mut lap: impl FnMut(usize),
 ) -> Result<u64, Error> {
     let model = Model::from_bytes(model)?;
+    let header = model.header(); // read from the file: once, not for each token
     let mut sampler = Sampler::new(0.0, 0.0, 1)?;
     let (mut token, mut hash) = (BOS, HASH_START);
     for pos in 0..tokens {

@@ -13,7 +13,7 @@ use crate::error::Error;
 use index::{FIRST_BYTE, NONE, Pieces};
 use merge::{Output, Word, merge};
 
-pub use index::{IndexEntry, build_index, count_entries};
+pub use index::{IndexEntry, NEVER_MERGES, build_index, count_entries};
 pub use merge::MergeSlot;
 #[cfg(feature = "std")]
 pub use write::write;
@@ -76,7 +76,7 @@ impl<'t> Tokenizer<'t> {
     }
 
     /// The score of a token as it stands in the file: pairs become the piece with the highest one
-    /// first, and never a piece with -1e10 or less.
+    /// first, and never a piece with [`NEVER_MERGES`] or less.
     pub fn score(&self, token: u32) -> Option<f32> {
         self.pieces.get(token).map(|_| self.pieces.score(token))
     }

@@ -11,4 +11,5 @@ pub mod model_file;
 pub mod pretokenizers;
 pub mod tensors;
 pub mod vocabulary;
+pub mod watched;
 pub mod weights;

@@ -14,5 +14,5 @@ mod clock;
 mod template;
 mod tokenizer;
 
-pub use template::{CHAT_TEMPLATE, Message, Rendered, Template};
+pub use template::{BESIDE, CHAT_TEMPLATE, Message, Rendered, Template};
 pub use tokenizer::{Special, TOKENIZER_BIN, TOKENIZER_JSON, TextTokenizer};

@@ -21,6 +21,8 @@ pub use script::{Message, Rendered};
 
 /// The file name of a template beside its model.
 pub const CHAT_TEMPLATE: &str = "chat_template.jinja";
+/// The name, in a model's header, of a template that lies beside the model.
+pub const BESIDE: &str = "jinja";
 /// Bytes of the largest template file that is read.
 const MOST_BYTES: u64 = 1 << 20;
 
@@ -78,7 +80,7 @@ impl Template {
     pub fn of(header: &Header, folder: &Path) -> anyhow::Result<Option<Template>> {
         match header.template.as_str() {
             "" => Ok(None),
-            "jinja" => Template::file(&folder.join(CHAT_TEMPLATE)).map(Some),
+            BESIDE => Template::file(&folder.join(CHAT_TEMPLATE)).map(Some),
             name => Template::named(name).map(Some).context("the model's header"),
         }
     }
@@ -87,7 +89,7 @@ impl Template {
     pub fn name(&self) -> &'static str {
         match &self.kind {
             Kind::Named(named) => named.name(),
-            Kind::Jinja(_) => "jinja",
+            Kind::Jinja(_) => BESIDE,
         }
     }
 

@@ -10,8 +10,8 @@ pub(super) const FIRST_BYTE: u32 = 3;
 const FILE_HEADER: usize = 4;
 /// Score and length before each piece.
 const ENTRY_HEADER: usize = 8;
-/// Pairs at or below this score never merge.
-const LOWEST_SCORE: f32 = -1e10;
+/// Pieces with this score or less never come from a merge, as special tokens.
+pub const NEVER_MERGES: f32 = -1e10;
 /// End of a chain or list; no merge.
 pub(super) const NONE: u32 = u32::MAX;
 const HASH_SEED: u32 = 0x811c_9dc5;
@@ -119,7 +119,7 @@ impl<'t> Pieces<'t> {
         }
         match (self.get(left), self.get(right)) {
             (Some(left), Some(right)) => match self.lookup(left, right) {
-                token if self.score(token) > LOWEST_SCORE => token,
+                token if self.score(token) > NEVER_MERGES => token,
                 _ => NONE,
             },
             _ => NONE,

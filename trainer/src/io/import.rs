@@ -22,7 +22,7 @@ mod gguf_vocabulary;
 mod huggingface;
 mod huggingface_config;
 mod huggingface_vocabulary;
-mod llama2c;
+pub mod llama2c;
 mod meta;
 pub mod model;
 mod pickle;
@@ -41,11 +41,12 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 use infer_core::OwnedTokenizer;
 use infer_core::format::{Header, SpecialTokens, TemplateName, Version};
+use infer_text::{BESIDE, CHAT_TEMPLATE};
 
 use crate::io::files::{TOKENIZER, TOKENIZER_JSON, folder_of};
 use crate::io::foreign::Foreign;
 use crate::io::import::file::{Input, read_small, read_text};
-use crate::io::import::model::{Hints, Model, TEMPLATE, seq_len};
+use crate::io::import::model::{Hints, Model, seq_len};
 use crate::io::import::vocabulary::Words;
 use crate::io::vocabulary::Vocabulary;
 use crate::report::output::note;
@@ -204,7 +205,7 @@ fn assemble(model: Model, words: Option<Brought>) -> anyhow::Result<Foreign> {
         }
         None => {}
     }
-    if header.template.as_str() != template::BESIDE {
+    if header.template.as_str() != BESIDE {
         template = None; // the name says everything
     }
     Ok(Foreign { header, vocabulary, template, values: model.values })
@@ -218,7 +219,7 @@ fn open_llama2c(path: &Path, hints: &Hints, words: Option<Brought>) -> anyhow::R
         Some(Brought::Ready(vocabulary)) => Some(vocabulary),
         None => None,
     };
-    let template = path.with_file_name(TEMPLATE);
-    let template = if header.template.as_str() == template::BESIDE { Some(read_text(&template)?) } else { None };
+    let template = path.with_file_name(CHAT_TEMPLATE);
+    let template = if header.template.as_str() == BESIDE { Some(read_text(&template)?) } else { None };
     Ok(Foreign { header, vocabulary, template, values })
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, ensure};
 use infer_core::format::{self, Header};
 use infer_core::{Config, OwnedTokenizer};
+use infer_text::{BESIDE, CHAT_TEMPLATE};
 
 use crate::io::files::{
     CURVE, METRICS, SETTINGS, TOKENIZER, TOKENIZER_JSON, folder_of, open_model, remove_unfinished, write_whole,
@@ -13,11 +14,6 @@ use crate::io::files::{
 use crate::io::foreign::Parts;
 use crate::io::vocabulary::Vocabulary;
 use crate::io::weights::{FileVersion, not_finite};
-
-/// A chat template in Jinja, beside its model.
-const TEMPLATE: &str = "chat_template.jinja";
-/// Name of the template in the header of a model that has one beside it.
-const TEMPLATE_BESIDE: &str = "jinja";
 
 /// The place and the version of a model file.
 pub struct Target<'a> {
@@ -93,13 +89,13 @@ impl Target<'_> {
             }
             None => {}
         }
-        if let (Some(template), TEMPLATE_BESIDE) = (template, header.template.as_str()) {
-            beside.push((TEMPLATE, template.as_bytes()));
+        if let (Some(template), BESIDE) = (template, header.template.as_str()) {
+            beside.push((CHAT_TEMPLATE, template.as_bytes()));
         }
         let mut missing = Vec::new();
         for (name, bytes) in beside {
             let path = self.path.with_file_name(name);
-            let what = if name == TEMPLATE { "chat template" } else { "vocabulary" };
+            let what = if name == CHAT_TEMPLATE { "chat template" } else { "vocabulary" };
             match std::fs::read(&path) {
                 Ok(there) => {
                     ensure!(there == bytes, "{} {}: {}", path.display(), self.is_another(what), self.advice);

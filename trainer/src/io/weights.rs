@@ -32,6 +32,11 @@ pub enum FileVersion {
 }
 
 impl FileVersion {
+    /// The lowest version that can say everything about the model of a header.
+    pub fn least(of: &Header) -> FileVersion {
+        if of.is_plain() { FileVersion::V0 } else { FileVersion::V1 }
+    }
+
     /// The header of a file of this version for the model of another header.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use infer_core::Sampler;
 use infer_core::format::Header;
+use infer_text::BESIDE;
 
 use crate::data::batches::{Batch, Batches};
 use crate::data::packed::Packed;
@@ -93,7 +94,7 @@ impl Corpus {
     /// The source of the chats' template, if it is none of those with a name.
     pub fn template(&self) -> Option<&str> {
         match self {
-            Corpus::Chats(chats) if chats.template.name() == "jinja" => Some(chats.template.jinja_source()),
+            Corpus::Chats(chats) if chats.template.name() == BESIDE => Some(chats.template.jinja_source()),
             _ => None,
         }
     }

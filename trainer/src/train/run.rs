@@ -83,8 +83,8 @@ fn target(settings: &Settings, header: &Header) -> Target<'static> {
         Some(_) => "name another --export",
         None => "name the model with --export, or another --out-dir",
     };
-    let plain = if header.is_plain() { FileVersion::V0 } else { FileVersion::V1 };
-    Target { path: settings.export_path(), version: settings.export_version.unwrap_or(plain), advice }
+    let version = settings.export_version.unwrap_or(FileVersion::least(header));
+    Target { path: settings.export_path(), version, advice }
 }
 
 /// The files that a run reads.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, bail, ensure};
 use infer_core::format::{Header, Version};
 use infer_core::{Config, MappedModel, WeightType};
-use infer_text::Template;
+use infer_text::{BESIDE, Template};
 
 use crate::data::tokenizer::TokenizerFile;
 use crate::io::checkpoint::{Checkpoint, Checkpoints};
@@ -122,7 +122,7 @@ impl Start {
             Start::Resume(checkpoint) => Ok(checkpoint.run.template.clone()),
             Start::FineTune { path, file } => {
                 let template = Template::of(&file.model()?.header(), folder_of(path))?;
-                Ok(template.filter(|template| template.name() == "jinja").map(|t| t.jinja_source().to_string()))
+                Ok(template.filter(|template| template.name() == BESIDE).map(|t| t.jinja_source().to_string()))
             }
         }
     }

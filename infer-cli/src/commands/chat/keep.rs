@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use infer_core::{HASH_START, hash_bytes};
-use infer_text::Template;
+use infer_text::{BESIDE, Template};
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
@@ -59,7 +59,7 @@ impl Keeper {
     pub fn new(path: &Path, files: &ModelFiles, template: &Template, kv: Kv) -> anyhow::Result<Keeper> {
         let hex = |bytes: &[u8]| format!("{:016x}", hash_bytes(HASH_START, bytes));
         let template = match template.name() {
-            "jinja" => format!("jinja {}", hex(template.jinja_source().as_bytes())),
+            BESIDE => format!("{BESIDE} {}", hex(template.jinja_source().as_bytes())),
             name => name.to_owned(),
         };
         let kv = match kv {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use infer_core::format::Header;
-use infer_text::{CHAT_TEMPLATE, TOKENIZER_BIN, TOKENIZER_JSON, Template};
+use infer_text::{BESIDE, CHAT_TEMPLATE, TOKENIZER_BIN, TOKENIZER_JSON, Template};
 use same_file::is_same_file;
 
 use super::temporary_beside;
@@ -27,7 +27,7 @@ impl Companion {
     /// nor left for the output to be read with.
     pub fn all(input: &Path, output: &Path, given: Option<&Path>, header: &Header) -> anyhow::Result<Vec<Companion>> {
         let tokenizer = Companion::tokenizer(input, output, given, header)?;
-        let template = if header.template.as_str() == "jinja" { Companion::template(input, output)? } else { None };
+        let template = if header.template.as_str() == BESIDE { Companion::template(input, output)? } else { None };
         Ok(tokenizer.into_iter().chain(template).collect())
     }
 

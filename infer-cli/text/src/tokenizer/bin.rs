@@ -2,12 +2,10 @@
 
 use std::borrow::Cow;
 
+use infer_core::tokenizer::NEVER_MERGES;
 use infer_core::{BOS, EOS, OwnedTokenizer, UNK};
 
 use crate::added::Added;
-
-/// Importers give this score, or less, to pieces that no merge makes: added tokens.
-const ADDED_SCORE: f32 = -1e10;
 
 /// A tokenizer.bin with its index.
 #[derive(Debug)]
@@ -51,14 +49,15 @@ impl BinVocabulary {
     }
 }
 
-/// Added tokens, and the names of BOS and EOS, which have line feeds around them in the file.
+/// Added tokens, which importers write as pieces that no merge makes, and the names of BOS and EOS,
+/// which have line feeds around them in the file.
 fn added(tokenizer: &OwnedTokenizer<Vec<u8>>, token: u32) -> Option<Added> {
     let tokenizer = tokenizer.get();
     let piece = str::from_utf8(tokenizer.piece(token)?).ok()?;
     let name = match token {
         BOS | EOS => piece.trim(),
         UNK => return None,
-        _ if tokenizer.score(token)? <= ADDED_SCORE && tokenizer.decode(UNK, token).ok()? == piece.as_bytes() => piece,
+        _ if tokenizer.score(token)? <= NEVER_MERGES && tokenizer.decode(UNK, token).ok()? == piece.as_bytes() => piece,
         _ => return None,
     };
     // A single character would be found in texts all the same.

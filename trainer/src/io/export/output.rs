@@ -4,16 +4,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 
-use crate::io::export::job::{Job, Watched};
+use crate::io::export::job::Job;
 use crate::io::export::source::{self, Source};
 use crate::io::export::tensor_type::TensorType;
 use crate::io::export::{gguf, huggingface};
 use crate::io::files::{TOKENIZER, TOKENIZER_JSON, write_folder, write_whole};
 use crate::io::foreign::Parts;
 use crate::io::model_file::Target;
-use crate::io::tensors::shapes;
+use crate::io::watched::Watched;
 use crate::io::weights::FileVersion;
-use crate::report::bar;
 use crate::report::output::Usage;
 
 /// What to write.
@@ -69,9 +68,7 @@ pub fn export(path: &Path, out: &Path, options: Options, stop: &dyn Fn() -> bool
     check_no_input(out, &inputs)?;
     let kind = Kind::of(out)?;
     check_options(kind, options)?;
-    let weights = shapes(&model.header.config)?.iter().map(|shape| shape.size() as u64).sum();
-    let progress = bar::new(weights, "{percent}% of the weights, {eta} left");
-    let values = Watched { values: &*model.values, progress: &progress, stop };
+    let values = Watched::new(&model, stop)?;
     let parts = Parts { values: &values, ..model.parts() };
     match kind {
         Kind::Bin => model_file(&parts, &inputs, out, options.version)?,
@@ -91,13 +88,13 @@ pub fn export(path: &Path, out: &Path, options: Options, stop: &dyn Fn() -> bool
             }
         }
     }
-    progress.finish_and_clear();
+    values.finish();
     Ok(name)
 }
 
 fn model_file(model: &Parts, inputs: &[PathBuf], out: &Path, version: Option<FileVersion>) -> anyhow::Result<()> {
-    let least = if model.header.is_plain() { FileVersion::V0 } else { FileVersion::V1 };
-    let target = Target { path: out.to_owned(), version: version.unwrap_or(least), advice: "give another OUT" };
+    let version = version.unwrap_or(FileVersion::least(model.header));
+    let target = Target { path: out.to_owned(), version, advice: "give another OUT" };
     target.check(&model.header.config, &inputs.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
     target.write(model)
 }

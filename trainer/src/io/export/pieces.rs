@@ -1,10 +1,9 @@
 //! The tokens of a tokenizer.bin, as SentencePiece and other programs spell them.
 
 use anyhow::Context;
+use infer_core::tokenizer::NEVER_MERGES;
 use infer_core::{BOS, EOS, OwnedTokenizer};
 
-/// Pieces with this score or less never merge: tokens that a text contains only as a whole.
-const NEVER_MERGES: f32 = -1e10;
 /// Ids of the byte tokens, where a vocabulary has them.
 const BYTES: std::ops::Range<usize> = 3..259;
 

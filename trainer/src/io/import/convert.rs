@@ -5,16 +5,14 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 use infer_core::format::Header;
 
-use crate::io::export::job::Watched;
 use crate::io::files::{TOKENIZER, TOKENIZER_JSON, write_whole};
 use crate::io::foreign::Parts;
 use crate::io::import::model::Hints;
 use crate::io::import::{open, open_tokenizer};
 use crate::io::model_file::Target;
-use crate::io::tensors::shapes;
 use crate::io::vocabulary::Vocabulary;
+use crate::io::watched::Watched;
 use crate::io::weights::FileVersion;
-use crate::report::bar;
 
 const ADVICE: &str = "give another OUT";
 
@@ -37,21 +35,19 @@ pub fn convert(
     }
     let model = open(path, hints)?;
     let header = &model.header;
-    let least = if header.is_plain() { FileVersion::V0 } else { FileVersion::V1 };
-    let target = Target { path: out.to_owned(), version: version.unwrap_or(least), advice: ADVICE };
+    let version = version.unwrap_or(FileVersion::least(header));
+    let target = Target { path: out.to_owned(), version, advice: ADVICE };
     ensure!(
         header.is_plain() || target.version != FileVersion::V0,
         "--version 0 has no place for {}: give --version 1, or 2 for int8",
         beyond_plain(header)
     );
     target.check(&header.config, &[path])?;
-    let weights = shapes(&header.config)?.iter().map(|shape| shape.size() as u64).sum();
-    let progress = bar::new(weights, "{percent}% of the weights, {eta} left");
-    let values = Watched { values: &*model.values, progress: &progress, stop };
+    let values = Watched::new(&model, stop)?;
     target
         .write(&Parts { values: &values, ..model.parts() })
         .with_context(|| format!("importing {}", path.display()))?;
-    progress.finish_and_clear();
+    values.finish();
     let beside = match &model.vocabulary {
         Some(Vocabulary::Bin(_)) => format!("with {TOKENIZER}"),
         Some(Vocabulary::Json(_)) => format!("with {TOKENIZER_JSON}"),

@@ -4,10 +4,10 @@
 use std::path::Path;
 
 use anyhow::{Context, ensure};
+use infer_text::CHAT_TEMPLATE;
 use serde_json::Value;
 
 use crate::io::import::file::{Fields, read_small, read_text};
-use crate::io::import::model::TEMPLATE;
 use crate::io::import::vocabulary::{NEVER, Pieces, Words};
 use crate::io::import::{sentencepiece, tokenizer_json};
 
@@ -22,7 +22,7 @@ const CONFIG: &str = "tokenizer_config.json";
 /// # Errors
 /// A file is damaged, or of a kind that is not known.
 pub fn read(folder: &Path) -> anyhow::Result<Option<Words>> {
-    let [json, model, config, template] = [JSON, MODEL, CONFIG, TEMPLATE].map(|name| folder.join(name));
+    let [json, model, config, template] = [JSON, MODEL, CONFIG, CHAT_TEMPLATE].map(|name| folder.join(name));
     let config = config.exists().then(|| Fields::read(&config)).transpose()?;
     let read_model = || {
         let bytes = read_small(&model, sentencepiece::MAX_MODEL)?;

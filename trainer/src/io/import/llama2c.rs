@@ -5,9 +5,9 @@ use std::borrow::Cow;
 use std::io;
 use std::path::Path;
 
-use anyhow::{Context, ensure};
-use infer_core::WeightType;
+use anyhow::ensure;
 use infer_core::format::{HEADER_V1, Header, Layout, TensorName, Version};
+use infer_core::{Error, WeightType};
 
 use crate::io::foreign::Values;
 use crate::io::import::file::Input;
@@ -19,16 +19,9 @@ use crate::io::import::tensors::{Stored, Table, Type};
 /// The file is damaged or no model.
 pub fn open(path: &Path) -> anyhow::Result<(Header, Box<dyn Values>)> {
     let file = Input::open(path)?;
-    let read = || -> anyhow::Result<(Header, Layout)> {
-        let header = Header::parse_any_group(&file.bytes(0, file.len.min(HEADER_V1 as u64))?)?;
-        let layout = header.layout_of(file.len)?;
-        ensure!(
-            layout.file_bytes <= file.len,
-            infer_core::Error::Truncated { need: layout.file_bytes, have: file.len }
-        );
-        Ok((header, layout))
-    };
-    let (mut header, layout) = read().with_context(|| path.display().to_string())?;
+    let mut header = Header::parse_any_group(&file.bytes(0, file.len.min(HEADER_V1 as u64))?)?;
+    let layout = header.layout_of(file.len)?;
+    ensure!(layout.file_bytes <= file.len, Error::Truncated { need: layout.file_bytes, have: file.len });
     header.version = Version::V1;
     header.config.weights = WeightType::F32;
     Ok((header, Box::new(File { table: Table::new(vec![file]), layout })))

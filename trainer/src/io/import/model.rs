@@ -7,9 +7,6 @@ use infer_core::Config;
 
 use crate::io::foreign::Values;
 
-/// The chat template beside a model or in a folder.
-pub const TEMPLATE: &str = "chat_template.jinja";
-
 /// What the caller knows about a model whose files do not say it.
 #[derive(Clone, Debug, Default)]
 pub struct Hints {

@@ -2,12 +2,9 @@
 //! same tokens, and "jinja" for others, which lie beside the model as they are.
 
 use infer_core::format::Header;
-use infer_text::{Message, Template, TextTokenizer};
+use infer_text::{BESIDE, Message, Template, TextTokenizer};
 
 use crate::io::vocabulary::Vocabulary;
-
-/// The name in the header of a model whose template lies beside it.
-pub const BESIDE: &str = "jinja";
 
 /// The name of a template in Jinja.
 ///

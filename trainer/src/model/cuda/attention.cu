@@ -52,6 +52,18 @@ __device__ inline void add(float *sum, float factor, const float *x) {
     for (int d = 0; d < DIMS; d++) sum[d] += factor * x[d];
 }
 
+// Copies the keys and values from position `tile` on, zeros behind the last. All threads of a block
+// call it.
+__device__ inline void load_tile(float *ks, float *vs, const float *qkv, const Head &h, int n_kv_heads, int tile) {
+    __syncthreads(); // every thread has read the tile before
+    for (int i = threadIdx.x; i < TILE * HEAD_SIZE; i += THREADS) {
+        const int key = tile + i / HEAD_SIZE, d = i % HEAD_SIZE;
+        ks[i] = key < h.length ? qkv[h.k(key) + d] : 0;
+        vs[i] = key < h.length ? qkv[h.v(key, n_kv_heads) + d] : 0;
+    }
+    __syncthreads();
+}
+
 // att (sequences * length, n_heads * HEAD_SIZE) and lse. The grid is (blocks of rows, heads, sequences).
 extern "C" __global__ void __launch_bounds__(THREADS)
     attention(float *att, float *lse, const float *qkv, const u32 *texts, int length, int n_heads, int n_kv_heads,
@@ -66,13 +78,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const int begin = h.begin(texts, row), end = min(first + ROWS, length);
     // Texts do not begin earlier in later rows.
     for (int tile = h.begin(texts, first) / TILE * TILE; tile < end; tile += TILE) {
-        __syncthreads();
-        for (int i = threadIdx.x; i < TILE * HEAD_SIZE; i += THREADS) {
-            const int key = tile + i / HEAD_SIZE, d = i % HEAD_SIZE;
-            ks[i] = key < length ? qkv[h.k(key) + d] : 0;
-            vs[i] = key < length ? qkv[h.v(key, n_kv_heads) + d] : 0;
-        }
-        __syncthreads();
+        load_tile(ks, vs, qkv, h, n_kv_heads, tile);
         for (int j = 0; j < TILE && tile + j < end; j += GROUP) {
             float s[GROUP], most = max;
 #pragma unroll
@@ -120,13 +126,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const int begin = h.begin(texts, row), end = min(first + ROWS, length);
     // Texts do not begin earlier in later rows.
     for (int tile = h.begin(texts, first) / TILE * TILE; tile < end; tile += TILE) {
-        __syncthreads();
-        for (int i = threadIdx.x; i < TILE * HEAD_SIZE; i += THREADS) {
-            const int key = tile + i / HEAD_SIZE, d = i % HEAD_SIZE;
-            ks[i] = key < length ? qkv[h.k(key) + d] : 0;
-            vs[i] = key < length ? qkv[h.v(key, n_kv_heads) + d] : 0;
-        }
-        __syncthreads();
+        load_tile(ks, vs, qkv, h, n_kv_heads, tile);
 #pragma unroll 4
         for (int j = 0; j < TILE; j++) {
             const float *k = ks + j * HEAD_SIZE + part;
