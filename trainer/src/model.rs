@@ -31,4 +31,4 @@ pub use cuda::open_gpu;
 pub use device::{Gradients, Matrix};
 pub use llama::{Adapters, Backend, Llama, Parameter};
 pub use optimizer::{AdamW, clip_gradients};
-pub use precision::MatmulPrecision;
+pub use precision::{Dtype, MatmulPrecision};

@@ -12,21 +12,22 @@ use crate::data::batches::{Batch, mix};
 use crate::io::checkpoint::{Checkpoints, Order, Run};
 use crate::io::files::{SETTINGS, lock, write_whole};
 use crate::io::foreign::Parts;
+use crate::io::loss_scale::LossScale;
 use crate::io::model_file::Target;
 use crate::io::vocabulary::Vocabulary;
 use crate::io::weights::{FileVersion, Weights};
-use crate::model::{self, AdamW, Adapters, Backend, IGNORED, Llama, Options, clip_gradients};
+use crate::model::{self, AdamW, Adapters, Backend, Dtype, IGNORED, Llama, Options, clip_gradients};
 use crate::report::Report;
-use crate::report::metric::Evaluation;
+use crate::report::metric::{Evaluation, Window};
 use crate::report::output::note;
 use crate::report::peak;
-use crate::train::corpus::{Corpus, Sequences};
+use crate::train::corpus::{Corpus, Sequences, for_model};
 use crate::train::interrupt::Interrupt;
 use crate::train::memory;
 use crate::train::saved;
 use crate::train::schedule::learning_rate;
 use crate::train::settings::{Device, InitFrom, Settings};
-use crate::train::start::{Start, describe};
+use crate::train::start::{Start, describe, describe_trained};
 
 /// Trains on the device that the settings name.
 ///
@@ -147,7 +148,10 @@ impl<'a, D: Backend> Training<'a, D> {
         run.is_json = matches!(data.vocabulary(), Vocabulary::Json(_));
         let (mut model, optimizer) =
             start.into_model(config, &device, s, s.lora().map(|lora| lora.with_ends(data.stops())))?;
-        model.matmul_precision = s.matmul_precision;
+        (model.matmul_precision, model.dtype, model.recompute) = (s.matmul_precision, s.dtype.format(), s.recompute);
+        if model.dtype == Dtype::Float16 {
+            run.loss_scale.get_or_insert_default();
+        }
         let teacher = data.teacher().map(|teacher| Llama::from_model(&teacher.model()?, &device)).transpose()?;
         let checkpoints = Checkpoints::open(&s.out_dir)?;
         let token_lengths = data.token_lengths(config.vocab_size)?;
@@ -164,7 +168,10 @@ impl<'a, D: Backend> Training<'a, D> {
             model.parameter_count(),
             describe(&config),
             describe_trained(&model),
-            if s.device == Device::Cpu { s.matmul_precision.describe() } else { s.matmul_precision.on_gpu() },
+            match s.device {
+                Device::Cpu => model.dtype.on_cpu(s.matmul_precision),
+                _ => model.dtype.on_gpu(s.matmul_precision),
+            },
             train.number(),
             s.max_seq_len,
             train.describe_fullness(),
@@ -262,6 +269,7 @@ impl<'a, D: Backend> Training<'a, D> {
     fn step(&mut self) -> anyhow::Result<f64> {
         let s = self.settings;
         let mut gradients = self.model.zero_gradients()?;
+        self.model.loss_scale = self.loss_scale().map_or(1.0, |scale| scale.scale);
         let mut loss = 0.0;
         let mut batches = Vec::new();
         for _ in 0..s.gradient_accumulation_steps {
@@ -286,10 +294,37 @@ impl<'a, D: Backend> Training<'a, D> {
         }
         let norm = clip_gradients(&self.model, &mut gradients, s.grad_clip as f32)?;
         self.check_finite("loss", f64::from(loss))?;
-        self.check_finite("norm of the gradients", f64::from(norm))?;
-        self.optimizer.step(&mut self.model, learning_rate(s, self.run.iter), &mut gradients)?;
+        if self.can_step(norm)? {
+            self.optimizer.step(&mut self.model, learning_rate(s, self.run.iter), &mut gradients)?;
+        }
         self.run.iter += 1;
         Ok(f64::from(loss))
+    }
+
+    /// The scale of a training in float16.
+    fn loss_scale(&self) -> Option<LossScale> {
+        self.run.loss_scale.filter(|_| self.model.dtype == Dtype::Float16)
+    }
+
+    /// Whether the gradients can be used: in float16 they may overflow, which the loss scale learns
+    /// from.
+    fn can_step(&mut self, norm: f32) -> anyhow::Result<bool> {
+        let Some(mut scale) = self.loss_scale() else {
+            self.check_finite("norm of the gradients", f64::from(norm))?;
+            return Ok(true);
+        };
+        let can_step = scale.update(norm.is_finite());
+        self.run.loss_scale = Some(scale);
+        if scale.is_used_up() {
+            self.check_finite("norm of the gradients", f64::from(norm))?;
+        }
+        if !can_step {
+            self.report.say(format!(
+                "step {} is skipped, as its gradients overflow: loss scale {}, {} steps skipped so far",
+                self.run.iter, scale.scale, scale.skipped
+            ));
+        }
+        Ok(can_step)
     }
 
     fn check_finite(&self, what: &str, value: f64) -> anyhow::Result<()> {
@@ -409,36 +444,5 @@ impl<'a, D: Backend> Training<'a, D> {
             self.data.unigram_entropy()?,
         ));
         self.report.finish()
-    }
-}
-
-fn for_model(batch: &Batch, length: usize) -> model::Batch<'_> {
-    let Batch { x: tokens, y: targets, starts } = batch;
-    model::Batch { tokens, targets, starts: starts.as_deref(), sequences: tokens.len() / length, length }
-}
-
-fn describe_trained<D: Backend>(model: &Llama<D>) -> String {
-    let n: usize = model.trained().iter().map(|parameter| parameter.shape.size()).sum();
-    let adapters = model.adapters.as_ref();
-    adapters.map_or(String::new(), |of| format!("\nadapters of rank {}: {n} parameters to train", of.lora.rank))
-}
-
-/// Sums over the steps since the last line of the log.
-#[derive(Default)]
-struct Window {
-    loss: f64,
-    time: Duration,
-    steps: u32,
-}
-
-impl Window {
-    fn add(&mut self, loss: f64, time: Duration) {
-        self.loss += loss;
-        self.time += time;
-        self.steps += 1;
-    }
-
-    fn means(self) -> (f64, Duration) {
-        (self.loss / f64::from(self.steps), self.time / self.steps)
     }
 }
