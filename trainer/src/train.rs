@@ -5,6 +5,7 @@ pub mod corpus;
 pub mod evaluate;
 pub mod interrupt;
 pub mod memory;
+pub mod plan;
 pub mod run;
 pub mod saved;
 pub mod schedule;

@@ -6,13 +6,18 @@ use anyhow::{Context, anyhow};
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 
-use crate::report::output::Usage;
+use crate::report::output::{self, Usage};
 use crate::train;
 use crate::train::settings::Settings;
 
-/// Trains with the settings of `file`, overridden by the flags.
-pub fn run(file: Option<&Path>, flags: Settings, matches: &ArgMatches) -> anyhow::Result<()> {
-    train::run::run(&load(file, flags, matches)?)
+/// Trains with the settings of `file`, overridden by the flags, or prints a plan of that.
+pub fn run(file: Option<&Path>, flags: Settings, plan: bool, matches: &ArgMatches) -> anyhow::Result<()> {
+    let settings = load(file, flags, matches)?;
+    if plan {
+        return output::print(train::plan::plan(&settings)?.as_bytes());
+    }
+    settings.check_machine()?;
+    train::run::run(&settings)
 }
 
 /// Merges the settings of the file with the flags, which take precedence, and checks the result.

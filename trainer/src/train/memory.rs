@@ -3,7 +3,7 @@
 use anyhow::bail;
 use infer_core::Config;
 
-use crate::model::training_bytes;
+use crate::model::CpuMemory;
 use crate::train::settings::{Device, Settings};
 
 /// Estimates the memory of a training.
@@ -15,13 +15,18 @@ pub fn check(settings: &Settings, config: &Config) -> anyhow::Result<()> {
     fits(settings, config, available.map_or(f64::INFINITY, |bytes| bytes as f64))
 }
 
+/// The memory on a CPU, with batches of this size.
+pub fn needed(settings: &Settings, config: &Config, batch_size: usize) -> CpuMemory {
+    let mut memory = CpuMemory::new(config, batch_size, settings.max_seq_len, settings.lora_rank);
+    if settings.teacher.is_some() {
+        memory.logits += 4.0 * batch_size as f64 * settings.max_seq_len as f64 * config.vocab_size as f64;
+    }
+    memory
+}
+
 fn fits(settings: &Settings, config: &Config, available: f64) -> anyhow::Result<()> {
     let Settings { batch_size, max_seq_len, .. } = *settings;
-    let need = |batch_size: usize| {
-        let logits = if settings.teacher.is_some() { config.vocab_size as f64 } else { 0.0 };
-        training_bytes(config, batch_size, max_seq_len, settings.lora_rank)
-            + 4.0 * batch_size as f64 * max_seq_len as f64 * logits
-    };
+    let need = |batch_size| needed(settings, config, batch_size).total();
     let needed = need(batch_size);
     if needed <= available {
         // Tokens are counted in 64 bits.
@@ -41,7 +46,8 @@ fn fits(settings: &Settings, config: &Config, available: f64) -> anyhow::Result<
     bail!("this training takes about {} of memory, and {} are available: {advice}", gb(needed), gb(available))
 }
 
-fn gb(bytes: f64) -> String {
+/// Bytes in words.
+pub fn gb(bytes: f64) -> String {
     format!("{:.1} GB", bytes / 1e9)
 }
 
