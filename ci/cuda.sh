@@ -13,10 +13,11 @@ cuda_asan() {
     asan=$(g++ -print-file-name=libasan.so)
     [ -e "$asan" ] || install g++
     runner=CARGO_TARGET_$(host | tr 'a-z-' 'A-Z_')_RUNNER
-    # The shared library alone is instrumented, so the sanitizer is loaded before the tests. The
+    # The build is that of the step `test`: --workspace decides on features of dependencies. The
+    # shared library alone is instrumented, so the sanitizer is loaded before the tests. The
     # test that takes out barriers does not look at addresses.
     env "$runner=env LD_PRELOAD=$asan ASAN_OPTIONS=detect_leaks=0:abort_on_error=0" SHIM_FLAGS="-fsanitize=address -g" \
-        cargo test -p trainer --lib --target-dir "$target_dir" -- model::cuda --skip a_missing_barrier_shows
+        cargo test --workspace --lib --target-dir "$target_dir" -- model::cuda --skip a_missing_barrier_shows
 }
 
 # The kernels by NVIDIA's compiler, which PyPI has. The trainer compiles them in the same way, but
@@ -27,7 +28,7 @@ cuda_registers() {
     "$folder/venv/bin/python" -c 'import nvidia.cuda_nvrtc' 2>/dev/null || cuda_venv "$folder/venv" ||
         { echo "cuda: registers not counted, PyPI's nvidia-cuda-nvrtc-cu12 does not install here"; return "$skipped"; }
     rm -f "$folder"/*.cu
-    KERNELS=$folder cargo test -q -p trainer --lib --target-dir "$target_dir" -- --ignored --exact \
+    KERNELS=$folder cargo test -q --workspace --lib --target-dir "$target_dir" -- --ignored --exact \
         model::cuda::kernels::write_the_kernels
     "$folder/venv/bin/python" ci/registers.py "$folder"
 }

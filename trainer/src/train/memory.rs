@@ -43,12 +43,12 @@ fn fits(settings: &Settings, config: &Config, available: f64) -> anyhow::Result<
     } else {
         "lower dim, n_layers, vocab_size or max_seq_len".into()
     };
-    bail!("this training takes about {} of memory, and {} are available: {advice}", gb(needed), gb(available))
+    bail!("this training takes about {} of memory, and {} are available: {advice}", size(needed), size(available))
 }
 
-/// Bytes in words.
-pub fn gb(bytes: f64) -> String {
-    format!("{:.1} GB", bytes / 1e9)
+/// A number of bytes, in words.
+pub fn size(bytes: f64) -> String {
+    if bytes < 1e9 { format!("{:.1} MB", bytes / 1e6) } else { format!("{:.1} GB", bytes / 1e9) }
 }
 
 /// Bytes that this process can allocate: those that are free in the machine, and at most the limit

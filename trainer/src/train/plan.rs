@@ -10,7 +10,7 @@ use infer_core::Config;
 use crate::io::tensors::{Shape, shapes};
 use crate::model::{Dtype, GpuMemory, MatmulPrecision, Pass};
 use crate::report::{flops_per_token, peak};
-use crate::train::memory::{self, gb};
+use crate::train::memory::{self, size};
 use crate::train::settings::{Device, InitFrom, Settings};
 use crate::train::start::{Start, describe};
 
@@ -33,7 +33,7 @@ pub fn plan(settings: &Settings) -> anyhow::Result<String> {
     ensure!(
         on_cpu < MOST_BYTES && (settings.gradient_accumulation_steps as f64) < MOST_BYTES,
         "this training takes about {} of memory: lower batch_size, dim, n_layers, vocab_size or max_seq_len",
-        gb(on_cpu)
+        size(on_cpu)
     );
     let parameters: usize = shapes(&config)?.iter().map(Shape::size).sum();
     let mut text = format!("{} parameters: {}\n", HumanCount(parameters as u64), describe(&config));
@@ -43,7 +43,7 @@ pub fn plan(settings: &Settings) -> anyhow::Result<String> {
         (settings.dtype.format(), if settings.recompute { ", computed again in backward" } else { "" });
     writeln!(text, "memory, with activations in {}{recompute}:", format.on_gpu(MatmulPrecision::Highest))?;
     for (purpose, bytes) in parts.into_iter().chain([("in all", total)]) {
-        writeln!(text, "{:>12}  {purpose}", gb(bytes))?;
+        writeln!(text, "{:>12}  {purpose}", size(bytes))?;
     }
     if settings.device == Device::Cpu
         && let Err(e) = memory::check(settings, &config)
@@ -98,27 +98,26 @@ fn time(settings: &Settings, config: &Config) -> String {
     };
     let (peak, whose) = peak_of(settings);
     let rate = UTILISATION * peak / executed; // tokens per second
-    let seconds = |tokens: f64| {
-        let seconds = tokens / rate;
-        if seconds < 1.0 {
-            return format!("{:.1} ms", 1e3 * seconds);
-        }
-        Duration::try_from_secs_f64(seconds).map_or("for ever".into(), |time| HumanDuration(time).to_string())
+    let time = |tokens: f64| match tokens / rate {
+        seconds if seconds < 1.0 => format!("{:.1} ms", 1e3 * seconds),
+        seconds if seconds < 600.0 => format!("{seconds:.1} s"),
+        seconds => Duration::try_from_secs_f64(seconds).map_or("ages".into(), |time| HumanDuration(time).to_string()),
     };
+    let all = tokens * max_iters as f64;
     format!(
-        "{} tokens per step: {batch_size} windows of {max_seq_len}, {passes} times\n\
-         {} per token, {} per step: 6 per parameter and those of attention, forward and backward{note}\n\
-         {} tokens/s, if {:.0}% of {} are reached ({whose}):\n\
-         {:>12} per step, {} for {max_iters} steps ({} tokens); small models reach less\n",
+        "{} tokens per step: {batch_size} x {max_seq_len}, {passes} times\n\
+         {} per token, {} per step: 6 per parameter, and attention's; forward and backward{note}\n\
+         time at {:.0}% of {}/s ({whose}); small models reach less:\n\
+         {} tokens/s, {} per step, {} for {max_iters} steps ({} tokens)\n",
         HumanCount(tokens as u64),
         operations(flops),
         operations(flops * tokens),
-        HumanCount(rate as u64),
         100.0 * UTILISATION,
-        operations(peak) + "/s",
-        seconds(tokens),
-        seconds(tokens * max_iters as f64),
-        HumanCount((tokens * max_iters as f64) as u64),
+        operations(peak),
+        HumanCount(rate as u64),
+        time(tokens),
+        time(all),
+        HumanCount(all as u64),
     )
 }
 
@@ -132,9 +131,9 @@ fn peak_of(settings: &Settings) -> (f64, &'static str) {
     }
     // Of the H100 SXM's data sheet, without sparsity.
     match (settings.dtype.format(), settings.matmul_precision) {
-        (Dtype::Float32, MatmulPrecision::Medium) => (495e12, "an H100's peak in TF32; give your GPU's as peak_gflops"),
-        (Dtype::Float32, _) => (67e12, "an H100's peak in f32; give your GPU's as peak_gflops"),
-        _ => (989e12, "an H100's peak in 16 bits; give your GPU's as peak_gflops"),
+        (Dtype::Float32, MatmulPrecision::Medium) => (495e12, "an H100's peak in TF32; peak_gflops names another"),
+        (Dtype::Float32, _) => (67e12, "an H100's peak in f32; peak_gflops names another"),
+        _ => (989e12, "an H100's peak in 16 bits; peak_gflops names another"),
     }
 }
 
@@ -157,10 +156,10 @@ mod tests {
         plan(&parse(flags).unwrap()).unwrap().lines().map(String::from).collect()
     }
 
-    /// The gigabytes of a purpose.
-    fn memory(lines: &[String], purpose: &str) -> f64 {
-        let line = lines.iter().find(|line| line.ends_with(&format!(" GB  {purpose}"))).unwrap();
-        line.split_whitespace().next().unwrap().parse().unwrap()
+    /// The size of a purpose.
+    fn memory(lines: &[String], purpose: &str) -> String {
+        let line = lines.iter().find(|line| line.ends_with(&format!("  {purpose}"))).unwrap();
+        line.strip_suffix(purpose).unwrap().trim().into()
     }
 
     #[test]
@@ -173,14 +172,18 @@ mod tests {
         let parameters = Llama::init(config, &Cpu::default(), 0).unwrap().parameter_count();
         assert_eq!(parameters, 15_191_712); // llama2.c's stories15M
         assert!(lines[0].starts_with("15,191,712 parameters: dim 288, hidden_dim 768, 6 layers"), "{lines:?}");
-        assert_eq!(memory(&lines, "weights"), 0.1);
+        assert_eq!(memory(&lines, "weights"), "60.8 MB"); // 4 bytes each
+        assert_eq!(memory(&lines, "moments of AdamW"), "121.5 MB");
         let total = memory::needed(&parse(&flags).unwrap(), &config, 4).total();
-        assert_eq!(memory(&lines, "in all"), (total / 1e8).round() / 10.0);
+        assert_eq!(memory(&lines, "in all"), size(total));
         let text = lines.join("\n");
         // 6 · 15,191,712 + 12 · 6 · 288 · 256 operations per token, and 40 of 100 GFLOP/s.
-        for part in
-            ["1,024 tokens per step", "96.5 MFLOP per token, 98.8 GFLOP per step", "414 tokens/s", "2 seconds per step"]
-        {
+        for part in [
+            "1,024 tokens per step",
+            "96.5 MFLOP per token, 98.8 GFLOP per step",
+            "time at 40% of 100.0 GFLOP/s",
+            "414 tokens/s, 2.5 s per step",
+        ] {
             assert!(text.contains(part), "{part}: {text}");
         }
     }
@@ -195,13 +198,14 @@ mod tests {
         let lines = lines(&[&flags[..], &more].concat());
         // 32 · (2 · 4096² + 2 · 4096 · 1024 + 3 · 4096 · 11008 + 2 · 4096) + 32000 · 4096 + 4096
         assert!(lines[0].starts_with("5,802,037,248 parameters"), "{lines:?}");
-        for (purpose, bytes) in [("weights", 23.2), ("their copies for products", 11.6), ("moments of AdamW", 46.4)] {
+        for (purpose, bytes) in
+            [("weights", "23.2 GB"), ("their copies for products", "11.6 GB"), ("moments of AdamW", "46.4 GB")]
+        {
             assert_eq!(memory(&lines, purpose), bytes, "{purpose}");
         }
-        assert!(memory(&lines, "in all") < 141.0);
+        assert!(memory(&lines, "in all").strip_suffix(" GB").unwrap().parse::<f64>().unwrap() < 141.0);
         let text = lines.join("\n");
-        for part in
-            ["4,194,304 tokens per step: 1 windows of 4096, 1024 times", "41.3 GFLOP per token", "40% of 989.0 TFLOP/s"]
+        for part in ["4,194,304 tokens per step: 1 x 4096, 1024 times", "41.3 GFLOP per token", "40% of 989.0 TFLOP/s"]
         {
             assert!(text.contains(part), "{part}: {text}");
         }
@@ -209,7 +213,7 @@ mod tests {
 
     #[test]
     fn what_no_machine_holds_is_refused() {
-        for flags in [["--batch-size", "4611686018427387904"], ["--dim", "1000000000"], ["--n-layers", "1000000000"]] {
+        for flags in [["--batch-size", "4611686018427387904"], ["--max-seq-len", "100000000000"], ["--dim", "1000000"]] {
             let error = plan(&parse(&flags).unwrap()).unwrap_err().to_string();
             assert!(error.contains("lower batch_size") && error.lines().count() == 1, "{error}");
         }

@@ -22,6 +22,8 @@ use infer_core::Config;
 struct Shim {
     library: *mut c_void,
     seed: u32,
+    /// The library's folder, for the address sanitizer to read names in it.
+    _folder: tempfile::TempDir,
 }
 
 type Emulate = unsafe extern "C" fn(*const c_uint, *mut *mut c_void, c_uint, c_uint) -> *const c_char;
@@ -54,7 +56,7 @@ impl Shim {
         // it is loaded.
         let library = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW) };
         assert!(!library.is_null(), "the library does not load");
-        Some(Shim { library, seed })
+        Some(Shim { library, seed, _folder: folder })
     }
 }
 
