@@ -3,8 +3,10 @@
 pub mod chats;
 pub mod corpus;
 pub mod evaluate;
+pub mod group;
 pub mod interrupt;
 pub mod memory;
+pub mod prepare;
 pub mod run;
 pub mod saved;
 pub mod schedule;

@@ -6,13 +6,13 @@ use infer_core::Config;
 use crate::model::training_bytes;
 use crate::train::settings::{Device, Settings};
 
-/// Estimates the memory of a training.
+/// Estimates the memory of a training, of which this machine runs so many processes.
 ///
 /// # Errors
 /// The training needs more than is available. The message tells which settings to lower.
-pub fn check(settings: &Settings, config: &Config) -> anyhow::Result<()> {
+pub fn check(settings: &Settings, config: &Config, processes: usize) -> anyhow::Result<()> {
     let available = if settings.device == Device::Cpu { available() } else { None };
-    fits(settings, config, available.map_or(f64::INFINITY, |bytes| bytes as f64))
+    fits(settings, config, available.map_or(f64::INFINITY, |bytes| bytes as f64 / processes as f64))
 }
 
 fn fits(settings: &Settings, config: &Config, available: f64) -> anyhow::Result<()> {
