@@ -8,11 +8,15 @@ use clap::parser::ValueSource;
 
 use crate::report::output::Usage;
 use crate::train;
+use crate::train::group::Group;
 use crate::train::settings::Settings;
 
 /// Trains with the settings of `file`, overridden by the flags.
 pub fn run(file: Option<&Path>, flags: Settings, matches: &ArgMatches) -> anyhow::Result<()> {
-    train::run::run(&load(file, flags, matches)?)
+    let group = Group::join()?;
+    let settings = group.agree(load(file, flags, matches));
+    let done = settings.and_then(|settings| train::run::run(&settings, &group));
+    group.finish(done)
 }
 
 /// Merges the settings of the file with the flags, which take precedence, and checks the result.
