@@ -280,7 +280,9 @@ impl Settings {
                 bail!("dtype is float16: it is for a GPU; a CPU computes in float32 or bfloat16")
             }
             Dtype::Known(dtype) if on_cpu && !dtype.is_on_cpu() => {
-                bail!("dtype is bfloat16: this CPU multiplies no bfloat16 (it has no AMX); compute in float32")
+                bail!(
+                    "dtype is bfloat16: this CPU multiplies no bfloat16 (it has neither AMX nor AVX512-BF16); compute in float32"
+                )
             }
             Dtype::Known(_) => {}
         }
