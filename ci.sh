@@ -5,6 +5,7 @@
 #   circles   no file imports one that, through others, imports it; trainer/src/io without dfdx
 #   clippy    lints of all crates, warnings are errors
 #   test      unit, integration and documentation tests
+#   mpi       training on several processes, over Open MPI
 #   examples  the library's examples run
 #   docs      documentation of all crates, also as docs.rs builds it; warnings are errors
 #   package   infer-core builds as a package, and with the oldest supported Rust where it is there
@@ -27,7 +28,7 @@ shopt -s inherit_errexit # or a failure inside of $(…) would go unnoticed
 cd "$(dirname "$0")"
 
 root=$PWD
-steps=(fmt circles clippy test examples docs package nostd panics firmware capi bindings models cuda asan fuzz miri)
+steps=(fmt circles clippy test mpi examples docs package nostd panics firmware capi bindings models cuda asan fuzz miri)
 skipped=77 # exit status of a step that cannot run here
 target_dir=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 chip=thumbv7em-none-eabihf
@@ -40,6 +41,7 @@ source ci/capi.sh
 source ci/bindings.sh
 source ci/models.sh
 source ci/cuda.sh
+source ci/mpi.sh
 source ci/sanitizers.sh
 
 circles() {

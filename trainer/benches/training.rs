@@ -5,8 +5,10 @@
 //! Each shape runs a few seconds, with random tokens, in batches of its usual number of sequences
 //! or, for `15M:64`, of 64. `--highest` and `--medium` are the trainer's `--matmul-precision`,
 //! `--bfloat16` and `--float16` its `--dtype`, `--recompute` is the same; `--composed` is the model
-//! of dfdx's operations; `--cuda`, with the feature `cuda`, computes on the first GPU. GFLOP/s count 6 · parameters · tokens, as is usual; attention comes on top of that.
-//! The limit beside them is what all threads reach together in a large matrix product in f32.
+//! of dfdx's operations; `--cuda`, with the feature `cuda`, computes on the first GPU.
+//!
+//! GFLOP/s count 6 · parameters · tokens, as is usual; attention comes on top of that. The limit
+//! beside them is what all threads reach together in a large matrix product in f32.
 
 use std::time::{Duration, Instant};
 

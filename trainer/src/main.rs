@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser};
 use trainer::commands::{Command, train};
 use trainer::report::output::exit_code;
+use trainer::train::group;
 use trainer::train::settings::Settings;
 
 /// Trains a small Llama-2 model and exports it as a llama2.c file
@@ -20,7 +21,7 @@ struct Cli {
     /// Print what the training will take (parameters, memory, operations, time), and end
     #[arg(long)]
     plan: bool,
-    /// Threads [default: one per CPU]
+    /// Threads [default: one per CPU, which the processes of a machine share]
     #[arg(long, value_name = "N", global = true, alias = "workers", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
     #[command(flatten)]
@@ -34,8 +35,8 @@ fn main() -> ExitCode {
 
 fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     let cli = Cli::from_arg_matches(matches)?;
-    if let Some(threads) = cli.threads {
-        rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global()?;
+    if let Some(threads) = cli.threads.map(usize::from).or_else(group::threads) {
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     }
     match cli.command {
         Some(command) => command.run(Cli::command()),

@@ -3,13 +3,16 @@
 pub mod chats;
 pub mod corpus;
 pub mod evaluate;
+pub mod group;
 pub mod interrupt;
 pub mod memory;
 pub mod plan;
+pub mod prepare;
 pub mod run;
 pub mod saved;
 pub mod schedule;
 pub mod settings;
 pub mod sources;
 pub mod start;
+mod step;
 pub mod teacher;

@@ -8,16 +8,18 @@ use clap::parser::ValueSource;
 
 use crate::report::output::{self, Usage};
 use crate::train;
+use crate::train::group::Group;
 use crate::train::settings::Settings;
 
 /// Trains with the settings of `file`, overridden by the flags, or prints a plan of that.
 pub fn run(file: Option<&Path>, flags: Settings, plan: bool, matches: &ArgMatches) -> anyhow::Result<()> {
-    let settings = load(file, flags, matches)?;
     if plan {
-        return output::print(train::plan::plan(&settings)?.as_bytes());
+        return output::print(train::plan::plan(&load(file, flags, matches)?)?.as_bytes());
     }
-    settings.check_machine()?;
-    train::run::run(&settings)
+    let group = Group::join()?;
+    let settings = load(file, flags, matches).and_then(|settings| settings.check_machine().map(|()| settings));
+    let done = group.agree(settings).and_then(|settings| train::run::run(&settings, &group));
+    group.finish(done)
 }
 
 /// Merges the settings of the file with the flags, which take precedence, and checks the result.

@@ -81,6 +81,16 @@ impl Backend for Cpu {
         Ok(())
     }
 
+    fn read_gradient(of: &Matrix<Self>, gradients: &mut Gradients<Self>, to: &mut [f32]) -> anyhow::Result<()> {
+        to.copy_from_slice(gradients.get_or_alloc_mut(of).map_err(device_error::<Self>)?);
+        Ok(())
+    }
+
+    fn write_gradient(of: &Matrix<Self>, gradients: &mut Gradients<Self>, from: &[f32]) -> anyhow::Result<()> {
+        gradients.get_or_alloc_mut(of).map_err(device_error::<Self>)?.copy_from_slice(from);
+        Ok(())
+    }
+
     fn adam(
         adam: &AdamConfig,
         step: u32,

@@ -4,13 +4,13 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::ensure;
 use dfdx::prelude::{
-    AdamConfig, Backward, Device, NoneTape, OwnedTape, PutTape, Rank0, SplitTape, Tape, Tensor, Trace,
+    AdamConfig, Backward, Device, HasShape, NoneTape, OwnedTape, PutTape, Rank0, SplitTape, Tape, Tensor, Trace,
 };
 use infer_core::format::TensorName;
 use infer_core::{Config, WeightType};
 
 use super::batch::{Batch, Options, check_tokens};
-use super::device::{Buffer, Gradients, Matrix, device_error};
+use super::device::{Buffer, Gradients, Matrix, combine, device_error};
 use super::precision::{Dtype, MatmulPrecision};
 use crate::io::lora::Lora;
 use crate::io::tensors::{Shape, shapes};
@@ -41,11 +41,30 @@ pub trait Backend: Device<f32> {
         Ok(kept)
     }
 
+    /// Bytes that are free on a device with memory of its own.
+    fn free_memory(&self) -> Option<u64> {
+        None
+    }
+
     /// Sums the squares of all gradients.
     fn sum_of_squares(model: &Llama<Self>, gradients: &mut Gradients<Self>) -> anyhow::Result<f64>;
 
     /// Multiplies all gradients by `factor`.
     fn scale(model: &Llama<Self>, gradients: &mut Gradients<Self>, factor: f32) -> anyhow::Result<()>;
+
+    /// Copies the gradient of a parameter to the host.
+    fn read_gradient(of: &Matrix<Self>, gradients: &mut Gradients<Self>, to: &mut [f32]) -> anyhow::Result<()> {
+        gradients.get(of).copy_into(to);
+        Ok(())
+    }
+
+    /// Replaces the gradient of a parameter.
+    fn write_gradient(of: &Matrix<Self>, gradients: &mut Gradients<Self>, from: &[f32]) -> anyhow::Result<()> {
+        let device = of.device();
+        let source = device.try_tensor_from_vec(from.to_vec(), *of.shape()).map_err(device_error::<Self>)?;
+        let target = gradients.get_or_alloc_mut(of).map_err(device_error::<Self>)?;
+        combine(device, target, 0.0, source, 1.0).map_err(device_error::<Self>)
+    }
 
     /// Updates a parameter and its moments by AdamW, given its gradient. The caller keeps `scratch`
     /// from call to call.

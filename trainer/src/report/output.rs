@@ -3,6 +3,10 @@
 use std::fmt::{self, Display};
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Set where another process of the same job speaks.
+static MUTED: AtomicBool = AtomicBool::new(false);
 
 /// A mistake on the command line, as opposed to one in a file: exit status 2.
 #[derive(Debug)]
@@ -28,6 +32,23 @@ impl Display for Unread {
 
 impl std::error::Error for Unread {}
 
+/// The person knows already why the program ends, which it does with this exit status.
+#[derive(Debug)]
+pub struct Told(pub u8);
+
+impl Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "exit status {}", self.0)
+    }
+}
+
+impl std::error::Error for Told {}
+
+/// Lets this process print no news and no notes from now on.
+pub fn mute() {
+    MUTED.store(true, Ordering::Relaxed);
+}
+
 /// Prints a line of the result that a command was called for.
 ///
 /// # Errors
@@ -49,27 +70,48 @@ pub fn print(bytes: &[u8]) -> anyhow::Result<()> {
 
 /// Prints a line of news on standard output. The work goes on when nobody reads it.
 pub fn say(line: impl Display) {
-    _ = writeln!(io::stdout(), "{line}");
+    if !MUTED.load(Ordering::Relaxed) {
+        _ = writeln!(io::stdout(), "{line}");
+    }
 }
 
 /// Prints a line on standard error. The work goes on when nobody reads it.
 pub fn note(line: impl Display) {
-    _ = writeln!(io::stderr(), "{line}");
+    if !MUTED.load(Ordering::Relaxed) {
+        _ = writeln!(io::stderr(), "{line}");
+    }
+}
+
+/// Prints an error, also where nothing else is printed.
+pub fn error_line(error: impl Display) {
+    // In one piece: the processes of a job write to the same place.
+    _ = io::stderr().write_all(format!("error: {error}\n").as_bytes());
 }
 
 /// Reports the error of a command, and returns the program's exit status.
 pub fn exit_code(result: anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(e) if e.is::<Unread>() => ExitCode::SUCCESS,
         Err(e) => {
-            note(format_args!("error: {}", one_line(&e)));
-            ExitCode::from(if e.is::<Usage>() { 2 } else { 1 })
+            if !e.is::<Unread>() && !e.is::<Told>() {
+                error_line(one_line(&e));
+            }
+            ExitCode::from(status_of(&e))
         }
     }
 }
 
+/// The exit status of a program that ends with this error.
+pub fn status_of(e: &anyhow::Error) -> u8 {
+    match e.downcast_ref() {
+        Some(Told(status)) => *status,
+        None if e.is::<Unread>() => 0,
+        None if e.is::<Usage>() => 2,
+        None => 1,
+    }
+}
+
 /// An error and its causes on one line, even if a message has line breaks.
-fn one_line(e: &anyhow::Error) -> String {
+pub fn one_line(e: &anyhow::Error) -> String {
     format!("{e:#}").lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
 }

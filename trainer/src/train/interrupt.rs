@@ -41,10 +41,10 @@ impl Interrupt {
 
     /// The exit status, as shells define it, of a process that a signal asks to stop; `None`
     /// without a signal.
-    pub fn status(&self) -> Option<i32> {
+    pub fn status(&self) -> Option<u8> {
         match self.signal.load(Ordering::Relaxed) {
             0 => None,
-            signal => Some(status(signal as i32)),
+            signal => Some(status(signal as i32) as u8),
         }
     }
 
@@ -57,7 +57,7 @@ impl Interrupt {
         match (&done, self.status()) {
             (Err(_), Some(status)) => {
                 note("interrupted");
-                std::process::exit(status)
+                std::process::exit(status.into())
             }
             _ => done,
         }

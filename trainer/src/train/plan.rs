@@ -8,7 +8,7 @@ use indicatif::{HumanCount, HumanDuration};
 use infer_core::Config;
 
 use crate::io::tensors::{Shape, shapes};
-use crate::model::{Dtype, GpuMemory, MatmulPrecision, Pass};
+use crate::model::{CpuMemory, Dtype, MatmulPrecision};
 use crate::report::{flops_per_token, peak};
 use crate::train::memory::{self, size};
 use crate::train::settings::{Device, InitFrom, Settings};
@@ -29,7 +29,7 @@ pub fn plan(settings: &Settings) -> anyhow::Result<String> {
         InitFrom::Scratch => settings.config(),
         _ => Start::find(settings)?.config(settings)?,
     };
-    let on_cpu = memory::needed(settings, &config, settings.batch_size).total();
+    let on_cpu = CpuMemory::new(&config, settings.batch_size, settings.max_seq_len, settings.lora_rank).total();
     ensure!(
         on_cpu < MOST_BYTES && (settings.gradient_accumulation_steps as f64) < MOST_BYTES,
         "this training takes about {} of memory: lower batch_size, dim, n_layers, vocab_size or max_seq_len",
@@ -37,7 +37,7 @@ pub fn plan(settings: &Settings) -> anyhow::Result<String> {
     );
     let parameters: usize = shapes(&config)?.iter().map(Shape::size).sum();
     let mut text = format!("{} parameters: {}\n", HumanCount(parameters as u64), describe(&config));
-    let parts = if settings.device == Device::Cpu { on_a_cpu(settings, &config) } else { on_a_gpu(settings, &config)? };
+    let parts = memory::purposes(settings, &config, settings.batch_size)?;
     let total: f64 = parts.iter().map(|(_, bytes)| bytes).sum();
     let (format, recompute) =
         (settings.dtype.format(), if settings.recompute { ", computed again in backward" } else { "" });
@@ -46,45 +46,12 @@ pub fn plan(settings: &Settings) -> anyhow::Result<String> {
         writeln!(text, "{:>12}  {purpose}", size(bytes))?;
     }
     if settings.device == Device::Cpu
-        && let Err(e) = memory::check(settings, &config)
+        && let Err(e) = memory::check(settings, &config, 1)
     {
         writeln!(text, "it does not fit: {e:#}")?;
     }
     write!(text, "{}", time(settings, &config))?;
     Ok(text)
-}
-
-fn on_a_cpu(settings: &Settings, config: &Config) -> Vec<(&'static str, f64)> {
-    let memory = memory::needed(settings, config, settings.batch_size);
-    vec![
-        ("weights", memory.weights),
-        ("their copies for products", memory.copies),
-        ("gradients", memory.gradients),
-        ("moments of AdamW", memory.moments),
-        ("activations", memory.activations),
-        ("logits", memory.logits),
-        ("copies while a checkpoint is written", memory.saving),
-    ]
-}
-
-fn on_a_gpu(settings: &Settings, config: &Config) -> anyhow::Result<Vec<(&'static str, f64)>> {
-    let pass = Pass {
-        sequences: settings.batch_size,
-        length: settings.max_seq_len,
-        dtype: settings.dtype.format(),
-        recompute: settings.recompute,
-        teacher: settings.teacher.is_some(),
-    };
-    let memory = GpuMemory::new(config, pass)?;
-    let parts = [
-        ("weights", memory.weights),
-        ("their copies for products", memory.copies),
-        ("gradients", memory.gradients),
-        ("moments of AdamW", memory.moments),
-        ("activations and logits", memory.activations),
-        ("the driver, and copies of single tensors", memory.others),
-    ];
-    Ok(parts.map(|(purpose, bytes)| (purpose, bytes as f64)).to_vec())
 }
 
 /// Operations, tokens, and the time that they take.
@@ -174,7 +141,7 @@ mod tests {
         assert!(lines[0].starts_with("15,191,712 parameters: dim 288, hidden_dim 768, 6 layers"), "{lines:?}");
         assert_eq!(memory(&lines, "weights"), "60.8 MB"); // 4 bytes each
         assert_eq!(memory(&lines, "moments of AdamW"), "121.5 MB");
-        let total = memory::needed(&parse(&flags).unwrap(), &config, 4).total();
+        let total = CpuMemory::new(&config, 4, 256, None).total();
         assert_eq!(memory(&lines, "in all"), size(total));
         let text = lines.join("\n");
         // 6 · 15,191,712 + 12 · 6 · 288 · 256 operations per token, and 40 of 100 GFLOP/s.
@@ -213,7 +180,8 @@ mod tests {
 
     #[test]
     fn what_no_machine_holds_is_refused() {
-        for flags in [["--batch-size", "4611686018427387904"], ["--max-seq-len", "100000000000"], ["--dim", "1000000"]] {
+        for flags in [["--batch-size", "4611686018427387904"], ["--max-seq-len", "100000000000"], ["--dim", "1000000"]]
+        {
             let error = plan(&parse(&flags).unwrap()).unwrap_err().to_string();
             assert!(error.contains("lower batch_size") && error.lines().count() == 1, "{error}");
         }

@@ -1,29 +1,27 @@
 //! A training run: steps, evaluations, checkpoints, and the export at the end.
 
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use dfdx::prelude::{Cache, Cpu};
 use indicatif::HumanDuration;
 use infer_core::format::{Header, Version};
 
-use crate::data::batches::{Batch, mix};
 use crate::io::checkpoint::{Checkpoints, Order, Run};
-use crate::io::files::{SETTINGS, lock, write_whole};
+use crate::io::files::{SETTINGS, write_whole};
 use crate::io::foreign::Parts;
-use crate::io::loss_scale::LossScale;
-use crate::io::model_file::Target;
 use crate::io::vocabulary::Vocabulary;
-use crate::io::weights::{FileVersion, Weights};
-use crate::model::{self, AdamW, Adapters, Backend, Dtype, IGNORED, Llama, Options, clip_gradients};
+use crate::io::weights::Weights;
+use crate::model::{AdamW, Adapters, Backend, Dtype, IGNORED, Llama};
 use crate::report::Report;
 use crate::report::metric::{Evaluation, Window};
-use crate::report::output::note;
+use crate::report::output::{Told, note};
 use crate::report::peak;
 use crate::train::corpus::{Corpus, Sequences, for_model};
+use crate::train::group::Group;
 use crate::train::interrupt::Interrupt;
 use crate::train::memory;
+use crate::train::prepare::{Prepared, target};
 use crate::train::saved;
 use crate::train::schedule::learning_rate;
 use crate::train::settings::{Device, InitFrom, Settings};
@@ -34,40 +32,33 @@ use crate::train::start::{Start, describe, describe_trained};
 /// # Errors
 /// Settings, files and weights that do not fit together, found before the first step; a training
 /// that diverges; files that cannot be written.
-pub fn run(settings: &Settings) -> anyhow::Result<()> {
+pub fn run(settings: &Settings, group: &Group) -> anyhow::Result<()> {
     match &settings.device {
         Device::Cpu => {
             let device = Cpu::default();
             device.enable_cache(); // each step reuses the memory of the gradients of the last
-            run_on(settings, device)
+            run_on(settings, device, group)
         }
         #[cfg(feature = "cuda")]
-        Device::Cuda(number) => run_on(settings, model::open_gpu(*number)?),
+        Device::Cuda(number) => run_on(settings, group.agree(crate::model::open_gpu(group.gpu(*number)))?, group),
         // `Settings::check` refuses these; a caller of the library may not have called it.
         other => bail!("device is {:?}: not in this program", String::from(other.clone())),
     }
 }
 
-fn run_on<D: Backend>(settings: &Settings, device: D) -> anyhow::Result<()> {
-    let _lock = if settings.eval_only {
-        None
-    } else {
-        Some(lock(&settings.out_dir, "another trainer", "name another --out-dir")?)
-    };
-    let start = Start::find(settings)?;
-    let config = start.config(settings)?;
-    memory::check(settings, &config)?;
-    if !settings.eval_only {
-        target(settings, &Header::new(Version::V1, config)).check(&config, &inputs(settings))?;
-    }
-    let data = Corpus::prepare(settings, &start)?;
-    let vocab_size = match start {
-        Start::Scratch => data.vocab_size(),
-        _ => config.vocab_size, // a vocabulary may leave tokens of the model unused
-    };
-    let settings = &Settings { vocab_size: Some(vocab_size), ..settings.clone() };
-    memory::check(settings, &start.config(settings)?)?; // again, now that the vocabulary is known
-    let mut training = Training::new(settings, device, &data, start)?;
+fn run_on<D: Backend>(settings: &Settings, device: D, group: &Group) -> anyhow::Result<()> {
+    let prepared = group.prepare(
+        |text| match text {
+            None => Prepared::new(settings.clone(), group),
+            Some(text) => Prepared::new(toml::from_str(&text)?, group),
+        },
+        Prepared::for_others,
+    );
+    let Prepared { settings, start, data, lock: _lock } = prepared?;
+    let settings = &settings;
+    group.agree(memory::check_device(settings, &start.config(settings)?, device.free_memory()))?;
+    let mut training = group.agree(Training::new(settings, device, &data, start, group))?;
+    training.check_equal()?;
     if settings.eval_only {
         let loss = training.evaluate()?;
         training.warn_if_worse_than_guessing(loss);
@@ -78,46 +69,32 @@ fn run_on<D: Backend>(settings: &Settings, device: D) -> anyhow::Result<()> {
     training.finish()
 }
 
-/// The place for the trained model of this header.
-fn target(settings: &Settings, header: &Header) -> Target<'static> {
-    let advice = match settings.export {
-        Some(_) => "name another --export",
-        None => "name the model with --export, or another --out-dir",
-    };
-    let version = settings.export_version.unwrap_or(FileVersion::least(header));
-    Target { path: settings.export_path(), version, advice }
-}
-
-/// The files that a run reads.
-fn inputs(settings: &Settings) -> Vec<&Path> {
-    let Settings { data, valid, chats, chats_valid, tokenizer, teacher, .. } = settings;
-    let given = [data, valid, chats, chats_valid, tokenizer, teacher].into_iter().flatten().map(PathBuf::as_path);
-    let model = match &settings.init_from {
-        InitFrom::Model(path) => Some(Path::new(path)),
-        InitFrom::Scratch | InitFrom::Resume => None,
-    };
-    given.chain(model).collect()
-}
-
 /// A run in progress.
-struct Training<'a, D: Backend> {
-    settings: &'a Settings,
-    data: &'a Corpus,
-    train: Sequences<'a>,
-    valid: Sequences<'a>,
-    model: Llama<D>,
-    optimizer: AdamW<D>,
-    teacher: Option<Llama<D>>,
-    run: Run,
-    checkpoints: Checkpoints,
-    report: Report,
-    interrupt: Interrupt,
+pub(super) struct Training<'a, D: Backend> {
+    pub(super) settings: &'a Settings,
+    pub(super) group: &'a Group,
+    pub(super) data: &'a Corpus,
+    pub(super) train: Sequences<'a>,
+    pub(super) valid: Sequences<'a>,
+    pub(super) model: Llama<D>,
+    pub(super) optimizer: AdamW<D>,
+    pub(super) teacher: Option<Llama<D>>,
+    pub(super) run: Run,
+    pub(super) checkpoints: Checkpoints,
+    pub(super) report: Report,
+    pub(super) interrupt: Interrupt,
     /// Bytes of text of each token.
-    token_lengths: Vec<usize>,
+    pub(super) token_lengths: Vec<usize>,
 }
 
 impl<'a, D: Backend> Training<'a, D> {
-    fn new(settings: &'a Settings, device: D, data: &'a Corpus, start: Start) -> anyhow::Result<Self> {
+    fn new(
+        settings: &'a Settings,
+        device: D,
+        data: &'a Corpus,
+        start: Start,
+        group: &'a Group,
+    ) -> anyhow::Result<Self> {
         let s = settings;
         let (train, valid) = (data.train(s)?, data.valid(s)?);
         let config = start.config(s)?;
@@ -125,7 +102,8 @@ impl<'a, D: Backend> Training<'a, D> {
         let order = Order {
             seed: s.seed,
             batch_size: s.batch_size,
-            gradient_accumulation_steps: s.gradient_accumulation_steps,
+            // The passes of all ranks: so a checkpoint does not depend on their number.
+            gradient_accumulation_steps: s.gradient_accumulation_steps * group.size(),
             length: s.max_seq_len,
             epoch: train.number(),
             chats: train.checksum(),
@@ -136,7 +114,7 @@ impl<'a, D: Backend> Training<'a, D> {
             let template = run.template.take();
             run = checkpoint.run.clone();
             (run.order, run.template) = (order, template);
-            if checkpoint.run.order != order {
+            if !checkpoint.run.order.is_same(&order) {
                 note(format!(
                     "note: the run goes on from {}, but not as it would have, since settings have changed: {}",
                     checkpoint.path.display(),
@@ -158,11 +136,12 @@ impl<'a, D: Backend> Training<'a, D> {
         let interrupt = Interrupt::default();
         let (peak, how) = match s.peak_gflops {
             Some(peak) => (peak, "given"),
-            None => (peak::measure(), "measured in f32"),
+            None if !group.leads() => (1.0, "of no use, as rank 0 reports"),
+            None => (peak::measure() * group.size() as f64, "measured in f32"),
         };
         let report = Report::new(&s.out_dir, &config, run.iter, s.max_iters, peak);
         report.say(format!(
-            "{} parameters: {}{}\nmatrix products in {}\n\
+            "{} parameters: {}{}\nmatrix products in {}\n{}\
              {} sequences of {} tokens to train on{}, {} to validate on; {} tokens per step\n\
              mfu is relative to {peak:.0} GFLOP/s, {how}",
             model.parameter_count(),
@@ -172,14 +151,16 @@ impl<'a, D: Backend> Training<'a, D> {
                 Device::Cpu => model.dtype.on_cpu(s.matmul_precision),
                 _ => model.dtype.on_gpu(s.matmul_precision),
             },
+            group.describe(),
             train.number(),
             s.max_seq_len,
             train.describe_fullness(),
             valid.number(),
-            s.tokens_per_iter(),
+            s.tokens_per_iter() * group.size() as u64,
         ));
         Ok(Training {
             settings,
+            group,
             data,
             train,
             valid,
@@ -194,13 +175,39 @@ impl<'a, D: Backend> Training<'a, D> {
         })
     }
 
-    /// Opens the run's files and writes settings.toml, from which a run resumes.
+    /// Checks that all ranks have the same weights, and the same data.
+    fn check_equal(&self) -> anyhow::Result<()> {
+        if self.group.size() == 1 {
+            return Ok(());
+        }
+        let weights = self
+            .model
+            .trained()
+            .iter()
+            .fold(0, |sum, parameter| crc32c::crc32c_append(sum, bytemuck::cast_slice(&parameter.tensor.as_vec())));
+        let Order { epoch, chats, .. } = self.run.order;
+        let same = self.group.same([f64::from(weights), self.run.iter as f64, epoch as f64, f64::from(chats)]);
+        self.group.agree(same.then_some(()).with_context(|| {
+            format!(
+                "the weights or the data at step {} are not those of rank 0: all machines need the same files, best in a \
+                 folder that they share, and processors of one kind",
+                self.run.iter
+            )
+        }))
+    }
+
     fn begin(&mut self) -> anyhow::Result<()> {
+        self.interrupt = Interrupt::catch()?;
+        let group = self.group;
+        group.lead(|| self.open())
+    }
+
+    /// Opens the run's files and writes settings.toml, from which a run resumes.
+    fn open(&mut self) -> anyhow::Result<()> {
         let header = self.run.header();
         let target = target(self.settings, &header);
         target.version.header(&header).with_context(|| target.path.display().to_string())?;
         target.check_beside(&header, Some(&self.data.vocabulary()), self.run.template.as_deref())?;
-        self.interrupt = Interrupt::catch()?;
         self.checkpoints.begin(self.run.iter, self.settings.always_save_checkpoint)?;
         if let (Some(Adapters { lora, .. }), None) = (&self.model.adapters, self.run.lora) {
             self.run.lora = Some((*lora, self.checkpoints.save_base(&saved::base(&self.model))?));
@@ -230,7 +237,8 @@ impl<'a, D: Backend> Training<'a, D> {
     }
 
     fn train(&mut self) -> anyhow::Result<()> {
-        let s = self.settings;
+        let (s, group) = (self.settings, self.group);
+        let tokens = s.tokens_per_iter() * group.size() as u64;
         let mut window = Window::default();
         if self.run.iter > s.max_iters {
             self.report
@@ -245,99 +253,24 @@ impl<'a, D: Backend> Training<'a, D> {
             let time = start.elapsed();
             self.run.seconds += time.as_secs_f64();
             window.add(loss, time);
-            self.report.progress(self.run.iter, loss, time, s.tokens_per_iter());
+            self.report.progress(self.run.iter, loss, time, tokens);
             if self.run.iter.is_multiple_of(s.log_interval) {
                 let (loss, time) = std::mem::take(&mut window).means();
                 let lr = learning_rate(s, self.run.iter - 1);
-                self.report.steps(self.run.iter, loss, lr, time, s.tokens_per_iter())?;
+                self.report.steps(self.run.iter, loss, lr, time, tokens)?;
             }
-            if let Some(status) = self.interrupt.status() {
-                self.save()?;
+            if let Some(status) = group.first_of(self.interrupt.status()) {
+                group.lead(|| self.save())?;
                 self.report.clear();
                 self.report.say(format!(
                     "interrupted after step {}, which is saved: go on with --config {} --init-from resume",
                     self.run.iter,
                     s.out_dir.join(SETTINGS).display()
                 ));
-                std::process::exit(status);
+                return Err(Told(status).into());
             }
         }
         self.evaluate_and_save()
-    }
-
-    /// Updates the weights once. Returns the loss before the update.
-    fn step(&mut self) -> anyhow::Result<f64> {
-        let s = self.settings;
-        let mut gradients = self.model.zero_gradients()?;
-        self.model.loss_scale = self.loss_scale().map_or(1.0, |scale| scale.scale);
-        let mut loss = 0.0;
-        let mut batches = Vec::new();
-        for _ in 0..s.gradient_accumulation_steps {
-            batches.push(self.train.training(self.run.sequences, s.batch_size)?);
-            self.run.sequences += s.batch_size as u64;
-        }
-        let counted: usize = batches.iter().map(Batch::counted).sum();
-        for (micro, batch) in (0u64..).zip(&batches) {
-            // Every token counts the same, however many there are in its pass.
-            let scale = (batch.counted() as f64 / counted as f64) as f32;
-            let taught = self.teacher.as_ref().map(|teacher| teacher.logits(&batch.x, s.batch_size, s.max_seq_len));
-            let taught = taught.transpose()?;
-            let teacher = taught.as_ref().map(|logits| model::Teacher {
-                logits,
-                weight: s.teacher_weight as f32,
-                temperature: s.teacher_temperature as f32,
-            });
-            let seed = mix(&[s.seed, self.run.iter, micro]);
-            let options = Options { dropout: s.dropout as f32, seed, teacher };
-            loss += self.model.loss_and_gradients(&for_model(batch, s.max_seq_len), &options, scale, &mut gradients)?
-                * scale;
-        }
-        let norm = clip_gradients(&self.model, &mut gradients, s.grad_clip as f32)?;
-        self.check_finite("loss", f64::from(loss))?;
-        if self.can_step(norm)? {
-            self.optimizer.step(&mut self.model, learning_rate(s, self.run.iter), &mut gradients)?;
-        }
-        self.run.iter += 1;
-        Ok(f64::from(loss))
-    }
-
-    /// The scale of a training in float16.
-    fn loss_scale(&self) -> Option<LossScale> {
-        self.run.loss_scale.filter(|_| self.model.dtype == Dtype::Float16)
-    }
-
-    /// Whether the gradients can be used: in float16 they may overflow, which the loss scale learns
-    /// from.
-    fn can_step(&mut self, norm: f32) -> anyhow::Result<bool> {
-        let Some(mut scale) = self.loss_scale() else {
-            self.check_finite("norm of the gradients", f64::from(norm))?;
-            return Ok(true);
-        };
-        let can_step = scale.update(norm.is_finite());
-        self.run.loss_scale = Some(scale);
-        if scale.is_used_up() {
-            self.check_finite("norm of the gradients", f64::from(norm))?;
-        }
-        if !can_step {
-            self.report.say(format!(
-                "step {} is skipped, as its gradients overflow: loss scale {}, {} steps skipped so far",
-                self.run.iter, scale.scale, scale.skipped
-            ));
-        }
-        Ok(can_step)
-    }
-
-    fn check_finite(&self, what: &str, value: f64) -> anyhow::Result<()> {
-        let last = match self.checkpoints.last() {
-            Some(path) => format!("the last good checkpoint is {}", path.display()),
-            None => "there is no checkpoint yet".into(),
-        };
-        ensure!(
-            value.is_finite(),
-            "the {what} is {value} at step {}: the training diverged; lower learning_rate. {last}",
-            self.run.iter
-        );
-        Ok(())
     }
 
     /// Evaluates and saves a checkpoint, unless this step has been evaluated already.
@@ -346,13 +279,15 @@ impl<'a, D: Backend> Training<'a, D> {
             return Ok(());
         }
         let loss = self.evaluate()?;
-        self.check_finite("validation loss", loss)?;
+        self.group.alike(self.check_finite("validation loss", loss))?;
         if self.run.iter == 0 {
             self.warn_if_worse_than_guessing(loss);
             return Ok(());
         }
         self.run.best_loss = self.run.best_loss.min(loss);
-        self.save()
+        self.check_equal()?;
+        let group = self.group;
+        group.lead(|| self.save())
     }
 
     /// Warns if a model to fine-tune is worse than one that gives every token the same probability.
@@ -383,23 +318,37 @@ impl<'a, D: Backend> Training<'a, D> {
             tokens: self.run.sequences * self.settings.max_seq_len as u64,
             seconds: self.run.seconds,
         })?;
-        self.report.say(self.data.sample(&self.weights(), self.settings.seed)?);
+        self.group.lead(|| {
+            self.report.say(self.data.sample(&self.weights(), self.settings.seed)?);
+            Ok(())
+        })?;
         Ok(val_loss)
     }
 
     /// The loss in nats per token that counts, on fixed sequences, and the tokens per byte.
     fn mean_loss(&self, sequences: &Sequences<'_>) -> anyhow::Result<(f64, f64)> {
         let s = self.settings;
-        let (mut sum, mut n, mut bytes) = (0.0, 0.0, 0);
-        for i in 0..s.eval_iters {
-            let Some(batch) = sequences.fixed(i, s.eval_iters, s.batch_size)? else { break };
+        let (ranks, rank) = (self.group.size(), self.group.rank());
+        // Each rank takes every so manieth batch, and the sum runs over all in order: it is that of
+        // one process to the last bit.
+        let batch = |i: usize| {
+            let Some(batch) = sequences.fixed(i, s.eval_iters, s.batch_size)? else { return Ok([0.0; 3]) };
             let weight = batch.counted() as f64 / s.max_seq_len as f64; // in sequences
             let counted = batch.y.iter().filter(|target| **target != IGNORED);
-            bytes += counted.map(|&token| self.token_lengths[token as usize]).sum::<usize>();
-            sum += f64::from(self.model.loss(&for_model(&batch, s.max_seq_len))?) * weight;
-            n += weight;
+            let bytes = counted.map(|&token| self.token_lengths[token as usize]).sum::<usize>();
+            Ok([f64::from(self.model.loss(&for_model(&batch, s.max_seq_len))?) * weight, weight, bytes as f64])
+        };
+        let turns = s.eval_iters.div_ceil(ranks);
+        let mine = (0..turns).map(|turn| batch(turn * ranks + rank)).collect::<anyhow::Result<Vec<_>>>();
+        let all = self.group.gather(self.group.agree(mine)?.as_flattened());
+        let (mut sum, mut n, mut bytes) = (0.0, 0.0, 0.0);
+        for i in 0..turns * ranks {
+            let at = 3 * (i % ranks * turns + i / ranks);
+            sum += all[at];
+            n += all[at + 1];
+            bytes += all[at + 2];
         }
-        Ok((sum / n, n * s.max_seq_len as f64 / bytes as f64))
+        Ok((sum / n, n * s.max_seq_len as f64 / bytes))
     }
 
     fn weights(&self) -> Weights {
@@ -411,8 +360,13 @@ impl<'a, D: Backend> Training<'a, D> {
         self.checkpoints.save(&self.run, &tensors, self.data.vocabulary().bytes())
     }
 
-    /// Exports the best weights and reports their loss.
     fn finish(self) -> anyhow::Result<()> {
+        let group = self.group;
+        group.lead(|| self.export())
+    }
+
+    /// Exports the best weights and reports their loss.
+    fn export(self) -> anyhow::Result<()> {
         let s = self.settings;
         let best = self.checkpoints.read_best()?;
         let is_saved = best.is_some();

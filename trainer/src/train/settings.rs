@@ -295,7 +295,8 @@ impl Settings {
         );
         ensure!(
             self.device != Device::Cpu || self.dtype.format().is_on_cpu(),
-            "dtype is bfloat16: this CPU multiplies no bfloat16 (it has no AMX); compute in float32"
+            "dtype is bfloat16: this CPU multiplies no bfloat16 (it has neither AMX nor AVX512-BF16); \
+             compute in float32"
         );
         Ok(())
     }

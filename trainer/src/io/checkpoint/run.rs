@@ -78,7 +78,7 @@ pub struct Order {
     pub seed: u64,
     /// Sequences per pass.
     pub batch_size: usize,
-    /// Passes per step.
+    /// Passes per step, those of all processes together.
     pub gradient_accumulation_steps: usize,
     /// Tokens of a sequence.
     pub length: usize,
@@ -90,6 +90,14 @@ pub struct Order {
 }
 
 impl Order {
+    /// Whether both orders take the same sequences in each step. They may cut a step into passes
+    /// differently.
+    pub fn is_same(&self, other: &Order) -> bool {
+        let in_a_step = |of: &Order| of.batch_size as u128 * of.gradient_accumulation_steps as u128;
+        let cut = Order { batch_size: 0, gradient_accumulation_steps: 0, ..*self };
+        in_a_step(self) == in_a_step(other) && cut == Order { batch_size: 0, gradient_accumulation_steps: 0, ..*other }
+    }
+
     /// The differences between this order and the one of `now`, in words.
     pub fn changes(&self, now: &Order) -> String {
         let number = |n: usize| n as u64;
@@ -97,7 +105,7 @@ impl Order {
             ("seed", self.seed, now.seed),
             ("batch_size", number(self.batch_size), number(now.batch_size)),
             (
-                "gradient_accumulation_steps",
+                "gradient_accumulation_steps x processes",
                 number(self.gradient_accumulation_steps),
                 number(now.gradient_accumulation_steps),
             ),
