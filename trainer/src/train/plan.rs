@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn what_no_machine_holds_is_refused() {
-        for flags in [["--batch-size", "4611686018427387904"], ["--max-seq-len", "100000000000"], ["--dim", "1000000"]]
+        for flags in [["--batch-size", "4611686018427387904"], ["--batch-size", "1000000000000"], ["--dim", "1000000"]]
         {
             let error = plan(&parse(&flags).unwrap()).unwrap_err().to_string();
             assert!(error.contains("lower batch_size") && error.lines().count() == 1, "{error}");
