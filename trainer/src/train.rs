@@ -6,6 +6,7 @@ pub mod evaluate;
 pub mod group;
 pub mod interrupt;
 pub mod memory;
+pub mod plan;
 pub mod prepare;
 pub mod run;
 pub mod saved;

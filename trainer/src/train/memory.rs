@@ -3,7 +3,7 @@
 use anyhow::{bail, ensure};
 use infer_core::Config;
 
-use crate::model::{GpuMemory, Pass, training_bytes};
+use crate::model::{CpuMemory, GpuMemory, Pass};
 use crate::train::settings::{Device, Settings};
 
 /// Estimates the memory of a training on the processor, of which this machine runs so many
@@ -24,17 +24,40 @@ pub fn check_device(settings: &Settings, config: &Config, free: Option<u64>) -> 
     free.map_or(Ok(()), |free| fits(settings, config, free as f64))
 }
 
-/// The bytes that a training takes with so many sequences in a pass.
-fn needed(settings: &Settings, config: &Config, sequences: usize) -> anyhow::Result<f64> {
+/// The bytes that a training takes with so many sequences in a pass, by purpose.
+///
+/// # Errors
+/// As [`GpuMemory::new`].
+pub fn purposes(settings: &Settings, config: &Config, sequences: usize) -> anyhow::Result<Vec<(&'static str, f64)>> {
     let (length, teacher) = (settings.max_seq_len, settings.teacher.is_some());
     if settings.device == Device::Cpu {
-        let logits = if teacher { 4.0 * config.vocab_size as f64 } else { 0.0 };
-        return Ok(
-            training_bytes(config, sequences, length, settings.lora_rank) + sequences as f64 * length as f64 * logits
-        );
+        let memory = CpuMemory::new(config, sequences, length, settings.lora_rank);
+        let taught = if teacher { 4.0 * sequences as f64 * length as f64 * config.vocab_size as f64 } else { 0.0 };
+        return Ok(vec![
+            ("weights", memory.weights),
+            ("their copies for products", memory.copies),
+            ("gradients", memory.gradients),
+            ("moments of AdamW", memory.moments),
+            ("activations", memory.activations),
+            ("logits", memory.logits + taught),
+            ("copies while a checkpoint is written", memory.saving),
+        ]);
     }
     let (dtype, recompute) = (settings.dtype.format(), settings.recompute);
-    Ok(GpuMemory::new(config, Pass { sequences, length, dtype, recompute, teacher })?.total() as f64)
+    let memory = GpuMemory::new(config, Pass { sequences, length, dtype, recompute, teacher })?;
+    let parts = [
+        ("weights", memory.weights),
+        ("their copies for products", memory.copies),
+        ("gradients", memory.gradients),
+        ("moments of AdamW", memory.moments),
+        ("activations and logits", memory.activations),
+        ("the driver, and copies of single tensors", memory.others),
+    ];
+    Ok(parts.map(|(purpose, bytes)| (purpose, bytes as f64)).to_vec())
+}
+
+fn needed(settings: &Settings, config: &Config, sequences: usize) -> anyhow::Result<f64> {
+    Ok(purposes(settings, config, sequences)?.iter().map(|(_, bytes)| bytes).sum())
 }
 
 fn fits(settings: &Settings, config: &Config, available: f64) -> anyhow::Result<()> {
@@ -62,11 +85,12 @@ fn fits(settings: &Settings, config: &Config, available: f64) -> anyhow::Result<
         advice += ", or set recompute";
     }
     let place = if on_gpu { " on the GPU" } else { "" };
-    bail!("this training takes about {} of memory{place}, and {} are available: {advice}", gb(bytes), gb(available))
+    bail!("this training takes about {} of memory{place}, and {} are available: {advice}", size(bytes), size(available))
 }
 
-fn gb(bytes: f64) -> String {
-    format!("{:.1} GB", bytes / 1e9)
+/// A number of bytes, in words.
+pub fn size(bytes: f64) -> String {
+    if bytes < 1e9 { format!("{:.1} MB", bytes / 1e6) } else { format!("{:.1} GB", bytes / 1e9) }
 }
 
 /// Bytes that this process can allocate: those that are free in the machine, and at most the limit
