@@ -10,7 +10,7 @@ asan() {
 
 fuzz() {
     cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz
-    local crate target corpora targets=(infer-core/{model,tokenizer,forward})
+    local crate target corpora targets=(infer-core/{model,tokenizer,forward,session})
     # The parsers of import, when FUZZ_IMPORT is set.
     [ -z "${FUZZ_IMPORT:-}" ] || targets+=(trainer/{zip,pickle,gguf,config,sentencepiece})
     for target in "${targets[@]}"; do

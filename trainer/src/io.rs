@@ -7,6 +7,7 @@ pub mod foreign;
 pub mod import;
 pub mod inference;
 pub mod lora;
+pub mod loss_scale;
 pub mod model_file;
 pub mod pretokenizers;
 pub mod tensors;

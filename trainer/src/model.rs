@@ -12,7 +12,6 @@ mod batch;
 mod bytes;
 pub mod composed;
 pub mod cpu;
-#[cfg(any(feature = "cuda", test))]
 mod cuda;
 mod device;
 mod dropout;
@@ -28,7 +27,8 @@ pub use batch::{Batch, IGNORED, Options, Teacher};
 pub use bytes::training_bytes;
 #[cfg(feature = "cuda")]
 pub use cuda::open_gpu;
+pub use cuda::{GpuMemory, Pass};
 pub use device::{Gradients, Matrix};
 pub use llama::{Adapters, Backend, Llama, Parameter};
 pub use optimizer::{AdamW, clip_gradients};
-pub use precision::MatmulPrecision;
+pub use precision::{Dtype, MatmulPrecision};

@@ -11,6 +11,7 @@ pub mod run;
 pub mod saved;
 pub mod schedule;
 pub mod settings;
+pub mod share;
 pub mod sources;
 pub mod start;
 pub mod teacher;

@@ -1,5 +1,6 @@
 //! Talks in turns, in the words of a chat template.
 
+mod file;
 mod input;
 mod interrupt;
 mod keep;

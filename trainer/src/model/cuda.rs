@@ -12,12 +12,19 @@
 mod backend;
 #[cfg(feature = "cuda")]
 mod driver;
+#[cfg(any(feature = "cuda", test))]
 mod gpu;
+#[cfg(any(feature = "cuda", test))]
 mod kernels;
+// Without a GPU only its sizes are asked for, by a plan.
+#[cfg_attr(not(any(feature = "cuda", test)), allow(dead_code))]
 mod layout;
+mod memory;
+#[cfg(any(feature = "cuda", test))]
 mod step;
 #[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
 mod tests;
 
 #[cfg(feature = "cuda")]
 pub use driver::open_gpu;
+pub use memory::{GpuMemory, Pass};

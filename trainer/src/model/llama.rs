@@ -11,7 +11,7 @@ use infer_core::{Config, WeightType};
 
 use super::batch::{Batch, Options, check_tokens};
 use super::device::{Buffer, Gradients, Matrix, combine, device_error};
-use super::precision::MatmulPrecision;
+use super::precision::{Dtype, MatmulPrecision};
 use crate::io::lora::Lora;
 use crate::io::tensors::{Shape, shapes};
 
@@ -104,6 +104,14 @@ pub struct Llama<D: Backend> {
     /// The precision of the loss and its gradients: highest, unless it is set. Logits always have
     /// the highest.
     pub matmul_precision: MatmulPrecision,
+    /// The number format of the loss and its gradients, and on a GPU of logits: f32, unless it is
+    /// set.
+    pub dtype: Dtype,
+    /// The factor of gradients while they are in [`Dtype::Float16`]; what is returned is unscaled.
+    pub loss_scale: f32,
+    /// On a GPU, backward computes the activations of each layer again rather than to keep them:
+    /// a third more operations, and memory for one layer.
+    pub recompute: bool,
     pub(super) workspace: Arc<Mutex<D::Workspace>>,
 }
 
@@ -169,9 +177,17 @@ impl<D: Backend> Llama<D> {
             Ok(Parameter { shape, tensor: tensor.map_err(device_error::<D>)? })
         });
         let parameters = parameters.collect::<anyhow::Result<_>>()?;
-        let matmul_precision = MatmulPrecision::default();
-        let (device, workspace) = (device.clone(), Arc::default());
-        Ok(Llama { config, device, parameters, adapters: None, matmul_precision, workspace })
+        Ok(Llama {
+            config,
+            device: device.clone(),
+            parameters,
+            adapters: None,
+            matmul_precision: MatmulPrecision::default(),
+            dtype: Dtype::default(),
+            loss_scale: 1.0,
+            recompute: false,
+            workspace: Arc::default(),
+        })
     }
 
     /// Copies all weights, in the order of [`shapes`].

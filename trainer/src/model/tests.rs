@@ -215,7 +215,7 @@ impl Reference {
 }
 
 impl Case {
-    fn next_batch(&mut self, stream: u32) {
+    pub fn next_batch(&mut self, stream: u32) {
         let (n, vocab_size) = (self.sequences * self.length, self.model.config.vocab_size as f64);
         let tokens = |stream| uniform(stream, n).map(|u| (u * vocab_size) as u32).collect();
         (self.tokens, self.targets) = (tokens(1000 + 2 * stream), tokens(1001 + 2 * stream));

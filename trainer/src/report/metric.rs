@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
@@ -71,5 +72,27 @@ pub fn read_metrics(path: &Path) -> anyhow::Result<Vec<Metric>> {
         Ok(text) => Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(e) => Err(e).with_context(|| path.display().to_string()),
+    }
+}
+
+/// Sums over the steps since the last line of the log.
+#[derive(Default)]
+pub struct Window {
+    loss: f64,
+    time: Duration,
+    steps: u32,
+}
+
+impl Window {
+    /// Adds a step.
+    pub fn add(&mut self, loss: f64, time: Duration) {
+        self.loss += loss;
+        self.time += time;
+        self.steps += 1;
+    }
+
+    /// The mean loss and the mean time.
+    pub fn means(self) -> (f64, Duration) {
+        (self.loss / f64::from(self.steps), self.time / self.steps)
     }
 }

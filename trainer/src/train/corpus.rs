@@ -13,7 +13,7 @@ use crate::data::tokenizer::TokenizerFile;
 use crate::io::inference::Runnable;
 use crate::io::vocabulary::Vocabulary;
 use crate::io::weights::{FileVersion, Weights};
-use crate::model::IGNORED;
+use crate::model::{self, IGNORED};
 use crate::train::chats::ChatData;
 use crate::train::settings::Settings;
 use crate::train::sources::Stories;
@@ -243,4 +243,10 @@ impl Batch {
     pub fn counted(&self) -> usize {
         self.y.iter().filter(|target| **target != IGNORED).count()
     }
+}
+
+/// The batch as the model takes it, in windows of so many tokens.
+pub fn for_model(batch: &Batch, length: usize) -> model::Batch<'_> {
+    let Batch { x: tokens, y: targets, starts } = batch;
+    model::Batch { tokens, targets, starts: starts.as_deref(), sequences: tokens.len() / length, length }
 }

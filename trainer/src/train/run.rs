@@ -11,21 +11,23 @@ use crate::data::batches::{Batch, mix};
 use crate::io::checkpoint::{Checkpoints, Order, Run};
 use crate::io::files::{SETTINGS, write_whole};
 use crate::io::foreign::Parts;
+use crate::io::loss_scale::LossScale;
 use crate::io::vocabulary::Vocabulary;
 use crate::io::weights::Weights;
-use crate::model::{self, AdamW, Adapters, Backend, Gradients, IGNORED, Llama, Options, clip_gradients};
+use crate::model::{self, AdamW, Adapters, Backend, Dtype, Gradients, Llama, Options, clip_gradients};
 use crate::report::Report;
-use crate::report::metric::Evaluation;
+use crate::report::metric::{Evaluation, Window};
 use crate::report::output::{Told, note};
 use crate::report::peak;
-use crate::train::corpus::{Corpus, Sequences};
+use crate::train::corpus::{Corpus, Sequences, for_model};
 use crate::train::group::Group;
 use crate::train::interrupt::Interrupt;
 use crate::train::prepare::{Prepared, target};
 use crate::train::saved;
 use crate::train::schedule::learning_rate;
 use crate::train::settings::{Device, InitFrom, Settings};
-use crate::train::start::{Start, describe};
+use crate::train::share::Share;
+use crate::train::start::{Start, describe, describe_trained};
 
 /// Trains on the device that the settings name.
 ///
@@ -57,7 +59,7 @@ fn run_on<D: Backend>(settings: &Settings, device: D, group: &Group) -> anyhow::
     let Prepared { settings, start, data, lock: _lock } = prepared?;
     let settings = &settings;
     let mut training = group.agree(Training::new(settings, device, &data, start, group))?;
-    training.check_equal()?;
+    group.check_equal(&training.model, &training.run)?;
     if settings.eval_only {
         let loss = training.evaluate()?;
         training.warn_if_worse_than_guessing(loss);
@@ -125,7 +127,10 @@ impl<'a, D: Backend> Training<'a, D> {
         run.is_json = matches!(data.vocabulary(), Vocabulary::Json(_));
         let (mut model, optimizer) =
             start.into_model(config, &device, s, s.lora().map(|lora| lora.with_ends(data.stops())))?;
-        model.matmul_precision = s.matmul_precision;
+        (model.matmul_precision, model.dtype, model.recompute) = (s.matmul_precision, s.dtype.format(), s.recompute);
+        if model.dtype == Dtype::Float16 {
+            run.loss_scale.get_or_insert_default();
+        }
         let teacher = data.teacher().map(|teacher| Llama::from_model(&teacher.model()?, &device)).transpose()?;
         let checkpoints = Checkpoints::open(&s.out_dir)?;
         let token_lengths = data.token_lengths(config.vocab_size)?;
@@ -143,13 +148,16 @@ impl<'a, D: Backend> Training<'a, D> {
             model.parameter_count(),
             describe(&config),
             describe_trained(&model),
-            if s.device == Device::Cpu { s.matmul_precision.describe() } else { s.matmul_precision.on_gpu() },
+            match s.device {
+                Device::Cpu => model.dtype.on_cpu(s.matmul_precision),
+                _ => model.dtype.on_gpu(s.matmul_precision),
+            },
             group.describe(),
             train.number(),
             s.max_seq_len,
             train.describe_fullness(),
             valid.number(),
-            s.tokens_per_iter() * group.size() as u64,
+            Share { settings: s, group }.tokens(),
         ));
         Ok(Training {
             settings,
@@ -166,27 +174,6 @@ impl<'a, D: Backend> Training<'a, D> {
             interrupt,
             token_lengths,
         })
-    }
-
-    /// Checks that all ranks have the same weights, and the same data.
-    fn check_equal(&self) -> anyhow::Result<()> {
-        if self.group.size() == 1 {
-            return Ok(());
-        }
-        let weights = self
-            .model
-            .trained()
-            .iter()
-            .fold(0, |sum, parameter| crc32c::crc32c_append(sum, bytemuck::cast_slice(&parameter.tensor.as_vec())));
-        let Order { epoch, chats, .. } = self.run.order;
-        let same = self.group.same([f64::from(weights), self.run.iter as f64, epoch as f64, f64::from(chats)]);
-        self.group.agree(same.then_some(()).with_context(|| {
-            format!(
-                "the weights or the data at step {} are not those of rank 0: all machines need the same files, best in a \
-                 folder that they share, and processors of one kind",
-                self.run.iter
-            )
-        }))
     }
 
     fn begin(&mut self) -> anyhow::Result<()> {
@@ -231,7 +218,7 @@ impl<'a, D: Backend> Training<'a, D> {
 
     fn train(&mut self) -> anyhow::Result<()> {
         let (s, group) = (self.settings, self.group);
-        let tokens = s.tokens_per_iter() * group.size() as u64;
+        let tokens = Share { settings: s, group }.tokens();
         let mut window = Window::default();
         if self.run.iter > s.max_iters {
             self.report
@@ -270,29 +257,21 @@ impl<'a, D: Backend> Training<'a, D> {
     fn step(&mut self) -> anyhow::Result<f64> {
         let group = self.group;
         let mut gradients = self.model.zero_gradients()?;
-        let batches = self.batches();
-        let batches = group.agree(batches)?;
+        self.model.loss_scale = self.loss_scale().map_or(1.0, |scale| scale.scale);
+        let share = Share { settings: self.settings, group };
+        let batches = group.agree(share.batches(&mut self.train, self.run.sequences))?;
+        self.run.sequences += share.sequences();
         let counted = batches.iter().map(|(_, batch)| batch.counted()).sum::<usize>() as f64;
         let counted = group.gather(&[counted]).iter().sum();
-        let loss = self.gradients(&batches, counted, &mut gradients);
-        let mut loss = group.agree(loss)?;
+        let mut loss = group.agree(self.gradients(&batches, counted, &mut gradients))?;
         group.sum(&self.model, &mut gradients, &mut loss)?;
         let norm = clip_gradients(&self.model, &mut gradients, self.settings.grad_clip as f32)?;
-        group.alike(self.check_finite("norm of the gradients", f64::from(norm)))?;
-        self.optimizer.step(&mut self.model, learning_rate(self.settings, self.run.iter), &mut gradients)?;
+        let can_step = self.can_step(norm);
+        if group.alike(can_step)? {
+            self.optimizer.step(&mut self.model, learning_rate(self.settings, self.run.iter), &mut gradients)?;
+        }
         self.run.iter += 1;
         Ok(f64::from(loss))
-    }
-
-    /// The next passes of this rank, with their numbers among those of all ranks. The ranks take
-    /// turns: so the data of a step does not depend on their number.
-    fn batches(&mut self) -> anyhow::Result<Vec<(u64, Batch)>> {
-        let (n, ranks, rank) = (self.settings.batch_size, self.group.size() as u64, self.group.rank() as u64);
-        let passes = self.settings.gradient_accumulation_steps as u64;
-        let first = self.run.sequences;
-        self.run.sequences += n as u64 * ranks * passes;
-        let numbers = (0..passes).map(|pass| pass * ranks + rank);
-        numbers.map(|number| Ok((number, self.train.training(first + number * n as u64, n)?))).collect()
     }
 
     /// Adds the gradients of this rank's passes up. Returns its part of the loss.
@@ -316,6 +295,32 @@ impl<'a, D: Backend> Training<'a, D> {
         }
         self.check_finite("loss", f64::from(loss))?;
         Ok(loss)
+    }
+
+    /// The scale of a training in float16.
+    fn loss_scale(&self) -> Option<LossScale> {
+        self.run.loss_scale.filter(|_| self.model.dtype == Dtype::Float16)
+    }
+
+    /// Whether the gradients can be used: in float16 they may overflow, which the loss scale learns
+    /// from.
+    fn can_step(&mut self, norm: f32) -> anyhow::Result<bool> {
+        let Some(mut scale) = self.loss_scale() else {
+            self.check_finite("norm of the gradients", f64::from(norm))?;
+            return Ok(true);
+        };
+        let can_step = scale.update(norm.is_finite());
+        self.run.loss_scale = Some(scale);
+        if scale.is_used_up() {
+            self.check_finite("norm of the gradients", f64::from(norm))?;
+        }
+        if !can_step {
+            self.report.say(format!(
+                "step {} is skipped, as its gradients overflow: loss scale {}, {} steps skipped so far",
+                self.run.iter, scale.scale, scale.skipped
+            ));
+        }
+        Ok(can_step)
     }
 
     fn check_finite(&self, what: &str, value: f64) -> anyhow::Result<()> {
@@ -343,8 +348,8 @@ impl<'a, D: Backend> Training<'a, D> {
             return Ok(());
         }
         self.run.best_loss = self.run.best_loss.min(loss);
-        self.check_equal()?;
         let group = self.group;
+        group.check_equal(&self.model, &self.run)?;
         group.lead(|| self.save())
     }
 
@@ -365,8 +370,9 @@ impl<'a, D: Backend> Training<'a, D> {
     /// Reports the loss of both splits and tells a story. Returns the loss of the validation split.
     fn evaluate(&mut self) -> anyhow::Result<f64> {
         self.run.evaluated = Some(self.run.iter);
-        let ((train_loss, _), (val_loss, tokens_per_byte)) =
-            (self.mean_loss(&self.train)?, self.mean_loss(&self.valid)?);
+        let share = Share { settings: self.settings, group: self.group };
+        let mean = |of: &Sequences<'_>| share.mean_loss(&self.model, of, &self.token_lengths);
+        let ((train_loss, _), (val_loss, tokens_per_byte)) = (mean(&self.train)?, mean(&self.valid)?);
         self.report.evaluation(Evaluation {
             iter: self.run.iter,
             train_loss,
@@ -378,32 +384,6 @@ impl<'a, D: Backend> Training<'a, D> {
         })?;
         self.group.lead(|| Ok(self.report.say(self.data.sample(&self.weights(), self.settings.seed)?)))?;
         Ok(val_loss)
-    }
-
-    /// The loss in nats per token that counts, on fixed sequences, and the tokens per byte.
-    fn mean_loss(&self, sequences: &Sequences<'_>) -> anyhow::Result<(f64, f64)> {
-        let s = self.settings;
-        let (ranks, rank) = (self.group.size(), self.group.rank());
-        // Each rank takes every so manieth batch, and the sum runs over all in order: it is that of
-        // one process to the last bit.
-        let batch = |i: usize| {
-            let Some(batch) = sequences.fixed(i, s.eval_iters, s.batch_size)? else { return Ok([0.0; 3]) };
-            let weight = batch.counted() as f64 / s.max_seq_len as f64; // in sequences
-            let counted = batch.y.iter().filter(|target| **target != IGNORED);
-            let bytes = counted.map(|&token| self.token_lengths[token as usize]).sum::<usize>();
-            Ok([f64::from(self.model.loss(&for_model(&batch, s.max_seq_len))?) * weight, weight, bytes as f64])
-        };
-        let turns = s.eval_iters.div_ceil(ranks);
-        let mine = (0..turns).map(|turn| batch(turn * ranks + rank)).collect::<anyhow::Result<Vec<_>>>();
-        let all = self.group.gather(self.group.agree(mine)?.as_flattened());
-        let (mut sum, mut n, mut bytes) = (0.0, 0.0, 0.0);
-        for i in 0..turns * ranks {
-            let at = 3 * (i % ranks * turns + i / ranks);
-            sum += all[at];
-            n += all[at + 1];
-            bytes += all[at + 2];
-        }
-        Ok((sum / n, n * s.max_seq_len as f64 / bytes))
     }
 
     fn weights(&self) -> Weights {
@@ -453,36 +433,5 @@ impl<'a, D: Backend> Training<'a, D> {
             self.data.unigram_entropy()?,
         ));
         self.report.finish()
-    }
-}
-
-fn for_model(batch: &Batch, length: usize) -> model::Batch<'_> {
-    let Batch { x: tokens, y: targets, starts } = batch;
-    model::Batch { tokens, targets, starts: starts.as_deref(), sequences: tokens.len() / length, length }
-}
-
-fn describe_trained<D: Backend>(model: &Llama<D>) -> String {
-    let n: usize = model.trained().iter().map(|parameter| parameter.shape.size()).sum();
-    let adapters = model.adapters.as_ref();
-    adapters.map_or(String::new(), |of| format!("\nadapters of rank {}: {n} parameters to train", of.lora.rank))
-}
-
-/// Sums over the steps since the last line of the log.
-#[derive(Default)]
-struct Window {
-    loss: f64,
-    time: Duration,
-    steps: u32,
-}
-
-impl Window {
-    fn add(&mut self, loss: f64, time: Duration) {
-        self.loss += loss;
-        self.time += time;
-        self.steps += 1;
-    }
-
-    fn means(self) -> (f64, Duration) {
-        (self.loss / f64::from(self.steps), self.time / self.steps)
     }
 }

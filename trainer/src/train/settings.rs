@@ -12,7 +12,7 @@ use crate::data::separator::Separator;
 use crate::data::vocab;
 use crate::io::lora::Lora;
 use crate::io::weights::FileVersion;
-use crate::model::MatmulPrecision;
+use crate::model::{self, MatmulPrecision};
 
 pub use choices::{Device, Dtype, InitFrom, VocabSource};
 
@@ -142,12 +142,18 @@ pub struct Settings {
     /// `cpu`; in a build with the feature `cuda`, `cuda` or, for a GPU but the first, `cuda:1`
     #[arg(long, default_value = "cpu", help_heading = "Training")]
     pub device: Device,
-    /// Number format of the computation: float32
+    /// Number format of products and activations: float32, bfloat16, or on a GPU float16; weights,
+    /// their gradients and moments, norms, losses and sums are float32 in every case
     #[arg(long, default_value = "float32", help_heading = "Training")]
     pub dtype: Dtype,
     /// Precision of matrix products
     #[arg(long, value_enum, default_value = "high", help_heading = "Training")]
     pub matmul_precision: MatmulPrecision,
+    /// On a GPU, compute activations again in backward rather than to keep them: a third more
+    /// operations, and memory for one layer
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false)]
+    #[arg(action = clap::ArgAction::Set, help_heading = "Training")]
+    pub recompute: bool,
 
     /// Steps between evaluations; each writes a checkpoint
     #[arg(long, default_value_t = 100, help_heading = "Evaluation")]
@@ -251,9 +257,7 @@ impl Settings {
             Device::Cuda(_) => bail!("device is cuda: this program was built without the feature `cuda`"),
             Device::Unknown(other) => bail!("device is {other:?}: it must be cpu, cuda or cuda:NUMBER"),
         }
-        if let Dtype::Unknown(other) = &self.dtype {
-            bail!("dtype is {other:?}: this trainer computes in float32");
-        }
+        self.check_dtype()?;
         self.check_chats()?;
         self.check_lora()?;
         ensure!(self.teacher_stories == 0 || self.teacher.is_some(), "teacher_stories needs a teacher to tell them");
@@ -265,6 +269,22 @@ impl Settings {
             ),
             VocabSource::Unknown(other) => bail!("vocab_source is {other:?}: it must be custom or llama2"),
         }
+        Ok(())
+    }
+
+    fn check_dtype(&self) -> anyhow::Result<()> {
+        let on_cpu = self.device == Device::Cpu;
+        match &self.dtype {
+            Dtype::Unknown(other) => bail!("dtype is {other:?}: it must be float32, bfloat16 or float16"),
+            Dtype::Known(model::Dtype::Float16) if on_cpu => {
+                bail!("dtype is float16: it is for a GPU; a CPU computes in float32 or bfloat16")
+            }
+            Dtype::Known(dtype) if on_cpu && !dtype.is_on_cpu() => {
+                bail!("dtype is bfloat16: this CPU multiplies no bfloat16 (it has no AMX); compute in float32")
+            }
+            Dtype::Known(_) => {}
+        }
+        ensure!(!(self.recompute && on_cpu), "recompute is for a GPU: a CPU keeps the activations");
         Ok(())
     }
 

@@ -158,14 +158,14 @@ impl Start {
                 (model, None)
             }
             Start::Resume(checkpoint) => {
-                let iter = checkpoint.run.iter;
+                let steps = checkpoint.run.updates();
                 let (model, moments) = saved::restore(*checkpoint, config, device)?;
-                (model, Some((moments, iter)))
+                (model, Some((moments, steps)))
             }
         };
         let mut optimizer = AdamW::new(&model, [s.beta1, s.beta2], s.weight_decay)?;
-        if let Some(([moment1, moment2], iter)) = moments {
-            optimizer.set_moments(&model, [&moment1, &moment2], iter as u32)?;
+        if let Some(([moment1, moment2], steps)) = moments {
+            optimizer.set_moments(&model, [&moment1, &moment2], steps as u32)?;
         }
         Ok((model, optimizer))
     }
@@ -190,4 +190,11 @@ pub fn describe(c: &Config) -> String {
         "dim {}, hidden_dim {}, {} layers, {} heads, {} key/value heads, a vocabulary of {} and {} positions",
         c.dim, c.hidden_dim, c.n_layers, c.n_heads, c.n_kv_heads, c.vocab_size, c.seq_len
     )
+}
+
+/// Describes what a training changes, if that is not all weights.
+pub fn describe_trained<D: Backend>(model: &Llama<D>) -> String {
+    let n: usize = model.trained().iter().map(|parameter| parameter.shape.size()).sum();
+    let adapters = model.adapters.as_ref();
+    adapters.map_or(String::new(), |of| format!("\nadapters of rank {}: {n} parameters to train", of.lora.rank))
 }

@@ -1,22 +1,15 @@
 //! The session file: a conversation with its KV cache, so that it goes on as if it had not stopped.
-//!
-//! ```text
-//! "infer-cli chat\n\0"        16 bytes
-//! length of the JSON object   u32, little endian
-//! JSON object                 what the file belongs to, and the conversation
-//! KV cache                    the stretches of Session::save, for `cached` positions
-//! FNV-1a of all that          u64, little endian
-//! ```
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use infer_core::{HASH_START, hash_bytes};
 use infer_text::{BESIDE, Template};
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
+use super::file::{self, DAMAGED};
 use super::talker::Talker;
 use super::turns::Kept;
 use crate::args::Kv;
@@ -25,7 +18,6 @@ use crate::session::ModelFiles;
 use crate::source::{folder_of, read};
 use crate::unfinished;
 
-const MAGIC: &[u8; 16] = b"infer-cli chat\n\0";
 /// Changes with the layout of the file and of the KV cache.
 const VERSION: u32 = 1;
 
@@ -84,34 +76,22 @@ impl Keeper {
     }
 
     fn take_up(&self, file: &[u8], talker: &mut Talker<'_>, random: bool) -> anyhow::Result<()> {
-        let start = file.strip_prefix(MAGIC).context("it is no session file of infer-cli: give another name")?;
-        let damaged = "it is damaged: its checksum is wrong. Remove it to begin anew";
-        let (body, sum) = start.split_last_chunk().context(damaged)?;
-        ensure!(u64::from_le_bytes(*sum) == hash_bytes(HASH_START, &file[..file.len() - sum.len()]), damaged);
-        let (length, body) = body.split_first_chunk().context(damaged)?;
-        let (json, mut kv) = body.split_at_checked(u32::from_le_bytes(*length) as usize).context(damaged)?;
+        let (json, kv) = file::parts(file)?;
         // First who it belongs to: another version may have other fields.
-        let owner: Owner = serde_json::from_slice(json).context(damaged)?;
+        let owner: Owner = serde_json::from_slice(json).context(DAMAGED)?;
         self.check_owner(&owner)?;
-        let Contents { rng, conversation, .. } = serde_json::from_slice(json).context(damaged)?;
+        let Contents { rng, conversation, .. } = serde_json::from_slice(json).context(DAMAGED)?;
 
         let cached = conversation.cached;
-        let tokens = conversation.tokens.get(..cached).context(damaged)?.to_vec();
+        let tokens = conversation.tokens.get(..cached).context(DAMAGED)?.to_vec();
         talker.turns.take_up(conversation)?;
         if cached <= talker.context {
-            let loaded = talker.session.resume(&tokens, |bytes| {
-                let (stretch, rest) = kv.split_at_checked(bytes.len()).context(damaged)?;
-                bytes.copy_from_slice(stretch);
-                kv = rest;
-                anyhow::Ok(())
-            });
-            loaded?;
-            ensure!(kv.is_empty(), damaged);
+            file::load(kv, |load| talker.session.resume(&tokens, load))?;
         } else {
             talker.turns.set_cached(0); // the context is smaller now: what is kept is read again
         }
         if random {
-            talker.session.sampler.set_rng(rng).context(damaged)?;
+            talker.session.sampler.set_rng(rng).context(DAMAGED)?;
         }
         Ok(())
     }
@@ -155,31 +135,6 @@ impl Keeper {
         let cached = conversation.cached;
         let contents = Contents { owner: self.owner.clone(), rng: talker.session.sampler.rng(), conversation };
         let json = serde_json::to_vec(&contents)?;
-        let mut out = Summed { out: io::BufWriter::new(out), sum: HASH_START };
-        out.write_all(MAGIC)?;
-        out.write_all(&u32::try_from(json.len()).context("the conversation is too long")?.to_le_bytes())?;
-        out.write_all(&json)?;
-        talker.session.save(cached, |bytes| out.write_all(bytes))?;
-        let sum = out.sum;
-        out.write_all(&sum.to_le_bytes())?;
-        Ok(out.out.flush()?)
-    }
-}
-
-/// Sums up what is written.
-struct Summed<W> {
-    out: W,
-    sum: u64,
-}
-
-impl<W: Write> Write for Summed<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let n = self.out.write(bytes)?;
-        self.sum = hash_bytes(self.sum, &bytes[..n]);
-        Ok(n)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
+        file::write(out, &json, |out| talker.session.save(cached, |bytes| out.write_all(bytes)))
     }
 }

@@ -10,16 +10,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::io::files::{TOKENIZER, map};
 use crate::io::lora::Lora;
+use crate::io::loss_scale::LossScale;
 use crate::io::vocabulary::Vocabulary;
 
 /// Weights and moments.
 pub const TENSORS: &str = "tensors.safetensors";
 
-/// Values of the format: without checksums, with them, and with [`More`] between both. A run that
-/// needs no more is written as before.
+/// Values of the format: without checksums, with them, with [`More`] between both, and with a
+/// [`LossScale`] behind that. A run that needs no more is written as before.
 pub(super) const UNCHECKED: u32 = 2;
 const CHECKED: u32 = 3;
-const FORMAT: u32 = 4;
+const MORE: u32 = 4;
+const FORMAT: u32 = 5;
 
 /// The state of a run, except its tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -52,6 +54,9 @@ pub struct Run {
     /// The vocabulary is a tokenizer.json.
     #[serde(skip)]
     pub is_json: bool,
+    /// The loss scale of a training in float16.
+    #[serde(skip)]
+    pub loss_scale: Option<LossScale>,
 }
 
 /// What a run may have since format 4.
@@ -132,12 +137,18 @@ impl Run {
             lora: None,
             template: None,
             is_json: false,
+            loss_scale: None,
         }
     }
 
     /// The same for a model that brings special tokens and a chat template.
     pub fn with_header(self, header: &Header) -> Run {
         Run { header: (!header.is_plain()).then_some(*header), ..self }
+    }
+
+    /// Updates of the weights so far: steps that were not skipped.
+    pub fn updates(&self) -> u64 {
+        self.iter - self.loss_scale.map_or(0, |scale| scale.skipped)
     }
 
     /// Shape of the model.
@@ -159,8 +170,9 @@ impl Run {
     }
 
     fn more(&self) -> anyhow::Result<Option<More>> {
-        let Run { header, lora, template, is_json, order, .. } = self;
-        let is_there = header.is_some() || lora.is_some() || template.is_some() || *is_json || order.chats != 0;
+        let Run { header, lora, template, is_json, order, loss_scale, .. } = self;
+        let others = [header.is_some(), lora.is_some(), template.is_some(), loss_scale.is_some()];
+        let is_there = others.contains(&true) || *is_json || order.chats != 0;
         let header = header.map(|header| header.to_bytes()).transpose()?.map_or(Vec::new(), Vec::from);
         let (template, chats) = (template.clone(), order.chats);
         Ok(is_there.then_some(More { header, lora: *lora, template, is_json: *is_json, chats }))
@@ -185,10 +197,17 @@ impl Checksums {
 /// checksum of all bytes before it, little endian.
 pub(super) fn encode_run(run: &Run, checksums: Checksums) -> anyhow::Result<Vec<u8>> {
     let more = run.more()?;
-    let format = if more.is_some() { FORMAT } else { CHECKED };
+    let format = match (&more, run.loss_scale) {
+        (_, Some(_)) => FORMAT,
+        (Some(_), None) => MORE,
+        (None, None) => CHECKED,
+    };
     let mut bytes = postcard::to_stdvec(&Run { format, ..run.clone() })?;
     if let Some(more) = more {
         bytes.extend(postcard::to_stdvec(&more)?);
+    }
+    if let Some(loss_scale) = run.loss_scale {
+        bytes.extend(postcard::to_stdvec(&loss_scale)?);
     }
     bytes.extend(checksums.tensors.to_le_bytes());
     bytes.extend(checksums.tokenizer.to_le_bytes());
@@ -200,7 +219,7 @@ pub(super) fn decode_run(bytes: &[u8]) -> anyhow::Result<(Run, Option<Checksums>
     let (format, _) = postcard::take_from_bytes::<u32>(bytes)?;
     let (run, checksums) = match format {
         UNCHECKED => (bytes, None),
-        CHECKED | FORMAT => {
+        CHECKED | MORE | FORMAT => {
             let (rest, checksum) = take_u32(bytes)?;
             ensure!(crc32c(rest) == checksum, "its checksum is wrong");
             let (rest, tokenizer) = take_u32(rest)?;
@@ -210,12 +229,18 @@ pub(super) fn decode_run(bytes: &[u8]) -> anyhow::Result<(Run, Option<Checksums>
         other => bail!("it has format {other}, and this trainer reads {UNCHECKED} to {FORMAT}"),
     };
     let (mut run, mut rest) = postcard::take_from_bytes::<Run>(run)?;
-    if format == FORMAT {
+    if format >= MORE {
         let more: More;
         (more, rest) = postcard::take_from_bytes(rest)?;
         let More { header, lora, template, is_json, chats } = more;
         run.header = (!header.is_empty()).then(|| Header::parse(&header)).transpose()?;
         (run.lora, run.template, run.is_json, run.order.chats) = (lora, template, is_json, chats);
+    }
+    if format == FORMAT {
+        let loss_scale: LossScale;
+        (loss_scale, rest) = postcard::take_from_bytes(rest)?;
+        ensure!(loss_scale.skipped <= run.iter, "{} of {} steps were skipped", loss_scale.skipped, run.iter);
+        run.loss_scale = Some(loss_scale);
     }
     ensure!(rest.is_empty(), "{} bytes follow the run", rest.len());
     Ok((Run { format: CHECKED, ..run }, checksums))

@@ -2,6 +2,7 @@ use infer_core::Config;
 
 use super::run::UNCHECKED;
 use super::*;
+use crate::io::loss_scale::LossScale;
 
 const CONFIG: Config = Config::new(64, 192, 4, 4, 512, 256);
 
@@ -224,4 +225,18 @@ fn checkpoints_without_checksums_are_read() {
     save(&mut checkpoints, 10, 1.25); // saving the evaluation adds the checksums
     flip(&step(folder.path(), 10).join(TENSORS), 100, 0);
     assert!(Checkpoints::open(folder.path()).unwrap().read_last().is_err());
+}
+
+#[test]
+fn the_loss_scale_of_float16_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut checkpoints = open(folder.path(), true);
+    let (run, tensors) = checkpoint(10, 1.5);
+    let run = |skipped| Run { loss_scale: Some(LossScale { scale: 512.0, steps: 7, skipped }), ..run.clone() };
+    checkpoints.save(&run(4), &tensors, b"tokens").unwrap();
+    let read = Checkpoint::read(&step(folder.path(), 10)).unwrap().run;
+    assert_eq!((read.clone(), read.updates()), (run(4), 6));
+    checkpoints.save(&Run { iter: 11, ..run(12) }, &tensors, b"tokens").unwrap();
+    let error = Checkpoint::read(&step(folder.path(), 11)).err().map(|e| format!("{e:#}"));
+    assert!(error.is_some_and(|e| e.contains("12 of 11 steps")));
 }

@@ -4,8 +4,9 @@
 //! Each f32 is split into two of them, x = x₁ + x₂, and three products are added: x₁y₁ + x₁y₂ +
 //! x₂y₁ (Henry, Tang and Heinecke 2019, arXiv:1904.06376). PyTorch calls this the high precision of
 //! f32 products. The parts are rounded, and x₂y₂ is left out: together the error is at most 2⁻¹⁵ of
-//! xy, of either sign. It is larger near the ends of f32's range: AMX takes subnormal numbers,
-//! parts among them, as zero, and infinity gives NaN.
+//! xy, of either sign. With [`Terms::One`] it is x₁y₁ alone, the product of numbers in bf16. The
+//! error is larger near the ends of f32's range: AMX takes subnormal numbers, parts among them, as
+//! zero, and infinity gives NaN.
 //!
 //! Operands are packed into blocks of 32 x 32 numbers. A panel is a row of blocks along the inner
 //! dimension.
@@ -89,6 +90,15 @@ pub(super) struct Panels {
     steps: usize, // blocks of a panel
 }
 
+/// The products of parts that are added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Terms {
+    /// x₁y₁ + x₁y₂ + x₂y₁: 16 bits
+    Three,
+    /// x₁y₁: 8 bits
+    One,
+}
+
 /// The right-hand side of a product.
 #[derive(Clone, Copy)]
 pub(super) enum Right<'a> {
@@ -116,7 +126,11 @@ impl Panels {
 }
 
 /// out = a · b, or out += a · b if `add`. AMX must be available, and the shapes must match.
-pub(super) fn multiply(mut out: MatMut, a: Mat, b: Right, add: bool) {
+pub(super) fn multiply(mut out: MatMut, a: Mat, b: Right, add: bool, terms: Terms) {
+    let panels = match terms {
+        Terms::Three => multiply_panels,
+        Terms::One => multiply_first_parts,
+    };
     assert!(available());
     let ((m, n), (_, k)) = (out.shape(), a.shape());
     let b_shape = match b {
@@ -147,7 +161,7 @@ pub(super) fn multiply(mut out: MatMut, a: Mat, b: Right, add: bool) {
                     for (row, left) in rows.clone().step_by(SIDE).zip(left.chunks_exact(len)) {
                         for col in cols.clone().step_by(SIDE) {
                             let out = out.block(row..m.min(row + SIDE), col..n.min(col + SIDE));
-                            multiply_into(out, left, right(col), add, product);
+                            multiply_into(panels, out, left, right(col), add, product);
                         }
                     }
                 }
@@ -194,7 +208,14 @@ fn configure() {
 
 /// out, at most 32 x 32 numbers, = the product of two panels, added to it if `add`. The tiles must
 /// be configured.
-fn multiply_into(mut out: MatMut, left: &[Block], right: &[Block], add: bool, product: &mut Square) {
+fn multiply_into(
+    multiply_panels: Panel,
+    mut out: MatMut,
+    left: &[Block],
+    right: &[Block],
+    add: bool,
+    product: &mut Square,
+) {
     let ((rows, cols), stride) = (out.shape(), out.stride());
     if (rows, cols) == (SIDE, SIDE) {
         let out = out.data();
@@ -248,12 +269,18 @@ macro_rules! product {
     };
 }
 
+/// A function that multiplies panels: out, its stride, left, right, whether to add.
+type Panel = unsafe fn(*mut f32, usize, &[Block], &[Block], bool);
+
+/// Defines a [`Panel`] of these terms for each block.
+macro_rules! panel {
+    ($name:ident, $($terms:expr),*) => {
 /// out, 32 x 32 numbers, = the product of two panels, added to it if `add`.
 ///
 /// # Safety
 /// `out` points to 32 rows of 32 numbers, `stride` apart, that may be written to. The tiles are
 /// configured.
-unsafe fn multiply_panels(out: *mut f32, stride: usize, left: &[Block], right: &[Block], add: bool) {
+unsafe fn $name(out: *mut f32, stride: usize, left: &[Block], right: &[Block], add: bool) {
     assert!(left.len() == right.len() && !left.is_empty());
     // SAFETY: `out` is as the caller promises. Each of the `left.len()` rounds reads a block of
     // `left` and one of `right`, which have the same number of blocks, at least 1.
@@ -272,9 +299,7 @@ unsafe fn multiply_panels(out: *mut f32, stride: usize, left: &[Block], right: &
             "tileloadd tmm2, [{lower} + {row}]",
             "tileloadd tmm3, [{lower} + {row} + 64]",
             "3:",
-            left!(0), right!(1), product!(), // x₁ y₂
-            right!(0), product!(), // x₁ y₁
-            left!(1), product!(), // x₂ y₁
+            $($terms,)*
             "add {left}, {block}",
             "add {right}, {block}",
             "dec {steps}",
@@ -298,13 +323,23 @@ unsafe fn multiply_panels(out: *mut f32, stride: usize, left: &[Block], right: &
         );
     }
 }
+    };
+}
+
+panel!(
+    multiply_panels,
+    concat!(left!(0), "\n", right!(1), "\n", product!()), // x₁ y₂
+    concat!(right!(0), "\n", product!()),                 // x₁ y₁
+    concat!(left!(1), "\n", product!())                   // x₂ y₁
+);
+panel!(multiply_first_parts, concat!(left!(0), "\n", right!(0), "\n", product!()));
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     /// Products of matrices at odd places, compared with f64.
-    fn check((m, n, k): (usize, usize, usize), packed: bool, a_t: bool, b_t: bool, add: bool) {
+    fn check((m, n, k): (usize, usize, usize), [packed, a_t, b_t, add]: [bool; 4], terms: Terms) {
         let mut rng = fastrand::Rng::with_seed((m * n * k) as u64);
         let mut random =
             |n: usize| (0..n).map(|_| (rng.f32() - 0.5) * 10f32.powi(rng.i32(-3..3))).collect::<Vec<f32>>();
@@ -321,8 +356,9 @@ mod tests {
         let mut out = before.clone();
         let mut panels = Panels::default();
         panels.load(b);
+        let bits = if terms == Terms::Three { 15 } else { 7 };
         let right = if packed { Right::Packed(&panels) } else { Right::Plain(b) };
-        multiply(MatMut::new(&mut out, stride).block(0..m, 0..n), a, right, add);
+        multiply(MatMut::new(&mut out, stride).block(0..m, 0..n), a, right, add, terms);
         for (i, (out, before)) in out.chunks(stride).zip(before.chunks(stride)).enumerate() {
             assert_eq!(out[n..], before[n..]);
             for j in 0..n {
@@ -330,7 +366,7 @@ mod tests {
                 let start = if add { f64::from(before[j]) } else { 0.0 };
                 let (sum, size) = terms.fold((start, start.abs()), |(sum, size), x| (sum + x, size + x.abs()));
                 let error = (f64::from(out[j]) - sum).abs();
-                assert!(error <= size / f64::from(1 << 15), "{m} {n} {k} at {i} {j}: {error} of {size}");
+                assert!(error <= size / f64::from(1 << bits), "{m} {n} {k} at {i} {j}: {error} of {size}");
             }
         }
     }
@@ -344,22 +380,24 @@ mod tests {
             let (x, one, mut out) = ([f32::from_bits(bits)], [1.0], [0.0; 2]);
             let (x, one) = (Mat::new(&x, 1), Mat::new(&one, 1));
             for (out, (a, b)) in out.iter_mut().zip([(x, one), (one, x)]) {
-                multiply(MatMut::new(std::slice::from_mut(out), 1), a, Right::Plain(b), false);
+                multiply(MatMut::new(std::slice::from_mut(out), 1), a, Right::Plain(b), false, Terms::Three);
                 assert!(out.is_nan(), "{bits:x}: {out}");
             }
         }
     }
 
     #[test]
-    fn products_have_16_bits() {
+    fn products_have_their_bits() {
         if !available() {
             return ::tests::shared::skip("this processor has no AMX");
         }
         // Edges of tiles, blocks, parts of a panel and parts of the panels.
         for shape in [(1, 1, 1), (5, 33, 2), (32, 32, 32), (70, 40, 100), (33, 64, 257), (290, 20, 31), (20, 550, 65)] {
             for choice in 0..16 {
-                let [packed, a_t, b_t, add] = [1, 2, 4, 8].map(|bit| choice & bit != 0);
-                check(shape, packed, a_t, b_t, add);
+                let choices = [1, 2, 4, 8].map(|bit| choice & bit != 0);
+                for terms in [Terms::Three, Terms::One] {
+                    check(shape, choices, terms);
+                }
             }
         }
     }

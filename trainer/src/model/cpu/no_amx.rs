@@ -23,6 +23,13 @@ pub(super) fn available() -> bool {
     false
 }
 
-pub(super) fn multiply(_: MatMut, _: Mat, _: Right, _: bool) {
+#[allow(dead_code)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Terms {
+    Three,
+    One,
+}
+
+pub(super) fn multiply(_: MatMut, _: Mat, _: Right, _: bool, _: Terms) {
     unreachable!("AMX is not available");
 }

@@ -1,24 +1,34 @@
 //! Matrix products, by AMX or by the gemm crate.
 
-use super::amx::{self, Panels, Right};
+use super::amx::{self, Panels, Right, Terms};
 use super::buffer::Buffer;
 use super::mat::{Mat, MatMut, transpose};
-use crate::model::precision::MatmulPrecision;
+use crate::model::precision::{Dtype, MatmulPrecision};
 
 /// The engine of all matrix products of a step.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Products {
-    /// Pairs of bf16: see [`amx`].
-    Amx,
+    /// Pairs of bf16, or bf16: see [`amx`].
+    Amx(Terms),
     /// f32, by the gemm crate.
     Gemm,
 }
 
-impl MatmulPrecision {
-    /// The numbers that this machine multiplies.
-    pub fn describe(self) -> &'static str {
-        match Products::new(self) {
-            Products::Amx => "pairs of bf16 on AMX",
+impl Dtype {
+    /// Whether this machine's processor multiplies such numbers.
+    pub fn is_on_cpu(self) -> bool {
+        match self {
+            Dtype::Float32 => true,
+            Dtype::Bfloat16 => amx::available(),
+            Dtype::Float16 => false,
+        }
+    }
+
+    /// The name of what the processor multiplies.
+    pub fn on_cpu(self, precision: MatmulPrecision) -> &'static str {
+        match Products::new(precision, self) {
+            Products::Amx(Terms::Three) => "pairs of bf16 on AMX",
+            Products::Amx(Terms::One) => "bf16 on AMX",
             Products::Gemm => "f32",
         }
     }
@@ -26,8 +36,13 @@ impl MatmulPrecision {
 
 impl Products {
     /// The fastest engine of this machine that has the precision.
-    pub fn new(precision: MatmulPrecision) -> Products {
-        if precision != MatmulPrecision::Highest && amx::available() { Products::Amx } else { Products::Gemm }
+    pub fn new(precision: MatmulPrecision, dtype: Dtype) -> Products {
+        match dtype {
+            _ if !amx::available() => Products::Gemm,
+            Dtype::Bfloat16 => Products::Amx(Terms::One),
+            _ if precision == MatmulPrecision::Highest => Products::Gemm,
+            _ => Products::Amx(Terms::Three),
+        }
     }
 
     /// out = a · b, or out += a · b if `add`.
@@ -36,7 +51,7 @@ impl Products {
     /// The shapes do not match, or `b` was packed for another engine.
     pub fn multiply<'a>(self, out: MatMut, a: Mat, b: impl Into<Right<'a>>, add: bool) {
         match (self, b.into()) {
-            (Products::Amx, b) => amx::multiply(out, a, b, add),
+            (Products::Amx(terms), b) => amx::multiply(out, a, b, add, terms),
             (Products::Gemm, Right::Plain(b)) => gemm(out, a, b, add),
             (Products::Gemm, Right::Packed(_)) => unreachable!("only AMX takes panels"),
         }
@@ -44,7 +59,7 @@ impl Products {
 
     /// Packs a right-hand side of many products, if that makes them faster.
     pub fn pack(self, panels: &mut Panels, matrix: Mat) {
-        if self == Products::Amx {
+        if matches!(self, Products::Amx(_)) {
             panels.load(matrix);
         }
     }
@@ -53,7 +68,7 @@ impl Products {
     /// [`pack`](Self::pack) filled.
     pub fn right<'a>(self, matrix: Mat<'a>, panels: &'a Panels) -> Right<'a> {
         match self {
-            Products::Amx => Right::Packed(panels),
+            Products::Amx(_) => Right::Packed(panels),
             Products::Gemm => Right::Plain(matrix),
         }
     }
@@ -76,7 +91,7 @@ pub(super) struct Transposed {
 impl Transposed {
     /// Takes the transpose of a matrix with contiguous rows.
     pub fn load(&mut self, products: Products, matrix: Mat) {
-        if products == Products::Amx {
+        if matches!(products, Products::Amx(_)) {
             return self.panels.load(matrix.t());
         }
         let (rows, cols) = matrix.shape();
@@ -89,7 +104,7 @@ impl Transposed {
     /// [`load`](Self::load) filled.
     pub fn right(&self, products: Products) -> Right<'_> {
         match products {
-            Products::Amx => Right::Packed(&self.panels),
+            Products::Amx(_) => Right::Packed(&self.panels),
             Products::Gemm => Right::Plain(Mat::new(&self.rows, self.cols)),
         }
     }

@@ -4,7 +4,6 @@ use infer_core::Config;
 
 use super::math::LANES;
 use super::products::Products;
-use crate::model::precision::MatmulPrecision;
 
 /// The model's and the batch's sizes, how work is cut into tasks, and what takes the products.
 #[derive(Clone, Copy)]
@@ -22,7 +21,7 @@ pub(super) struct Sizes {
 }
 
 impl Sizes {
-    pub fn new(config: Config, sequences: usize, length: usize, precision: MatmulPrecision) -> Sizes {
+    pub fn new(config: Config, sequences: usize, length: usize, products: Products) -> Sizes {
         // An odd multiple, so that neighbouring rows do not compete for the same sets of the cache.
         let padded = (length.div_ceil(LANES) | 1) * LANES;
         const LARGEST: usize = 128;
@@ -31,7 +30,7 @@ impl Sizes {
         // As many threads have work; each part needs memory of the size of a layer's weights.
         const PARTS: usize = 16;
         let part = (sequences * length / block).div_ceil(PARTS) * block;
-        Sizes { config, sequences, length, padded, block, part, products: Products::new(precision) }
+        Sizes { config, sequences, length, padded, block, part, products }
     }
 
     pub fn positions(&self) -> usize {

@@ -8,13 +8,13 @@ use super::chunks::add_scaled;
 use super::gradients::Gradients;
 use super::layer::Layer;
 use super::loss;
+use super::products::Products;
 use super::sizes::Sizes;
 use super::workspace::Workspace;
 use crate::model::batch::{Batch, Options};
 use crate::model::device::device_error;
 use crate::model::dropout::{Dropout, Place};
 use crate::model::llama::Llama;
-use crate::model::precision::MatmulPrecision;
 
 /// Loss of a checked batch, its gradients if there is a tape.
 ///
@@ -26,7 +26,8 @@ pub fn loss<T: Tape<f32, Cpu>>(
     options: &Options,
     mut tape: T,
 ) -> anyhow::Result<Tensor<Rank0, f32, Cpu, T>> {
-    let sizes = Sizes::new(model.config, batch.sequences, batch.length, model.matmul_precision);
+    let products = Products::new(model.matmul_precision, model.dtype);
+    let sizes = Sizes::new(model.config, batch.sequences, batch.length, products);
     let mut workspace = model.workspace.lock().expect("no thread panics in a step");
     let workspace = &mut *workspace;
     workspace.load(model, &sizes, T::OWNS_TAPE);
@@ -80,7 +81,7 @@ fn add_in_backward<T: Tape<f32, Cpu>>(
 /// # Errors
 /// None so far.
 pub fn logits(model: &Llama<Cpu>, tokens: &[u32], sequences: usize, length: usize) -> anyhow::Result<Vec<f32>> {
-    let sizes = Sizes::new(model.config, sequences, length, MatmulPrecision::Highest);
+    let sizes = Sizes::new(model.config, sequences, length, Products::Gemm);
     let mut workspace = model.workspace.lock().expect("no thread panics in a step");
     workspace.load(model, &sizes, false);
     workspace.set_starts(&sizes, None);

@@ -35,15 +35,17 @@ struct Head {
     }
 };
 
-__device__ inline void load(float *to, const float *from, float factor) {
+template <class To, class From>
+__device__ inline void load(To *to, const From *from, float factor) {
 #pragma unroll
-    for (int d = 0; d < DIMS; d++) to[d] = from[d] * factor;
+    for (int d = 0; d < DIMS; d++) to[d] = (float)from[d] * factor;
 }
 
-__device__ inline float dot(const float *a, const float *b) {
+template <class T>
+__device__ inline float dot(const float *a, const T *b) {
     float sum = 0;
 #pragma unroll
-    for (int d = 0; d < DIMS; d++) sum += a[d] * b[d];
+    for (int d = 0; d < DIMS; d++) sum += a[d] * (float)b[d];
     return sum;
 }
 
@@ -54,19 +56,19 @@ __device__ inline void add(float *sum, float factor, const float *x) {
 
 // Copies the keys and values from position `tile` on, zeros behind the last. All threads of a block
 // call it.
-__device__ inline void load_tile(float *ks, float *vs, const float *qkv, const Head &h, int n_kv_heads, int tile) {
+__device__ inline void load_tile(float *ks, float *vs, const real *qkv, const Head &h, int n_kv_heads, int tile) {
     __syncthreads(); // every thread has read the tile before
     for (int i = threadIdx.x; i < TILE * HEAD_SIZE; i += THREADS) {
         const int key = tile + i / HEAD_SIZE, d = i % HEAD_SIZE;
-        ks[i] = key < h.length ? qkv[h.k(key) + d] : 0;
-        vs[i] = key < h.length ? qkv[h.v(key, n_kv_heads) + d] : 0;
+        ks[i] = key < h.length ? (float)qkv[h.k(key) + d] : 0;
+        vs[i] = key < h.length ? (float)qkv[h.v(key, n_kv_heads) + d] : 0;
     }
     __syncthreads();
 }
 
 // att (sequences * length, n_heads * HEAD_SIZE) and lse. The grid is (blocks of rows, heads, sequences).
 extern "C" __global__ void __launch_bounds__(THREADS)
-    attention(float *att, float *lse, const float *qkv, const u32 *texts, int length, int n_heads, int n_kv_heads,
+    attention(real *att, float *lse, const real *qkv, const u32 *texts, int length, int n_heads, int n_kv_heads,
               Dropout dropout) {
     __shared__ __align__(16) float ks[TILE * HEAD_SIZE], vs[TILE * HEAD_SIZE];
     const Head h(length, n_heads, n_kv_heads, blockIdx.y, blockIdx.z);
@@ -107,7 +109,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
 // The gradient of the queries, and delta. The grid is that of attention.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    attention_backward_q(float *d_qkv, float *delta, const float *qkv, const float *att, const float *d_att,
+    attention_backward_q(real *d_qkv, float *delta, const real *qkv, const real *att, const real *d_att,
                          const float *lse, const u32 *texts, int length, int n_heads, int n_kv_heads, Dropout dropout) {
     __shared__ __align__(16) float ks[TILE * HEAD_SIZE], vs[TILE * HEAD_SIZE];
     const Head h(length, n_heads, n_kv_heads, blockIdx.y, blockIdx.z);
@@ -141,7 +143,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
 // The gradients of keys and values. The grid is (blocks of keys, n_kv_heads, sequences).
 extern "C" __global__ void __launch_bounds__(THREADS)
-    attention_backward_kv(float *d_qkv, const float *qkv, const float *d_att, const float *lse, const float *delta,
+    attention_backward_kv(real *d_qkv, const real *qkv, const real *d_att, const float *lse, const float *delta,
                           const u32 *texts, int length, int n_heads, int n_kv_heads, Dropout dropout) {
     __shared__ __align__(16) float qs[TILE * HEAD_SIZE], d_os[TILE * HEAD_SIZE];
     __shared__ float lses[TILE], deltas[TILE];
@@ -160,8 +162,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             __syncthreads();
             for (int i = threadIdx.x; i < TILE * HEAD_SIZE; i += THREADS) {
                 const int query = tile + i / HEAD_SIZE, d = i % HEAD_SIZE;
-                qs[i] = query < length ? qkv[h.q(query) + d] * (LOG2_E / sqrtf(HEAD_SIZE)) : 0;
-                d_os[i] = query < length ? d_att[h.out(query) + d] : 0;
+                qs[i] = query < length ? (float)qkv[h.q(query) + d] * (LOG2_E / sqrtf(HEAD_SIZE)) : 0;
+                d_os[i] = query < length ? (float)d_att[h.out(query) + d] : 0;
             }
             if (threadIdx.x < TILE) {
                 const int query = tile + threadIdx.x;

@@ -1,15 +1,67 @@
-// What the kernels share. The host puts these definitions in front: HEAD_SIZE, and SPLIT, the
-// threads that share a row of attention.
+// What the kernels share. The host puts these definitions in front: HEAD_SIZE; SPLIT, the threads
+// that share a row of attention; DTYPE, the format of `real`.
 //
-// Matrices are row-major. A `Dropout` is that of ../dropout.rs: the same hash drops the same
+// Activations, but for the residual stream, and matrices of weights are `real`; everything is
+// computed, and all else is kept, in f32. Matrices are row-major. A `Dropout` is that of ../dropout.rs: the same hash drops the same
 // elements on every device.
 
 #define THREADS 128 // of every block
 #define WARP 32
 #define ALL_LANES 0xffffffffu
 
+typedef unsigned short u16;
 typedef unsigned int u32;
 typedef unsigned long long u64;
+
+#if DTYPE == 0
+typedef float real;
+#else
+
+#if DTYPE == 1 // bfloat16
+
+__device__ inline u16 to_bits(float x) {
+#if __CUDA_ARCH__ >= 800
+    u16 bits;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+    return bits;
+#else
+    const u32 u = __float_as_uint(x);
+    if ((u & 0x7fffffff) > 0x7f800000) return 0x7fc0; // NaN
+    return (u + 0x7fff + (u >> 16 & 1)) >> 16;        // the nearest, of two the even one
+#endif
+}
+
+__device__ inline float from_bits(u16 bits) { return __uint_as_float((u32)bits << 16); }
+
+#elif defined(SHIM) // float16
+
+inline u16 to_bits(float x) { return shim::float16_bits(x); }
+inline float from_bits(u16 bits) { return shim::float16_value(bits); }
+
+#else
+
+__device__ inline u16 to_bits(float x) {
+    u16 bits;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+    return bits;
+}
+
+__device__ inline float from_bits(u16 bits) {
+    float x;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
+    return x;
+}
+
+#endif
+
+struct real {
+    u16 bits;
+
+    __device__ real(float x) : bits(to_bits(x)) {}
+    __device__ operator float() const { return from_bits(bits); }
+};
+
+#endif
 
 // The sum of x over neighbouring lanes, `lanes` of them, in each of those.
 __device__ inline float lane_sum(float x, int lanes) {

@@ -14,7 +14,7 @@ use dfdx::prelude::{Cache, Cuda, CudaError, HasErr, Rank0, Storage, Tensor, TryA
 use super::gpu::{Arg, Gpu, Memory, Product, THREADS};
 use super::kernels::{NAMES, source};
 use crate::model::device::device_error;
-use crate::model::precision::MatmulPrecision;
+use crate::model::precision::{Dtype, MatmulPrecision};
 
 /// Opens the GPU of this number.
 ///
@@ -36,12 +36,13 @@ pub fn open_gpu(number: usize) -> anyhow::Result<Cuda> {
     Ok(device)
 }
 
-/// Kernels for models of a head size, on a device.
+/// Kernels for models of a head size in a number format, on a device.
 pub struct Driver {
     device: Arc<CudaDevice>,
     blas: CudaBlas,
     functions: HashMap<&'static str, sys::CUfunction>,
     pub precision: MatmulPrecision,
+    pub dtype: Dtype,
 }
 
 // SAFETY: handles of functions, which the driver lets every thread use. The module that they belong
@@ -55,15 +56,16 @@ impl Driver {
     ///
     /// # Errors
     /// The device fails, or NVRTC does not know it.
-    pub fn new(device: &Cuda, head_size: usize, precision: MatmulPrecision) -> anyhow::Result<Driver> {
+    pub fn new(device: &Cuda, head_size: usize, precision: MatmulPrecision, dtype: Dtype) -> anyhow::Result<Driver> {
         let device = Storage::<f32>::try_alloc_len(device, 1).map_err(device_error::<Cuda>)?.device();
         let failed = |e: result::DriverError| anyhow!("the device failed: {e}");
         let capability = |part| device.attribute(part).map_err(failed);
         let major = capability(sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
         let minor = capability(sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
         let arch: &str = format!("compute_{major}{minor}").leak(); // NVRTC's options take no other
-        let ptx = compile_ptx_with_opts(source(head_size), CompileOptions { arch: Some(arch), ..Default::default() })
-            .map_err(|e| anyhow!("NVRTC does not compile the kernels for {arch}: {e}"))?;
+        let ptx =
+            compile_ptx_with_opts(source(head_size, dtype), CompileOptions { arch: Some(arch), ..Default::default() })
+                .map_err(|e| anyhow!("NVRTC does not compile the kernels for {arch}: {e}"))?;
         let image = CString::new(ptx.to_src())?;
         device.bind_to_thread().map_err(failed)?;
         // SAFETY: PTX that ends in 0, and names of kernels in it. The context is bound.
@@ -73,7 +75,14 @@ impl Driver {
             NAMES.iter().map(|name| Ok((*name, function(*name)?))).collect::<anyhow::Result<_>>()?
         };
         let blas = CudaBlas::new(device.clone()).map_err(|e| anyhow!("cuBLAS failed: {e}"))?;
-        Ok(Driver { device, blas, functions, precision })
+        Ok(Driver { device, blas, functions, precision, dtype })
+    }
+
+    /// Copies words within the device.
+    pub fn copy(&self, to: u64, from: u64, words: usize) -> Result<(), CudaError> {
+        self.device.bind_to_thread()?;
+        // SAFETY: the caller names memory of the device.
+        Ok(unsafe { sys::cuMemcpyDtoDAsync_v2(to, from, 4 * words, *self.device.cu_stream()).result() }?)
     }
 }
 
@@ -84,8 +93,10 @@ impl Memory for Block {
     fn address(&self) -> u64 {
         *self.0.device_ptr()
     }
+}
 
-    fn words(&self) -> usize {
+impl Block {
+    pub fn words(&self) -> usize {
         cudarc::driver::DeviceSlice::len(&self.0)
     }
 }
@@ -134,7 +145,6 @@ impl Gpu for Driver {
         let (one, beta) = (1f32, if *add { 1f32 } else { 0.0 });
         let transposed =
             |t| if t { blas::cublasOperation_t::CUBLAS_OP_T } else { blas::cublasOperation_t::CUBLAS_OP_N };
-        let kind = blas::cudaDataType_t::CUDA_R_32F;
         let compute = match self.precision {
             MatmulPrecision::Medium => blas::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
             _ => blas::cublasComputeType_t::CUBLAS_COMPUTE_32F,
@@ -152,18 +162,27 @@ impl Gpu for Driver {
                 int(*k),
                 std::ptr::from_ref(&one).cast(),
                 b.address as *const _,
-                kind,
+                kind(b.dtype),
                 int(b.stride),
                 a.address as *const _,
-                kind,
+                kind(a.dtype),
                 int(a.stride),
                 std::ptr::from_ref(&beta).cast(),
                 out.address as *mut _,
-                kind,
+                kind(out.dtype),
                 int(out.stride),
                 compute,
                 blas::cublasGemmAlgo_t::CUBLAS_GEMM_DFALT,
             )
         }?)
+    }
+}
+
+/// A format by cuBLAS's name.
+fn kind(dtype: Dtype) -> blas::cudaDataType_t {
+    match dtype {
+        Dtype::Float32 => blas::cudaDataType_t::CUDA_R_32F,
+        Dtype::Bfloat16 => blas::cudaDataType_t::CUDA_R_16BF,
+        Dtype::Float16 => blas::cudaDataType_t::CUDA_R_16F,
     }
 }

@@ -1,9 +1,9 @@
 // The embedding: a block per position forward, and backward one per token and 32 columns.
 
-extern "C" __global__ void embedding(float *x, const float *table, const u32 *tokens, int dim, Dropout dropout) {
+extern "C" __global__ void embedding(float *x, const real *table, const u32 *tokens, int dim, Dropout dropout) {
     const int position = blockIdx.x;
     const u32 row = dropout.row(position);
-    const float *from = table + (u64)tokens[position] * dim;
+    const real *from = table + (u64)tokens[position] * dim;
     for (int i = threadIdx.x; i < dim; i += THREADS) {
         x[(u64)position * dim + i] = from[i] * dropout.factor(row, i);
     }

@@ -1,6 +1,7 @@
 //! What a step asks of a GPU: memory, products and kernels. The driver gives it, or the shim.
 
 use crate::model::dropout::Dropout;
+use crate::model::precision::Dtype;
 
 /// Threads of every block, THREADS in common.cu.
 pub const THREADS: usize = 128;
@@ -26,7 +27,6 @@ pub trait Gpu {
 /// Memory of a [`Gpu`].
 pub trait Memory {
     fn address(&self) -> u64;
-    fn words(&self) -> usize;
 }
 
 /// An argument of a kernel.
@@ -73,23 +73,24 @@ impl Arg {
     }
 }
 
-/// A matrix in memory, row-major: its rows begin `stride` words apart.
+/// A matrix in memory, row-major: its rows begin `stride` numbers apart.
 #[derive(Clone, Copy)]
 pub struct Matrix {
     pub address: u64,
     pub stride: usize,
+    pub dtype: Dtype,
     /// The matrix is the transpose of what is in memory.
     pub transposed: bool,
 }
 
 impl Matrix {
-    pub fn new(address: u64, stride: usize) -> Matrix {
-        Matrix { address, stride, transposed: false }
+    pub fn new(address: u64, stride: usize, dtype: Dtype) -> Matrix {
+        Matrix { address, stride, dtype, transposed: false }
     }
 
-    /// The matrix without its first columns.
-    pub fn skip_cols(self, cols: usize) -> Matrix {
-        Matrix { address: self.address + 4 * cols as u64, ..self }
+    /// The matrix without its first rows.
+    pub fn skip_rows(self, rows: usize) -> Matrix {
+        Matrix { address: self.address + (rows * self.stride * self.dtype.bytes()) as u64, ..self }
     }
 
     pub fn t(self) -> Matrix {
@@ -97,7 +98,7 @@ impl Matrix {
     }
 }
 
-/// out = a · b, or out += a · b. `out` is not transposed.
+/// out = a · b, or out += a · b. `out` is not transposed; a and b have the same format.
 pub struct Product {
     /// Rows and columns of `out`, and columns of `a`.
     pub size: [usize; 3],

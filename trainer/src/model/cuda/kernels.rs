@@ -1,9 +1,10 @@
 //! The source of the kernels.
 
 use super::step::split;
+use crate::model::precision::Dtype;
 
-/// All kernels, in one program for models of a head size.
-pub fn source(head_size: usize) -> String {
+/// All kernels, in one program for models of a head size and a number format.
+pub fn source(head_size: usize, dtype: Dtype) -> String {
     const FILES: [&str; 8] = [
         include_str!("common.cu"),
         include_str!("embedding.cu"),
@@ -14,11 +15,13 @@ pub fn source(head_size: usize) -> String {
         include_str!("loss.cu"),
         include_str!("vectors.cu"),
     ];
-    format!("#define HEAD_SIZE {head_size}\n#define SPLIT {}\n{}", split(head_size), FILES.concat())
+    let defines = [("HEAD_SIZE", head_size), ("SPLIT", split(head_size)), ("DTYPE", dtype as usize)];
+    let defines: String = defines.iter().map(|(name, value)| format!("#define {name} {value}\n")).collect();
+    defines + &FILES.concat()
 }
 
 /// The names of the kernels.
-pub const NAMES: [&str; 17] = [
+pub const NAMES: [&str; 18] = [
     "embedding",
     "embedding_backward",
     "residual_rmsnorm",
@@ -33,6 +36,7 @@ pub const NAMES: [&str; 17] = [
     "swiglu_backward",
     "loss",
     "drop",
+    "cast",
     "add_scaled",
     "sum_of_squares",
     "scale",

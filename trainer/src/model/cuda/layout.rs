@@ -4,6 +4,7 @@ use infer_core::Config;
 use infer_core::format::TensorName;
 
 use crate::io::tensors::Shape;
+use crate::model::precision::Dtype;
 
 /// Most logits in memory.
 const MOST_LOGITS: usize = 1 << 26;
@@ -24,6 +25,9 @@ pub struct Sizes {
     pub teacher: bool,
     /// With several texts in a window.
     pub texts: bool,
+    pub dtype: Dtype,
+    /// Backward computes each layer's activations again.
+    pub recompute: bool,
 }
 
 impl Sizes {
@@ -47,26 +51,25 @@ impl Sizes {
     }
 }
 
-/// Addresses of a layer's activations.
+/// Addresses of a layer's activations. Those in f32 are marked; the others have the step's format.
 #[derive(Clone, Copy)]
 pub struct Activations {
-    pub x: u64,           // (positions, dim): the layer's input
+    pub x: u64,           // (positions, dim), f32: the layer's input
     pub xb: u64,          // (positions, dim): its norm
-    pub inverse_att: u64, // (positions)
+    pub inverse_att: u64, // (positions), f32
     pub qkv: u64,         // (positions, qkv), rotated
     pub att: u64,         // (positions, dim)
-    pub lse: u64,         // (sequences, n_heads, length)
-    pub x2: u64,          // (positions, dim): input of the feed-forward half
+    pub lse: u64,         // (sequences, n_heads, length), f32
+    pub x2: u64,          // (positions, dim), f32: input of the feed-forward half
     pub xb2: u64,         // (positions, dim): its norm
-    pub inverse_ffn: u64, // (positions)
-    pub h1: u64,          // (positions, hidden_dim)
-    pub h3: u64,          // (positions, hidden_dim)
+    pub inverse_ffn: u64, // (positions), f32
+    pub h13: u64,         // (positions, 2 * hidden_dim): h1 and h3 side by side
 }
 
 /// Addresses of everything but weights and gradients.
 pub struct Layout {
     pub layers: Vec<Activations>,
-    /// Input of the last norm, its norm, and the inverse of its root mean square.
+    /// Input of the last norm (f32), its norm, and the inverse of its root mean square (f32).
     pub x: u64,
     pub xb: u64,
     pub inverse: u64,
@@ -74,22 +77,43 @@ pub struct Layout {
     pub y: u64,  // (positions, dim): what is added to x, and gradients
     pub tokens: u64,
     pub targets: u64,
-    pub texts: u64, // (positions): where the text of each begins
-    pub cos: u64,   // (length, head_size / 2)
-    pub sin: u64,
+    pub texts: u64,  // (positions): where the text of each begins
+    pub cos: u64,    // (length, head_size / 2), f32
+    pub sin: u64,    // f32
     pub logits: u64, // (rows, vocab_size)
-    pub taught: u64, // (rows, vocab_size)
-    pub losses: u64, // (positions)
+    pub taught: u64, // (rows, vocab_size), f32: the teacher's logits
+    pub losses: u64, // (positions), f32
     /// Of backward.
-    pub dx: u64, // (positions, dim)
+    pub dx: u64, // (positions, dim), f32
     pub d_xb: u64,   // (positions, dim)
     pub d_qkv: u64,  // (positions, qkv)
-    pub delta: u64,  // (sequences, n_heads, length)
-    pub parts: u64,  // (parts, dim)
+    pub delta: u64,  // (sequences, n_heads, length), f32
+    pub parts: u64,  // (parts, dim), f32
     pub order: u64,  // (positions), and starts (at most positions + 1)
     pub starts: u64,
     /// Words in all.
     pub words: usize,
+}
+
+/// Gives out addresses, one array behind the other.
+struct Places {
+    base: u64,
+    words: usize,
+    dtype: Dtype,
+}
+
+impl Places {
+    /// The address of so many words of 4 bytes.
+    fn words(&mut self, n: usize) -> u64 {
+        let address = self.base + 4 * self.words as u64;
+        self.words += n.next_multiple_of(ALIGNMENT);
+        address
+    }
+
+    /// The address of so many numbers in the step's format.
+    fn reals(&mut self, n: usize) -> u64 {
+        self.words((n * self.dtype.bytes()).div_ceil(4))
+    }
 }
 
 impl Layout {
@@ -98,56 +122,58 @@ impl Layout {
         let Sizes { config: c, keep, .. } = *sizes;
         let (n, hidden, heads) = (sizes.positions(), c.hidden_dim, c.n_heads);
         let (dim, half) = (n * c.dim, sizes.length * c.head_size() / 2);
-        let mut words = 0;
-        let mut take = |n: usize| {
-            let address = base + 4 * words as u64;
-            words += n.next_multiple_of(ALIGNMENT);
-            address
-        };
-        let mut layer = || Activations {
-            x: take(dim),
-            xb: take(dim),
-            inverse_att: take(n),
-            qkv: take(n * sizes.qkv()),
-            att: take(dim),
-            lse: take(n * heads),
-            x2: take(dim),
-            xb2: take(dim),
-            inverse_ffn: take(n),
-            h1: take(n * hidden),
-            h3: take(n * hidden),
-        };
-        // Without backward all layers use the same memory: each reads its input before it writes.
-        let layers = if keep { (0..c.n_layers).map(|_| layer()).collect() } else { vec![layer(); c.n_layers] };
-        let logits = sizes.rows() * c.vocab_size;
-        let mut backward = |n: usize| if keep { take(n) } else { 0 };
-        let (dx, d_xb, d_qkv) = (backward(dim), backward(dim), backward(n * sizes.qkv()));
-        let (delta, parts) = (backward(n * heads), backward(sizes.parts() * c.dim));
-        let (order, starts) = (backward(n), backward(n + 1));
+        let mut places = Places { base, words: 0, dtype: sizes.dtype };
+        let layers = Layout::layers(sizes, &mut places);
+        let (logits, kept) = (sizes.rows() * c.vocab_size, usize::from(keep));
         Layout {
             layers,
-            x: take(dim),
-            xb: take(dim),
-            inverse: take(n),
-            hb: take(n * hidden),
-            y: take(dim),
-            tokens: take(n),
-            targets: take(n),
-            texts: take(n),
-            cos: take(half),
-            sin: take(half),
-            logits: take(logits),
-            taught: take(if sizes.teacher { logits } else { 0 }),
-            losses: take(n),
-            dx,
-            d_xb,
-            d_qkv,
-            delta,
-            parts,
-            order,
-            starts,
-            words,
+            x: places.words(dim),
+            xb: places.reals(dim),
+            inverse: places.words(n),
+            hb: places.reals(n * hidden),
+            y: places.reals(dim),
+            tokens: places.words(n),
+            targets: places.words(n),
+            texts: places.words(n),
+            cos: places.words(half),
+            sin: places.words(half),
+            logits: places.reals(logits),
+            taught: places.words(if sizes.teacher { logits } else { 0 }),
+            losses: places.words(n),
+            dx: places.words(kept * dim),
+            d_xb: places.reals(kept * dim),
+            d_qkv: places.reals(kept * n * sizes.qkv()),
+            delta: places.words(kept * n * heads),
+            parts: places.words(kept * sizes.parts() * c.dim),
+            order: places.words(kept * n),
+            starts: places.words(kept * (n + 1)),
+            words: places.words,
         }
+    }
+
+    /// Without backward all layers use the same memory: each reads its input before it writes. With
+    /// activations that are computed again each has an input of its own.
+    fn layers(sizes: &Sizes, places: &mut Places) -> Vec<Activations> {
+        let Sizes { config: c, keep, recompute, .. } = *sizes;
+        let n = sizes.positions();
+        let layer = |places: &mut Places| Activations {
+            x: places.words(n * c.dim),
+            xb: places.reals(n * c.dim),
+            inverse_att: places.words(n),
+            qkv: places.reals(n * sizes.qkv()),
+            att: places.reals(n * c.dim),
+            lse: places.words(n * c.n_heads),
+            x2: places.words(n * c.dim),
+            xb2: places.reals(n * c.dim),
+            inverse_ffn: places.words(n),
+            h13: places.reals(n * 2 * c.hidden_dim),
+        };
+        if keep && !recompute {
+            return (0..c.n_layers).map(|_| layer(places)).collect();
+        }
+        let shared = layer(places);
+        let mut inputs = || if keep { places.words(n * c.dim) } else { shared.x };
+        (0..c.n_layers).map(|_| Activations { x: inputs(), ..shared }).collect()
     }
 }
 
@@ -155,48 +181,68 @@ impl Layout {
 #[derive(Clone, Copy)]
 pub struct LayerParameters {
     pub rms_att: u64,
-    pub wq: u64,
-    pub wk: u64,
-    pub wv: u64,
+    pub wqkv: u64, // (qkv, dim): wq, wk and wv, one below the other
     pub wo: u64,
     pub rms_ffn: u64,
-    pub w1: u64,
+    pub w13: u64, // (2 * hidden_dim, dim): w1 and w3
     pub w2: u64,
-    pub w3: u64,
 }
 
-/// Addresses of the parameters, or of their gradients.
+/// Addresses of the parameters, or of their gradients: norms in f32, matrices in `dtype`.
 pub struct Parameters {
     pub tok_emb: u64,
     pub layers: Vec<LayerParameters>,
     pub rms_final: u64,
     pub wcls: u64,
+    pub dtype: Dtype,
+    config: Config,
+    /// Words in all.
+    pub words: usize,
 }
 
 impl Parameters {
-    /// Names the addresses, which are in the order of the shapes.
-    pub fn new(config: &Config, shapes: &[Shape], addresses: &[u64]) -> Parameters {
-        let find = |name, layer| {
-            let at = shapes.iter().position(|s| s.name == name && s.layer == layer);
-            addresses[at.expect("every tensor of shapes() is there")]
+    /// The parameters from this address on.
+    pub fn new(config: &Config, base: u64, dtype: Dtype) -> Parameters {
+        let Config { dim, hidden_dim, vocab_size, .. } = *config;
+        let mut places = Places { base, words: 0, dtype };
+        let layer = |places: &mut Places| LayerParameters {
+            rms_att: places.words(dim),
+            wqkv: places.reals((dim + 2 * config.kv_dim()) * dim),
+            wo: places.reals(dim * dim),
+            rms_ffn: places.words(dim),
+            w13: places.reals(2 * hidden_dim * dim),
+            w2: places.reals(dim * hidden_dim),
         };
-        let layer = |l| LayerParameters {
-            rms_att: find(TensorName::RmsAtt, l),
-            wq: find(TensorName::Wq, l),
-            wk: find(TensorName::Wk, l),
-            wv: find(TensorName::Wv, l),
-            wo: find(TensorName::Wo, l),
-            rms_ffn: find(TensorName::RmsFfn, l),
-            w1: find(TensorName::W1, l),
-            w2: find(TensorName::W2, l),
-            w3: find(TensorName::W3, l),
-        };
-        let classifier = if config.shared_classifier { TensorName::TokEmb } else { TensorName::Wcls };
+        let tok_emb = places.reals(vocab_size * dim);
         Parameters {
-            tok_emb: find(TensorName::TokEmb, 0),
-            layers: (0..config.n_layers).map(layer).collect(),
-            rms_final: find(TensorName::RmsFinal, 0),
-            wcls: find(classifier, 0),
+            tok_emb,
+            layers: (0..config.n_layers).map(|_| layer(&mut places)).collect(),
+            rms_final: places.words(dim),
+            wcls: if config.shared_classifier { tok_emb } else { places.reals(vocab_size * dim) },
+            dtype,
+            config: *config,
+            words: places.words,
+        }
+    }
+
+    /// The address of a parameter.
+    pub fn address(&self, shape: &Shape) -> u64 {
+        let layer = &self.layers[shape.layer.min(self.layers.len() - 1)];
+        let below = |address, rows| address + (rows * self.config.dim * self.dtype.bytes()) as u64;
+        match shape.name {
+            TensorName::TokEmb => self.tok_emb,
+            TensorName::RmsAtt => layer.rms_att,
+            TensorName::Wq => layer.wqkv,
+            TensorName::Wk => below(layer.wqkv, self.config.dim),
+            TensorName::Wv => below(layer.wqkv, self.config.dim + self.config.kv_dim()),
+            TensorName::Wo => layer.wo,
+            TensorName::RmsFfn => layer.rms_ffn,
+            TensorName::W1 => layer.w13,
+            TensorName::W2 => layer.w2,
+            TensorName::W3 => below(layer.w13, self.config.hidden_dim),
+            TensorName::RmsFinal => self.rms_final,
+            TensorName::Wcls => self.wcls,
+            TensorName::FreqCisReal | TensorName::FreqCisImag => unreachable!("no parameters"),
         }
     }
 }

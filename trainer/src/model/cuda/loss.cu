@@ -7,10 +7,11 @@ struct Softmax {
     float max, log_sum; // of x / temperature: p = exp(x / temperature - max - log_sum)
 };
 
-__device__ inline Softmax softmax(const float *x, int n, float inverse_temperature, float *scratch) {
+template <class T>
+__device__ inline Softmax softmax(const T *x, int n, float inverse_temperature, float *scratch) {
     float max = NEGATIVE_INFINITY, sum = 0;
     for (int i = threadIdx.x; i < n; i += THREADS) {
-        const float value = x[i] * inverse_temperature;
+        const float value = (float)x[i] * inverse_temperature;
         if (value > max) {
             sum *= expf(max - value);
             max = value;
@@ -21,12 +22,12 @@ __device__ inline Softmax softmax(const float *x, int n, float inverse_temperatu
     return {most, logf(block_sum(sum * expf(max - most), scratch))};
 }
 
-// losses (rows) = the loss of each row, not yet divided by the number of positions that count; the
-// logits become the gradient of the mean loss. See `Teacher` in ../batch.rs.
-extern "C" __global__ void loss(float *losses, float *logits, const u32 *targets, const float *taught, int vocab_size,
-                                float inverse_counted, float weight, float temperature) {
+// losses (rows) = the loss of each row; the logits become its gradient times `scale`. See `Teacher`
+// in ../batch.rs.
+extern "C" __global__ void loss(float *losses, real *logits, const u32 *targets, const float *taught, int vocab_size,
+                                float scale, float weight, float temperature) {
     __shared__ float scratch[THREADS / WARP];
-    float *x = logits + (u64)blockIdx.x * vocab_size;
+    real *x = logits + (u64)blockIdx.x * vocab_size;
     const u32 target = targets[blockIdx.x];
     if (target == IGNORED) {
         for (int i = threadIdx.x; i < vocab_size; i += THREADS) x[i] = 0;
@@ -55,7 +56,7 @@ extern "C" __global__ void loss(float *losses, float *logits, const u32 *targets
             const float p = expf(x[i] * inverse - student.max - student.log_sum);
             d += weight * temperature * (p - expf(t[i] * inverse - teacher.max - teacher.log_sum));
         }
-        x[i] = d * inverse_counted;
+        x[i] = d * scale;
     }
     if (threadIdx.x == 0) losses[blockIdx.x] = row_loss;
 }

@@ -3,8 +3,8 @@
 #define ROWS_PER_BLOCK (THREADS / WARP)
 
 // x_out = x + dropout(delta); xb = rmsnorm(x_out). Without delta x_out is not written. x_out may be x.
-extern "C" __global__ void residual_rmsnorm(float *x_out, float *xb, float *inverse_rms, const float *x,
-                                            const float *delta, const float *weight, int rows, int dim, float eps,
+extern "C" __global__ void residual_rmsnorm(float *x_out, real *xb, float *inverse_rms, const float *x,
+                                            const real *delta, const float *weight, int rows, int dim, float eps,
                                             Dropout dropout) {
     const int row = blockIdx.x * ROWS_PER_BLOCK + threadIdx.x / WARP, lane = threadIdx.x % WARP;
     if (row >= rows) return; // the whole warp
@@ -26,7 +26,7 @@ extern "C" __global__ void residual_rmsnorm(float *x_out, float *xb, float *inve
 }
 
 // dx = or += the gradient of rmsnorm's input x, given that of its output.
-extern "C" __global__ void rmsnorm_backward(float *dx, const float *d_xb, const float *x, const float *inverse_rms,
+extern "C" __global__ void rmsnorm_backward(float *dx, const real *d_xb, const float *x, const float *inverse_rms,
                                             const float *weight, int rows, int dim, int add) {
     const int row = blockIdx.x * ROWS_PER_BLOCK + threadIdx.x / WARP, lane = threadIdx.x % WARP;
     if (row >= rows) return;
@@ -42,7 +42,7 @@ extern "C" __global__ void rmsnorm_backward(float *dx, const float *d_xb, const 
 }
 
 // parts (gridDim.y, dim) = the sums over a part of the rows each of the weight's gradient.
-extern "C" __global__ void rmsnorm_weight_backward(float *parts, const float *d_xb, const float *x,
+extern "C" __global__ void rmsnorm_weight_backward(float *parts, const real *d_xb, const float *x,
                                                    const float *inverse_rms, int rows, int dim) {
     __shared__ float sums[THREADS];
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;

@@ -6,6 +6,7 @@ use super::gpu::{Arg, Gpu, Matrix, Product, THREADS};
 use super::layout::{LayerParameters, Layout, Parameters, Sizes};
 use crate::model::batch::{Batch, IGNORED, Options};
 use crate::model::dropout::{Dropout, Place};
+use crate::model::precision::Dtype;
 use crate::model::rope::rope_tables;
 
 /// Threads of a warp, WARP in common.cu.
@@ -18,6 +19,8 @@ pub struct Step<'a, G: Gpu> {
     pub layout: Layout,
     pub weights: Parameters,
     pub options: Options<'a>,
+    /// Factor of the gradients.
+    pub loss_scale: f32,
 }
 
 /// Threads that share a row of attention: as many as leave each 16 dimensions or fewer, if it
@@ -32,7 +35,7 @@ pub fn split(head_size: usize) -> usize {
 
 impl<G: Gpu> Step<'_, G> {
     /// Computes the sum of the losses of a batch of the step's sizes; adds the gradients of their
-    /// mean to `gradients`.
+    /// mean, times the loss scale, to `gradients`, which are f32.
     pub fn loss(&self, batch: &Batch, gradients: Option<&Parameters>) -> Result<f64, G::Error> {
         if let Some(starts) = batch.starts {
             self.gpu.upload(self.layout.texts, starts)?;
@@ -48,14 +51,15 @@ impl<G: Gpu> Step<'_, G> {
         Ok(losses.into_iter().map(f64::from).sum())
     }
 
-    /// Computes the logits of every position.
+    /// Computes the logits of every position, in f32. They go where a teacher's would be.
     pub fn logits(&self, tokens: &[u32]) -> Result<Vec<f32>, G::Error> {
         self.forward(tokens)?;
         let vocab_size = self.sizes.config.vocab_size;
         let mut logits = vec![0.0; tokens.len() * vocab_size];
+        let out = Matrix::new(self.layout.taught, vocab_size, Dtype::Float32);
         for (i, part) in logits.chunks_mut(self.sizes.rows() * vocab_size).enumerate() {
-            self.classify(i * self.sizes.rows(), part.len() / vocab_size)?;
-            self.gpu.download(self.layout.logits, part)?;
+            self.classify(out, i * self.sizes.rows(), part.len() / vocab_size)?;
+            self.gpu.download(out.address, part)?;
         }
         Ok(logits)
     }
@@ -71,9 +75,7 @@ impl<G: Gpu> Step<'_, G> {
         let [x, table, tokens_at] = [l.layers[0].x, self.weights.tok_emb, l.tokens].map(Arg::Address);
         let args = [x, table, tokens_at, Arg::int(dim), dropout];
         self.gpu.launch("embedding", [tokens.len(), 1, 1], &args)?;
-        let first = &l.layers[0];
-        let none = Arg::dropout(None);
-        self.norm([first.x, first.xb, first.inverse_att], first.x, 0, self.weights.layers[0].rms_att, none)?;
+        self.norm_of_input(0)?;
         for i in 0..n_layers {
             self.attend(i)?;
             self.feed_forward(i)?;
@@ -81,36 +83,43 @@ impl<G: Gpu> Step<'_, G> {
         Ok(())
     }
 
+    /// xb = the norm of x
+    fn norm_of_input(&self, i: usize) -> Result<(), G::Error> {
+        let a = &self.layout.layers[i];
+        self.norm([a.x, a.xb, a.inverse_att], a.x, 0, self.weights.layers[i].rms_att, Arg::dropout(None))
+    }
+
     /// x2 = x + attention(xb), and its norm
     fn attend(&self, i: usize) -> Result<(), G::Error> {
         let Config { dim, n_heads, .. } = self.sizes.config;
-        let (kv_dim, width) = (self.sizes.config.kv_dim(), self.sizes.qkv());
-        let (a, w) = (&self.layout.layers[i], &self.weights.layers[i]);
-        let (xb, qkv) = (Matrix::new(a.xb, dim), Matrix::new(a.qkv, width));
-        self.linear(qkv, xb, w.wq, [dim, dim])?;
-        self.linear(qkv.skip_cols(dim), xb, w.wk, [kv_dim, dim])?;
-        self.linear(qkv.skip_cols(dim + kv_dim), xb, w.wv, [kv_dim, dim])?;
+        let (a, w, width) = (&self.layout.layers[i], &self.weights.layers[i], self.sizes.qkv());
+        self.linear(self.real(a.qkv, width), self.real(a.xb, dim), w.wqkv, [width, dim])?;
         self.rope(a.qkv, 1.0)?;
         let mut args = [a.att, a.lse, a.qkv, self.texts()].map(Arg::Address).to_vec();
         args.extend(self.heads());
         args.push(self.dropout(Place::Attention, i));
         self.gpu.launch("attention", self.attention_grid(n_heads), &args)?;
-        self.linear(Matrix::new(self.layout.y, dim), Matrix::new(a.att, dim), w.wo, [dim, dim])?;
+        self.linear(self.real(self.layout.y, dim), self.real(a.att, dim), w.wo, [dim, dim])?;
         let dropout = self.dropout(Place::AttentionOut, i);
         self.norm([a.x2, a.xb2, a.inverse_ffn], a.x, self.layout.y, w.rms_ffn, dropout)
+    }
+
+    /// h1 and h3, of xb2
+    fn gate(&self, i: usize) -> Result<(), G::Error> {
+        let Config { dim, hidden_dim, .. } = self.sizes.config;
+        let a = &self.layout.layers[i];
+        let out = self.real(a.h13, 2 * hidden_dim);
+        self.linear(out, self.real(a.xb2, dim), self.weights.layers[i].w13, [2 * hidden_dim, dim])
     }
 
     /// The next layer's x = x2 + swiglu(xb2), and its norm
     fn feed_forward(&self, i: usize) -> Result<(), G::Error> {
         let Config { dim, hidden_dim, n_layers, .. } = self.sizes.config;
         let (l, a, w) = (&self.layout, &self.layout.layers[i], &self.weights.layers[i]);
-        let xb = Matrix::new(a.xb2, dim);
-        self.linear(Matrix::new(a.h1, hidden_dim), xb, w.w1, [hidden_dim, dim])?;
-        self.linear(Matrix::new(a.h3, hidden_dim), xb, w.w3, [hidden_dim, dim])?;
-        let n = self.sizes.positions() * hidden_dim;
-        let args = [l.hb, a.h1, a.h3, n as u64].map(Arg::Address);
-        self.gpu.launch("swiglu", [n.div_ceil(THREADS), 1, 1], &args)?;
-        self.linear(Matrix::new(l.y, dim), Matrix::new(l.hb, hidden_dim), w.w2, [dim, hidden_dim])?;
+        self.gate(i)?;
+        let args = [Arg::Address(l.hb), Arg::Address(a.h13), Arg::int(hidden_dim)];
+        self.gpu.launch("swiglu", [self.sizes.positions(), 1, 1], &args)?;
+        self.linear(self.real(l.y, dim), self.real(l.hb, hidden_dim), w.w2, [dim, hidden_dim])?;
         let (out, weight) = if i + 1 < n_layers {
             let next = &l.layers[i + 1];
             ([next.x, next.xb, next.inverse_att], self.weights.layers[i + 1].rms_att)
@@ -120,14 +129,14 @@ impl<G: Gpu> Step<'_, G> {
         self.norm(out, a.x2, l.y, weight, self.dropout(Place::FfnOut, i))
     }
 
-    /// Logits of `rows` positions from `first` on
-    fn classify(&self, first: usize, rows: usize) -> Result<(), G::Error> {
+    /// out = the logits of `rows` positions from `first` on
+    fn classify(&self, out: Matrix, first: usize, rows: usize) -> Result<(), G::Error> {
         let Config { dim, vocab_size, .. } = self.sizes.config;
         self.gpu.multiply(&Product {
             size: [rows, vocab_size, dim],
-            out: Matrix::new(self.layout.logits, vocab_size),
-            a: Matrix::new(self.layout.xb, dim).skip_cols(first * dim),
-            b: Matrix::new(self.weights.wcls, dim).t(),
+            out,
+            a: self.real(self.layout.xb, dim).skip_rows(first),
+            b: self.real(self.weights.wcls, dim).t(),
             add: false,
         })
     }
@@ -139,7 +148,8 @@ impl<G: Gpu> Step<'_, G> {
         let n = batch.tokens.len();
         for first in (0..n).step_by(self.sizes.rows()) {
             let rows = self.sizes.rows().min(n - first);
-            self.classify(first, rows)?;
+            let logits = self.real(l.logits, vocab_size);
+            self.classify(logits, first, rows)?;
             let (mut taught, mut weight, mut temperature) = (0, 0.0, 1.0);
             if let Some(teacher) = self.options.teacher {
                 (taught, weight, temperature) = (l.taught, teacher.weight, teacher.temperature);
@@ -151,16 +161,15 @@ impl<G: Gpu> Step<'_, G> {
                 Arg::Address(l.targets + 4 * first as u64),
                 Arg::Address(taught),
                 Arg::int(vocab_size),
-                Arg::F32(1.0 / counted as f32),
+                Arg::F32(self.loss_scale / counted as f32),
                 Arg::F32(weight),
                 Arg::F32(temperature),
             ];
             self.gpu.launch("loss", [rows, 1, 1], &args)?;
             if let Some(gradients) = gradients {
-                let d_logits = Matrix::new(l.logits, vocab_size);
-                let [xb, d_xb] = [l.xb, l.d_xb].map(|x| Matrix::new(x, dim).skip_cols(first * dim));
-                self.input(d_xb, d_logits, self.weights.wcls, [rows, vocab_size, dim], false)?;
-                self.weight(gradients.wcls, d_logits, xb, [rows, vocab_size, dim])?;
+                let [xb, d_xb] = [l.xb, l.d_xb].map(|x| self.real(x, dim).skip_rows(first));
+                self.input(d_xb, logits, self.weights.wcls, [rows, vocab_size, dim])?;
+                self.weight(gradients.wcls, logits, xb, [rows, vocab_size, dim])?;
             }
         }
         Ok(())
@@ -171,6 +180,12 @@ impl<G: Gpu> Step<'_, G> {
         let (l, Config { dim, n_layers, .. }) = (&self.layout, self.sizes.config);
         self.norm_backward([l.x, l.inverse], self.weights.rms_final, gradients.rms_final, false)?;
         for i in (0..n_layers).rev() {
+            // The last layer's activations are still there.
+            if self.sizes.recompute && i + 1 < n_layers {
+                self.norm_of_input(i)?;
+                self.attend(i)?;
+                self.gate(i)?;
+            }
             self.feed_forward_backward(i, &gradients.layers[i])?;
             self.attend_backward(i, &gradients.layers[i])?;
         }
@@ -187,18 +202,13 @@ impl<G: Gpu> Step<'_, G> {
         let Config { dim, hidden_dim, .. } = self.sizes.config;
         let (l, a, w, n) = (&self.layout, &self.layout.layers[i], &self.weights.layers[i], self.sizes.positions());
         let dy = self.dropped(Place::FfnOut, i)?;
-        let (hb, h1, h3) =
-            (Matrix::new(l.hb, hidden_dim), Matrix::new(a.h1, hidden_dim), Matrix::new(a.h3, hidden_dim));
-        self.input(hb, dy, w.w2, [n, dim, hidden_dim], false)?;
-        let size = n * hidden_dim;
-        let args = [a.h1, a.h3, l.hb, size as u64].map(Arg::Address);
-        self.gpu.launch("swiglu_backward", [size.div_ceil(THREADS), 1, 1], &args)?;
+        let (hb, h13) = (self.real(l.hb, hidden_dim), self.real(a.h13, 2 * hidden_dim));
+        self.input(hb, dy, w.w2, [n, dim, hidden_dim])?;
+        let args = [Arg::Address(a.h13), Arg::Address(l.hb), Arg::int(hidden_dim)];
+        self.gpu.launch("swiglu_backward", [n, 1, 1], &args)?;
         self.weight(d.w2, dy, hb, [n, dim, hidden_dim])?;
-        let (xb, d_xb) = (Matrix::new(a.xb2, dim), Matrix::new(l.d_xb, dim));
-        for (j, (dh, w, d)) in [(h1, w.w1, d.w1), (h3, w.w3, d.w3)].into_iter().enumerate() {
-            self.weight(d, dh, xb, [n, hidden_dim, dim])?;
-            self.input(d_xb, dh, w, [n, hidden_dim, dim], j > 0)?;
-        }
+        self.weight(d.w13, h13, self.real(a.xb2, dim), [n, 2 * hidden_dim, dim])?;
+        self.input(self.real(l.d_xb, dim), h13, w.w13, [n, 2 * hidden_dim, dim])?;
         self.norm_backward([a.x2, a.inverse_ffn], w.rms_ffn, d.rms_ffn, true)
     }
 
@@ -207,8 +217,8 @@ impl<G: Gpu> Step<'_, G> {
         let Config { dim, n_heads, n_kv_heads, .. } = self.sizes.config;
         let (l, a, w, n) = (&self.layout, &self.layout.layers[i], &self.weights.layers[i], self.sizes.positions());
         let dy = self.dropped(Place::AttentionOut, i)?;
-        self.weight(d.wo, dy, Matrix::new(a.att, dim), [n, dim, dim])?;
-        self.input(Matrix::new(l.d_xb, dim), dy, w.wo, [n, dim, dim], false)?;
+        self.weight(d.wo, dy, self.real(a.att, dim), [n, dim, dim])?;
+        self.input(self.real(l.d_xb, dim), dy, w.wo, [n, dim, dim])?;
         let dropout = self.dropout(Place::Attention, i);
         let mut args = [l.d_qkv, l.delta, a.qkv, a.att, l.d_xb, a.lse, self.texts()].map(Arg::Address).to_vec();
         args.extend(self.heads());
@@ -219,13 +229,9 @@ impl<G: Gpu> Step<'_, G> {
         args.push(dropout);
         self.gpu.launch("attention_backward_kv", self.attention_grid(n_kv_heads), &args)?;
         self.rope(l.d_qkv, -1.0)?;
-        let (kv_dim, d_qkv) = (self.sizes.config.kv_dim(), Matrix::new(l.d_qkv, self.sizes.qkv()));
-        let (xb, d_xb) = (Matrix::new(a.xb, dim), Matrix::new(l.d_xb, dim));
-        let parts = [(0, dim, w.wq, d.wq), (dim, kv_dim, w.wk, d.wk), (dim + kv_dim, kv_dim, w.wv, d.wv)];
-        for (col, rows, w, d) in parts {
-            self.weight(d, d_qkv.skip_cols(col), xb, [n, rows, dim])?;
-            self.input(d_xb, d_qkv.skip_cols(col), w, [n, rows, dim], col > 0)?;
-        }
+        let (width, d_qkv) = (self.sizes.qkv(), self.real(l.d_qkv, self.sizes.qkv()));
+        self.weight(d.wqkv, d_qkv, self.real(a.xb, dim), [n, width, dim])?;
+        self.input(self.real(l.d_xb, dim), d_qkv, w.wqkv, [n, width, dim])?;
         self.norm_backward([a.x, a.inverse_att], w.rms_att, d.rms_att, true)
     }
 
@@ -250,15 +256,15 @@ impl<G: Gpu> Step<'_, G> {
         self.gpu.launch("rmsnorm_backward", [n.div_ceil(THREADS / WARP), 1, 1], &args)
     }
 
-    /// dx behind the dropout at a place
+    /// dx behind the dropout at a place, in the step's format
     fn dropped(&self, place: Place, layer: usize) -> Result<Matrix, G::Error> {
         let (l, n, dim) = (&self.layout, self.sizes.positions(), self.sizes.config.dim);
-        if self.options.dropout == 0.0 {
-            return Ok(Matrix::new(l.dx, dim));
+        if self.options.dropout == 0.0 && self.sizes.dtype == Dtype::Float32 {
+            return Ok(self.real(l.dx, dim));
         }
         let args = [Arg::Address(l.y), Arg::Address(l.dx), Arg::int(n), Arg::int(dim), self.dropout(place, layer)];
         self.gpu.launch("drop", [(n * dim).div_ceil(THREADS), 1, 1], &args)?;
-        Ok(Matrix::new(l.y, dim))
+        Ok(self.real(l.y, dim))
     }
 
     /// Rotates queries and keys by `sign` times their angles.
@@ -289,22 +295,26 @@ impl<G: Gpu> Step<'_, G> {
         Arg::dropout(Dropout::new(self.options.dropout, self.options.seed, place, layer))
     }
 
+    /// A matrix in the step's format
+    fn real(&self, address: u64, stride: usize) -> Matrix {
+        Matrix::new(address, stride, self.sizes.dtype)
+    }
+
     /// y (positions, rows) = x · weightᵀ, of a weight (rows, cols)
     fn linear(&self, y: Matrix, x: Matrix, weight: u64, [rows, cols]: [usize; 2]) -> Result<(), G::Error> {
         let size = [self.sizes.positions(), rows, cols];
-        self.gpu.multiply(&Product { size, out: y, a: x, b: Matrix::new(weight, cols).t(), add: false })
+        self.gpu.multiply(&Product { size, out: y, a: x, b: self.real(weight, cols).t(), add: false })
     }
 
-    /// dx (n, cols) = or += dy (n, rows) · weight (rows, cols)
-    fn input(&self, dx: Matrix, dy: Matrix, weight: u64, size: [usize; 3], add: bool) -> Result<(), G::Error> {
-        let [n, rows, cols] = size;
-        let b = Matrix::new(weight, cols);
-        self.gpu.multiply(&Product { size: [n, cols, rows], out: dx, a: dy, b, add })
+    /// dx (n, cols) = dy (n, rows) · weight (rows, cols)
+    fn input(&self, dx: Matrix, dy: Matrix, weight: u64, [n, rows, cols]: [usize; 3]) -> Result<(), G::Error> {
+        let b = self.real(weight, cols);
+        self.gpu.multiply(&Product { size: [n, cols, rows], out: dx, a: dy, b, add: false })
     }
 
-    /// d (rows, cols) += dyᵀ · x, of dy (n, rows) and x (n, cols)
+    /// d (rows, cols) += dyᵀ · x in f32, of dy (n, rows) and x (n, cols)
     fn weight(&self, d: u64, dy: Matrix, x: Matrix, [n, rows, cols]: [usize; 3]) -> Result<(), G::Error> {
-        let out = Matrix::new(d, cols);
+        let out = Matrix::new(d, cols, Dtype::Float32);
         self.gpu.multiply(&Product { size: [rows, cols, n], out, a: dy.t(), b: x, add: true })
     }
 }

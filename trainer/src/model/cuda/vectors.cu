@@ -1,16 +1,22 @@
 // Passes over vectors.
 
 // y (rows, cols) = dropout(x)
-extern "C" __global__ void drop(float *y, const float *x, int rows, int cols, Dropout dropout) {
+extern "C" __global__ void drop(real *y, const float *x, int rows, int cols, Dropout dropout) {
     const u64 i = (u64)blockIdx.x * THREADS + threadIdx.x;
     if (i >= (u64)rows * cols) return;
     y[i] = x[i] * dropout.factor(dropout.row(i / cols), i % cols);
 }
 
-// sum += *factor · x
-extern "C" __global__ void add_scaled(float *sum, const float *factor, const float *x, u64 n) {
+// y = x
+extern "C" __global__ void cast(real *y, const float *x, u64 n) {
     const u64 i = (u64)blockIdx.x * THREADS + threadIdx.x;
-    if (i < n) sum[i] += *factor * x[i];
+    if (i < n) y[i] = x[i];
+}
+
+// sum += *factor · scale · x
+extern "C" __global__ void add_scaled(float *sum, const float *factor, float scale, const float *x, u64 n) {
+    const u64 i = (u64)blockIdx.x * THREADS + threadIdx.x;
+    if (i < n) sum[i] += *factor * scale * x[i];
 }
 
 // out (gridDim.x) = sums of x² over parts of x

@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::model;
+
 /// The weights that a run starts from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
@@ -77,22 +79,38 @@ impl From<Device> for String {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub enum Dtype {
-    /// 32 bits.
-    Float32,
-    /// No format of this program.
+    /// A format of this program.
+    Known(model::Dtype),
+    /// None.
     Unknown(String),
+}
+
+const DTYPES: [(&str, model::Dtype); 3] =
+    [("float32", model::Dtype::Float32), ("bfloat16", model::Dtype::Bfloat16), ("float16", model::Dtype::Float16)];
+
+impl Dtype {
+    /// The format; f32 in place of an unknown one, which `Settings::check` refuses.
+    pub fn format(&self) -> model::Dtype {
+        match self {
+            Dtype::Known(dtype) => *dtype,
+            Dtype::Unknown(_) => model::Dtype::Float32,
+        }
+    }
 }
 
 impl From<String> for Dtype {
     fn from(text: String) -> Dtype {
-        if text == "float32" { Dtype::Float32 } else { Dtype::Unknown(text) }
+        let known = DTYPES.iter().find(|(name, _)| *name == text);
+        known.map_or(Dtype::Unknown(text), |(_, dtype)| Dtype::Known(*dtype))
     }
 }
 
 impl From<Dtype> for String {
     fn from(dtype: Dtype) -> String {
         match dtype {
-            Dtype::Float32 => "float32".into(),
+            Dtype::Known(dtype) => {
+                DTYPES.iter().find(|(_, known)| *known == dtype).map(|(name, _)| (*name).into()).unwrap_or_default()
+            }
             Dtype::Unknown(text) => text,
         }
     }

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <functional>
 #include <random>
 #include <utility>
@@ -15,6 +16,7 @@
 
 #include <ucontext.h>
 
+#define SHIM
 #define __global__
 #define __device__
 #define __shared__ static // blocks run one after the other
@@ -141,7 +143,41 @@ const char *launch(void (*kernel)(Args...), const unsigned *grid, void **args, u
     return launch(kernel, grid, args, seed, std::index_sequence_for<Args...>());
 }
 
+// float16, rounded to the nearest, of two the even one.
+static unsigned short float16_bits(float x) {
+    const unsigned short sign = std::signbit(x) ? 0x8000 : 0;
+    if (std::isnan(x)) return 0x7fff;
+    int exponent;
+    std::frexp(x, &exponent); // |x| is below 2^exponent
+    const double unit = std::ldexp(1.0, std::max(exponent, -13) - 11);
+    const double rounded = std::nearbyint(std::fabs(x) / unit) * unit;
+    if (rounded > 65504) return sign | 0x7c00;
+    if (rounded < std::ldexp(1.0, -14)) return sign | (unsigned short)std::ldexp(rounded, 24);
+    const double fraction = std::frexp(rounded, &exponent);
+    return sign | (unsigned short)(((exponent + 14) << 10) + (int)std::ldexp(fraction * 2 - 1, 10));
+}
+
+static float float16_value(unsigned short bits) {
+    const int exponent = bits >> 10 & 31, fraction = bits & 1023;
+    const double size = exponent == 31 ? (fraction ? NAN : INFINITY)
+                        : exponent     ? std::ldexp(1024 + fraction, exponent - 25)
+                                       : std::ldexp(fraction, -24);
+    return bits >> 15 ? -size : size;
+}
+
 } // namespace shim
+
+static unsigned __float_as_uint(float x) {
+    unsigned u;
+    memcpy(&u, &x, sizeof u);
+    return u;
+}
+
+static float __uint_as_float(unsigned u) {
+    float x;
+    memcpy(&x, &u, sizeof x);
+    return x;
+}
 
 static void __syncthreads() { shim::wait(shim::AT_BARRIER); }
 
