@@ -177,8 +177,8 @@ impl<'a, D: Backend> Training<'a, D> {
     }
 
     fn begin(&mut self) -> anyhow::Result<()> {
-        self.interrupt = Interrupt::catch()?;
         let group = self.group;
+        self.interrupt = Interrupt::catch(group.size() > 1)?;
         group.lead(|| self.open())
     }
 
@@ -382,7 +382,10 @@ impl<'a, D: Backend> Training<'a, D> {
             tokens: self.run.sequences * self.settings.max_seq_len as u64,
             seconds: self.run.seconds,
         })?;
-        self.group.lead(|| Ok(self.report.say(self.data.sample(&self.weights(), self.settings.seed)?)))?;
+        self.group.lead(|| {
+            self.report.say(self.data.sample(&self.weights(), self.settings.seed)?);
+            Ok(())
+        })?;
         Ok(val_loss)
     }
 
