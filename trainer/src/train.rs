@@ -12,6 +12,7 @@ pub mod run;
 pub mod saved;
 pub mod schedule;
 pub mod settings;
+pub mod share;
 pub mod sources;
 pub mod start;
 mod step;

@@ -29,7 +29,7 @@ pub struct Args {
 
 /// Runs `trainer export`.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let interrupt = Interrupt::catch()?;
+    let interrupt = Interrupt::catch(false)?;
     let options = Options { version: args.version, tensor_type: args.tensor_type };
     let done = export(&args.model, &args.output, options, &|| interrupt.status().is_some());
     result(format!("{} to {}", interrupt.end(done)?, args.output.display()))

@@ -44,7 +44,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         max_seq_len: args.max_seq_len,
         tokenizer: args.tokenizer.clone(),
     };
-    let interrupt = Interrupt::catch()?;
+    let interrupt = Interrupt::catch(false)?;
     let done = convert(&args.input, &args.output, args.version, &hints, &|| interrupt.status().is_some());
     result(interrupt.end(done)?)
 }

@@ -17,8 +17,11 @@ mod one;
 
 use std::fmt::{self, Display};
 
+use anyhow::Context;
+
 use self::link::Link;
 use self::one::One;
+use crate::io::checkpoint::{Order, Run};
 use crate::model::{Backend, Gradients, Llama, Parameter};
 use crate::report::output::{Told, error_line, mute, one_line, status_of};
 
@@ -172,9 +175,28 @@ impl Group {
         self.link.gather(numbers)
     }
 
-    /// Whether these numbers are those of rank 0.
-    pub fn same<const N: usize>(&self, numbers: [f64; N]) -> bool {
-        self.gather(&numbers)[..N] == numbers
+    /// Checks that all ranks have the same weights, and the same data.
+    ///
+    /// # Errors
+    /// A rank has others than rank 0.
+    pub fn check_equal<D: Backend>(&self, model: &Llama<D>, run: &Run) -> anyhow::Result<()> {
+        if self.size() == 1 {
+            return Ok(());
+        }
+        let weights = model
+            .trained()
+            .iter()
+            .fold(0, |sum, parameter| crc32c::crc32c_append(sum, bytemuck::cast_slice(&parameter.tensor.as_vec())));
+        let Order { epoch, chats, .. } = run.order;
+        let mine = [f64::from(weights), run.iter as f64, epoch as f64, f64::from(chats)];
+        let is_equal = self.gather(&mine)[..mine.len()] == mine;
+        self.agree(is_equal.then_some(()).with_context(|| {
+            format!(
+                "the weights or the data at step {} are not those of rank 0: all machines need the same files, best in a \
+                 folder that they share, and processors of one kind",
+                run.iter
+            )
+        }))
     }
 
     /// The first number that a rank gives, if one does.

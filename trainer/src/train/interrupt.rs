@@ -17,18 +17,23 @@ pub struct Interrupt {
 }
 
 impl Interrupt {
-    /// Catches signals from now on: Ctrl-C, the signal that `kill` and service managers send, and
-    /// on Linux that of a terminal that is closed.
+    /// Catches signals from now on: Ctrl-C, the signal that `kill` and service managers send, on
+    /// Linux that of a terminal that is closed, and, for one rank of several, the signal that mpirun
+    /// passes on without ending anything itself.
     ///
     /// # Errors
     /// The system refuses to let the process catch a signal.
-    pub fn catch() -> anyhow::Result<Interrupt> {
+    pub fn catch(is_rank: bool) -> anyhow::Result<Interrupt> {
         let interrupt = Interrupt::default();
         let again = Arc::new(AtomicBool::new(false));
         let mut signals = vec![SIGINT, SIGTERM];
         #[cfg(target_os = "linux")]
         if !is_ignored(signal_hook::consts::SIGHUP) {
             signals.push(signal_hook::consts::SIGHUP);
+        }
+        #[cfg(unix)]
+        if is_rank {
+            signals.push(signal_hook::consts::SIGUSR1);
         }
         for signal in signals {
             flag::register_conditional_shutdown(signal, status(signal), again.clone())

@@ -30,8 +30,9 @@ pub fn check_device(settings: &Settings, config: &Config, free: Option<u64>) -> 
 /// As [`GpuMemory::new`].
 pub fn purposes(settings: &Settings, config: &Config, sequences: usize) -> anyhow::Result<Vec<(&'static str, f64)>> {
     let (length, teacher) = (settings.max_seq_len, settings.teacher.is_some());
-    if settings.device == Device::Cpu {
-        let memory = CpuMemory::new(config, sequences, length, settings.lora_rank);
+    let memory = CpuMemory::new(config, sequences, length, settings.lora_rank);
+    // What no GPU has is not counted in whole bytes, nor layer by layer.
+    if settings.device == Device::Cpu || memory.weights + memory.activations > 1e15 {
         let taught = if teacher { 4.0 * sequences as f64 * length as f64 * config.vocab_size as f64 } else { 0.0 };
         return Ok(vec![
             ("weights", memory.weights),
@@ -62,15 +63,14 @@ fn needed(settings: &Settings, config: &Config, sequences: usize) -> anyhow::Res
 
 fn fits(settings: &Settings, config: &Config, available: f64) -> anyhow::Result<()> {
     let Settings { batch_size, max_seq_len, .. } = *settings;
-    // Tokens are counted in 64 bits, and on a GPU the numbers of a layer too.
-    let tokens = batch_size as f64 * settings.gradient_accumulation_steps as f64 * max_seq_len as f64;
-    let numbers = batch_size as f64 * max_seq_len as f64 * (config.hidden_dim + config.dim) as f64;
-    ensure!(
-        tokens < 2f64.powi(62) && (settings.device == Device::Cpu || numbers < 2f64.powi(52)),
-        "a step has {tokens:.0} tokens: lower batch_size, gradient_accumulation_steps or max_seq_len"
-    );
     let bytes = needed(settings, config, batch_size)?;
     if bytes <= available {
+        // Tokens are counted in 64 bits.
+        let tokens = batch_size as f64 * settings.gradient_accumulation_steps as f64 * max_seq_len as f64;
+        ensure!(
+            tokens < 2f64.powi(62),
+            "a step has {tokens:.0} tokens: lower batch_size, gradient_accumulation_steps or max_seq_len"
+        );
         return Ok(());
     }
     let one = needed(settings, config, 1)?;
@@ -142,6 +142,10 @@ mod tests {
         let fitting = |batch_size| Settings { batch_size, ..settings.clone() };
         fits(&fitting(most), &settings.config(), 8e9).unwrap();
         fits(&fitting(most + most / 10), &settings.config(), 8e9).unwrap_err();
+        fits(&fitting(usize::MAX), &settings.config(), 8e9).unwrap_err();
+        let mut layers = settings.config();
+        layers.n_layers = 1 << 31;
+        assert!(fits(&fitting(1), &layers, 8e9).unwrap_err().to_string().contains("lower dim, n_layers"));
         let fewer = Settings { recompute: true, ..fitting(most + most / 10) };
         fits(&fewer, &settings.config(), 8e9).unwrap();
     }

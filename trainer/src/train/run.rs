@@ -12,12 +12,12 @@ use crate::io::files::{SETTINGS, write_whole};
 use crate::io::foreign::Parts;
 use crate::io::vocabulary::Vocabulary;
 use crate::io::weights::Weights;
-use crate::model::{AdamW, Adapters, Backend, Dtype, IGNORED, Llama};
+use crate::model::{AdamW, Adapters, Backend, Dtype, Llama};
 use crate::report::Report;
 use crate::report::metric::{Evaluation, Window};
 use crate::report::output::{Told, note};
 use crate::report::peak;
-use crate::train::corpus::{Corpus, Sequences, for_model};
+use crate::train::corpus::{Corpus, Sequences};
 use crate::train::group::Group;
 use crate::train::interrupt::Interrupt;
 use crate::train::memory;
@@ -25,6 +25,7 @@ use crate::train::prepare::{Prepared, target};
 use crate::train::saved;
 use crate::train::schedule::learning_rate;
 use crate::train::settings::{Device, InitFrom, Settings};
+use crate::train::share::Share;
 use crate::train::start::{Start, describe, describe_trained};
 
 /// Trains on the device that the settings name.
@@ -58,7 +59,7 @@ fn run_on<D: Backend>(settings: &Settings, device: D, group: &Group) -> anyhow::
     let settings = &settings;
     group.agree(memory::check_device(settings, &start.config(settings)?, device.free_memory()))?;
     let mut training = group.agree(Training::new(settings, device, &data, start, group))?;
-    training.check_equal()?;
+    group.check_equal(&training.model, &training.run)?;
     if settings.eval_only {
         let loss = training.evaluate()?;
         training.warn_if_worse_than_guessing(loss);
@@ -156,7 +157,7 @@ impl<'a, D: Backend> Training<'a, D> {
             s.max_seq_len,
             train.describe_fullness(),
             valid.number(),
-            s.tokens_per_iter() * group.size() as u64,
+            Share { settings: s, group }.tokens(),
         ));
         Ok(Training {
             settings,
@@ -175,30 +176,9 @@ impl<'a, D: Backend> Training<'a, D> {
         })
     }
 
-    /// Checks that all ranks have the same weights, and the same data.
-    fn check_equal(&self) -> anyhow::Result<()> {
-        if self.group.size() == 1 {
-            return Ok(());
-        }
-        let weights = self
-            .model
-            .trained()
-            .iter()
-            .fold(0, |sum, parameter| crc32c::crc32c_append(sum, bytemuck::cast_slice(&parameter.tensor.as_vec())));
-        let Order { epoch, chats, .. } = self.run.order;
-        let same = self.group.same([f64::from(weights), self.run.iter as f64, epoch as f64, f64::from(chats)]);
-        self.group.agree(same.then_some(()).with_context(|| {
-            format!(
-                "the weights or the data at step {} are not those of rank 0: all machines need the same files, best in a \
-                 folder that they share, and processors of one kind",
-                self.run.iter
-            )
-        }))
-    }
-
     fn begin(&mut self) -> anyhow::Result<()> {
-        self.interrupt = Interrupt::catch()?;
         let group = self.group;
+        self.interrupt = Interrupt::catch(group.size() > 1)?;
         group.lead(|| self.open())
     }
 
@@ -238,7 +218,7 @@ impl<'a, D: Backend> Training<'a, D> {
 
     fn train(&mut self) -> anyhow::Result<()> {
         let (s, group) = (self.settings, self.group);
-        let tokens = s.tokens_per_iter() * group.size() as u64;
+        let tokens = Share { settings: s, group }.tokens();
         let mut window = Window::default();
         if self.run.iter > s.max_iters {
             self.report
@@ -285,8 +265,8 @@ impl<'a, D: Backend> Training<'a, D> {
             return Ok(());
         }
         self.run.best_loss = self.run.best_loss.min(loss);
-        self.check_equal()?;
         let group = self.group;
+        group.check_equal(&self.model, &self.run)?;
         group.lead(|| self.save())
     }
 
@@ -307,8 +287,9 @@ impl<'a, D: Backend> Training<'a, D> {
     /// Reports the loss of both splits and tells a story. Returns the loss of the validation split.
     fn evaluate(&mut self) -> anyhow::Result<f64> {
         self.run.evaluated = Some(self.run.iter);
-        let ((train_loss, _), (val_loss, tokens_per_byte)) =
-            (self.mean_loss(&self.train)?, self.mean_loss(&self.valid)?);
+        let share = Share { settings: self.settings, group: self.group };
+        let mean = |of: &Sequences<'_>| share.mean_loss(&self.model, of, &self.token_lengths);
+        let ((train_loss, _), (val_loss, tokens_per_byte)) = (mean(&self.train)?, mean(&self.valid)?);
         self.report.evaluation(Evaluation {
             iter: self.run.iter,
             train_loss,
@@ -323,32 +304,6 @@ impl<'a, D: Backend> Training<'a, D> {
             Ok(())
         })?;
         Ok(val_loss)
-    }
-
-    /// The loss in nats per token that counts, on fixed sequences, and the tokens per byte.
-    fn mean_loss(&self, sequences: &Sequences<'_>) -> anyhow::Result<(f64, f64)> {
-        let s = self.settings;
-        let (ranks, rank) = (self.group.size(), self.group.rank());
-        // Each rank takes every so manieth batch, and the sum runs over all in order: it is that of
-        // one process to the last bit.
-        let batch = |i: usize| {
-            let Some(batch) = sequences.fixed(i, s.eval_iters, s.batch_size)? else { return Ok([0.0; 3]) };
-            let weight = batch.counted() as f64 / s.max_seq_len as f64; // in sequences
-            let counted = batch.y.iter().filter(|target| **target != IGNORED);
-            let bytes = counted.map(|&token| self.token_lengths[token as usize]).sum::<usize>();
-            Ok([f64::from(self.model.loss(&for_model(&batch, s.max_seq_len))?) * weight, weight, bytes as f64])
-        };
-        let turns = s.eval_iters.div_ceil(ranks);
-        let mine = (0..turns).map(|turn| batch(turn * ranks + rank)).collect::<anyhow::Result<Vec<_>>>();
-        let all = self.group.gather(self.group.agree(mine)?.as_flattened());
-        let (mut sum, mut n, mut bytes) = (0.0, 0.0, 0.0);
-        for i in 0..turns * ranks {
-            let at = 3 * (i % ranks * turns + i / ranks);
-            sum += all[at];
-            n += all[at + 1];
-            bytes += all[at + 2];
-        }
-        Ok((sum / n, n * s.max_seq_len as f64 / bytes))
     }
 
     fn weights(&self) -> Weights {

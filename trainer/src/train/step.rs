@@ -8,6 +8,7 @@ use crate::model::{self, Backend, Dtype, Gradients, Options, clip_gradients};
 use crate::train::corpus::for_model;
 use crate::train::run::Training;
 use crate::train::schedule::learning_rate;
+use crate::train::share::Share;
 
 impl<D: Backend> Training<'_, D> {
     /// Updates the weights once. Returns the loss before the update.
@@ -18,12 +19,12 @@ impl<D: Backend> Training<'_, D> {
         let group = self.group;
         let mut gradients = self.model.zero_gradients()?;
         self.model.loss_scale = self.loss_scale().map_or(1.0, |scale| scale.scale);
-        let batches = self.batches();
-        let batches = group.agree(batches)?;
+        let share = Share { settings: self.settings, group };
+        let batches = group.agree(share.batches(&mut self.train, self.run.sequences))?;
+        self.run.sequences += share.sequences();
         let counted = batches.iter().map(|(_, batch)| batch.counted()).sum::<usize>() as f64;
         let counted = group.gather(&[counted]).iter().sum();
-        let loss = self.gradients(&batches, counted, &mut gradients);
-        let mut loss = group.agree(loss)?;
+        let mut loss = group.agree(self.gradients(&batches, counted, &mut gradients))?;
         group.sum(&self.model, &mut gradients, &mut loss)?;
         let norm = clip_gradients(&self.model, &mut gradients, self.settings.grad_clip as f32)?;
         let can_step = self.can_step(norm);
@@ -32,17 +33,6 @@ impl<D: Backend> Training<'_, D> {
         }
         self.run.iter += 1;
         Ok(f64::from(loss))
-    }
-
-    /// The next passes of this rank, with their numbers among those of all ranks. The ranks take
-    /// turns: so the data of a step does not depend on their number.
-    fn batches(&mut self) -> anyhow::Result<Vec<(u64, Batch)>> {
-        let (n, ranks, rank) = (self.settings.batch_size, self.group.size() as u64, self.group.rank() as u64);
-        let passes = self.settings.gradient_accumulation_steps as u64;
-        let first = self.run.sequences;
-        self.run.sequences += n as u64 * ranks * passes;
-        let numbers = (0..passes).map(|pass| pass * ranks + rank);
-        numbers.map(|number| Ok((number, self.train.training(first + number * n as u64, n)?))).collect()
     }
 
     /// Adds the gradients of this rank's passes up. Returns its part of the loss.

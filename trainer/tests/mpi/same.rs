@@ -17,15 +17,13 @@ fn two_ranks_are_two_passes_of_one_process_bit_for_bit() {
     let log = scene.stories(2, "ranks", "");
     assert!(log.contains("2 processes, each with 1 thread, share") && log.contains("64 tokens per step"), "{log}");
     assert_eq!(log.matches("iter      1 | loss").count(), 1, "rank 0 alone prints: {log}");
-    for step in [25, 50] {
-        assert!(scene.tensors("passes", step) == scene.tensors("ranks", step), "step {step}");
-    }
+    assert!(scene.tensors("passes", 20) == scene.tensors("ranks", 20));
     for key in ["loss", "train_loss", "val_loss", "val_nats_per_byte", "tokens"] {
         assert_eq!(scene.metrics("passes", key), scene.metrics("ranks", key), "{key}");
     }
     // A trainer with the feature needs no mpirun, and one rank of mpirun is one process.
     scene.stories(1, "alone", "--gradient-accumulation-steps 2");
-    assert!(scene.tensors("passes", 50) == scene.tensors("alone", 50));
+    assert!(scene.tensors("passes", 20) == scene.tensors("alone", 20));
 }
 
 /// Every token counts the same, however many of them count in the passes of a rank.
@@ -37,7 +35,7 @@ fn chats_of_two_ranks_are_those_of_one_process() {
     };
     chats(0, "passes", "--gradient-accumulation-steps 2");
     chats(2, "ranks", "");
-    assert!(scene.tensors("passes", 50) == scene.tensors("ranks", 50));
+    assert!(scene.tensors("passes", 20) == scene.tensors("ranks", 20));
     for key in ["loss", "train_loss", "val_loss"] {
         assert_eq!(scene.metrics("passes", key), scene.metrics("ranks", key), "{key}");
     }
@@ -47,7 +45,7 @@ fn chats_of_two_ranks_are_those_of_one_process() {
 fn ranks_are_a_larger_batch() {
     let Some(scene) = Scene::new() else { return };
     let batch = |ranks, out_dir: &str, more: &str| {
-        scene.stories(ranks, out_dir, &format!("--dropout 0 --learning-rate 1e-2 {more}"));
+        scene.stories(ranks, out_dir, &format!("--dropout 0 --max-iters 50 --learning-rate 1e-2 {more}"));
         let losses = scene.metrics(out_dir, "loss");
         assert!(losses.len() == 50 && losses[49] < 0.8 * losses[0], "{losses:?}");
         losses
@@ -73,19 +71,20 @@ fn a_run_goes_on_with_another_number_of_ranks() {
         stderr
     };
     run(2, "whole", "");
-    run(2, "parts", "--max-iters 17");
+    run(2, "parts", "--max-iters 7");
     let resume = "--init-from resume --max-iters";
-    let notes = run(0, "parts", &format!("{resume} 33 --gradient-accumulation-steps 2"));
-    assert_eq!(notes, "", "it is the same order");
-    run(2, "parts", &format!("{resume} 50"));
-    assert!(scene.tensors("whole", 50) == scene.tensors("parts", 50));
+    let notes = run(0, "parts", &format!("{resume} 13 --gradient-accumulation-steps 2"));
+    assert!(!notes.contains("settings have changed"), "{notes}");
+    run(2, "parts", &format!("{resume} 20"));
+    assert!(scene.tensors("whole", 20) == scene.tensors("parts", 20));
 
     // One process with twice the batch takes the same sequences.
-    run(2, "larger", "--max-iters 17");
-    assert_eq!(run(0, "larger", &format!("{resume} 33 --batch-size 4")), "");
-    run(2, "larger", &format!("{resume} 50"));
+    run(2, "larger", "--max-iters 7");
+    let notes = run(0, "larger", &format!("{resume} 13 --batch-size 4"));
+    assert!(!notes.contains("settings have changed"), "{notes}");
+    run(2, "larger", &format!("{resume} 20"));
     assert!(difference(&scene.metrics("whole", "loss"), &scene.metrics("larger", "loss")) < 1e-5);
 
-    let notes = run(0, "larger", &format!("{resume} 51"));
+    let notes = run(0, "larger", &format!("{resume} 21"));
     assert!(notes.contains("gradient_accumulation_steps x processes: 2, now 1"), "{notes}");
 }

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 /// Settings of a model that trains in a second or two.
 const TINY: &str = "
     dim = 16\nn_layers = 2\nn_heads = 4\nn_kv_heads = 2\nvocab_size = 320\nmax_seq_len = 16\nbatch_size = 2
-    dropout = 0.1\nmax_iters = 50\neval_interval = 25\neval_iters = 3\nlog_interval = 1\nwarmup_iters = 5
+    dropout = 0.1\nmax_iters = 20\neval_interval = 10\neval_iters = 3\nlog_interval = 1\nwarmup_iters = 5
     peak_gflops = 100\n";
 
 /// A folder with the data and the settings.
