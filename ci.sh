@@ -15,6 +15,7 @@
 #   capi      the C header is up to date; C programs tell infer-cli's story in QEMU and in valgrind
 #   bindings  WebAssembly in node, Python, and FORMAT.md's program tell what infer-cli tells
 #   models    transformers, gguf and llama.cpp (LLAMA_SIMPLE) read what trainer exports
+#   cuda      the trainer's GPU kernels under the address sanitizer; how many registers they use
 #   asan      the library's tests under the address sanitizer
 #   fuzz      each fuzz target for FUZZ_SECONDS (20); FUZZ_IMPORT=1 adds those of import
 #   miri      the library's tests under Miri, where the toolchain has it
@@ -27,7 +28,7 @@ shopt -s inherit_errexit # or a failure inside of $(…) would go unnoticed
 cd "$(dirname "$0")"
 
 root=$PWD
-steps=(fmt circles clippy test mpi examples docs package nostd panics firmware capi bindings models asan fuzz miri)
+steps=(fmt circles clippy test mpi examples docs package nostd panics firmware capi bindings models cuda asan fuzz miri)
 skipped=77 # exit status of a step that cannot run here
 target_dir=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 chip=thumbv7em-none-eabihf
@@ -39,6 +40,7 @@ source ci/firmware.sh
 source ci/capi.sh
 source ci/bindings.sh
 source ci/models.sh
+source ci/cuda.sh
 source ci/mpi.sh
 source ci/sanitizers.sh
 

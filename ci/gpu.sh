@@ -52,12 +52,16 @@ run() {
     echo && echo "## Tests: losses, gradients, ten steps of AdamW"
     part 90 "$folder/tests" tests::cuda --test-threads 1 2>&1 | tail -n 30
     echo && echo "## A run of the trainer"
+    local dtype=float32
     trained tiny --dim 32 --n-layers 2 --n-heads 4 --max-seq-len 64 --batch-size 4
-    trained 260K --dim 64 --hidden-dim 172 --n-layers 5 --n-heads 8 --n-kv-heads 4 --max-seq-len 512
+    for dtype in float32 bfloat16 float16; do
+        trained 260K --dim 64 --hidden-dim 172 --n-layers 5 --n-heads 8 --n-kv-heads 4 --max-seq-len 512
+    done
     echo && echo "## Tokens per second of whole steps"
     echo "| | shape | tok/s | memory | loss |"
     echo "|---|---|---|---|---|"
     speed 260K 15M:16 110M:4
+    WAYS_HERE="--bfloat16 --recompute" speed 110M:4 7B
     PYTHONWARNINGS=ignore part 150 "${PYTHON:-python3}" ci/gpu_peer.py 260K 15M:16 110M:4 --device "$device" --seconds "$seconds" --ways "$ways"
     echo && echo "## compute-sanitizer"
     if [ "$device" = cuda ] && command -v compute-sanitizer >/dev/null; then
@@ -75,7 +79,8 @@ machine() {
     uname -m && nproc
 }
 
-# trained NAME SETTINGS...: compares the losses of twenty steps on the processor and on the device.
+# trained NAME SETTINGS...: compares the losses of twenty steps on the processor, in f32, and on the
+# device, in $dtype.
 trained() {
     local name=$1 run=0 on
     shift
@@ -83,10 +88,10 @@ trained() {
         run=$((run + 1))
         timeout -k 5 60 "$folder/trainer" --data docs/TRAINING.md --separator '\n\n' --max-iters 20 --eval-interval 20 --eval-iters 2 \
             --log-interval 1 --warmup-iters 5 --learning-rate 1e-3 --matmul-precision highest --dropout 0.1 \
-            --peak-gflops 67000 --device "$on" --out-dir "$scratch/$name-$run" "$@" >"$scratch/log" 2>&1 ||
+            --peak-gflops 67000 --device "$on" --dtype "$([ $run = 1 ] && echo float32 || echo "$dtype")" --out-dir "$scratch/$name-$run" "$@" >"$scratch/log" 2>&1 ||
             { echo "$name on $on: FAILED with status $?"; tail -n 5 "$scratch/log"; return; }
     done
-    python3 - "$name" "$device" "$scratch/$name-"{1,2}/metrics.jsonl <<'END'
+    python3 - "$name in $dtype" "$device" "$scratch/$name-"{1,2}/metrics.jsonl <<'END'
 import json, sys
 name, device, *paths = sys.argv[1:]
 lines = [[json.loads(line) for line in open(path)] for path in paths]
@@ -99,15 +104,17 @@ END
 
 # speed SHAPE...: rows of the table, each shape in a process of its own.
 speed() {
-    local shape way flags
-    local -A names=([--highest]=f32 [--medium]=TF32)
-    for way in --highest --medium; do
+    local shape way flags ways=(--highest --medium --bfloat16 --float16)
+    local -A names=([--highest]=f32 [--medium]=TF32 [--bfloat16]=bf16 [--float16]=f16
+        ["--bfloat16 --recompute"]="bf16, recompute")
+    [ -z "${WAYS_HERE:-}" ] || ways=("$WAYS_HERE")
+    for way in "${ways[@]}"; do
         for shape in "$@"; do
-            flags=()
-            [ "$device" = cpu ] || flags=(--cuda)
+            read -ra flags <<<"$way"
+            [ "$device" = cpu ] || flags+=(--cuda)
             memory >"$scratch/memory" &
             watch=$!
-            part 60 "$folder/training" "$shape" "$way" "${flags[@]}" >"$scratch/speed" 2>&1 || true
+            part 60 "$folder/training" "$shape" "${flags[@]}" >"$scratch/speed" 2>&1 || true
             kill "$watch" 2>/dev/null || true
             wait "$watch" 2>/dev/null || true
             python3 - "$scratch"/{speed,memory} "trainer ${names[$way]}" "$shape" <<'END'

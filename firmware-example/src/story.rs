@@ -118,7 +118,6 @@ pub fn greedy(
     mut lap: impl FnMut(usize),
 ) -> Result<u64, Error> {
     let model = Model::from_bytes(model)?;
-    let header = model.header(); // read from the file: once, not for each token
     let mut sampler = Sampler::new(0.0, 0.0, 1)?;
     let (mut token, mut hash) = (BOS, HASH_START);
     for pos in 0..tokens {

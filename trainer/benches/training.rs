@@ -1,24 +1,28 @@
 //! Tokens per second of whole training steps: forward, backward, clipping, AdamW.
 //!
-//! `cargo bench -p trainer --bench training -- [260K|1.4M|15M|110M]... [FLAG]...`
+//! `cargo bench -p trainer --bench training -- [260K|1.4M|15M|110M|7B]... [FLAG]...`
 //!
 //! Each shape runs a few seconds, with random tokens, in batches of its usual number of sequences
 //! or, for `15M:64`, of 64. `--highest` and `--medium` are the trainer's `--matmul-precision`,
-//! `--composed` the model of dfdx's operations; `--cuda`, with the feature `cuda`, computes on the
-//! first GPU. GFLOP/s count 6 · parameters · tokens, as is usual; attention comes on top of that.
-//! The limit beside them is what all threads reach together in a large matrix product in f32.
+//! `--bfloat16` and `--float16` its `--dtype`, `--recompute` is the same; `--composed` is the model
+//! of dfdx's operations; `--cuda`, with the feature `cuda`, computes on the first GPU.
+//!
+//! GFLOP/s count 6 · parameters · tokens, as is usual; attention comes on top of that. The limit
+//! beside them is what all threads reach together in a large matrix product in f32.
 
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use dfdx::prelude::{Backward, Cache, Cpu, Rank0, SplitTape, Tensor, Trace};
 use infer_core::{Config, shapes};
-use trainer::model::{AdamW, Backend, Batch, Llama, MatmulPrecision, Options, clip_gradients, composed};
+use trainer::model::{AdamW, Backend, Batch, Dtype, Llama, MatmulPrecision, Options, clip_gradients, composed};
 
 /// What the command line asks for.
 struct Asked {
     composed: bool,
     precision: MatmulPrecision,
+    dtype: Dtype,
+    recompute: bool,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -29,7 +33,12 @@ fn main() -> anyhow::Result<()> {
         () if flag("--medium") => MatmulPrecision::Medium,
         () => MatmulPrecision::High,
     };
-    let asked = Asked { composed: flag("--composed"), precision };
+    let dtype = match () {
+        () if flag("--bfloat16") => Dtype::Bfloat16,
+        () if flag("--float16") => Dtype::Float16,
+        () => Dtype::Float32,
+    };
+    let asked = Asked { composed: flag("--composed"), precision, dtype, recompute: flag("--recompute") };
     let names: Vec<&str> = args.iter().map(String::as_str).filter(|a| !a.starts_with("--")).collect();
     let names = if names.is_empty() { vec!["260K", "1.4M", "15M"] } else { names };
     if flag("--cuda") {
@@ -60,7 +69,11 @@ fn shape(name: &str) -> anyhow::Result<(Config, usize)> {
         "1.4M" => Ok((Config::new(128, 352, 6, 8, 2048, 256).with_kv_heads(4), 16)),
         "15M" => Ok((shapes::STORIES_15M, 4)),
         "110M" => Ok((Config::new(768, 2048, 12, 12, 32000, 1024), 4)),
-        _ => anyhow::bail!("no shape {name}: 260K, 260K-192, 1.4M, 15M or 110M"),
+        "7B" => {
+            let config = Config::new(4096, 11008, 32, 32, 32000, 4096).with_kv_heads(8);
+            Ok((config.with_own_classifier(), 1))
+        }
+        _ => anyhow::bail!("no shape {name}: 260K, 260K-192, 1.4M, 15M, 110M or 7B"),
     }
 }
 
@@ -69,8 +82,19 @@ fn run<D: Backend>(name: &str, asked: &Asked, device: &D) -> anyhow::Result<()> 
         Some((name, sequences)) => (shape(name)?.0, sequences.parse()?),
         None => shape(name)?,
     };
-    let mut model = Llama::init(config, device, 1)?;
-    model.matmul_precision = asked.precision;
+    let mut rng = fastrand::Rng::with_seed(2);
+    // Uniform numbers of the usual deviation are made much faster than normal ones.
+    let mut model = Llama::from_fn(config, device, |shape| {
+        let mut values = vec![1.0; shape.size()];
+        if !shape.is_norm() {
+            values.fill_with(|| (rng.f32() - 0.5) * 0.07);
+        }
+        values
+    })?;
+    (model.matmul_precision, model.dtype, model.recompute) = (asked.precision, asked.dtype, asked.recompute);
+    if model.dtype == Dtype::Float16 {
+        model.loss_scale = 1024.0;
+    }
     let mut adam = AdamW::new(&model, [0.9, 0.95], 0.1)?;
     let mut rng = fastrand::Rng::with_seed(1);
     let n = sequences * config.seq_len;

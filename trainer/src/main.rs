@@ -18,6 +18,9 @@ struct Cli {
     /// Settings in TOML, under the names of the flags with underscores; flags override them
     #[arg(long, value_name = "FILE.toml")]
     config: Option<PathBuf>,
+    /// Print what the training will take (parameters, memory, operations, time), and end
+    #[arg(long)]
+    plan: bool,
     /// Threads [default: one per CPU, which the processes of a machine share]
     #[arg(long, value_name = "N", global = true, alias = "workers", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
@@ -37,6 +40,6 @@ fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     }
     match cli.command {
         Some(command) => command.run(Cli::command()),
-        None => train::run(cli.config.as_deref(), cli.settings, matches),
+        None => train::run(cli.config.as_deref(), cli.settings, cli.plan, matches),
     }
 }

@@ -24,7 +24,7 @@ mod rope;
 mod tests;
 
 pub use batch::{Batch, IGNORED, Options, Teacher};
-pub use bytes::training_bytes;
+pub use bytes::CpuMemory;
 #[cfg(feature = "cuda")]
 pub use cuda::open_gpu;
 pub use cuda::{GpuMemory, Pass};

@@ -141,10 +141,12 @@ impl Report {
 
 /// Floating-point operations of a forward and backward pass per token: 6 per parameter, and those
 /// of the attention, as estimated in the appendix of PaLM (Chowdhery et al., 2022) and in llama2.c.
-fn flops_per_token(c: &Config) -> f64 {
-    let per_layer = 2 * c.dim * c.dim + 2 * c.dim * c.kv_dim() + 3 * c.dim * c.hidden_dim + 2 * c.dim;
-    let parameters = c.vocab_size * c.dim + c.n_layers * per_layer + c.dim;
-    (6 * parameters + 12 * c.n_layers * c.dim * c.seq_len) as f64
+pub fn flops_per_token(c: &Config) -> f64 {
+    let [dim, hidden_dim, n_layers, kv_dim, vocab_size, seq_len] =
+        [c.dim, c.hidden_dim, c.n_layers, c.kv_dim(), c.vocab_size, c.seq_len].map(|n| n as f64);
+    let per_layer = 2.0 * dim * dim + 2.0 * dim * kv_dim + 3.0 * dim * hidden_dim + 2.0 * dim;
+    let parameters = vocab_size * dim + n_layers * per_layer + dim;
+    6.0 * parameters + 12.0 * n_layers * dim * seq_len
 }
 
 #[cfg(test)]

@@ -6,16 +6,19 @@ use anyhow::{Context, anyhow};
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 
-use crate::report::output::Usage;
+use crate::report::output::{self, Usage};
 use crate::train;
 use crate::train::group::Group;
 use crate::train::settings::Settings;
 
-/// Trains with the settings of `file`, overridden by the flags.
-pub fn run(file: Option<&Path>, flags: Settings, matches: &ArgMatches) -> anyhow::Result<()> {
+/// Trains with the settings of `file`, overridden by the flags, or prints a plan of that.
+pub fn run(file: Option<&Path>, flags: Settings, plan: bool, matches: &ArgMatches) -> anyhow::Result<()> {
+    if plan {
+        return output::print(train::plan::plan(&load(file, flags, matches)?)?.as_bytes());
+    }
     let group = Group::join()?;
-    let settings = group.agree(load(file, flags, matches));
-    let done = settings.and_then(|settings| train::run::run(&settings, &group));
+    let settings = load(file, flags, matches).and_then(|settings| settings.check_machine().map(|()| settings));
+    let done = group.agree(settings).and_then(|settings| train::run::run(&settings, &group));
     group.finish(done)
 }
 

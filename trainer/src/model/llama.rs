@@ -41,6 +41,11 @@ pub trait Backend: Device<f32> {
         Ok(kept)
     }
 
+    /// Bytes that are free on a device with memory of its own.
+    fn free_memory(&self) -> Option<u64> {
+        None
+    }
+
     /// Sums the squares of all gradients.
     fn sum_of_squares(model: &Llama<Self>, gradients: &mut Gradients<Self>) -> anyhow::Result<f64>;
 
@@ -124,7 +129,7 @@ impl<D: Backend> Llama<D> {
     pub fn init(config: Config, device: &D, seed: u64) -> anyhow::Result<Self> {
         let mut rng = fastrand::Rng::with_seed(seed);
         let residual = 0.02 / (2.0 * config.n_layers as f64).sqrt();
-        Self::new(config, device, |shape| match shape.name {
+        Self::from_fn(config, device, |shape| match shape.name {
             _ if shape.is_norm() => vec![1.0; shape.size()],
             TensorName::Wo | TensorName::W3 => normal(&mut rng, residual, shape.size()),
             _ => normal(&mut rng, 0.02, shape.size()),
@@ -143,7 +148,7 @@ impl<D: Backend> Llama<D> {
             ensure!(n == rows * cols, "{} of layer {layer} has {n} values, not {rows} x {cols}", name.as_str());
         }
         let mut weights = weights.iter();
-        Self::new(config, device, |_| weights.next().map(|w| w.as_ref().to_vec()).unwrap_or_default())
+        Self::from_fn(config, device, |_| weights.next().map(|w| w.as_ref().to_vec()).unwrap_or_default())
     }
 
     /// Makes a model of the weights of a model file of any version; int8 weights are expanded.
@@ -153,7 +158,7 @@ impl<D: Backend> Llama<D> {
     pub fn from_model(model: &infer_core::Model, device: &D) -> anyhow::Result<Self> {
         let config = model.config().with_weights(WeightType::F32);
         let layer = |l| model.layer(l).expect("every layer below n_layers is there");
-        Self::new(config, device, |&Shape { name, layer: l, .. }| match name {
+        Self::from_fn(config, device, |&Shape { name, layer: l, .. }| match name {
             TensorName::TokEmb => expand(model.tok_emb()),
             TensorName::RmsAtt => layer(l).rms_att.to_vec(),
             TensorName::Wq => expand(layer(l).wq),
@@ -170,7 +175,14 @@ impl<D: Backend> Llama<D> {
         })
     }
 
-    fn new(config: Config, device: &D, mut weights: impl FnMut(&Shape) -> Vec<f32>) -> anyhow::Result<Self> {
+    /// Makes a model of the weights that a function gives for each shape, one after the other.
+    ///
+    /// # Errors
+    /// The configuration breaks a rule of [`Config::check`], or the device has no memory.
+    ///
+    /// # Panics
+    /// The function gives another number of weights than the shape has.
+    pub fn from_fn(config: Config, device: &D, mut weights: impl FnMut(&Shape) -> Vec<f32>) -> anyhow::Result<Self> {
         config.check()?;
         let parameters = shapes(&config)?.into_iter().map(|shape| {
             let tensor = device.try_tensor_from_vec(weights(&shape), (shape.rows, shape.cols));

@@ -146,6 +146,19 @@ fn high_precision_is_close() {
 }
 
 #[test]
+fn bfloat16_is_near() {
+    if !Dtype::Bfloat16.is_on_cpu() {
+        return ::tests::shared::skip("this processor multiplies no bfloat16");
+    }
+    let mut case = Case::new(TINY, 2, 37);
+    let (expected_loss, expected) = case.cpu(&Options::default());
+    case.model.dtype = Dtype::Bfloat16;
+    let (loss, gradients) = case.cpu(&Options::default());
+    assert!(loss != expected_loss && (loss - expected_loss).abs() < 1e-2 * expected_loss, "{loss} {expected_loss}");
+    case.assert_close(&gradients, &expected, 5e-2);
+}
+
+#[test]
 fn learns() {
     let device = Cpu::default();
     let mut model = Llama::init(TINY, &device, 1).unwrap();

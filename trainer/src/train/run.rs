@@ -2,26 +2,25 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use dfdx::prelude::{Cache, Cpu};
 use indicatif::HumanDuration;
 use infer_core::format::{Header, Version};
 
-use crate::data::batches::{Batch, mix};
 use crate::io::checkpoint::{Checkpoints, Order, Run};
 use crate::io::files::{SETTINGS, write_whole};
 use crate::io::foreign::Parts;
-use crate::io::loss_scale::LossScale;
 use crate::io::vocabulary::Vocabulary;
 use crate::io::weights::Weights;
-use crate::model::{self, AdamW, Adapters, Backend, Dtype, Gradients, Llama, Options, clip_gradients};
+use crate::model::{AdamW, Adapters, Backend, Dtype, Llama};
 use crate::report::Report;
 use crate::report::metric::{Evaluation, Window};
 use crate::report::output::{Told, note};
 use crate::report::peak;
-use crate::train::corpus::{Corpus, Sequences, for_model};
+use crate::train::corpus::{Corpus, Sequences};
 use crate::train::group::Group;
 use crate::train::interrupt::Interrupt;
+use crate::train::memory;
 use crate::train::prepare::{Prepared, target};
 use crate::train::saved;
 use crate::train::schedule::learning_rate;
@@ -42,7 +41,7 @@ pub fn run(settings: &Settings, group: &Group) -> anyhow::Result<()> {
             run_on(settings, device, group)
         }
         #[cfg(feature = "cuda")]
-        Device::Cuda(number) => run_on(settings, group.agree(model::open_gpu(group.gpu(*number)))?, group),
+        Device::Cuda(number) => run_on(settings, group.agree(crate::model::open_gpu(group.gpu(*number)))?, group),
         // `Settings::check` refuses these; a caller of the library may not have called it.
         other => bail!("device is {:?}: not in this program", String::from(other.clone())),
     }
@@ -58,6 +57,7 @@ fn run_on<D: Backend>(settings: &Settings, device: D, group: &Group) -> anyhow::
     );
     let Prepared { settings, start, data, lock: _lock } = prepared?;
     let settings = &settings;
+    group.agree(memory::check_device(settings, &start.config(settings)?, device.free_memory()))?;
     let mut training = group.agree(Training::new(settings, device, &data, start, group))?;
     group.check_equal(&training.model, &training.run)?;
     if settings.eval_only {
@@ -71,21 +71,21 @@ fn run_on<D: Backend>(settings: &Settings, device: D, group: &Group) -> anyhow::
 }
 
 /// A run in progress.
-struct Training<'a, D: Backend> {
-    settings: &'a Settings,
-    group: &'a Group,
-    data: &'a Corpus,
-    train: Sequences<'a>,
-    valid: Sequences<'a>,
-    model: Llama<D>,
-    optimizer: AdamW<D>,
-    teacher: Option<Llama<D>>,
-    run: Run,
-    checkpoints: Checkpoints,
-    report: Report,
-    interrupt: Interrupt,
+pub(super) struct Training<'a, D: Backend> {
+    pub(super) settings: &'a Settings,
+    pub(super) group: &'a Group,
+    pub(super) data: &'a Corpus,
+    pub(super) train: Sequences<'a>,
+    pub(super) valid: Sequences<'a>,
+    pub(super) model: Llama<D>,
+    pub(super) optimizer: AdamW<D>,
+    pub(super) teacher: Option<Llama<D>>,
+    pub(super) run: Run,
+    pub(super) checkpoints: Checkpoints,
+    pub(super) report: Report,
+    pub(super) interrupt: Interrupt,
     /// Bytes of text of each token.
-    token_lengths: Vec<usize>,
+    pub(super) token_lengths: Vec<usize>,
 }
 
 impl<'a, D: Backend> Training<'a, D> {
@@ -251,89 +251,6 @@ impl<'a, D: Backend> Training<'a, D> {
             }
         }
         self.evaluate_and_save()
-    }
-
-    /// Updates the weights once. Returns the loss before the update.
-    fn step(&mut self) -> anyhow::Result<f64> {
-        let group = self.group;
-        let mut gradients = self.model.zero_gradients()?;
-        self.model.loss_scale = self.loss_scale().map_or(1.0, |scale| scale.scale);
-        let share = Share { settings: self.settings, group };
-        let batches = group.agree(share.batches(&mut self.train, self.run.sequences))?;
-        self.run.sequences += share.sequences();
-        let counted = batches.iter().map(|(_, batch)| batch.counted()).sum::<usize>() as f64;
-        let counted = group.gather(&[counted]).iter().sum();
-        let mut loss = group.agree(self.gradients(&batches, counted, &mut gradients))?;
-        group.sum(&self.model, &mut gradients, &mut loss)?;
-        let norm = clip_gradients(&self.model, &mut gradients, self.settings.grad_clip as f32)?;
-        let can_step = self.can_step(norm);
-        if group.alike(can_step)? {
-            self.optimizer.step(&mut self.model, learning_rate(self.settings, self.run.iter), &mut gradients)?;
-        }
-        self.run.iter += 1;
-        Ok(f64::from(loss))
-    }
-
-    /// Adds the gradients of this rank's passes up. Returns its part of the loss.
-    fn gradients(&self, batches: &[(u64, Batch)], counted: f64, gradients: &mut Gradients<D>) -> anyhow::Result<f32> {
-        let s = self.settings;
-        let mut loss = 0.0;
-        for (micro, batch) in batches {
-            // Every token counts the same, however many there are in its pass.
-            let scale = (batch.counted() as f64 / counted) as f32;
-            let taught = self.teacher.as_ref().map(|teacher| teacher.logits(&batch.x, s.batch_size, s.max_seq_len));
-            let taught = taught.transpose()?;
-            let teacher = taught.as_ref().map(|logits| model::Teacher {
-                logits,
-                weight: s.teacher_weight as f32,
-                temperature: s.teacher_temperature as f32,
-            });
-            let seed = mix(&[s.seed, self.run.iter, *micro]);
-            let options = Options { dropout: s.dropout as f32, seed, teacher };
-            loss +=
-                self.model.loss_and_gradients(&for_model(batch, s.max_seq_len), &options, scale, gradients)? * scale;
-        }
-        self.check_finite("loss", f64::from(loss))?;
-        Ok(loss)
-    }
-
-    /// The scale of a training in float16.
-    fn loss_scale(&self) -> Option<LossScale> {
-        self.run.loss_scale.filter(|_| self.model.dtype == Dtype::Float16)
-    }
-
-    /// Whether the gradients can be used: in float16 they may overflow, which the loss scale learns
-    /// from.
-    fn can_step(&mut self, norm: f32) -> anyhow::Result<bool> {
-        let Some(mut scale) = self.loss_scale() else {
-            self.check_finite("norm of the gradients", f64::from(norm))?;
-            return Ok(true);
-        };
-        let can_step = scale.update(norm.is_finite());
-        self.run.loss_scale = Some(scale);
-        if scale.is_used_up() {
-            self.check_finite("norm of the gradients", f64::from(norm))?;
-        }
-        if !can_step {
-            self.report.say(format!(
-                "step {} is skipped, as its gradients overflow: loss scale {}, {} steps skipped so far",
-                self.run.iter, scale.scale, scale.skipped
-            ));
-        }
-        Ok(can_step)
-    }
-
-    fn check_finite(&self, what: &str, value: f64) -> anyhow::Result<()> {
-        let last = match self.checkpoints.last() {
-            Some(path) => format!("the last good checkpoint is {}", path.display()),
-            None => "there is no checkpoint yet".into(),
-        };
-        ensure!(
-            value.is_finite(),
-            "the {what} is {value} at step {}: the training diverged; lower learning_rate. {last}",
-            self.run.iter
-        );
-        Ok(())
     }
 
     /// Evaluates and saves a checkpoint, unless this step has been evaluated already.

@@ -252,9 +252,7 @@ impl Settings {
             ensure!(value >= from && value <= to, "{name} is {value}: it must be from {from} to {to}");
         }
         match &self.device {
-            Device::Cpu => {}
-            Device::Cuda(_) if cfg!(feature = "cuda") => {}
-            Device::Cuda(_) => bail!("device is cuda: this program was built without the feature `cuda`"),
+            Device::Cpu | Device::Cuda(_) => {}
             Device::Unknown(other) => bail!("device is {other:?}: it must be cpu, cuda or cuda:NUMBER"),
         }
         self.check_dtype()?;
@@ -279,12 +277,27 @@ impl Settings {
             Dtype::Known(model::Dtype::Float16) if on_cpu => {
                 bail!("dtype is float16: it is for a GPU; a CPU computes in float32 or bfloat16")
             }
-            Dtype::Known(dtype) if on_cpu && !dtype.is_on_cpu() => {
-                bail!("dtype is bfloat16: this CPU multiplies no bfloat16 (it has no AMX); compute in float32")
-            }
             Dtype::Known(_) => {}
         }
         ensure!(!(self.recompute && on_cpu), "recompute is for a GPU: a CPU keeps the activations");
+        Ok(())
+    }
+
+    /// Checks that this program, on this machine, can train with the settings.
+    ///
+    /// # Errors
+    /// Says what is missing. Whether there is a GPU shows when it is opened.
+    pub fn check_machine(&self) -> anyhow::Result<()> {
+        ensure!(
+            self.device == Device::Cpu || cfg!(feature = "cuda"),
+            "device is {}: this program was built without the feature `cuda` (docs/TRAINING.md, \"On a GPU\")",
+            String::from(self.device.clone())
+        );
+        ensure!(
+            self.device != Device::Cpu || self.dtype.format().is_on_cpu(),
+            "dtype is bfloat16: this CPU multiplies no bfloat16 (it has neither AMX nor AVX512-BF16); \
+             compute in float32"
+        );
         Ok(())
     }
 

@@ -49,6 +49,8 @@ fn mistakes_are_explained() {
         (&["eval", "out", "--data", "stories.txt"], "stories.txt is no folder of token shards"),
         (&["sample", "."], "neither a checkpoint"),
         (&["export", "nowhere", "model.bin"], "nowhere"),
+        #[cfg(not(feature = "cuda"))]
+        (&["--out-dir", "new", "--device", "cuda:1"], "device is cuda:1: this program was built without the feature"),
     ] {
         let error = scene.fails(arguments);
         assert!(error.contains(part), "{arguments:?}: {error}");

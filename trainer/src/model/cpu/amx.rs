@@ -14,6 +14,7 @@
 #![allow(unsafe_code)]
 
 mod pack;
+mod vector;
 
 use std::arch::asm;
 use std::arch::x86_64::__cpuid_count;
@@ -52,14 +53,15 @@ impl Scratch {
 
 /// Returns whether products can use AMX: the processor has it and Linux permits it.
 pub(super) fn available() -> bool {
-    static AVAILABLE: LazyLock<bool> = LazyLock::new(|| {
-        is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512bf16")
-            && has_tiles()
-            && permitted()
-    });
+    static AVAILABLE: LazyLock<bool> = LazyLock::new(|| has_bfloat16() && has_tiles() && permitted());
     *AVAILABLE
+}
+
+/// Returns whether there are products of numbers in bf16, [`Terms::One`]: on AMX or else AVX-512.
+pub(super) fn has_bfloat16() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512bf16")
 }
 
 /// Asks the processor for AMX-BF16 and AMX-TILE (Intel's Software Developer's Manual, CPUID).
@@ -107,10 +109,10 @@ pub(super) enum Right<'a> {
 }
 
 impl Panels {
-    /// Packs b (k, n). AMX must be available.
+    /// Packs b (k, n). The processor must have products of bf16.
     pub fn load(&mut self, b: Mat) {
         const TASK: usize = 8; // panels: a microsecond or more
-        assert!(available());
+        assert!(has_bfloat16());
         self.shape = b.shape();
         let (k, n) = self.shape;
         self.steps = k.div_ceil(SIDE);
@@ -118,20 +120,22 @@ impl Panels {
         self.blocks.par_chunks_mut(self.steps).with_min_len(TASK).enumerate().for_each(|(panel, blocks)| {
             let cols = panel * SIDE..n.min((panel + 1) * SIDE);
             SCRATCH.with_borrow_mut(|Scratch { lines, .. }| {
-                // SAFETY: `pack` needs AVX-512 with BW and BF16, and `available` above found them.
+                // SAFETY: `pack` needs AVX-512 with BW and BF16: `has_bfloat16` found them.
                 unsafe { pack(blocks, lines, Side::Right, b.t().rows(cols)) };
             });
         });
     }
 }
 
-/// out = a · b, or out += a · b if `add`. AMX must be available, and the shapes must match.
+/// out = a · b, or out += a · b if `add`. AMX must be available, or for one term products of bf16,
+/// and the shapes must match.
 pub(super) fn multiply(mut out: MatMut, a: Mat, b: Right, add: bool, terms: Terms) {
-    let panels = match terms {
-        Terms::Three => multiply_panels,
+    let panels: Panel = match terms {
+        Terms::One if !available() => vector::multiply_first_parts,
         Terms::One => multiply_first_parts,
+        Terms::Three => multiply_panels,
     };
-    assert!(available());
+    assert!(has_bfloat16() && (terms == Terms::One || available()));
     let ((m, n), (_, k)) = (out.shape(), a.shape());
     let b_shape = match b {
         Right::Plain(b) => b.shape(),
@@ -140,15 +144,17 @@ pub(super) fn multiply(mut out: MatMut, a: Mat, b: Right, add: bool, terms: Term
     assert!(a.shape() == (m, k) && b_shape == (k, n));
     SCRATCH.with_borrow_mut(|Scratch { left, right, lines, product }| {
         left.resize(LEFT_PANELS * STEPS, Block::ZERO);
-        configure();
+        if available() {
+            configure();
+        }
         for cols in parts(n, RIGHT_PANELS) {
             for steps in parts(k, STEPS) {
                 let add = add || steps.start > 0;
                 let (first, len) = (steps.start / SIDE, steps.len().div_ceil(SIDE));
                 if let Right::Plain(b) = b {
                     right.resize(RIGHT_PANELS * STEPS, Block::ZERO);
-                    // SAFETY: `pack` needs AVX-512 with BW and BF16, and `available` above found
-                    // them.
+                    // SAFETY: `pack` needs AVX-512 with BW and BF16, and `has_bfloat16` above
+                    // found them.
                     unsafe { pack(right, lines, Side::Right, b.block(steps.clone(), cols.clone()).t()) };
                 }
                 let right = |col: usize| match b {
@@ -193,7 +199,7 @@ fn configure() {
         bytes: [[64; 8], [0; 8]], // there are no tiles beyond eight
         rows: [[16; 8], [0; 8]],
     };
-    // SAFETY: AMX must be permitted, which `multiply` asserts before it calls this. The instruction
+    // SAFETY: AMX must be permitted, which `multiply` asks before it calls this. The instruction
     // reads the 64 bytes of TILES and overwrites the tiles, which nothing else uses.
     unsafe {
         asm!(
@@ -206,8 +212,8 @@ fn configure() {
     }
 }
 
-/// out, at most 32 x 32 numbers, = the product of two panels, added to it if `add`. The tiles must
-/// be configured.
+/// out, at most 32 x 32 numbers, = the product of two panels by a function whose needs are met,
+/// added to it if `add`.
 fn multiply_into(
     multiply_panels: Panel,
     mut out: MatMut,
@@ -221,11 +227,11 @@ fn multiply_into(
         let out = out.data();
         assert!(out.len() >= (SIDE - 1) * stride + SIDE);
         // SAFETY: `out` must hold 32 rows of 32 numbers, `stride` apart: just asserted. The caller
-        // configured the tiles.
+        // knows that the processor has what the function needs.
         return unsafe { multiply_panels(out.as_mut_ptr(), stride, left, right, add) };
     }
     // SAFETY: `product` must hold 32 rows of 32 numbers, 32 apart: a square does. The caller
-    // configured the tiles.
+    // knows that the processor has what the function needs.
     unsafe { multiply_panels(product.0.as_mut_ptr(), SIDE, left, right, false) };
     for (out, product) in out.data().chunks_mut(stride).zip(product.0.chunks_exact(SIDE)).take(rows) {
         let (out, product) = (&mut out[..cols], &product[..cols]);
@@ -368,6 +374,33 @@ mod tests {
                 let error = (f64::from(out[j]) - sum).abs();
                 assert!(error <= size / f64::from(1 << bits), "{m} {n} {k} at {i} {j}: {error} of {size}");
             }
+        }
+    }
+
+    #[test]
+    fn vectors_multiply_what_tiles_multiply() {
+        if !available() {
+            return ::tests::shared::skip("this processor has no AMX");
+        }
+        let mut rng = fastrand::Rng::with_seed(5);
+        let mut panel = |side| {
+            let numbers: Vec<f32> = (0..32 * 96).map(|_| rng.f32() - 0.5).collect();
+            let (mut blocks, mut lines) = (vec![Block::ZERO; 3], Lines::ZERO);
+            // SAFETY: AVX-512 with BW and BF16 is part of what is available.
+            unsafe { pack(&mut blocks, &mut lines, side, Mat::new(&numbers, 96)) };
+            blocks
+        };
+        let (left, right) = (panel(Side::Left), panel(Side::Right));
+        for add in [false, true] {
+            let [tiles, vectors] = [multiply_first_parts as Panel, vector::multiply_first_parts].map(|multiply| {
+                let mut out = vec![0.25; 31 * 40 + 32];
+                configure();
+                // SAFETY: 32 rows of 32 numbers, 40 apart; the processor has what both need.
+                unsafe { multiply(out.as_mut_ptr(), 40, &left, &right, add) };
+                out
+            });
+            assert!(tiles.iter().zip(&vectors).all(|(a, b)| (a - b).abs() < 1e-5), "{tiles:?} {vectors:?}");
+            assert!(vectors[0] != 0.25 && vectors[32..40] == [0.25; 8]);
         }
     }
 

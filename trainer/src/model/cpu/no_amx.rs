@@ -23,6 +23,10 @@ pub(super) fn available() -> bool {
     false
 }
 
+pub(super) fn has_bfloat16() -> bool {
+    false
+}
+
 #[allow(dead_code)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Terms {

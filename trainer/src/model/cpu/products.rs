@@ -8,7 +8,7 @@ use crate::model::precision::{Dtype, MatmulPrecision};
 /// The engine of all matrix products of a step.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Products {
-    /// Pairs of bf16, or bf16: see [`amx`].
+    /// Pairs of bf16, or bf16, also on AVX-512: see [`amx`].
     Amx(Terms),
     /// f32, by the gemm crate.
     Gemm,
@@ -19,7 +19,7 @@ impl Dtype {
     pub fn is_on_cpu(self) -> bool {
         match self {
             Dtype::Float32 => true,
-            Dtype::Bfloat16 => amx::available(),
+            Dtype::Bfloat16 => amx::has_bfloat16(),
             Dtype::Float16 => false,
         }
     }
@@ -28,7 +28,8 @@ impl Dtype {
     pub fn on_cpu(self, precision: MatmulPrecision) -> &'static str {
         match Products::new(precision, self) {
             Products::Amx(Terms::Three) => "pairs of bf16 on AMX",
-            Products::Amx(Terms::One) => "bf16 on AMX",
+            Products::Amx(Terms::One) if amx::available() => "bf16 on AMX",
+            Products::Amx(Terms::One) => "bf16 on AVX-512",
             Products::Gemm => "f32",
         }
     }
@@ -38,10 +39,9 @@ impl Products {
     /// The fastest engine of this machine that has the precision.
     pub fn new(precision: MatmulPrecision, dtype: Dtype) -> Products {
         match dtype {
-            _ if !amx::available() => Products::Gemm,
-            Dtype::Bfloat16 => Products::Amx(Terms::One),
-            _ if precision == MatmulPrecision::Highest => Products::Gemm,
-            _ => Products::Amx(Terms::Three),
+            Dtype::Bfloat16 if amx::has_bfloat16() => Products::Amx(Terms::One),
+            _ if precision != MatmulPrecision::Highest && amx::available() => Products::Amx(Terms::Three),
+            _ => Products::Gemm,
         }
     }
 

@@ -144,6 +144,10 @@ impl Backend for Cuda {
         step.logits(tokens).map_err(device_error::<Self>)
     }
 
+    fn free_memory(&self) -> Option<u64> {
+        cudarc::driver::result::mem_get_info().ok().map(|(free, _)| free as u64)
+    }
+
     fn sum_of_squares(model: &Llama<Self>, gradients: &mut Gradients<Self>) -> anyhow::Result<f64> {
         let mut workspace = model.workspace.lock().expect("no thread panics in a step");
         let driver = workspace.driver(model)?;

@@ -41,3 +41,16 @@ pub const NAMES: [&str; 18] = [
     "sum_of_squares",
     "scale",
 ];
+
+/// Writes the kernels for the step `cuda` of ci.sh, which counts their registers.
+#[test]
+#[ignore = "for the step `cuda` of ci.sh: KERNELS names a folder"]
+fn write_the_kernels() {
+    let folder = std::path::PathBuf::from(std::env::var_os("KERNELS").expect("KERNELS names a folder"));
+    for head_size in [8, 48, 64, 128] {
+        for dtype in [Dtype::Float32, Dtype::Bfloat16, Dtype::Float16] {
+            let name = format!("{head_size}-{}.cu", dtype.on_gpu(Default::default()));
+            std::fs::write(folder.join(name), source(head_size, dtype)).unwrap();
+        }
+    }
+}

@@ -93,6 +93,8 @@ pub struct Layout {
     pub starts: u64,
     /// Words in all.
     pub words: usize,
+    #[cfg(test)]
+    pub gaps: Vec<(u64, usize)>,
 }
 
 /// Gives out addresses, one array behind the other.
@@ -100,19 +102,38 @@ struct Places {
     base: u64,
     words: usize,
     dtype: Dtype,
+    /// Addresses and bytes between arrays, which no kernel may touch.
+    #[cfg(test)]
+    gaps: Vec<(u64, usize)>,
 }
 
 impl Places {
+    fn new(base: u64, dtype: Dtype) -> Places {
+        Places {
+            base,
+            words: 0,
+            dtype,
+            #[cfg(test)]
+            gaps: Vec::new(),
+        }
+    }
+
     /// The address of so many words of 4 bytes.
     fn words(&mut self, n: usize) -> u64 {
-        let address = self.base + 4 * self.words as u64;
-        self.words += n.next_multiple_of(ALIGNMENT);
-        address
+        self.bytes(4 * n)
     }
 
     /// The address of so many numbers in the step's format.
     fn reals(&mut self, n: usize) -> u64 {
-        self.words((n * self.dtype.bytes()).div_ceil(4))
+        self.bytes(n * self.dtype.bytes())
+    }
+
+    fn bytes(&mut self, n: usize) -> u64 {
+        let (address, words) = (self.base + 4 * self.words as u64, n.div_ceil(4).next_multiple_of(ALIGNMENT));
+        self.words += words;
+        #[cfg(test)]
+        self.gaps.push((address + n as u64, 4 * words - n));
+        address
     }
 }
 
@@ -122,7 +143,7 @@ impl Layout {
         let Sizes { config: c, keep, .. } = *sizes;
         let (n, hidden, heads) = (sizes.positions(), c.hidden_dim, c.n_heads);
         let (dim, half) = (n * c.dim, sizes.length * c.head_size() / 2);
-        let mut places = Places { base, words: 0, dtype: sizes.dtype };
+        let mut places = Places::new(base, sizes.dtype);
         let layers = Layout::layers(sizes, &mut places);
         let (logits, kept) = (sizes.rows() * c.vocab_size, usize::from(keep));
         Layout {
@@ -148,6 +169,8 @@ impl Layout {
             order: places.words(kept * n),
             starts: places.words(kept * (n + 1)),
             words: places.words,
+            #[cfg(test)]
+            gaps: places.gaps,
         }
     }
 
@@ -198,13 +221,15 @@ pub struct Parameters {
     config: Config,
     /// Words in all.
     pub words: usize,
+    #[cfg(test)]
+    pub gaps: Vec<(u64, usize)>,
 }
 
 impl Parameters {
     /// The parameters from this address on.
     pub fn new(config: &Config, base: u64, dtype: Dtype) -> Parameters {
         let Config { dim, hidden_dim, vocab_size, .. } = *config;
-        let mut places = Places { base, words: 0, dtype };
+        let mut places = Places::new(base, dtype);
         let layer = |places: &mut Places| LayerParameters {
             rms_att: places.words(dim),
             wqkv: places.reals((dim + 2 * config.kv_dim()) * dim),
@@ -222,6 +247,8 @@ impl Parameters {
             dtype,
             config: *config,
             words: places.words,
+            #[cfg(test)]
+            gaps: places.gaps,
         }
     }
 

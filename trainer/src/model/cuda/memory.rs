@@ -74,7 +74,7 @@ impl GpuMemory {
 mod tests {
     use super::*;
 
-    /// The configuration of 7B that people train: it fits a GPU of 141 GB in bfloat16 if activations
+    /// The configuration of 7B that people train fits a GPU of 141 GB in bfloat16 if activations
     /// are computed again, and not without that.
     #[test]
     fn seven_billion_parameters_fit_a_large_gpu() {

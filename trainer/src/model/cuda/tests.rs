@@ -22,6 +22,8 @@ use infer_core::Config;
 struct Shim {
     library: *mut c_void,
     seed: u32,
+    /// The library's folder, for the address sanitizer to read names in it.
+    _folder: tempfile::TempDir,
 }
 
 type Emulate = unsafe extern "C" fn(*const c_uint, *mut *mut c_void, c_uint, c_uint) -> *const c_char;
@@ -40,6 +42,8 @@ impl Shim {
         let compiler = Command::new("g++")
             .args(["-std=c++17", "-O1", "-fPIC", "-shared", "-Wall", "-Wno-unknown-pragmas", "-Wno-unused", "-o"])
             .args([&so, &cpp])
+            .args(std::env::var("SHIM_FLAGS").unwrap_or_default().split_whitespace())
+            .env_remove("LD_PRELOAD")
             .output();
         let Ok(output) = compiler else {
             println!("skipped: no g++");
@@ -52,7 +56,7 @@ impl Shim {
         // it is loaded.
         let library = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW) };
         assert!(!library.is_null(), "the library does not load");
-        Some(Shim { library, seed })
+        Some(Shim { library, seed, _folder: folder })
     }
 }
 
@@ -184,6 +188,7 @@ fn emulated(shim: &Shim, how: How, model: &Llama<Cpu>, batch: &Batch, options: &
         let heap = shim.alloc(words).unwrap();
         shim.clear(heap.address(), words).unwrap();
         let at = Parameters::new(&config, heap.address(), dtype);
+        forbid(&at.gaps);
         (heap, at)
     };
     let (_weights, weights) = block(dtype);
@@ -202,6 +207,7 @@ fn emulated(shim: &Shim, how: How, model: &Llama<Cpu>, batch: &Batch, options: &
     let sizes = Sizes { config, sequences, length, keep: true, teacher, texts, dtype, recompute };
     let memory = shim.alloc(Layout::new(&sizes, 0).words)?;
     let layout = Layout::new(&sizes, memory.address());
+    forbid(&layout.gaps);
     let step = Step { gpu: shim, sizes, layout, weights, options: *options, loss_scale };
     let counted = batch.targets.iter().filter(|t| **t != IGNORED).count();
     let loss = step.loss(batch, Some(&gradients))? / counted as f64;
@@ -213,8 +219,24 @@ fn emulated(shim: &Shim, how: How, model: &Llama<Cpu>, batch: &Batch, options: &
     let sizes = Sizes { keep: false, teacher: true, texts: false, ..sizes };
     let memory = shim.alloc(Layout::new(&sizes, 0).words)?;
     let layout = Layout::new(&sizes, memory.address());
+    forbid(&layout.gaps);
     let logits = Step { sizes, layout, options: Options::default(), ..step }.logits(batch.tokens)?;
     Ok((loss as f32, gradients, logits))
+}
+
+/// Where the address sanitizer is loaded, it ends the process when a kernel touches these bytes.
+fn forbid(gaps: &[(u64, usize)]) {
+    // SAFETY: a name that ends in 0.
+    let poison = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__asan_poison_memory_region".as_ptr()) };
+    if poison.is_null() {
+        return;
+    }
+    // SAFETY: the sanitizer's function has this type.
+    let poison: unsafe extern "C" fn(*const c_void, usize) = unsafe { std::mem::transmute(poison) };
+    for (address, bytes) in gaps {
+        // SAFETY: bytes of a `Heap`, which allows them again when it is freed.
+        unsafe { poison(*address as *const c_void, *bytes) };
+    }
 }
 
 fn largest_difference(a: &[f32], b: &[f32]) -> f32 {

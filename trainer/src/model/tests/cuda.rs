@@ -50,6 +50,31 @@ fn cuda_agrees_with_cpu() {
 }
 
 #[test]
+fn cuda_takes_texts_sixteen_bits_and_activations_again() {
+    let Some(device) = gpu() else { return };
+    let case = Case::new(Config::new(128, 344, 3, 4, 512, 100).with_kv_heads(2), 2, 90);
+    let starts: Vec<u32> = (0..180).map(|i| if i % 90 < 37 { 0 } else { 37 }).collect();
+    let batch = Batch { starts: Some(&starts), ..case.batch() };
+    let options = Options { dropout: 0.1, seed: 3, teacher: None };
+    let (expected_loss, expected) = case.cpu_of(&batch, &options);
+    for (dtype, tolerance) in [(Dtype::Float32, 2e-5), (Dtype::Bfloat16, 5e-2), (Dtype::Float16, 1e-2)] {
+        let [kept, again] = [false, true].map(|recompute| {
+            let mut model = on(&device, &case);
+            (model.dtype, model.recompute) = (dtype, recompute);
+            model.loss_scale = if dtype == Dtype::Float16 { 1024.0 } else { 1.0 };
+            let mut gradients = model.zero_gradients().unwrap();
+            let loss = model.loss_and_gradients(&batch, &options, 1.0, &mut gradients).unwrap();
+            let gradients: Vec<_> = model.parameters.iter().map(|p| gradients.get(&p.tensor).as_vec()).collect();
+            println!("{dtype:?} {recompute}: {loss}, CPU {expected_loss}");
+            assert!((loss - expected_loss).abs() < tolerance / 2.0 * expected_loss, "{loss} {expected_loss}");
+            case.assert_close(&gradients, &expected, tolerance);
+            (loss, gradients)
+        });
+        assert!(kept == again, "{dtype:?}");
+    }
+}
+
+#[test]
 fn cuda_follows_the_cpu() {
     let Some(device) = gpu() else { return };
     let mut case = Reference::case(Reference::GROUPED);

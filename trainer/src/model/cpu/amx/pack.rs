@@ -1,4 +1,4 @@
-//! Packs matrices for AMX: from lines of f32 to blocks of pairs of bf16.
+//! Packs matrices for AMX and AVX-512: from lines of f32 to blocks of pairs of bf16.
 
 use std::arch::x86_64::*;
 
@@ -11,7 +11,7 @@ pub const LANES: usize = 16;
 /// A tile of pairs of bf16. A pair are neighbours along the inner dimension, the first in the lower
 /// half. A row of a left-hand tile is a row of the matrix; a column of a right-hand tile is a
 /// column of the matrix.
-type Tile = [[u32; LANES]; LANES];
+pub type Tile = [[u32; LANES]; LANES];
 
 /// 32 x 32 numbers, split: x₁, then x₂, each in two tiles. The first tile holds the first 16 rows
 /// (columns on the right-hand side).
@@ -21,6 +21,11 @@ pub struct Block([[Tile; 2]; 2]);
 
 impl Block {
     pub const ZERO: Block = Block([[[[0; LANES]; LANES]; 2]; 2]);
+
+    /// The tiles of x₁.
+    pub fn first(&self) -> &[Tile; 2] {
+        &self.0[0]
+    }
 }
 
 /// 32 x 32 numbers in f32.
