@@ -17,9 +17,9 @@ pub struct Interrupt {
 }
 
 impl Interrupt {
-    /// Catches signals from now on: Ctrl-C, the signal that `kill` and service managers send, on
-    /// Linux that of a terminal that is closed, and, for one rank of several, the signal that mpirun
-    /// passes on without ending anything itself.
+    /// Catches signals from now on: Ctrl-C, the signal that `kill` and service managers send, and
+    /// on Linux that of a terminal that is closed. One rank of several also catches SIGUSR1, which
+    /// mpirun passes on without ending anything itself.
     ///
     /// # Errors
     /// The system refuses to let the process catch a signal.

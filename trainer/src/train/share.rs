@@ -41,8 +41,8 @@ impl Share<'_> {
     }
 
     /// The loss in nats per token that counts, on fixed sequences, and the tokens per byte. The
-    /// ranks take turns here too, and add the results of all up in the order of one process: the sum
-    /// is the same to the last bit.
+    /// ranks take turns here too, and add all results up in the order of one process: the sum is
+    /// the same to the last bit.
     ///
     /// # Errors
     /// Those of any rank.

@@ -21,7 +21,7 @@ const BEAT: i32 = 1;
 /// Time between two of them.
 const INTERVAL: Duration = Duration::from_millis(500);
 /// Time without one after which a rank counts as stopped.
-const PATIENCE: Duration = Duration::from_secs(6);
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Time for which a rank that waits looks for the others without a pause.
 const SPIN: Duration = Duration::from_millis(2);
 /// The pause after that. The processor is then free for the ranks that are waited for.
