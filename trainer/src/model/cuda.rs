@@ -20,6 +20,8 @@ mod kernels;
 #[cfg_attr(not(any(feature = "cuda", test)), allow(dead_code))]
 mod layout;
 mod memory;
+#[cfg(feature = "cuda")]
+mod ptx;
 #[cfg(any(feature = "cuda", test))]
 mod step;
 #[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use anyhow::{anyhow, ensure};
 use cudarc::cublas::{CudaBlas, result as cublas, sys as blas};
 use cudarc::driver::{CudaDevice, CudaSlice, DevicePtr, result, sys};
-use cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
 use dfdx::prelude::{Cache, Cuda, CudaError, HasErr, Rank0, Storage, Tensor, TryAdd, ZerosTensor};
 
 use super::gpu::{Arg, Gpu, Memory, Product, THREADS};
 use super::kernels::{NAMES, source};
+use super::ptx::ptx;
 use crate::model::device::device_error;
 use crate::model::precision::{Dtype, MatmulPrecision};
 
@@ -52,7 +52,7 @@ unsafe impl Send for Driver {}
 unsafe impl Sync for Driver {}
 
 impl Driver {
-    /// Compiles the kernels.
+    /// Loads the kernels.
     ///
     /// # Errors
     /// The device fails, or NVRTC does not know it.
@@ -62,11 +62,7 @@ impl Driver {
         let capability = |part| device.attribute(part).map_err(failed);
         let major = capability(sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
         let minor = capability(sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
-        let arch: &str = format!("compute_{major}{minor}").leak(); // NVRTC's options take no other
-        let ptx =
-            compile_ptx_with_opts(source(head_size, dtype), CompileOptions { arch: Some(arch), ..Default::default() })
-                .map_err(|e| anyhow!("NVRTC does not compile the kernels for {arch}: {e}"))?;
-        let image = CString::new(ptx.to_src())?;
+        let image = CString::new(ptx(source(head_size, dtype), format!("compute_{major}{minor}"))?)?;
         device.bind_to_thread().map_err(failed)?;
         // SAFETY: PTX that ends in 0, and names of kernels in it. The context is bound.
         let functions = unsafe {
