@@ -141,8 +141,8 @@ impl Gpu for Driver {
         let (one, beta) = (1f32, if *add { 1f32 } else { 0.0 });
         let transposed =
             |t| if t { blas::cublasOperation_t::CUBLAS_OP_T } else { blas::cublasOperation_t::CUBLAS_OP_N };
-        let compute = match self.precision {
-            MatmulPrecision::Medium => blas::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
+        let compute = match (a.dtype, self.precision) {
+            (Dtype::Float32, MatmulPrecision::Medium) => blas::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
             _ => blas::cublasComputeType_t::CUBLAS_COMPUTE_32F,
         };
         let int = |n: usize| n as c_int;
