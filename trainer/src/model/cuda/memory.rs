@@ -34,7 +34,7 @@ pub struct GpuMemory {
     pub moments: u64,
     /// Activations, logits and what else a pass has.
     pub activations: u64,
-    /// What dfdx copies at a time, and what the driver and cuBLAS take for themselves.
+    /// Three copies of a tensor, as dfdx makes to read it, and what the driver and cuBLAS take.
     pub others: u64,
 }
 
@@ -59,7 +59,7 @@ impl GpuMemory {
             gradients: parameters + bytes(Parameters::new(config, 0, Dtype::Float32).words),
             moments: 2 * parameters,
             activations: bytes(Layout::new(&sizes, 0).words),
-            others: 2 * largest + GpuMemory::DRIVER,
+            others: 3 * largest + GpuMemory::DRIVER,
         })
     }
 
