@@ -26,7 +26,7 @@ scripts() {
 # A line that is all comment ends at column 100 at the latest. Rows of tables cannot be wrapped.
 comments() {
     local long
-    long=$(files '*.rs' '*.[chSx]' '*.ld' '*.sh' '*.toml' |
+    long=$(files '*.rs' '*.[chSx]' '*.cu' '*.ld' '*.sh' '*.toml' |
         LC_ALL=C.UTF-8 xargs -d '\n' grep -nE '^.{101}' | grep -E '^[^:]+:[0-9]+: *(//|/\*|#([^[!]|$))' |
         grep -vE '^[^:]+:[0-9]+: *//[/!] \|' || true)
     [ -z "$long" ] || { echo "comments beyond column 100:"; echo "$long"; return 1; } >&2

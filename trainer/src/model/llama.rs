@@ -106,8 +106,8 @@ pub struct Llama<D: Backend> {
     pub parameters: Vec<Parameter<D>>,
     /// Adapters, which are then trained in place of the weights.
     pub adapters: Option<Adapters<D>>,
-    /// The precision of the loss and its gradients: highest, unless it is set. Logits always have
-    /// the highest.
+    /// The precision of the loss and its gradients: highest, unless it is set. On a CPU logits
+    /// always have the highest.
     pub matmul_precision: MatmulPrecision,
     /// The number format of the loss and its gradients, and on a GPU of logits: f32, unless it is
     /// set.

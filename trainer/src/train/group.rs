@@ -33,7 +33,7 @@ pub struct Group {
     link: Box<dyn Link>,
 }
 
-/// Marks an error that every rank knows of: all of them end on their own.
+/// Whose error it is, of one that every rank knows of: all of them end on their own.
 #[derive(Clone, Copy, Debug)]
 enum At {
     /// One rank has it.
@@ -154,7 +154,8 @@ impl Group {
         }
     }
 
-    /// Marks a result that all ranks have alike.
+    /// Marks a result that all ranks have alike. Unlike [`agree`](Self::agree) it asks no other
+    /// rank.
     ///
     /// # Errors
     /// As [`agree`](Self::agree).
@@ -251,10 +252,13 @@ impl Group {
     /// # Errors
     /// That of `done`.
     pub fn finish(self, done: anyhow::Result<()>) -> anyhow::Result<()> {
-        let Err(e) = done else { return Ok(()) };
         if self.size() == 1 {
-            return Err(e);
+            return done;
         }
+        let Err(e) = done else {
+            self.gather(&[0.0]); // waits for all: a rank that frees its memory for long is watched
+            return Ok(());
+        };
         let status = status_of(&e);
         if e.is::<At>() {
             error_line(one_line(&e));

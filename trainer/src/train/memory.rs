@@ -21,7 +21,13 @@ pub fn check(settings: &Settings, config: &Config, processes: usize) -> anyhow::
 /// # Errors
 /// As [`check`].
 pub fn check_device(settings: &Settings, config: &Config, free: Option<u64>) -> anyhow::Result<()> {
-    free.map_or(Ok(()), |free| fits(settings, config, free as f64))
+    let Some(free) = free else { return Ok(()) };
+    ensure!(
+        settings.batch_size < 1 << 16,
+        "batch_size is {}: a GPU takes at most 65535 sequences in a pass; gradient_accumulation_steps makes up for it",
+        settings.batch_size
+    );
+    fits(settings, config, free as f64)
 }
 
 /// The bytes that a training takes with so many sequences in a pass, by purpose.
@@ -31,8 +37,8 @@ pub fn check_device(settings: &Settings, config: &Config, free: Option<u64>) -> 
 pub fn purposes(settings: &Settings, config: &Config, sequences: usize) -> anyhow::Result<Vec<(&'static str, f64)>> {
     let (length, teacher) = (settings.max_seq_len, settings.teacher.is_some());
     let memory = CpuMemory::new(config, sequences, length, settings.lora_rank);
-    // What no GPU has is not counted in whole bytes, nor layer by layer.
-    if settings.device == Device::Cpu || memory.weights + memory.activations > 1e15 {
+    // What no GPU has is not counted in whole bytes, nor so many layers one by one.
+    if settings.device == Device::Cpu || memory.weights + memory.activations > 1e15 || config.n_layers > 1 << 20 {
         let taught = if teacher { 4.0 * sequences as f64 * length as f64 * config.vocab_size as f64 } else { 0.0 };
         return Ok(vec![
             ("weights", memory.weights),
@@ -68,7 +74,7 @@ fn fits(settings: &Settings, config: &Config, available: f64) -> anyhow::Result<
         // Tokens are counted in 64 bits.
         let tokens = batch_size as f64 * settings.gradient_accumulation_steps as f64 * max_seq_len as f64;
         ensure!(
-            tokens < 2f64.powi(62),
+            tokens < 2f64.powi(46),
             "a step has {tokens:.0} tokens: lower batch_size, gradient_accumulation_steps or max_seq_len"
         );
         return Ok(());

@@ -1,4 +1,5 @@
-//! What a training will take: memory, operations and time, computed from its settings alone.
+//! What a training will take: memory, operations and time, computed from its settings; on a CPU its
+//! rate is measured.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -18,9 +19,11 @@ use crate::train::start::{Start, describe};
 const UTILISATION: f64 = 0.4;
 /// More memory than any machine has. Within it no size overflows.
 const MOST_BYTES: f64 = 1e15;
+/// More layers than any model has. They are listed one by one.
+const MOST_LAYERS: usize = 1 << 20;
 
-/// Describes a training before it begins. Nothing is read but the shape of weights that are there
-/// already, and nothing is kept.
+/// Describes a training before it begins. No data is read; a model or a checkpoint that the
+/// training goes on from is. The vocabulary is as large as `vocab_size` says.
 ///
 /// # Errors
 /// The weights that a training goes on from are not there, or no machine could hold it.
@@ -31,7 +34,9 @@ pub fn plan(settings: &Settings) -> anyhow::Result<String> {
     };
     let on_cpu = CpuMemory::new(&config, settings.batch_size, settings.max_seq_len, settings.lora_rank).total();
     ensure!(
-        on_cpu < MOST_BYTES && (settings.gradient_accumulation_steps as f64) < MOST_BYTES,
+        on_cpu < MOST_BYTES
+            && config.n_layers <= MOST_LAYERS
+            && (settings.gradient_accumulation_steps as f64) < MOST_BYTES,
         "this training takes about {} of memory: lower batch_size, dim, n_layers, vocab_size or max_seq_len",
         size(on_cpu)
     );
@@ -41,6 +46,7 @@ pub fn plan(settings: &Settings) -> anyhow::Result<String> {
     let total: f64 = parts.iter().map(|(_, bytes)| bytes).sum();
     let (format, recompute) =
         (settings.dtype.format(), if settings.recompute { ", computed again in backward" } else { "" });
+    let format = if settings.device == Device::Cpu { Dtype::Float32 } else { format };
     writeln!(text, "memory, with activations in {}{recompute}:", format.on_gpu(MatmulPrecision::Highest))?;
     for (purpose, bytes) in parts.into_iter().chain([("in all", total)]) {
         writeln!(text, "{:>12}  {purpose}", size(bytes))?;

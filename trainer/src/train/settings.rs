@@ -214,11 +214,6 @@ impl Settings {
         Some(Lora::new(rank, self.lora_alpha.unwrap_or(2.0 * rank as f64) as f32))
     }
 
-    /// Tokens of one optimiser step.
-    pub fn tokens_per_iter(&self) -> u64 {
-        (self.batch_size * self.gradient_accumulation_steps * self.max_seq_len) as u64
-    }
-
     /// Checks the rules that the settings must keep.
     ///
     /// # Errors
@@ -275,11 +270,14 @@ impl Settings {
         match &self.dtype {
             Dtype::Unknown(other) => bail!("dtype is {other:?}: it must be float32, bfloat16 or float16"),
             Dtype::Known(model::Dtype::Float16) if on_cpu => {
-                bail!("dtype is float16: it is for a GPU; a CPU computes in float32 or bfloat16")
+                bail!("dtype is float16: it is for a GPU; take --dtype float32 or bfloat16")
             }
             Dtype::Known(_) => {}
         }
-        ensure!(!(self.recompute && on_cpu), "recompute is for a GPU: a CPU keeps the activations");
+        ensure!(
+            !(self.recompute && on_cpu),
+            "recompute is for a GPU: a CPU keeps the activations; leave it out, or say --recompute=false"
+        );
         Ok(())
     }
 

@@ -53,21 +53,23 @@ impl Share<'_> {
         token_lengths: &[usize],
     ) -> anyhow::Result<(f64, f64)> {
         let (s, ranks) = (self.settings, self.group.size());
+        // As many as have sequences.
+        let batches = s.eval_iters.min(sequences.number().div_ceil(s.batch_size as u64) as usize);
         // Loss, sequences and bytes of a batch; of one behind the last, nothing.
         let measure = |i: usize| {
-            let Some(batch) = sequences.fixed(i, s.eval_iters, s.batch_size)? else { return Ok([0.0; 3]) };
+            let Some(batch) = sequences.fixed(i, batches, s.batch_size)? else { return Ok([0.0; 3]) };
             let n = batch.counted() as f64 / s.max_seq_len as f64;
             let counted = batch.y.iter().filter(|target| **target != IGNORED);
             let bytes = counted.map(|&token| token_lengths[token as usize]).sum::<usize>();
             Ok([f64::from(model.loss(&for_model(&batch, s.max_seq_len))?) * n, n, bytes as f64])
         };
-        let turns = s.eval_iters.div_ceil(ranks);
+        let turns = batches.div_ceil(ranks);
         let mine = (0..turns).map(|turn| measure(turn * ranks + self.group.rank()));
         let mine = self.group.agree(mine.collect::<anyhow::Result<Vec<_>>>())?;
         let all = self.group.gather(mine.as_flattened());
         let all = all.as_chunks::<3>().0;
-        let batches = (0..turns * ranks).map(|i| all[i % ranks * turns + i / ranks]);
-        let [sum, n, bytes] = batches.fold([0.0; 3], |sums, batch| [0, 1, 2].map(|i| sums[i] + batch[i]));
+        let in_order = (0..turns * ranks).map(|i| all[i % ranks * turns + i / ranks]);
+        let [sum, n, bytes] = in_order.fold([0.0; 3], |sums, batch| [0, 1, 2].map(|i| sums[i] + batch[i]));
         Ok((sum / n, n * s.max_seq_len as f64 / bytes))
     }
 }

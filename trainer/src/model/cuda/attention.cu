@@ -1,8 +1,8 @@
-// Causal attention without a matrix of weights in memory. qkv is (sequences * length, width), rotated:
-// n_heads heads of queries, n_kv_heads of keys, and as many of values.
+// Causal attention without a matrix of weights in memory. qkv is (sequences * length, width),
+// rotated: n_heads heads of queries, n_kv_heads of keys, and as many of values.
 //
-// SPLIT neighbouring threads share a row, a query or (in the last kernel) a key. Each has DIMS of its
-// dimensions in registers; a lane_sum completes a scalar product. Blocks read keys and values
+// SPLIT neighbouring threads share a row, a query or (in the last kernel) a key. Each has DIMS of
+// its dimensions in registers; a lane_sum completes a scalar product. Blocks read keys and values
 // through shared memory, all rows of a block the same ones at a time. `lse` and `delta` are
 // (sequences, n_heads, length): the log2 of the sum of the exponentials, and the scalar product of
 // the output and its gradient, which is what softmax's gradient takes from each score's. With
@@ -66,7 +66,8 @@ __device__ inline void load_tile(float *ks, float *vs, const real *qkv, const He
     __syncthreads();
 }
 
-// att (sequences * length, n_heads * HEAD_SIZE) and lse. The grid is (blocks of rows, heads, sequences).
+// att (sequences * length, n_heads * HEAD_SIZE) and lse. The grid is (blocks of rows, heads,
+// sequences).
 extern "C" __global__ void __launch_bounds__(THREADS)
     attention(real *att, float *lse, const real *qkv, const u32 *texts, int length, int n_heads, int n_kv_heads,
               Dropout dropout) {

@@ -2,8 +2,8 @@
 // that share a row of attention; DTYPE, the format of `real`.
 //
 // Activations, but for the residual stream, and matrices of weights are `real`; everything is
-// computed, and all else is kept, in f32. Matrices are row-major. A `Dropout` is that of ../dropout.rs: the same hash drops the same
-// elements on every device.
+// computed, and all else is kept, in f32. Matrices are row-major. A `Dropout` is that of
+// ../dropout.rs: the same hash drops the same elements on every device.
 
 #define THREADS 128 // of every block
 #define WARP 32

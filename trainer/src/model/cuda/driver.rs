@@ -25,7 +25,10 @@ pub fn open_gpu(number: usize) -> anyhow::Result<Cuda> {
     // text from the driver, which may have none to give; its name (`e.0`) is always there.
     result::init().map_err(|e| anyhow!("device is cuda: there is no NVIDIA GPU to compute on ({:?})", e.0))?;
     let count = result::device::get_count().map_err(|e| anyhow!("device is cuda: {:?}", e.0))?;
-    ensure!(number < count as usize, "device is cuda:{number}: this machine has {count} GPU(s), counted from 0");
+    ensure!(
+        number < count as usize,
+        "device is cuda:{number}: this machine has {count} GPU(s), counted from 0, and each rank takes one of its own"
+    );
     let device = Cuda::try_build(number, 0).map_err(device_error::<Cuda>)?;
     device.enable_cache(); // each step reuses the memory of the last
     let zero: Tensor<Rank0, f32, Cuda> = device.try_zeros().map_err(device_error::<Cuda>)?;
@@ -62,6 +65,10 @@ impl Driver {
         let capability = |part| device.attribute(part).map_err(failed);
         let major = capability(sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
         let minor = capability(sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+        ensure!(
+            dtype != Dtype::Bfloat16 || major >= 8,
+            "dtype is bfloat16: this GPU multiplies none (compute capability {major}.{minor}, it takes 8.0); take float16"
+        );
         let image = CString::new(ptx(source(head_size, dtype), format!("compute_{major}{minor}"))?)?;
         device.bind_to_thread().map_err(failed)?;
         // SAFETY: PTX that ends in 0, and names of kernels in it. The context is bound.

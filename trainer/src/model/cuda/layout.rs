@@ -195,8 +195,8 @@ impl Layout {
             return (0..c.n_layers).map(|_| layer(places)).collect();
         }
         let shared = layer(places);
-        let mut inputs = || if keep { places.words(n * c.dim) } else { shared.x };
-        (0..c.n_layers).map(|_| Activations { x: inputs(), ..shared }).collect()
+        let mut input = |i| if keep && i > 0 { places.words(n * c.dim) } else { shared.x };
+        (0..c.n_layers).map(|i| Activations { x: input(i), ..shared }).collect()
     }
 }
 

@@ -1,5 +1,7 @@
 //! The memory that a training will take on a GPU.
 
+use std::collections::BTreeSet;
+
 use infer_core::Config;
 
 use super::layout::{Layout, Parameters, Sizes};
@@ -34,7 +36,8 @@ pub struct GpuMemory {
     pub moments: u64,
     /// Activations, logits and what else a pass has.
     pub activations: u64,
-    /// Three copies of a tensor, as dfdx makes to read it, and what the driver and cuBLAS take.
+    /// Three copies of a tensor of each size, which dfdx keeps after a tensor was read, and what
+    /// the driver and cuBLAS take.
     pub others: u64,
 }
 
@@ -42,7 +45,8 @@ impl GpuMemory {
     /// The driver's context, the kernels and cuBLAS, roughly: seen on an H100.
     const DRIVER: u64 = 600 << 20;
 
-    /// Computes the memory of a training. The sums are exact but for the driver's.
+    /// Computes the memory of a training, without that of a teacher's weights. The sums are exact
+    /// but for the driver's.
     ///
     /// # Errors
     /// The configuration breaks a rule of [`Config::check`].
@@ -51,7 +55,7 @@ impl GpuMemory {
         let bytes = |words: usize| 4 * words as u64;
         let sizes = shapes(config)?;
         let parameters = sizes.iter().map(|shape| bytes(shape.size())).sum::<u64>();
-        let largest = sizes.iter().map(|shape| bytes(shape.size())).max().unwrap_or_default();
+        let distinct: BTreeSet<u64> = sizes.iter().map(|shape| bytes(shape.size())).collect();
         let sizes = Sizes { config: *config, sequences, length, keep: true, teacher, texts: true, dtype, recompute };
         Ok(GpuMemory {
             weights: parameters,
@@ -59,7 +63,7 @@ impl GpuMemory {
             gradients: parameters + bytes(Parameters::new(config, 0, Dtype::Float32).words),
             moments: 2 * parameters,
             activations: bytes(Layout::new(&sizes, 0).words),
-            others: 3 * largest + GpuMemory::DRIVER,
+            others: 3 * distinct.iter().sum::<u64>() + GpuMemory::DRIVER,
         })
     }
 

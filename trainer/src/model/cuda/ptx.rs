@@ -1,9 +1,10 @@
 //! The kernels in the GPU's assembly, compiled once and kept in the user's cache.
+#![allow(unsafe_code)]
 
 use std::path::PathBuf;
 
 use anyhow::anyhow;
-use cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
+use cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts, sys};
 use sha2::{Digest, Sha256};
 
 use crate::data::shards::hex;
@@ -15,7 +16,11 @@ use crate::io::files::write_whole;
 /// # Errors
 /// NVRTC does not know the architecture.
 pub fn ptx(source: String, architecture: String) -> anyhow::Result<String> {
-    let hash = Sha256::digest(format!("{architecture}\n{source}"));
+    // A driver does not read what a newer compiler writes.
+    let (mut major, mut minor) = (0, 0);
+    // SAFETY: two places for numbers, which outlive the call.
+    unsafe { sys::nvrtcVersion(&mut major, &mut minor) };
+    let hash = Sha256::digest(format!("{major}.{minor} {architecture}\n{source}"));
     let cached = cache().map(|folder| folder.join(format!("{}.ptx", hex(&hash))));
     if let Some(text) = cached.as_ref().and_then(|path| std::fs::read_to_string(path).ok()) {
         return Ok(text);

@@ -2,7 +2,8 @@
 
 #define ROWS_PER_BLOCK (THREADS / WARP)
 
-// x_out = x + dropout(delta); xb = rmsnorm(x_out). Without delta x_out is not written. x_out may be x.
+// x_out = x + dropout(delta); xb = rmsnorm(x_out). Without delta x_out is not written. x_out may be
+// x.
 extern "C" __global__ void residual_rmsnorm(float *x_out, real *xb, float *inverse_rms, const float *x,
                                             const real *delta, const float *weight, int rows, int dim, float eps,
                                             Dropout dropout) {

@@ -358,7 +358,7 @@ fn memory_of_activations_that_are_computed_again_is_of_one_layer() {
     };
     let positions = 4 * 256;
     let (input, layer) = (positions * 64, positions * (2 * 64 + 2 + 8 + (64 + 192 + 64 + 64 + 2 * 172) / 2));
-    assert_eq!(words(false) - words(true), 11 * layer - 12 * input);
+    assert_eq!(words(false) - words(true), 11 * layer - 11 * input);
 }
 
 #[test]
