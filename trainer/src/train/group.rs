@@ -7,7 +7,7 @@
 //! ```
 //!
 //! So N ranks see in a step what one process sees with N times the batch size, or N times the
-//! passes. Rank 0 alone prints and writes files. [`link`] is what they do together: [`one`] for a
+//! passes. Rank 0 alone prints and writes files. `link` is what they do together: `one` for a
 //! process on its own, `mpi` for those of mpirun.
 
 mod link;
