@@ -4,53 +4,20 @@
 //! Tokens are rows of a batch: one when generating, several when reading a prompt, so that the
 //! weights are read once for all of them.
 
+#[cfg(feature = "std")]
+use crate::batch;
 use crate::cache::Head;
 use crate::config::Config;
+use crate::engine::Engine;
 use crate::error::Error;
-use crate::kernels::{Heads, HeadsQ8, Kernels};
+use crate::kernels::{Heads, HeadsQ8};
 use crate::math::{check_finite, native, rope, sin_cos};
-use crate::matrix::{Matrix, Q8Matrix, rows_of, rows_of_mut};
+use crate::matrix::{Matrix, Product, Q8Matrix, prefix, rows_of, rows_of_mut};
 use crate::model::{Layer, Model};
 use crate::panel::{Columns, Turns, run_disjoint};
-use crate::plan::{KvType, XQ_BYTES, block_len};
+use crate::plan::{KvType, XQ_BYTES, block_len, scratch_len};
 use crate::quant::quantize_by;
-use crate::runner::{Runner, Serial};
 use crate::state::{Int8Scratch, Progress, State};
-
-/// The kernels that compute a pass, and the runner of their tasks.
-#[derive(Clone, Copy)]
-#[non_exhaustive]
-pub struct Engine<'r> {
-    /// Inner loops for an instruction set.
-    pub kernels: Kernels,
-    /// Runs tasks, on one thread or several.
-    pub runner: &'r dyn Runner,
-}
-
-impl<'r> Engine<'r> {
-    /// These kernels, with tasks that `runner` runs.
-    pub const fn new(kernels: Kernels, runner: &'r dyn Runner) -> Engine<'r> {
-        Engine { kernels, runner }
-    }
-
-    /// The number of tasks for a piece of work of `work` multiplications.
-    fn tasks(&self, work: usize) -> usize {
-        let enough = work.checked_div(self.runner.min_work()).unwrap_or(work);
-        self.runner.threads().get().min(enough).max(1)
-    }
-}
-
-impl Engine<'static> {
-    /// The portable kernels on the calling thread.
-    pub const fn scalar() -> Engine<'static> {
-        Engine::new(Kernels::scalar(), &Serial)
-    }
-
-    /// The best kernels known at compile time on the calling thread.
-    pub const fn native() -> Engine<'static> {
-        Engine::new(Kernels::native(), &Serial)
-    }
-}
 
 /// Feeds `tokens` through all layers, at the positions behind those that the state has read:
 /// [`State::filled`] and on. Then [`classify`] gives logits.
@@ -158,7 +125,7 @@ pub fn classify<'a>(
     let x = state.x.chunks_exact(dim.max(1)).nth(row).ok_or(Error::NotReady)?;
     let xb = state.xb.get_mut(..dim).ok_or(Error::NotReady)?; // x stays as it is for the other rows
     (engine.kernels.rmsnorm)(xb, x, model.rms_final(), model.config().norm_eps);
-    matmul(engine, xb, &mut state.int8, [Product { w: model.wcls(), out: state.logits }]);
+    matmul(engine, xb, &mut state.int8, state.scratch, [Product { w: model.wcls(), out: state.logits }]);
     check_finite(state.logits)?;
     Ok(state.logits)
 }
@@ -188,21 +155,17 @@ fn attention(config: &Config, layer: &Layer<'_>, state: &mut State<'_>, engine: 
         Product { w: layer.wk, out: &mut *k },
         Product { w: layer.wv, out: &mut *v },
     ];
-    matmul(engine, xb, &mut state.int8, products);
-    for (q, cos_sin) in rows_of_mut(q, dim).zip(rows_of(state.rope, head_size)) {
-        rope(q, cos_sin);
-    }
-    for (k, cos_sin) in rows_of_mut(k, kv_dim).zip(rows_of(state.rope, head_size)) {
-        rope(k, cos_sin);
-    }
+    matmul(engine, xb, &mut state.int8, state.scratch, products);
+    rope_rows(engine, q, dim, state.rope, head_size);
+    rope_rows(engine, k, kv_dim, state.rope, head_size);
     state.cache.store(l, k, v, pos);
     attend_heads(config, state, engine);
 
     let x = prefix(state.x, rows, dim);
     let xb = prefix(state.xb, rows, dim);
     let q = prefix(state.q, rows, dim);
-    matmul(engine, xb, &mut state.int8, [Product { w: layer.wo, out: &mut *q }]);
-    add(x, q);
+    matmul(engine, xb, &mut state.int8, state.scratch, [Product { w: layer.wo, out: &mut *q }]);
+    add(engine, x, q);
 }
 
 /// Attention of all heads and rows, from `q` to `xb`. One piece of work is a row of the batch with
@@ -222,12 +185,17 @@ fn attend_heads(config: &Config, state: &mut State<'_>, engine: &Engine<'_>) {
     }
     let (xq, xs, cache) = (&*xq, &*xs, &state.cache);
 
-    let scratch = config.kv_mul() * block_len(limits.max_seq);
+    #[cfg(feature = "std")]
+    if let Some(kernel) = batch::attention_kernel(config, engine, rows, limits.kv) {
+        let place = batch::Place { layer, pos, rows };
+        return batch::attend(engine, kernel, config, place, cache, q, state.scratch, out);
+    }
+    let scratch = scratch_len(config, &limits);
     // Each task has a part of the scratch of its own, so there are at most as many tasks as parts.
-    let parts = state.att.len().checked_div(scratch).unwrap_or(0);
+    let parts = state.scratch.len().checked_div(scratch).unwrap_or(0);
     let tasks = engine.tasks(q.len().saturating_mul(pos + rows)).min(parts).max(1);
     let scale = core::f32::consts::LOG2_E / native::sqrt(head_size as f32);
-    let outs = [Turns::new(state.att, scratch), Turns::new(out, piece)];
+    let outs = [Turns::new(state.scratch, scratch), Turns::new(out, piece)];
     run_disjoint(engine.runner, tasks, outs, |task, [mut att, mut out]| {
         let n_kv_heads = config.n_kv_heads.max(1); // here, where the compiler sees that it is not 0
         // In turns, since later rows have more positions.
@@ -266,21 +234,27 @@ fn feed_forward(config: &Config, layer: &Layer<'_>, state: &mut State<'_>, engin
 
     rmsnorm_rows(engine, xb, x, layer.rms_ffn, config.norm_eps);
     let products = [Product { w: layer.w1, out: &mut *hb }, Product { w: layer.w3, out: &mut *hb2 }];
-    matmul(engine, xb, &mut state.int8, products);
-    (engine.kernels.swiglu)(hb, hb2);
-    matmul(engine, hb, &mut state.int8, [Product { w: layer.w2, out: &mut *xb }]);
-    add(x, xb);
-}
-
-/// A matrix, and where its product with the input goes: (rows of the input, rows of the matrix).
-struct Product<'a> {
-    w: Matrix<'a>,
-    out: &'a mut [f32],
+    matmul(engine, xb, &mut state.int8, state.scratch, products);
+    by_rows(engine, 8, hb, hidden_dim, |first, hb| (engine.kernels.swiglu)(hb, rest(hb2, first, hidden_dim)));
+    matmul(engine, hb, &mut state.int8, state.scratch, [Product { w: layer.w2, out: &mut *xb }]);
+    add(engine, x, xb);
 }
 
 /// `out[b] = w · x[b]` for matrices that share their input, as one round of tasks over all their
 /// rows. `int8` receives the quantised input of int8 matrices.
-fn matmul<const N: usize>(engine: &Engine<'_>, x: &[f32], int8: &mut Int8Scratch<'_>, products: [Product<'_>; N]) {
+fn matmul<const N: usize>(
+    engine: &Engine<'_>,
+    x: &[f32],
+    int8: &mut Int8Scratch<'_>,
+    scratch: &mut [f32],
+    products: [Product<'_>; N],
+) {
+    #[cfg(feature = "std")]
+    if let Some(kernels) = batch::kernels(engine, x, &products) {
+        return batch::matmul(engine, kernels, x, int8, scratch, products);
+    }
+    #[cfg(not(feature = "std"))]
+    let _ = scratch;
     // A multiple of every kernel's row block: cuts within a matrix leave whole blocks.
     const ROW_BLOCK: usize = 8;
     let (xq, xs) = match products.first() {
@@ -319,17 +293,45 @@ fn matmul<const N: usize>(engine: &Engine<'_>, x: &[f32], int8: &mut Int8Scratch
 
 fn rmsnorm_rows(engine: &Engine<'_>, out: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
     let dim = weight.len().max(1);
-    for (out, x) in rows_of_mut(out, dim).zip(rows_of(x, dim)) {
-        (engine.kernels.rmsnorm)(out, x, weight, eps);
+    by_rows(engine, 2, out, dim, |first, out| {
+        for (out, x) in rows_of_mut(out, dim).zip(rows_of(rest(x, first, dim), dim)) {
+            (engine.kernels.rmsnorm)(out, x, weight, eps);
+        }
+    });
+}
+
+/// Turns the heads of each row by the angles of its position.
+fn rope_rows(engine: &Engine<'_>, heads: &mut [f32], width: usize, angles: &[f32], head_size: usize) {
+    by_rows(engine, 2, heads, width, |first, heads| {
+        for (heads, angles) in rows_of_mut(heads, width).zip(rows_of(rest(angles, first, head_size), head_size)) {
+            rope(heads, angles);
+        }
+    });
+}
+
+fn add(engine: &Engine<'_>, x: &mut [f32], y: &[f32]) {
+    by_rows(engine, 1, x, 1, |first, x| x.iter_mut().zip(rest(y, first, 1)).for_each(|(x, y)| *x += y));
+}
+
+/// Cuts the rows of `out` into parts for tasks, and calls `part` with the index of each part's
+/// first row. `work` is what an element costs, in multiplications.
+fn by_rows(engine: &Engine<'_>, work: usize, out: &mut [f32], width: usize, part: impl Fn(usize, &mut [f32]) + Sync) {
+    #[cfg(feature = "std")]
+    {
+        let tasks = engine.tasks(out.len().saturating_mul(work));
+        if tasks > 1 {
+            let rows = out.len().div_ceil(width.max(1)).div_ceil(tasks);
+            let len = out.len();
+            let out = Columns::new(out, len, 0, rows * width);
+            return run_disjoint(engine.runner, tasks, [out], |task, [mut out]| part(task * rows, out.row(0)));
+        }
     }
+    #[cfg(not(feature = "std"))]
+    let _ = (engine, work, width);
+    part(0, out);
 }
 
-fn add(x: &mut [f32], y: &[f32]) {
-    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
-}
-
-/// The first `rows` rows of a (batch, width) buffer.
-fn prefix<T>(buffer: &mut [T], rows: usize, width: usize) -> &mut [T] {
-    let len = buffer.len().min(rows * width);
-    buffer.split_at_mut_checked(len).map_or(&mut [], |(rows, _)| rows)
+/// The rows of a matrix from row `first` on.
+fn rest(matrix: &[f32], first: usize, width: usize) -> &[f32] {
+    matrix.get(first.saturating_mul(width)..).unwrap_or_default()
 }

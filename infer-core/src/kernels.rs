@@ -10,6 +10,8 @@
 mod avx2;
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 mod avx512;
+#[cfg(all(target_arch = "x86_64", feature = "std"))]
+mod batch;
 mod blocks;
 #[cfg(any(all(target_arch = "x86_64", feature = "std"), all(target_arch = "aarch64", target_feature = "neon")))]
 mod blocks_q8;
@@ -23,6 +25,8 @@ mod scalar;
 mod table;
 
 pub use table::Kernels;
+#[cfg(feature = "std")]
+pub(crate) use table::{AttendBatch, Batch, Queries};
 pub(crate) use table::{Heads, HeadsQ8};
 
 impl Kernels {
@@ -78,7 +82,7 @@ impl Kernels {
     #[cfg(feature = "std")]
     pub fn all() -> impl Iterator<Item = Kernels> {
         #[cfg(target_arch = "x86_64")]
-        let simd = [avx2::avx2(), avx2::avx_vnni(), avx512::avx512()];
+        let simd = [avx2::avx2(), avx2::avx_vnni(), avx512::avx512(), avx512::avx512_vnni()];
         #[cfg(not(target_arch = "x86_64"))]
         let simd = [cfg!(target_feature = "neon").then(Kernels::native)];
         core::iter::once(Kernels::scalar()).chain(simd.into_iter().flatten())

@@ -41,10 +41,13 @@ compile_error!("model files are little endian and are used where they lie: big-e
 #[cfg(any(test, feature = "std", all(feature = "capi", not(any(target_os = "none", target_family = "wasm")))))]
 extern crate std;
 
+#[cfg(feature = "std")]
+mod batch;
 mod cache;
 #[cfg(feature = "capi")]
 pub mod capi;
 mod config;
+mod engine;
 mod error;
 pub mod format;
 mod forward;
@@ -62,14 +65,17 @@ mod quant;
 mod rope;
 mod runner;
 mod sampler;
+#[cfg(feature = "std")]
+mod scratch;
 pub mod shapes;
 mod state;
 pub mod tokenizer;
 
 pub use cache::KvBuffers;
 pub use config::{Config, WeightType};
+pub use engine::Engine;
 pub use error::Error;
-pub use forward::{Engine, begin, classify, forward, step};
+pub use forward::{begin, classify, forward, step};
 pub use kernels::Kernels;
 #[cfg(feature = "std")]
 pub use mapped::{MappedModel, Mmap, OpenError, exit_when_a_map_is_cut, map_file};

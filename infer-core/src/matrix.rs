@@ -67,6 +67,15 @@ impl<'m> Matrix<'m> {
         }
     }
 
+    /// Type of the weights.
+    #[cfg(feature = "std")]
+    pub(crate) fn weights(&self) -> WeightType {
+        match *self {
+            Matrix::F32 { .. } => WeightType::F32,
+            Matrix::Q8(Q8Matrix { group_size, .. }) => WeightType::Q8 { group_size },
+        }
+    }
+
     /// Inputs.
     pub fn cols(&self) -> usize {
         match *self {
@@ -103,6 +112,12 @@ impl<'m> Matrix<'m> {
     }
 }
 
+/// A matrix, and where its product with the input goes: (rows of the input, rows of the matrix).
+pub(crate) struct Product<'a> {
+    pub w: Matrix<'a>,
+    pub out: &'a mut [f32],
+}
+
 /// The rows of an (n, width) matrix; none if the width is 0.
 ///
 /// `zip` asks `chunks_exact` for its length: a division by a width that the compiler does not
@@ -124,4 +139,10 @@ pub(crate) fn rows_of_mut<T>(mut matrix: &mut [T], width: usize) -> impl Iterato
 /// Bytes as f32, or `None` if they are misaligned or no multiple of four.
 pub(crate) fn f32_slice(bytes: &[u8]) -> Option<&[f32]> {
     bytemuck::try_cast_slice(bytes).ok()
+}
+
+/// The first `rows` rows of a (batch, width) buffer.
+pub(crate) fn prefix<T>(buffer: &mut [T], rows: usize, width: usize) -> &mut [T] {
+    let len = buffer.len().min(rows * width);
+    buffer.split_at_mut_checked(len).map_or(&mut [], |(rows, _)| rows)
 }

@@ -12,16 +12,39 @@ use crate::runner::Runner;
 
 /// Runs `tasks` tasks on the runner's threads. Each gets its index and its own part of every
 /// output.
-pub(crate) fn run_disjoint<S: Share, const N: usize>(
-    runner: &dyn Runner,
-    tasks: usize,
-    outs: [S; N],
-    task: impl Fn(usize, [Panel<'_>; N]) + Sync,
-) {
+pub(crate) fn run_disjoint<S: Share>(runner: &dyn Runner, tasks: usize, outs: S, task: impl Fn(usize, S::Part) + Sync) {
     runner.run(tasks, &|index| {
         // SAFETY: a Runner calls each index below `tasks` once and no other, `tasks` is the same
         // for all, and all parts are gone when `run` returns.
-        task(index, outs.each_ref().map(|out| unsafe { out.part(index, tasks) }));
+        task(index, unsafe { outs.part(index, tasks) });
+    });
+}
+
+/// Runs `tasks` tasks that take `blocks` pieces of work as they come to them, so that a late thread
+/// does fewer. Each task gets its own part of the scratch, and with each block that block's part of
+/// every output.
+#[cfg(feature = "std")]
+pub(crate) fn run_blocks<S: Share>(
+    runner: &dyn Runner,
+    tasks: usize,
+    blocks: usize,
+    scratch: Turns<'_, f32>,
+    outs: S,
+    task: impl Fn(usize, &mut [f32], S::Part) + Sync,
+) {
+    use core::sync::atomic::{AtomicUsize, Ordering};
+
+    let next = AtomicUsize::new(0);
+    run_disjoint(runner, tasks, scratch, |_, mut scratch| {
+        loop {
+            let block = next.fetch_add(1, Ordering::Relaxed);
+            if block >= blocks {
+                return;
+            }
+            // SAFETY: the counter gives each index below `blocks` once, and all parts are gone when
+            // the tasks end.
+            task(block, scratch.row(0), unsafe { outs.part(block, blocks) });
+        }
     });
 }
 
@@ -30,18 +53,40 @@ pub(crate) fn run_disjoint<S: Share, const N: usize>(
 /// # Safety
 /// The parts of different indices do not overlap, and lie within the buffer.
 pub(crate) unsafe trait Share: Sync {
+    type Part;
+
     /// The part of task `index` of `tasks`.
     ///
     /// # Safety
     /// `index` is below `tasks`; while the part lives, no other part of the same index lives, and
     /// no part of another number of tasks.
-    unsafe fn part(&self, index: usize, tasks: usize) -> Panel<'_>;
+    unsafe fn part(&self, index: usize, tasks: usize) -> Self::Part;
+}
+
+// SAFETY: parts of different buffers do not overlap, and those of one do not by its own rule.
+unsafe impl<S: Share, const N: usize> Share for [S; N] {
+    type Part = [S::Part; N];
+
+    unsafe fn part(&self, index: usize, tasks: usize) -> Self::Part {
+        // SAFETY: the caller vouches for the same.
+        self.each_ref().map(|out| unsafe { out.part(index, tasks) })
+    }
+}
+
+// SAFETY: as for arrays.
+unsafe impl<A: Share, B: Share> Share for (A, B) {
+    type Part = (A::Part, B::Part);
+
+    unsafe fn part(&self, index: usize, tasks: usize) -> Self::Part {
+        // SAFETY: the caller vouches for the same.
+        unsafe { (self.0.part(index, tasks), self.1.part(index, tasks)) }
+    }
 }
 
 /// A buffer (batch, width) cut by columns. It may be one of several that lie side by side: together
 /// they are cut every `per_task` columns, and this one begins at column `start` of them all.
 pub(crate) struct Columns<'a> {
-    buffer: Buffer<'a>,
+    buffer: Buffer<'a, f32>,
     width: usize,
     start: usize,
     per_task: usize,
@@ -57,8 +102,10 @@ impl<'a> Columns<'a> {
 // nor do they after moving by `start` and cutting off at 0 and `width`: bounds never decrease as
 // the index grows, since the product saturates. `batch` rows of `width` elements lie within the
 // buffer.
-unsafe impl Share for Columns<'_> {
-    unsafe fn part(&self, index: usize, _: usize) -> Panel<'_> {
+unsafe impl<'a> Share for Columns<'a> {
+    type Part = Panel<'a>;
+
+    unsafe fn part(&self, index: usize, _: usize) -> Panel<'a> {
         let column = |index: usize| index.saturating_mul(self.per_task).saturating_sub(self.start).min(self.width);
         let columns = column(index)..column(index.saturating_add(1));
         let batch = self.buffer.len.checked_div(self.width).unwrap_or(0);
@@ -69,13 +116,13 @@ unsafe impl Share for Columns<'_> {
 /// A buffer cut into chunks of equal length, which tasks take in turns: the first task has the
 /// first chunk, then the one after those of all others, and so on. Each chunk is a row of its
 /// panel.
-pub(crate) struct Turns<'a> {
-    buffer: Buffer<'a>,
+pub(crate) struct Turns<'a, T> {
+    buffer: Buffer<'a, T>,
     chunk: usize,
 }
 
-impl<'a> Turns<'a> {
-    pub fn new(out: &'a mut [f32], chunk: usize) -> Turns<'a> {
+impl<'a, T> Turns<'a, T> {
+    pub fn new(out: &'a mut [T], chunk: usize) -> Turns<'a, T> {
         Turns { buffer: Buffer::new(out), chunk }
     }
 }
@@ -83,8 +130,10 @@ impl<'a> Turns<'a> {
 // SAFETY: chunk index + b·tasks belongs to row b of one index alone, as index < tasks, and `batch`
 // counts the whole chunks of this index that the buffer has. `start` wraps only where `batch` is
 // 0, and the stride only where `batch` is at most 1: no row then begins at a multiple of it.
-unsafe impl Share for Turns<'_> {
-    unsafe fn part(&self, index: usize, tasks: usize) -> Panel<'_> {
+unsafe impl<'a, T: Send> Share for Turns<'a, T> {
+    type Part = Panel<'a, T>;
+
+    unsafe fn part(&self, index: usize, tasks: usize) -> Panel<'a, T> {
         let chunks = self.buffer.len.checked_div(self.chunk).unwrap_or(0);
         let batch = chunks.saturating_sub(index).div_ceil(tasks.max(1));
         let start = index.wrapping_mul(self.chunk);
@@ -92,43 +141,100 @@ unsafe impl Share for Turns<'_> {
     }
 }
 
-/// A buffer that several tasks write at once.
-struct Buffer<'a> {
-    ptr: *mut f32,
-    len: usize,
-    borrow: PhantomData<&'a mut [f32]>,
+/// How a matrix (rows, width) is cut into parts: `down` ranges of rows, as even as can be, and
+/// ranges of `columns` columns, which divide the width. Parts are counted along rows.
+#[cfg(feature = "std")]
+#[derive(Clone, Copy)]
+pub(crate) struct Grid {
+    pub rows: usize,
+    pub width: usize,
+    pub down: usize,
+    pub columns: usize,
 }
 
-// SAFETY: the pointer comes from a `&mut [f32]`, which may be sent, and f32 has no thread affinity.
-// Threads that share a buffer reach its elements by `Share::part` only, whose parts do not overlap.
-unsafe impl Sync for Buffer<'_> {}
+#[cfg(feature = "std")]
+impl Grid {
+    /// Ranges of columns.
+    pub fn across(&self) -> usize {
+        self.width.checked_div(self.columns).unwrap_or(0)
+    }
 
-impl<'a> Buffer<'a> {
-    fn new(out: &'a mut [f32]) -> Buffer<'a> {
+    /// The rows and columns of a part.
+    pub fn part(&self, index: usize) -> (Range<usize>, Range<usize>) {
+        let across = self.across().max(1);
+        let row = |i: usize| (i.min(self.down) * self.rows).checked_div(self.down).unwrap_or(0);
+        let column = index % across * self.columns;
+        (row(index / across)..row(index / across + 1), column..column + self.columns)
+    }
+}
+
+/// A buffer cut as a [`Grid`] says.
+#[cfg(feature = "std")]
+pub(crate) struct Tiles<'a> {
+    buffer: Buffer<'a, f32>,
+    grid: Grid,
+}
+
+#[cfg(feature = "std")]
+impl<'a> Tiles<'a> {
+    /// `None` if the buffer is smaller than the grid.
+    pub fn new(out: &'a mut [f32], grid: Grid) -> Option<Tiles<'a>> {
+        let fits = out.len() >= grid.rows.checked_mul(grid.width)? && grid.columns <= grid.width;
+        fits.then(|| Tiles { buffer: Buffer::new(out), grid })
+    }
+}
+
+// SAFETY: parts differ in index / across, and then in their rows, whose bounds never decrease, or
+// in index % across, and then in their columns. All are within the grid, as `across` times the
+// columns are at most the width, and the grid is within the buffer.
+#[cfg(feature = "std")]
+unsafe impl<'a> Share for Tiles<'a> {
+    type Part = Panel<'a>;
+
+    unsafe fn part(&self, index: usize, _: usize) -> Panel<'a> {
+        let (rows, columns) = self.grid.part(index);
+        let start = rows.start * self.grid.width + columns.start;
+        self.buffer.panel(start, columns.len(), rows.len(), self.grid.width)
+    }
+}
+
+/// A buffer that several tasks write at once.
+struct Buffer<'a, T> {
+    ptr: *mut T,
+    len: usize,
+    borrow: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: the pointer comes from a `&mut [T]`, which may be sent. Threads that share a buffer reach
+// its elements by `Share::part` only, whose parts do not overlap.
+unsafe impl<T: Send> Sync for Buffer<'_, T> {}
+
+impl<'a, T> Buffer<'a, T> {
+    fn new(out: &'a mut [T]) -> Buffer<'a, T> {
         Buffer { ptr: out.as_mut_ptr(), len: out.len(), borrow: PhantomData }
     }
 
     /// `width` columns from `start` on of `batch` rows, which begin `stride` elements after each
     /// other.
-    fn panel(&self, start: usize, width: usize, batch: usize, stride: usize) -> Panel<'_> {
+    fn panel(&self, start: usize, width: usize, batch: usize, stride: usize) -> Panel<'a, T> {
         Panel { ptr: self.ptr.wrapping_add(start), batch, stride, start, width, borrow: PhantomData }
     }
 }
 
 /// Columns of a buffer of rows, exclusively borrowed.
-pub(crate) struct Panel<'a> {
-    ptr: *mut f32, // of the first column of row 0, where there is one
+pub(crate) struct Panel<'a, T = f32> {
+    ptr: *mut T, // of the first column of row 0, where there is one
     batch: usize,
     stride: usize,
     start: usize,
     width: usize,
-    borrow: PhantomData<&'a mut [f32]>,
+    borrow: PhantomData<&'a mut [T]>,
 }
 
-impl<'a> Panel<'a> {
+impl<'a, T> Panel<'a, T> {
     /// All columns of a (batch, width) buffer.
     #[cfg(test)]
-    pub fn new(out: &'a mut [f32], width: usize) -> Panel<'a> {
+    pub fn new(out: &'a mut [T], width: usize) -> Panel<'a, T> {
         Panel { ptr: out.as_mut_ptr(), batch: out.len() / width, stride: width, start: 0, width, borrow: PhantomData }
     }
 
@@ -139,7 +245,7 @@ impl<'a> Panel<'a> {
 
     /// Row `b`; empty from `batch` on.
     #[inline(always)]
-    pub fn row(&mut self, b: usize) -> &mut [f32] {
+    pub fn row(&mut self, b: usize) -> &mut [T] {
         if b >= self.batch {
             return &mut [];
         }
@@ -151,6 +257,9 @@ impl<'a> Panel<'a> {
 
 #[cfg(test)]
 mod tests {
+    #[cfg(feature = "std")]
+    use std::vec;
+
     use super::*;
     use crate::runner::Serial;
 
@@ -189,6 +298,29 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "std")]
+    #[test]
+    fn blocks_of_a_grid() {
+        for (rows, down) in [(1, 1), (7, 3), (8, 4), (3, 5)] {
+            let mut out = vec![0.0; rows * 6 + 1]; // and one element left over
+            let grid = Grid { rows, width: 6, down, columns: 2 };
+            let mut scratch = [0.0; 4];
+            let tiles = Tiles::new(&mut out, grid).unwrap();
+            let blocks = grid.down * grid.across();
+            run_blocks(&Serial, 2, blocks, Turns::new(&mut scratch, 2), tiles, |block, scratch, mut out| {
+                let (rows, columns) = grid.part(block);
+                assert_eq!((scratch.len(), out.columns().len()), (2, columns.len()));
+                mark(columns.start / 2, &mut out, rows.len());
+            });
+            let (last, all) = out.split_last().unwrap();
+            assert!(all.chunks(6).all(|row| row == [1.0, 1.0, 2.0, 2.0, 3.0, 3.0]), "{rows} rows in {down}");
+            assert_eq!(*last, 0.0);
+        }
+        let grid = Grid { rows: 2, width: 6, down: 1, columns: 2 };
+        assert!(Tiles::new(&mut [0.0; 11], grid).is_none());
+        assert!(Tiles::new(&mut [0.0; 12], Grid { columns: 7, ..grid }).is_none());
+    }
+
     #[test]
     fn products_beyond_usize_leave_parts_apart() {
         let mut out = [0.0; 10]; // (2, 5); the first task has all columns
@@ -205,6 +337,6 @@ mod tests {
     #[test]
     fn empty_buffers_have_no_rows() {
         run_disjoint(&Serial, 2, [Columns::new(&mut [], 0, 0, 8)], |_, [mut out]| assert!(out.row(0).is_empty()));
-        run_disjoint(&Serial, 2, [Turns::new(&mut [], 0)], |_, [mut out]| assert!(out.row(0).is_empty()));
+        run_disjoint(&Serial, 2, [Turns::<f32>::new(&mut [], 0)], |_, [mut out]| assert!(out.row(0).is_empty()));
     }
 }

@@ -6,6 +6,8 @@ use crate::config::{Config, WeightType, product, sum};
 use crate::error::Error;
 use crate::math::LANES;
 use crate::sampler::ProbIndex;
+#[cfg(feature = "std")]
+use crate::scratch::{att_len, packed_len};
 use crate::tokenizer::IndexEntry;
 
 /// Type of the cached keys and values.
@@ -121,11 +123,7 @@ impl Config {
         // u64 throughout, so that a 32-bit chip sees the overflow instead of a small number.
         let hot_f32 = sum(&[
             product(&[limits.batch as u64, per_token.total]),
-            product(&[
-                min(limits.threads, self.n_kv_heads) as u64,
-                self.kv_mul() as u64,
-                block_len(limits.max_seq) as u64,
-            ]), // att
+            product(&[scratch_parts(self, &limits) as u64, scratch_len(self, &limits) as u64]),
             Some((self.head_size() / 2) as u64), // rope frequencies
             Some(self.vocab_size as u64),        // logits
         ]);
@@ -183,6 +181,28 @@ impl Plan {
     pub const fn tokenizer_bytes(&self) -> u64 {
         self.tokenizer as u64 * size_of::<IndexEntry>() as u64
     }
+}
+
+/// Parts of the scratch: the most tasks that use it at a time.
+pub(crate) const fn scratch_parts(config: &Config, limits: &Limits) -> usize {
+    if reads_batches(limits) { limits.threads } else { min(limits.threads, config.n_kv_heads) }
+}
+
+/// Numbers of each part: attention weights (kv_mul, positions), or what kernels for many tokens
+/// take.
+pub(crate) const fn scratch_len(config: &Config, limits: &Limits) -> usize {
+    let att = config.kv_mul().saturating_mul(block_len(limits.max_seq));
+    #[cfg(feature = "std")]
+    if reads_batches(limits) {
+        let packed = packed_len(max(config.dim, config.hidden_dim), config.weights);
+        return max(att, max(att_len(limits.max_seq), packed));
+    }
+    att
+}
+
+/// Whether there are kernels for many tokens, and batches for them.
+const fn reads_batches(limits: &Limits) -> bool {
+    cfg!(feature = "std") && limits.batch > 1
 }
 
 /// The largest head size with int8 scores that fit an i32: products of a query and a key are at

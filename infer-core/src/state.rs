@@ -4,7 +4,7 @@ use crate::cache::{Cache, KvBuffers};
 use crate::config::Config;
 use crate::error::Error;
 use crate::math::rounds_to_nearest;
-use crate::plan::{HotSizes, Plan, XQ_ALIGN, block_len};
+use crate::plan::{HotSizes, Plan, XQ_ALIGN, scratch_len, scratch_parts};
 
 /// The caller's memory for activations: fast memory on a chip that has two kinds.
 #[derive(Debug)]
@@ -30,8 +30,8 @@ pub struct State<'s> {
     pub(crate) rope: &'s mut [f32], // (batch, head_size), cos and sin in turn
     pub(crate) freq: &'s mut [f32], // (head_size / 2), angle per position
     pub(crate) int8: Int8Scratch<'s>,
-    pub(crate) att: &'s mut [f32], // (threads, kv_mul, block_len(max_seq)), attention weights
-    pub(crate) logits: &'s mut [f32], // (vocab_size)
+    pub(crate) scratch: &'s mut [f32], // (scratch_parts, scratch_len), of a task each
+    pub(crate) logits: &'s mut [f32],  // (vocab_size)
     pub(crate) cache: Cache<'s>,
     pub(crate) progress: Progress,
     /// Positions with valid keys and values in every layer.
@@ -86,7 +86,6 @@ impl<'s> State<'s> {
         let config = plan.config;
         let batch = plan.limits.batch;
         let sizes = HotSizes::new(&config, plan.limits.kv);
-        let threads = plan.limits.threads.min(config.n_kv_heads);
         let mut rest = hot.f32;
         // The plan counted exactly these parts, so none of them can fail.
         let mut take = |n: usize| {
@@ -102,14 +101,15 @@ impl<'s> State<'s> {
         let rope = take(batch.saturating_mul(sizes.rope))?;
         let xs = take(batch.saturating_mul(sizes.scales))?;
         let freq = take(config.head_size() / 2)?;
-        let att = take(threads.saturating_mul(config.kv_mul()).saturating_mul(block_len(plan.limits.max_seq)))?;
+        let parts = scratch_parts(&config, &plan.limits);
+        let scratch = take(parts.saturating_mul(scratch_len(&config, &plan.limits)))?;
         let logits = take(config.vocab_size)?;
         for (i, freq) in freq.iter_mut().enumerate() {
             *freq = config.rope.frequency(i, config.head_size());
         }
         let int8 = Int8Scratch { q: xq, s: xs };
         let progress = Progress::default();
-        Ok(State { plan: *plan, x, xb, q, hb, hb2, rope, freq, int8, att, logits, cache, progress, filled: 0 })
+        Ok(State { plan: *plan, x, xb, q, hb, hb2, rope, freq, int8, scratch, logits, cache, progress, filled: 0 })
     }
 
     /// The configuration of the model that the state was planned for.

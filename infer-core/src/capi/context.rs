@@ -6,7 +6,7 @@ use super::error::infer_code::INFER_ERROR_NOT_INITIALISED;
 use super::error::{call, infer_error};
 use super::memory::{Area, Owned, apart, infer_memory, one, out, slice};
 use super::plan::{infer_limits, plan};
-use crate::forward::Engine;
+use crate::engine::Engine;
 use crate::kernels::Kernels;
 use crate::model::Model;
 use crate::runner::Serial;

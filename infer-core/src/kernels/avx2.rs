@@ -13,18 +13,20 @@ use super::table::{HeadsQ8, Kernels};
 use crate::{math, quant};
 
 pub(super) mod attention;
+pub(super) mod batch;
 mod matmul_f32;
-mod matmul_q8;
+pub(super) mod matmul_q8;
 mod vectors;
 
 /// The kernels, if this machine has AVX2.
 pub(super) fn avx2() -> Option<Kernels> {
-    std::is_x86_feature_detected!("avx2").then_some(Kernels { name: "avx2", ..TABLE })
+    std::is_x86_feature_detected!("avx2").then_some(Kernels { name: "avx2", batch: Some(batch::AVX2), ..TABLE })
 }
 
 /// The kernels, if this machine has AVX2 and AVX-VNNI.
 pub(super) fn avx_vnni() -> Option<Kernels> {
-    let kernels = Kernels { name: "avx-vnni", matmul_q8: matmul_q8::matmul_q8_vnni, ..TABLE };
+    let (matmul_q8, batch) = (matmul_q8::matmul_q8_vnni, Some(batch::AVX_VNNI));
+    let kernels = Kernels { name: "avx-vnni", matmul_q8, batch, ..TABLE };
     (std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("avxvnni")).then_some(kernels)
 }
 
@@ -40,6 +42,7 @@ const TABLE: Kernels = Kernels {
     attend_q8,
     rmsnorm,
     swiglu,
+    batch: None,
 };
 
 fn quantize(x: &[f32], group_size: usize, q: &mut [i8], s: &mut [f32]) {

@@ -7,18 +7,32 @@
 
 use core::arch::x86_64::*;
 
+use self::vectors::exp2_score;
 use super::avx2;
 use super::table::{Heads, Kernels};
-use crate::math::{EXP2_G, LANES, ROUND, SMALLEST_SCORE, sum_lanes};
+use crate::math::{LANES, sum_lanes};
 use crate::plan::block_len;
 
-/// The kernels, if this machine has AVX2 and AVX-512.
+mod attention;
+mod batch;
+mod vectors;
+
+/// The kernels, if this machine has AVX2 and AVX-512 with BW, DQ and VL, as all have but the first.
 pub(super) fn avx512() -> Option<Kernels> {
-    let kernels = Kernels { name: "avx512", attend, ..avx2::avx_vnni().or_else(avx2::avx2)? };
+    let kernels =
+        Kernels { name: "avx512", attend, batch: Some(batch::AVX512), ..avx2::avx_vnni().or_else(avx2::avx2)? };
     let detected = std::is_x86_feature_detected!("avx512f")
+        && std::is_x86_feature_detected!("avx512bw")
         && std::is_x86_feature_detected!("avx512dq")
         && std::is_x86_feature_detected!("avx512vl");
     detected.then_some(kernels)
+}
+
+/// The kernels, if this machine has AVX-512 with VNNI too.
+pub(super) fn avx512_vnni() -> Option<Kernels> {
+    let (matmul_q8, batch) = (avx2::matmul_q8::matmul_q8_avx512_vnni, Some(batch::VNNI));
+    let kernels = Kernels { name: "avx512-vnni", matmul_q8, batch, ..avx512()? };
+    std::is_x86_feature_detected!("avx512vnni").then_some(kernels)
 }
 
 /// Eight positions of two heads.
@@ -108,19 +122,6 @@ fn numerators(max: [f32; 2], att: &mut [Block]) -> [f32; 2] {
     let mut lanes = Block::default();
     store(&mut lanes, sums);
     lanes.map(sum_lanes)
-}
-
-/// [`math::exp2_score`](crate::math::exp2_score).
-#[inline]
-#[target_feature(enable = "avx512f,avx512dq,avx512vl")]
-fn exp2_score(x: __m512) -> __m512 {
-    let c = |x| _mm512_set1_ps(x);
-    let n = _mm512_sub_ps(_mm512_add_ps(x, c(ROUND)), c(ROUND));
-    let f = _mm512_sub_ps(x, n);
-    let [g0, g1, g2, g3, g4] = EXP2_G;
-    let y = [g3, g2, g1, g0, 1.0].into_iter().fold(c(g4), |y, g| _mm512_add_ps(_mm512_mul_ps(y, f), c(g)));
-    // Times 2^n, exact in this range. NaN compares false with everything, and stays.
-    _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, c(SMALLEST_SCORE)), y, n)
 }
 
 /// `out[h] = Σ_t att[h][t] · values[t] / sums[h]`, sequential over positions, for `C` columns of

@@ -14,8 +14,18 @@ use crate::plan::block_len;
 use crate::quant::quantize;
 
 /// The portable kernels, which define the result.
-pub(super) const SCALAR: Kernels =
-    Kernels { name: "scalar", matmul_f32, matmul_q8, quantize, attend, attend_q8, rmsnorm, swiglu };
+pub(super) const SCALAR: Kernels = Kernels {
+    name: "scalar",
+    matmul_f32,
+    matmul_q8,
+    quantize,
+    attend,
+    attend_q8,
+    rmsnorm,
+    swiglu,
+    #[cfg(feature = "std")]
+    batch: None,
+};
 
 /// Rows that share each load of x. Four rows of eight lanes are eight SSE registers, and half of
 /// NEON's.

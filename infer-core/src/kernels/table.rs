@@ -16,6 +16,9 @@ pub struct Kernels {
     pub(crate) attend_q8: AttendQ8,
     pub(crate) rmsnorm: Rmsnorm,
     pub(crate) swiglu: Swiglu,
+    /// Kernels for many tokens at once, where there are some.
+    #[cfg(feature = "std")]
+    pub(crate) batch: Option<Batch>,
 }
 
 /// `out[b][r] = dot(w[r], x[b])` for weights `w` (rows, cols), inputs `x` (batch, cols) and outputs
@@ -49,6 +52,55 @@ pub(crate) struct Heads<'a> {
     pub positions: usize,
     pub head_size: usize,
     /// log2(e) / sqrt(head_size): weights are powers of 2.
+    pub scale: f32,
+}
+
+/// Kernels for many tokens at once.
+#[cfg(feature = "std")]
+#[derive(Clone, Copy)]
+pub(crate) struct Batch {
+    /// The fewest tokens.
+    pub tokens: usize,
+    /// Rows of weights that are worked on together.
+    pub rows: usize,
+    pub matmul_f32: BatchF32,
+    pub matmul_q8: BatchQ8,
+    /// [`Quantize`] for `matmul_q8`, which says what it makes of the two bytes of a value.
+    pub quantize: Quantize,
+    pub attend: Option<AttendBatch>,
+}
+
+/// [`MatmulF32`] for [`Batch::tokens`] or more. `packed` is scratch of
+/// [`packed_len`](crate::scratch::packed_len) numbers.
+#[cfg(feature = "std")]
+pub(crate) type BatchF32 = fn(w: &[f32], cols: usize, x: &[f32], packed: &mut [f32], out: &mut Panel<'_>);
+
+/// [`MatmulQ8`] for [`Batch::tokens`] or more, groups of a multiple of 4, and 16 columns or more.
+/// `x` is (batch, cols) of two bytes as [`Batch::quantize`] writes them.
+#[cfg(feature = "std")]
+pub(crate) type BatchQ8 = fn(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], packed: &mut [f32], out: &mut Panel<'_>);
+
+/// [`Attend`] for several tokens: [`Batch::tokens`] or more queries. `att` is scratch of
+/// [`att_len`](crate::scratch::att_len) numbers, `out` (rows, kv_mul · head_size).
+#[cfg(feature = "std")]
+pub(crate) type AttendBatch = fn(queries: &Queries<'_>, att: &mut [f32], out: &mut Panel<'_>);
+
+/// The input of [`AttendBatch`]: the query heads of several tokens that share a key/value head.
+#[cfg(feature = "std")]
+pub(crate) struct Queries<'a> {
+    /// (rows, stride), of which kv_mul · head_size are the queries; the last row may end with them.
+    pub q: &'a [f32],
+    pub stride: usize,
+    pub rows: usize,
+    pub kv_mul: usize,
+    /// As in [`Heads`].
+    pub keys: &'a [[f32; LANES]],
+    /// As in [`Heads`].
+    pub values: &'a [f32],
+    /// Positions that the first row attends to. Each row attends to one more than the row before.
+    pub positions: usize,
+    pub head_size: usize,
+    /// As in [`Heads`].
     pub scale: f32,
 }
 

@@ -6,12 +6,14 @@ use std::vec;
 use std::vec::Vec;
 
 use super::scalar::SCALAR;
-use super::table::{Heads, HeadsQ8};
+
 use super::*;
+use crate::config::WeightType;
 use crate::math::LANES;
 use crate::matrix::Q8Matrix;
 use crate::panel::Panel;
 use crate::plan::{XQ_BYTES, block_len};
+use crate::scratch::{att_len, packed_len};
 
 /// Numbers from -1 to 1, the same in every run.
 struct Random(u64);
@@ -98,6 +100,134 @@ fn int8_products() {
                     (kernels.quantize)(&x, group_size, &mut xq, &mut xs);
                     product(rows, batch, |out| (kernels.matmul_q8)(&w, &xq, &xs, out))
                 });
+            }
+        }
+    }
+}
+
+/// The tables' kernels for many tokens.
+fn batches() -> impl Iterator<Item = (&'static str, Batch)> {
+    Kernels::all().filter_map(|kernels| Some((kernels.name, kernels.batch?)))
+}
+
+/// Scratch for a product, which begins anywhere and holds anything.
+fn scratch(cols: usize, weights: WeightType) -> Vec<f32> {
+    vec![f32::NAN; packed_len(cols, weights)]
+}
+
+#[test]
+fn f32_products_of_many_tokens() {
+    let mut random = Random(6);
+    for rows in [1, 7, 16, 31, 32, 33, 100] {
+        for cols in [1, 3, 4, 7, 8, 12, 30, 65, 172, 519, 1030] {
+            for n_tokens in [8, 9, 16, 29] {
+                let (w, x) = (random.f32s(rows * cols), random.odd_f32s(n_tokens * cols, cols == 30));
+                let want = product(rows, n_tokens, |out| (SCALAR.matmul_f32)(&w, cols, &x, out));
+                for (name, kernels) in batches() {
+                    let mut packed = scratch(cols, WeightType::F32);
+                    let out = product(rows, n_tokens, |out| (kernels.matmul_f32)(&w, cols, &x, &mut packed, out));
+                    assert_eq!(bits(&out), bits(&want), "{name}: {rows} rows, {cols} columns, {n_tokens} tokens");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn int8_products_of_many_tokens() {
+    let mut random = Random(7);
+    for group_size in [4, 12, 20, 32, 64, 128, 1024] {
+        for groups in [1, 2, 5, 8, 9, 19] {
+            for (rows, n_tokens) in [(1, 8), (16, 9), (33, 16), (70, 21)] {
+                let cols = groups * group_size;
+                if cols < 16 {
+                    continue;
+                }
+                let (mut q, s) = (random.i8s(rows * cols), random.f32s(rows * groups));
+                q[cols / 2] = -128;
+                let mut x = random.odd_f32s(n_tokens * cols, groups == 5);
+                x[..cols].fill(0.0); // 0 times a negative scale is -0, to which lanes of 0 are added
+                let w = Q8Matrix { q: &q, s: &s, rows, cols, group_size };
+                let (mut xq, mut xs) = (vec![0; XQ_BYTES * x.len()], vec![0.0; n_tokens * groups]);
+                (SCALAR.quantize)(&x, group_size, &mut xq, &mut xs);
+                let want = product(rows, n_tokens, |out| (SCALAR.matmul_q8)(&w, &xq, &xs, out));
+                for (name, kernels) in batches() {
+                    let rows_of_x = x.chunks(cols).zip(xq.chunks_mut(XQ_BYTES * cols)).zip(xs.chunks_mut(groups));
+                    rows_of_x.for_each(|((x, xq), xs)| (kernels.quantize)(x, group_size, xq, xs));
+                    let mut packed = scratch(cols, WeightType::Q8 { group_size });
+                    let out = product(rows, n_tokens, |out| (kernels.matmul_q8)(&w, &xq, &xs, &mut packed, out));
+                    let what = format!("{name}: {rows} rows, {groups} groups of {group_size}, {n_tokens} tokens");
+                    assert_eq!(bits(&out), bits(&want), "{what}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn int8_products_of_many_tokens_at_their_limits() {
+    // The largest activations, of both signs, with the largest weights: sums of 16 bits would
+    // overflow.
+    for (group_size, w, largest) in [(64, -128, 1.0), (64, -128, -1.0), (1024, 127, 1.0), (1024, -128, -1.0)] {
+        let (rows, cols, n_tokens) = (33, 2048, 8);
+        let groups = cols / group_size;
+        let (q, s) = (vec![w; rows * cols], vec![0.5; rows * groups]);
+        let w = Q8Matrix { q: &q, s: &s, rows, cols, group_size };
+        let x = vec![largest; cols];
+        for (name, kernels) in batches() {
+            let (mut xq, mut xs) = (vec![0; XQ_BYTES * n_tokens * cols], vec![0.0; n_tokens * groups]);
+            let rows_of_x = xq.chunks_mut(XQ_BYTES * cols).zip(xs.chunks_mut(groups));
+            rows_of_x.for_each(|(xq, xs)| (kernels.quantize)(&x, group_size, xq, xs));
+            xs.fill(0.25);
+            let mut packed = scratch(cols, WeightType::Q8 { group_size });
+            let out = product(rows, n_tokens, |out| (kernels.matmul_q8)(&w, &xq, &xs, &mut packed, out));
+            let want = (i64::from(q[0]) * (127.0 * largest) as i64 * cols as i64) as f32 * 0.125;
+            assert_eq!(out, vec![want; n_tokens * rows], "{name}: group size {group_size}");
+        }
+    }
+}
+
+#[test]
+fn attention_of_many_tokens() {
+    let mut random = Random(8);
+    for (head_size, kv_mul) in [(8, 1), (16, 1), (24, 3), (40, 2), (48, 1), (64, 4), (72, 1), (128, 1), (136, 2)] {
+        for (rows, before) in [(8, 0), (9, 5), (13, 16), (24, 300)] {
+            for (damage, large) in [(false, 0.1), (false, 300.0), (true, 1.0)] {
+                let last = before + rows;
+                let (stride, slots) = (kv_mul * head_size + 8, block_len(last));
+                let mut q = random.f32s(rows * stride);
+                q.iter_mut().for_each(|q| *q *= large);
+                let (keys, mut values) = (random.f32s(slots * head_size), random.f32s(last * head_size));
+                if damage {
+                    values[(last - 1) * head_size] = f32::NAN; // which the rows before the last do not see
+                }
+                let keys = keys.as_chunks::<LANES>().0;
+                let scale = core::f32::consts::LOG2_E / (head_size as f32).sqrt();
+                let (width, what) =
+                    (kv_mul * head_size, format!("{kv_mul} heads of {head_size}, {rows} rows, {before} before"));
+                let mut want = vec![9.0; rows * width];
+                for (row, out) in want.chunks_mut(width).enumerate() {
+                    let (q, positions) = (&q[row * stride..][..width], before + row + 1);
+                    let heads = Heads { q, keys, values: &values, positions, head_size, scale };
+                    (SCALAR.attend)(&heads, &mut vec![0.0; kv_mul * block_len(positions)], out);
+                }
+                let queries = Queries {
+                    q: &q,
+                    stride,
+                    rows,
+                    kv_mul,
+                    keys,
+                    values: &values,
+                    positions: before + 1,
+                    head_size,
+                    scale,
+                };
+                for (name, kernels) in batches() {
+                    let Some(attend) = kernels.attend else { continue };
+                    let mut att = vec![f32::NAN; att_len(last)];
+                    let out = product(width, rows, |out| attend(&queries, &mut att, out));
+                    assert_eq!(bits(&out), bits(&want), "{name}: {what}");
+                }
             }
         }
     }

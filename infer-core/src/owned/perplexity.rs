@@ -2,8 +2,9 @@
 
 use std::ops::AddAssign;
 
+use crate::engine::Engine;
 use crate::error::Error;
-use crate::forward::{Engine, classify, forward};
+use crate::forward::{classify, forward};
 use crate::model::Model;
 use crate::state::State;
 

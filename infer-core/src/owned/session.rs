@@ -4,8 +4,9 @@ use std::vec::Vec;
 
 use super::buffers::Buffers;
 use super::memory::vec_of;
+use crate::engine::Engine;
 use crate::error::Error;
-use crate::forward::{Engine, begin_at, classify, step};
+use crate::forward::{begin_at, classify, step};
 use crate::kernels::Kernels;
 use crate::model::Model;
 use crate::runner::Runner;

@@ -44,11 +44,11 @@ pub(super) fn matmul_q8_vnni(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut P
     fn avx_vnni<const GROUP: usize>(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
         let w = &Q8Matrix { group_size: if GROUP == 0 { w.group_size } else { GROUP }, ..*w };
         let large = size_of_val(w.q) > LARGE / 4;
-        // SAFETY: the closure has the features of this function, which are all that Dpbusd needs.
+        // SAFETY: the closure has the features of this function, which are all that AvxVnni needs.
         // The walker gives ROWS whole rows, each as long as x and of as many groups as x; their
         // size is a multiple of 32.
         blocks_q8::matmul_q8(w, x, xs, out, |b, rows, out| unsafe {
-            if large && b == 0 { dot_rows::<Dpbusd, true>(rows, out) } else { dot_rows::<Dpbusd, false>(rows, out) }
+            if large && b == 0 { dot_rows::<AvxVnni, true>(rows, out) } else { dot_rows::<AvxVnni, false>(rows, out) }
         });
     }
     // SAFETY: AVX2 and AVX-VNNI were detected.
@@ -57,6 +57,27 @@ pub(super) fn matmul_q8_vnni(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut P
             64 => avx_vnni::<64>(w, x, xs, out),
             32 => avx_vnni::<32>(w, x, xs, out),
             group_size if group_size.is_multiple_of(BYTES) => avx_vnni::<0>(w, x, xs, out),
+            _ => scalar::matmul_q8(w, x, xs, out), // small groups would gain little
+        }
+    }
+}
+
+pub(crate) fn matmul_q8_avx512_vnni(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
+    #[target_feature(enable = "avx2,avx512vl,avx512vnni")]
+    fn vnni<const GROUP: usize>(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
+        let w = &Q8Matrix { group_size: if GROUP == 0 { w.group_size } else { GROUP }, ..*w };
+        let large = size_of_val(w.q) > LARGE / 4;
+        // SAFETY: as above, with Vnni.
+        blocks_q8::matmul_q8(w, x, xs, out, |b, rows, out| unsafe {
+            if large && b == 0 { dot_rows::<Vnni, true>(rows, out) } else { dot_rows::<Vnni, false>(rows, out) }
+        });
+    }
+    // SAFETY: AVX2 and AVX-512 with VNNI were detected.
+    unsafe {
+        match w.group_size {
+            64 => vnni::<64>(w, x, xs, out),
+            32 => vnni::<32>(w, x, xs, out),
+            group_size if group_size.is_multiple_of(BYTES) => vnni::<0>(w, x, xs, out),
             _ => scalar::matmul_q8(w, x, xs, out), // small groups would gain little
         }
     }
@@ -100,32 +121,39 @@ impl Products for Maddubs {
     }
 }
 
-/// `dpbusd` of AVX-VNNI.
-struct Dpbusd;
+/// `dpbusd`, which AVX-VNNI and AVX-512 with VNNI have in encodings of their own. It multiplies
+/// unsigned with signed bytes: w + 128 (its bits with the sign flipped) is unsigned, and the sums
+/// begin at -128 · Σ x to make up for it.
+macro_rules! dpbusd {
+    ($name:ident, $instruction:ident) => {
+        struct $name;
 
-impl Products for Dpbusd {
-    /// `dpbusd` multiplies unsigned with signed bytes: w + 128 (its bits with the sign flipped) is
-    /// unsigned, and the sums begin at -128 · Σ x to make up for it.
-    #[inline(always)]
-    unsafe fn start(x: &[i8]) -> __m256i {
-        // SAFETY: the caller vouches for AVX2 and AVX-VNNI; a chunk has the 32 bytes that are
-        // loaded.
-        unsafe {
-            let mut sums = _mm256_setzero_si256();
-            for x in x.chunks_exact(BYTES) {
-                let x = _mm256_loadu_si256(x.as_ptr().cast());
-                sums = _mm256_dpbusd_avx_epi32(sums, _mm256_set1_epi8(-128), x);
+        impl Products for $name {
+            #[inline(always)]
+            unsafe fn start(x: &[i8]) -> __m256i {
+                // SAFETY: the caller vouches for the instructions; a chunk has the 32 bytes that
+                // are loaded.
+                unsafe {
+                    let mut sums = _mm256_setzero_si256();
+                    for x in x.chunks_exact(BYTES) {
+                        let x = _mm256_loadu_si256(x.as_ptr().cast());
+                        sums = $instruction(sums, _mm256_set1_epi8(-128), x);
+                    }
+                    _mm256_sub_epi32(_mm256_setzero_si256(), sums)
+                }
             }
-            _mm256_sub_epi32(_mm256_setzero_si256(), sums)
-        }
-    }
 
-    #[inline(always)]
-    unsafe fn add(sums: __m256i, w: __m256i, x: __m256i) -> __m256i {
-        // SAFETY: the caller vouches for AVX2 and AVX-VNNI.
-        unsafe { _mm256_dpbusd_avx_epi32(sums, _mm256_xor_si256(w, _mm256_set1_epi8(-128)), x) }
-    }
+            #[inline(always)]
+            unsafe fn add(sums: __m256i, w: __m256i, x: __m256i) -> __m256i {
+                // SAFETY: the caller vouches for the instructions.
+                unsafe { $instruction(sums, _mm256_xor_si256(w, _mm256_set1_epi8(-128)), x) }
+            }
+        }
+    };
 }
+
+dpbusd!(AvxVnni, _mm256_dpbusd_avx_epi32);
+dpbusd!(Vnni, _mm256_dpbusd_epi32);
 
 /// [`dot_q8`](crate::math::dot_q8) of eight rows with x.
 ///
