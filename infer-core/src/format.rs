@@ -15,4 +15,4 @@ pub use extension::{SpecialTokens, TemplateName};
 pub use header::{HEADER_V0, HEADER_V1, Header, MAGIC, Version};
 pub use layout::{ALIGN, Layout, Tensor, TensorName};
 #[cfg(feature = "std")]
-pub use write::{WriteError, write};
+pub use write::{WriteError, rotary_table, write};

@@ -10,6 +10,7 @@ pub mod lora;
 pub mod loss_scale;
 pub mod model_file;
 pub mod pretokenizers;
+pub mod rotary;
 pub mod tensors;
 pub mod vocabulary;
 pub mod watched;

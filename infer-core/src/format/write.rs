@@ -47,7 +47,8 @@ pub enum WriteError {
 /// [`Header::layout`]. It is asked once for each, in file order, and the matrix is dropped before
 /// the next one is asked for, so that a model of any size needs the memory of its largest matrix.
 /// Version 2 stores them as int8 in the groups of the header's weight type; their bytes are those
-/// of llama2.c's exporter. The tables of rotary angles of version 0 are computed here.
+/// of llama2.c's exporter. Version 0 also asks for its tables of rotary angles, which
+/// [`rotary_table`] computes for a model that has brought none.
 ///
 /// Calls of `write_all` are large where matrices are: a file needs no buffer around it.
 ///
@@ -82,11 +83,7 @@ pub fn write<'w>(
     for tensor in layout.iter() {
         let Tensor { name, rows, cols, .. } = tensor;
         for layer in 0..tensor.count {
-            let values = match name {
-                TensorName::FreqCisReal => rotary_table(&header.config, f32::cos),
-                TensorName::FreqCisImag => rotary_table(&header.config, f32::sin),
-                _ => values(name, layer)?,
-            };
+            let values = values(name, layer)?;
             let (need, have) = (rows * cols, values.len());
             if have != need {
                 return Err(WriteError::Size { name, layer, need, have });
@@ -119,13 +116,31 @@ fn write_q8(out: &mut impl io::Write, values: &[f32], group_size: usize) -> io::
     out.write_all(bytemuck::cast_slice(&scales))
 }
 
-/// A table of version 0 (seq_len, head_size / 2): cosines or sines of the rotary angles, which
-/// readers skip.
-fn rotary_table(config: &Config, part: fn(f32) -> f32) -> Cow<'static, [f32]> {
+/// A table of version 0 (seq_len, head_size / 2): cosines of the rotary angles for
+/// [`TensorName::FreqCisReal`], sines for [`TensorName::FreqCisImag`]. `None` for other tensors.
+///
+/// Readers skip the tables. PyTorch's cosines differ from these in the last bit here and there, and
+/// so may those of another platform's math library.
+///
+/// ```
+/// use infer_core::Config;
+/// use infer_core::format::{TensorName, rotary_table};
+///
+/// let config = Config::new(8, 12, 2, 2, 30, 16);
+/// let cosines = rotary_table(&config, TensorName::FreqCisReal).unwrap();
+/// assert_eq!((cosines.len(), &cosines[..3]), (16 * 2, &[1.0, 1.0, 1f32.cos()][..]));
+/// assert_eq!(rotary_table(&config, TensorName::Wq), None);
+/// ```
+pub fn rotary_table(config: &Config, name: TensorName) -> Option<Vec<f32>> {
+    let part: fn(f32) -> f32 = match name {
+        TensorName::FreqCisReal => f32::cos,
+        TensorName::FreqCisImag => f32::sin,
+        _ => return None,
+    };
     let head_size = config.head_size();
     let pairs = 0..head_size / 2;
     let angles = (0..config.seq_len).flat_map(|pos| pairs.clone().map(move |i| (pos, i)));
-    angles.map(|(pos, i)| part(pos as f32 * config.rope.frequency(i, head_size))).collect()
+    Some(angles.map(|(pos, i)| part(pos as f32 * config.rope.frequency(i, head_size))).collect())
 }
 
 impl From<Error> for WriteError {

@@ -52,4 +52,14 @@ pub trait Values {
     /// # Errors
     /// The file cannot be read. The message names the tensor.
     fn read(&self, name: TensorName, layer: usize) -> io::Result<Cow<'_, [f32]>>;
+
+    /// A rotary table of version 0 as the model's file has it, if it has one. The file may have
+    /// more positions than the model.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    fn table(&self, name: TensorName) -> io::Result<Option<Vec<f32>>> {
+        _ = name;
+        Ok(None)
+    }
 }

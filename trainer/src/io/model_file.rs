@@ -12,6 +12,7 @@ use crate::io::files::{
     CURVE, METRICS, SETTINGS, TOKENIZER, TOKENIZER_JSON, folder_of, open_model, remove_unfinished, write_whole,
 };
 use crate::io::foreign::Parts;
+use crate::io::rotary;
 use crate::io::vocabulary::Vocabulary;
 use crate::io::weights::{FileVersion, not_finite};
 
@@ -121,7 +122,8 @@ impl Target<'_> {
         let beside = self.check_beside(&header, model.vocabulary, model.template)?;
         _ = remove_unfinished(folder_of(&self.path)); // may fail: other users' leftovers stay
         write_whole(&self.path, |mut out| {
-            format::write(&mut out, &header, |name, layer| model.values.read(name, layer)).map_err(not_finite)?;
+            let values = |name, layer| rotary::read(model.values, &header.config, name, layer);
+            format::write(&mut out, &header, values).map_err(not_finite)?;
             // Now that no weight can fail any more, and before the model has its name.
             beside.iter().try_for_each(|(path, bytes)| write_whole(path, |out| Ok(out.write_all(bytes)?)))
         })

@@ -45,4 +45,8 @@ impl Values for Watched<'_> {
         self.progress.inc(values.len() as u64);
         Ok(values)
     }
+
+    fn table(&self, name: TensorName) -> io::Result<Option<Vec<f32>>> {
+        self.values.table(name)
+    }
 }

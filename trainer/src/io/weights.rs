@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::io::checkpoint::{Checkpoint, tensor_name};
 use crate::io::foreign::Values;
 use crate::io::lora::{classifier, is_adapted};
+use crate::io::rotary;
 use crate::io::tensors::{Shape, shapes};
 
 /// Version of a model file on the command line.
@@ -94,7 +95,8 @@ impl Weights {
     pub fn to_file(&self, version: FileVersion) -> anyhow::Result<Vec<u8>> {
         let header = version.header(&self.header)?;
         let mut file = Vec::new();
-        format::write(&mut file, &header, |name, layer| self.read(name, layer)).map_err(not_finite)?;
+        let values = |name, layer| rotary::read(self, &header.config, name, layer);
+        format::write(&mut file, &header, values).map_err(not_finite)?;
         Ok(file)
     }
 }

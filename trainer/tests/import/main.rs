@@ -12,6 +12,7 @@ use infer_core::format::{Header, write};
 use trainer::io::foreign::Foreign;
 use trainer::io::import::model::Hints;
 use trainer::io::import::open;
+use trainer::io::rotary;
 use trainer::io::weights::FileVersion;
 
 /// The model of a folder or file.
@@ -23,7 +24,7 @@ fn import(path: &Path) -> Foreign {
 fn model_file(model: &Foreign, version: FileVersion) -> Vec<u8> {
     let header: Header = version.header(&model.header).unwrap();
     let mut file = Vec::new();
-    write(&mut file, &header, |name, layer| model.values.read(name, layer)).unwrap();
+    write(&mut file, &header, |name, layer| rotary::read(&*model.values, &header.config, name, layer)).unwrap();
     file
 }
 

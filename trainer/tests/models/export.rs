@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use infer_core::format::{Header, TensorName, Version};
+use infer_core::format::{Header, TensorName, Version, rotary_table};
 use infer_core::{Config, MappedModel, Matrix, Rope, tokenizer};
 use tempfile::TempDir;
 use tests::random::RandomModel;
@@ -31,11 +31,11 @@ fn random_model(config: Config) -> TempDir {
     folder
 }
 
-/// A file of version 0 without its tables of rotary angles. No reader uses them, and PyTorch's
-/// cosines differ from ours in the last bit.
-fn without_tables(file: Vec<u8>) -> Vec<u8> {
-    let layout = Header::parse(&file).unwrap().layout().unwrap();
-    file[..layout.get(TensorName::FreqCisReal).unwrap().offset as usize].to_vec() // the classifier is shared
+/// The values of a rotary table in a file of version 0.
+fn table(file: &[u8], name: TensorName) -> Vec<f32> {
+    let tensor = Header::parse(file).unwrap().layout().unwrap().get(name).unwrap();
+    let bytes = &file[tensor.offset as usize..][..tensor.stride as usize];
+    bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
 }
 
 #[test]
@@ -47,13 +47,80 @@ fn a_model_comes_back_from_other_files_byte_for_byte() {
     };
     let folder = folder.path();
     let read = |name: &str| fs::read(folder.join(name)).unwrap();
-    for out in ["out.gguf", "folder"] {
+    let stories = read("stories.bin");
+    let config = Header::parse(&stories).unwrap().config;
+    let ours = rotary_table(&config, TensorName::FreqCisReal).unwrap();
+    assert_ne!(table(&stories, TensorName::FreqCisReal), ours, "PyTorch's cosines have other last bits");
+    // A folder of Hugging Face has no place for the tables: version 1, which has none, comes back.
+    succeeds(folder, &["export", "stories.bin", "v1.bin", "--version", "1"]);
+    let version_1 = read("v1.bin");
+    for (out, version, whole) in
+        [("out.gguf", &[][..], &stories), ("out.bin", &[], &stories), ("folder", &["--version", "1"], &version_1)]
+    {
         succeeds(folder, &["export", "stories.bin", out]);
         let back = format!("from-{out}/model.bin");
-        succeeds(folder, &["import", out, &back]);
-        assert!(without_tables(read(&back)) == without_tables(read("stories.bin")), "{out}");
+        succeeds(folder, &[&["import", out, &back], version].concat());
+        assert!(read(&back) == *whole, "{out}");
         assert!(read(&format!("from-{out}/tokenizer.bin")) == read("tokenizer.bin"), "{out}");
     }
+    assert!(read("out.bin") == stories);
+    // A shorter context keeps the first rows.
+    succeeds(folder, &["import", "out.gguf", "short.bin", "--max-seq-len", "100"]);
+    let short = table(&read("short.bin"), TensorName::FreqCisReal);
+    assert_eq!(short, table(&stories, TensorName::FreqCisReal)[..short.len()]);
+    assert_eq!(short.len(), 100 * 4);
+}
+
+/// A model without tables gets those that are computed, and no keys. So does one with tables of
+/// NaN, which no reader has minded.
+#[test]
+fn tables_that_say_nothing_are_not_carried() {
+    let config = Config::new(16, 64, 1, 4, 300, 16);
+    let scene = random_model(config);
+    let folder = scene.path();
+    let file = RandomModel::new(config, 7).to_file(Version::V0); // its tables are NaN
+    assert!(table(file.bytes(), TensorName::FreqCisImag)[0].is_nan());
+    fs::write(folder.join("nan.bin"), file.bytes()).unwrap();
+    for (model, gguf) in [("nan.bin", "nan.gguf"), ("model.bin", "computed.gguf")] {
+        succeeds(folder, &["export", model, gguf]);
+        let bytes = fs::read(folder.join(gguf)).unwrap();
+        assert!(!bytes.windows(7).any(|bytes| bytes == b"llama2c"), "{gguf}");
+        let back = format!("from-{gguf}/model.bin");
+        succeeds(folder, &["import", gguf, &back]);
+        let back = fs::read(folder.join(back)).unwrap();
+        for name in [TensorName::FreqCisReal, TensorName::FreqCisImag] {
+            assert_eq!(table(&back, name), rotary_table(&config, name).unwrap(), "{gguf}");
+        }
+    }
+}
+
+#[test]
+fn damaged_tables_of_a_gguf_are_refused() {
+    let config = Config::new(16, 64, 1, 4, 300, 16);
+    let scene = random_model(config);
+    let folder = scene.path();
+    let mut model = RandomModel::new(config, 7);
+    model.tensor_mut(TensorName::FreqCisImag).fill(0.25);
+    fs::write(folder.join("model.bin"), model.to_file(Version::V0).bytes()).unwrap();
+    succeeds(folder, &["export", "model.bin", "out.gguf"]);
+    let whole = fs::read(folder.join("out.gguf")).unwrap();
+    // Behind the key of a list come its type (9), the type of the elements, their number and they
+    // themselves; behind that of a number come its type and the number.
+    for (key, at, value, parts) in [
+        ("llama2c.freq_cis_imag", 16, f32::NAN.to_bits(), &["freq_cis_imag: value 0 is not a finite number"][..]),
+        ("llama2c.freq_cis_imag", 4, 4, &["freq_cis_imag is ListOfType(4)", "a list of f32"]),
+        ("llama.context_length", 4, 17, &["freq_cis_imag has 32 values", "export it again"]),
+    ] {
+        let mut damaged = whole.clone();
+        let start = whole.windows(key.len()).position(|bytes| bytes == key.as_bytes()).unwrap() + key.len() + at;
+        damaged[start..][..4].copy_from_slice(&value.to_le_bytes());
+        fs::write(folder.join("damaged.gguf"), damaged).unwrap();
+        let error = fails(folder, 1, &["import", "damaged.gguf", "back/model.bin"]);
+        assert!(error.contains("damaged.gguf") && parts.iter().all(|part| error.contains(part)), "{error}");
+    }
+    succeeds(folder, &["import", "out.gguf", "whole/model.bin"]);
+    let back = fs::read(folder.join("whole/model.bin")).unwrap();
+    assert!(table(&back, TensorName::FreqCisImag).iter().all(|x| *x == 0.25));
 }
 
 /// int8 in groups that cross rows, as llama2.c writes it, comes out as the f32 that it stands for.

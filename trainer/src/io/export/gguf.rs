@@ -15,6 +15,8 @@ use value::{Value, put_string};
 
 use crate::io::export::job::Job;
 use crate::io::export::tensor_type::TensorType;
+use crate::io::foreign::Parts;
+use crate::io::rotary::{self, TABLES};
 use crate::io::tensors::{Shape, shapes};
 
 /// Every tensor begins at a multiple of this.
@@ -29,6 +31,7 @@ pub fn write(out: &mut dyn Write, job: &Job) -> anyhow::Result<()> {
     let tensors = tensors(job.parts.header, job.tensor_type)?;
     let mut metadata = metadata(job.parts.header, job.tensor_type, job.name)?;
     metadata.extend(vocabulary::metadata(job.vocabulary, job.parts.header)?);
+    metadata.extend(rotary_tables(&job.parts)?);
     if let Some(template) = job.parts.template {
         metadata.push(("tokenizer.chat_template".into(), Value::String(template.into())));
     }
@@ -160,6 +163,20 @@ fn metadata(header: &Header, kind: TensorType, name: &str) -> anyhow::Result<Vec
     Ok(keys.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
 }
 
+/// The rotary tables of a file of version 0, under keys of our own: an import brings the file back
+/// byte for byte. Tables that are computed again are not carried, and no larger ones than the
+/// import keeps.
+fn rotary_tables(parts: &Parts) -> anyhow::Result<Vec<(String, Value)>> {
+    const MOST: usize = 1 << 20; // values: 16,384 positions with heads of 128
+    let mut keys = Vec::new();
+    for name in TABLES {
+        let table = rotary::differing(parts.values, &parts.header.config, name)?;
+        let table = table.filter(|table| table.len() <= MOST);
+        keys.extend(table.map(|table| (format!("llama2c.{}", name.as_str()), Value::F32s(table))));
+    }
+    Ok(keys)
+}
+
 /// Writes all that comes before the first tensor's bytes.
 fn put_head(out: &mut Vec<u8>, metadata: &[(String, Value)], tensors: &[Entry]) {
     out.extend(b"GGUF");
@@ -200,7 +217,7 @@ mod tests {
     use infer_core::format::Version;
 
     use super::*;
-    use crate::io::foreign::{Parts, Values};
+    use crate::io::foreign::Values;
     use crate::io::vocabulary::Vocabulary;
     use crate::io::weights::Weights;
     use crate::io::weights::tests::weights;

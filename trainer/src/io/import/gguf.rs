@@ -1,18 +1,22 @@
 //! GGUF files of the llama architecture, as llama.cpp's converters write them.
 
+use std::borrow::Cow;
+use std::io;
 use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
 use infer_core::format::TensorName;
 use infer_core::{Config, Rope, RopeScaling};
 
+use crate::io::foreign::Values;
 use crate::io::import::file::Input;
-use crate::io::import::gguf_header::{self, Header};
+use crate::io::import::gguf_header::{self, FREQ_CIS_IMAG, FREQ_CIS_REAL, Header};
 use crate::io::import::gguf_vocabulary;
 use crate::io::import::model::{Hints, Model, seq_len};
 use crate::io::import::tensors::Table;
 use crate::io::import::vocabulary::Words;
 use crate::io::import::weights::{Names, Weights};
+use crate::io::rotary::TABLES;
 
 /// The tensor of rotary factors, one per pair, that stands for Llama 3's scaling.
 const ROPE_FACTORS: &str = "rope_freqs.weight";
@@ -24,8 +28,45 @@ const ROPE_FACTORS: &str = "rope_freqs.weight";
 pub fn open(path: &Path, hints: &Hints) -> anyhow::Result<Model> {
     let (header, table) = gguf_header::read(Input::open(path)?)?;
     let config = config(&header, &table, hints)?;
+    let tables = rotary_tables(&header, &config)?;
     let weights = Weights::new(vec![table], NAMES, config)?;
-    Ok(Model { config: weights.config(), eos: None, values: Box::new(weights) })
+    Ok(Model { config: weights.config(), eos: None, values: Box::new(Tensors { weights, tables }) })
+}
+
+/// The weights of a file, and the rotary tables that `trainer export` has put beside them.
+struct Tensors {
+    weights: Weights,
+    tables: Vec<(TensorName, Vec<f32>)>,
+}
+
+impl Values for Tensors {
+    fn read(&self, name: TensorName, layer: usize) -> io::Result<Cow<'_, [f32]>> {
+        self.weights.read(name, layer)
+    }
+
+    fn table(&self, name: TensorName) -> io::Result<Option<Vec<f32>>> {
+        Ok(self.tables.iter().find(|table| table.0 == name).map(|table| table.1.clone()))
+    }
+}
+
+/// The rotary tables of version 0 that are not those that are computed. They have a row for each
+/// position that the model was taught.
+fn rotary_tables(header: &Header, config: &Config) -> anyhow::Result<Vec<(TensorName, Vec<f32>)>> {
+    let len = header.needed_size("llama.context_length")?.checked_mul(config.head_size() / 2);
+    let mut tables = Vec::new();
+    for (name, key) in TABLES.into_iter().zip([FREQ_CIS_REAL, FREQ_CIS_IMAG]) {
+        let Some(table) = header.floats(key)? else { continue };
+        ensure!(
+            Some(table.len()) == len,
+            "{key} has {} values, and not one per position and pair of a head: the file is damaged: export it again",
+            table.len()
+        );
+        if let Some(i) = table.iter().position(|x| !x.is_finite()) {
+            bail!("{key}: value {i} is not a finite number: the file is damaged: export it again");
+        }
+        tables.push((name, table.to_vec()));
+    }
+    Ok(tables)
 }
 
 /// The vocabulary of a file, which may have nothing else; `None` if it has none.

@@ -26,6 +26,10 @@ pub const TOKENS: &str = "tokenizer.ggml.tokens";
 pub const SCORES: &str = "tokenizer.ggml.scores";
 pub const TYPES: &str = "tokenizer.ggml.token_type";
 pub const MERGES: &str = "tokenizer.ggml.merges";
+/// The rotary tables of a model file of version 0: `trainer export` has these keys of its own.
+pub const FREQ_CIS_REAL: &str = "llama2c.freq_cis_real";
+pub const FREQ_CIS_IMAG: &str = "llama2c.freq_cis_imag";
+const KEPT: [&str; 6] = [TOKENS, SCORES, TYPES, MERGES, FREQ_CIS_REAL, FREQ_CIS_IMAG];
 
 /// A field of the header.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +41,8 @@ pub enum Field {
     Texts(Vec<String>),
     Floats(Vec<f32>),
     Ints(Vec<i32>),
+    /// A list of another type, by GGUF's number of it, and not its elements.
+    ListOfType(u32),
 }
 
 /// The fields of a file by name.
@@ -91,6 +97,18 @@ impl Header {
             None => Ok(None),
             Some(Field::Text(text)) => Ok(Some(text)),
             Some(other) => Err(wrong(name, other, "a text")),
+        }
+    }
+
+    /// A list of numbers.
+    ///
+    /// # Errors
+    /// The field is something else.
+    pub fn floats(&self, name: &str) -> anyhow::Result<Option<&[f32]>> {
+        match self.get(name) {
+            None => Ok(None),
+            Some(Field::Floats(values)) => Ok(Some(values)),
+            Some(other) => Err(wrong(name, other, "a list of f32")),
         }
     }
 
@@ -168,9 +186,7 @@ impl Reader<'_> {
         for _ in 0..n_fields {
             let name = self.text()?;
             let kind = self.u32()?;
-            let value = self
-                .value(kind, [TOKENS, SCORES, TYPES, MERGES].contains(&&*name))
-                .with_context(|| format!("field {}", shown(&name)))?;
+            let value = self.value(kind, KEPT.contains(&&*name)).with_context(|| format!("field {}", shown(&name)))?;
             ensure!(!fields.contains_key(&name), "field {} is there twice", shown(&name));
             fields.extend(value.map(|value| (name, value)));
         }
@@ -237,11 +253,11 @@ impl Reader<'_> {
                 for _ in 0..n {
                     if kind == 8 { _ = self.text()? } else { _ = self.list(false, depth + 1)? }
                 }
-                None
+                keep.then_some(Field::ListOfType(kind))
             }
             _ => {
                 self.skip(least)?;
-                None
+                keep.then_some(Field::ListOfType(kind))
             }
         })
     }

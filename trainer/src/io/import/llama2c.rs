@@ -12,6 +12,7 @@ use infer_core::{Error, WeightType};
 use crate::io::foreign::Values;
 use crate::io::import::file::Input;
 use crate::io::import::tensors::{Stored, Table, Type};
+use crate::io::rotary::TABLES;
 
 /// Opens a file. The header is that of a version 1 file with the same weights.
 ///
@@ -45,5 +46,10 @@ impl Values for File {
             group.iter_mut().for_each(|w| *w *= scale);
         }
         Ok(values.into())
+    }
+
+    fn table(&self, name: TensorName) -> io::Result<Option<Vec<f32>>> {
+        let is_there = TABLES.contains(&name) && self.layout.get(name).is_some();
+        if is_there { Ok(Some(self.read(name, 0)?.into_owned())) } else { Ok(None) }
     }
 }
