@@ -309,11 +309,14 @@ pub struct BenchArgs {
     /// Threads [default: the physical cores, fewer for a small model]
     #[arg(long, value_name = "N", value_parser = threads)]
     pub threads: Option<NonZeroUsize>,
-    /// Tokens of the prompt, and tokens to generate
+    /// Tokens to generate
     #[arg(long, value_name = "N", default_value = "128", value_parser = at_least_1, allow_hyphen_values = true)]
     pub tokens: NonZeroUsize,
+    /// Tokens of the prompt [default: as many as --tokens]
+    #[arg(long, value_name = "N", value_parser = at_least_1, allow_hyphen_values = true)]
+    pub prompt: Option<NonZeroUsize>,
     /// Prompt tokens that are read at a time
-    #[arg(long, value_name = "N", default_value = "32", value_parser = at_least_1, allow_hyphen_values = true)]
+    #[arg(long, value_name = "N", default_value = "128", value_parser = at_least_1, allow_hyphen_values = true)]
     pub batch: NonZeroUsize,
     /// Times that everything is measured; medians are shown
     #[arg(long, value_name = "N", default_value = "5", value_parser = at_least_1, allow_hyphen_values = true)]

@@ -4,6 +4,7 @@ mod args;
 mod bandwidth;
 mod commands;
 mod input;
+mod machine;
 mod note;
 mod session;
 mod source;

@@ -29,7 +29,7 @@ fn measure(model: &ModelBytes, tokenizer: &[u8], kv: KvType) -> Result<Perplexit
     let config = model.config();
     let tokenizer = OwnedTokenizer::new(tokenizer, config.vocab_size)?;
     let tokens = tokenizer.encode(TEXT)?;
-    let mut buffers = Buffers::new(config, Limits::new(config.seq_len).with_batch(32).with_kv(kv))?;
+    let mut buffers = Buffers::new(config, Limits::new(config.seq_len).with_batch(128).with_kv(kv))?;
     let mut state = buffers.state()?;
     let mut sum = Perplexity::default();
     // Each token is predicted from those before it, as many as the context holds.

@@ -27,9 +27,10 @@ pub enum KvType {
 pub struct Limits {
     /// Positions of the KV cache, 1 to `seq_len`.
     pub max_seq: usize,
-    /// Tokens per forward call: 1 on a chip, 32 or so to read prompts fast.
+    /// Tokens per forward call: 1 on a chip, 128 or so to read prompts fast.
     pub batch: usize,
-    /// Key/value heads worked on at a time: 1 on a chip, the number of threads elsewhere.
+    /// Tasks with scratch of their own: 1 on a chip, the number of threads elsewhere. Each works on
+    /// a key/value head, or with a batch on packed weights.
     pub threads: usize,
     /// Type of the KV cache.
     pub kv: KvType,

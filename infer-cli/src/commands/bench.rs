@@ -15,17 +15,21 @@ use serde::Serialize;
 
 use crate::args::{BenchArgs, Shape, Weights};
 use crate::bandwidth;
+use crate::machine;
 use crate::session::{Usage, buffers, start_pool};
 use crate::source::Source;
 
 /// The results of a run: the fields of the JSON object.
 #[derive(Serialize)]
 struct Report {
+    cpu: String,
+    cpu_features: Vec<&'static str>,
     model: String,
     weights: String,
     kernels: &'static str,
     threads: usize,
     batch: usize,
+    prompt: usize,
     tokens: usize,
     repeat: usize,
     weight_bytes: u64,
@@ -36,6 +40,8 @@ struct Report {
     bandwidth_gigabytes_per_second: f64,
     bandwidth_percent: f64,
     time_to_first_token_milliseconds: f64,
+    /// What the plan counts: activations, scratch and KV cache.
+    planned_bytes: u64,
     peak_memory_bytes: Option<u64>,
     logits_hash: String,
 }
@@ -65,15 +71,20 @@ fn measure(args: &BenchArgs, name: String, bytes: &[u8]) -> anyhow::Result<Repor
     let pool = start_pool(args.threads, &config, 1)?;
     let engine = Engine::new(kernels, &pool);
     let tokens = args.tokens.get().min(config.seq_len);
-    let batch = args.batch.get().min(tokens);
-    let prompt: Vec<u32> = (0..tokens).map(|i| ((i * 7919 + 1) % config.vocab_size) as u32).collect();
+    let prompt_tokens = args.prompt.unwrap_or(args.tokens).get().min(config.seq_len);
+    let batch = args.batch.get().min(prompt_tokens);
+    let prompt: Vec<u32> = (0..prompt_tokens).map(|i| ((i * 7919 + 1) % config.vocab_size) as u32).collect();
 
     let start = Instant::now();
     let model = Model::from_bytes(bytes)?;
     let mut buffers = buffers(
         &config,
-        Limits::new(tokens).with_batch(batch).with_threads(pool.threads().get()).with_kv(args.kv.into()),
+        Limits::new(tokens.max(prompt_tokens))
+            .with_batch(batch)
+            .with_threads(pool.threads().get())
+            .with_kv(args.kv.into()),
     )?;
+    let plan = *buffers.plan();
     let mut state = buffers.state()?;
     forward(&model, &mut state, &engine, &[BOS])?;
     classify(&model, &mut state, &engine, 0).with_context(in_file)?;
@@ -82,7 +93,7 @@ fn measure(args: &BenchArgs, name: String, bytes: &[u8]) -> anyhow::Result<Repor
     let (mut prefill, mut decode, mut hash) = (Vec::new(), Vec::new(), 0);
     for _ in 0..args.repeat.get() {
         let (seconds, prompt_hash) = read_prompt(&model, &mut state, &engine, &prompt, batch)?;
-        prefill.push(tokens as f64 / seconds);
+        prefill.push(prompt_tokens as f64 / seconds);
         let (seconds, logits_hash) = generate(&model, &mut state, &engine, tokens, prompt_hash)?;
         decode.push(tokens as f64 / seconds);
         hash = logits_hash;
@@ -92,6 +103,8 @@ fn measure(args: &BenchArgs, name: String, bytes: &[u8]) -> anyhow::Result<Repor
     let speed = decode * weight_bytes as f64;
     let bandwidth = bandwidth::measure(&bytes[bytes.len().saturating_sub(weight_bytes as usize)..], &pool);
     Ok(Report {
+        cpu: machine::cpu(),
+        cpu_features: machine::features(),
         model: name,
         weights: match config.weights {
             WeightType::F32 => "f32".into(),
@@ -100,6 +113,7 @@ fn measure(args: &BenchArgs, name: String, bytes: &[u8]) -> anyhow::Result<Repor
         kernels: kernels.name,
         threads: pool.threads().get(),
         batch,
+        prompt: prompt_tokens,
         tokens,
         repeat: args.repeat.get(),
         weight_bytes,
@@ -110,7 +124,8 @@ fn measure(args: &BenchArgs, name: String, bytes: &[u8]) -> anyhow::Result<Repor
         bandwidth_gigabytes_per_second: bandwidth / 1e9,
         bandwidth_percent: 100.0 * speed / bandwidth,
         time_to_first_token_milliseconds: first,
-        peak_memory_bytes: peak_memory(),
+        planned_bytes: plan.hot_bytes() + plan.kv_bytes(),
+        peak_memory_bytes: machine::peak_memory(),
         logits_hash: format!("{hash:016x}"),
     })
 }
@@ -178,30 +193,32 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// Peak memory of this process, mapped file pages included.
-fn peak_memory() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? * 1024)
-}
-
 fn print_table(out: &mut impl Write, r: &Report) -> io::Result<()> {
     let memory = r.peak_memory_bytes.map_or("unknown".into(), |bytes| format!("{:.1} MB", bytes as f64 / 1e6));
+    let features = if r.cpu_features.is_empty() { String::new() } else { format!(" ({})", r.cpu_features.join(", ")) };
+    writeln!(out, "cpu                  {}{features}", r.cpu)?;
     writeln!(out, "model                {} ({}, {:.1} MB per token)", r.model, r.weights, r.weight_bytes as f64 / 1e6)?;
     writeln!(out, "kernels, threads     {}, {}", r.kernels, r.threads)?;
     writeln!(
         out,
         "prefill              {:.1} tok/s ({} tokens, {} at a time)",
-        r.prefill_tokens_per_second, r.tokens, r.batch
+        r.prefill_tokens_per_second, r.prompt, r.batch
     )?;
     writeln!(out, "decode               {:.1} tok/s ({} tokens)", r.decode_tokens_per_second, r.tokens)?;
     writeln!(out, "                     {:.3} ms per token", r.decode_milliseconds_per_token)?;
     writeln!(
         out,
-        "                     {:.1} GB/s, {:.0}% of {:.1} GB/s read bandwidth",
-        r.decode_gigabytes_per_second, r.bandwidth_percent, r.bandwidth_gigabytes_per_second
+        "                     {:.1} GB/s, {:.0}% of {:.1} GB/s: reading the same {:.1} MB again and again",
+        r.decode_gigabytes_per_second,
+        r.bandwidth_percent,
+        r.bandwidth_gigabytes_per_second,
+        r.weight_bytes as f64 / 1e6
     )?;
     writeln!(out, "time to first token  {:.2} ms", r.time_to_first_token_milliseconds)?;
-    writeln!(out, "peak memory          {memory}")?;
+    writeln!(
+        out,
+        "memory               {:.1} MB planned, {memory} at most with the model",
+        r.planned_bytes as f64 / 1e6
+    )?;
     writeln!(out, "logits hash          {}", r.logits_hash)
 }
