@@ -14,7 +14,9 @@ use crate::kernels::{Heads, HeadsQ8};
 use crate::math::{check_finite, native, rope, sin_cos};
 use crate::matrix::{Matrix, Product, Q8Matrix, prefix, rows_of, rows_of_mut};
 use crate::model::{Layer, Model};
-use crate::panel::{Columns, Turns, run_disjoint};
+#[cfg(feature = "std")]
+use crate::panel::run_guided;
+use crate::panel::{Columns, Panel, Turns, run_disjoint};
 use crate::plan::{KvType, XQ_BYTES, block_len, scratch_len};
 use crate::quant::quantize_by;
 use crate::state::{Int8Scratch, Progress, State};
@@ -276,7 +278,7 @@ fn matmul<const N: usize>(
         start += w.rows();
         out
     });
-    run_disjoint(engine.runner, tasks, outs, |_, panels| {
+    let multiply = |panels: [Panel<'_>; N]| {
         for (w, mut out) in matrices.iter().zip(panels) {
             let rows = out.columns();
             if rows.is_empty() {
@@ -288,7 +290,15 @@ fn matmul<const N: usize>(
                 None => return,
             }
         }
-    });
+    };
+    #[cfg(feature = "std")]
+    {
+        // Twice what is worth a task of its own, so that taking the next rows costs little.
+        let least = (2 * engine.runner.min_work()).checked_div(x.len()).unwrap_or(0).next_multiple_of(ROW_BLOCK);
+        run_guided(engine.runner, tasks, least, outs, multiply);
+    }
+    #[cfg(not(feature = "std"))]
+    run_disjoint(engine.runner, tasks, outs, |_, panels| multiply(panels));
 }
 
 fn rmsnorm_rows(engine: &Engine<'_>, out: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {

@@ -96,6 +96,17 @@ impl<'a> Columns<'a> {
     pub fn new(out: &'a mut [f32], width: usize, start: usize, per_task: usize) -> Columns<'a> {
         Columns { buffer: Buffer::new(out), width, start, per_task }
     }
+
+    /// The part of this buffer in a range of the columns of all of them.
+    ///
+    /// # Safety
+    /// Ranges do not overlap.
+    unsafe fn range(&self, columns: Range<usize>) -> Panel<'a> {
+        let column = |i: usize| i.saturating_sub(self.start).min(self.width);
+        let columns = column(columns.start)..column(columns.end);
+        let batch = self.buffer.len.checked_div(self.width).unwrap_or(0);
+        self.buffer.panel(columns.start, columns.len(), batch, self.width)
+    }
 }
 
 // SAFETY: the ranges [index·per_task, (index + 1)·per_task) of different indices do not overlap,
@@ -106,10 +117,9 @@ unsafe impl<'a> Share for Columns<'a> {
     type Part = Panel<'a>;
 
     unsafe fn part(&self, index: usize, _: usize) -> Panel<'a> {
-        let column = |index: usize| index.saturating_mul(self.per_task).saturating_sub(self.start).min(self.width);
-        let columns = column(index)..column(index.saturating_add(1));
-        let batch = self.buffer.len.checked_div(self.width).unwrap_or(0);
-        self.buffer.panel(columns.start, columns.len(), batch, self.width)
+        let column = |index: usize| index.saturating_mul(self.per_task);
+        // SAFETY: the caller vouches for the same.
+        unsafe { self.range(column(index)..column(index.saturating_add(1))) }
     }
 }
 
@@ -196,6 +206,39 @@ unsafe impl<'a> Share for Tiles<'a> {
         let start = rows.start * self.grid.width + columns.start;
         self.buffer.panel(start, columns.len(), rows.len(), self.grid.width)
     }
+}
+
+/// Runs tasks that share the columns of all `outs`, which lie side by side. Each takes columns as it
+/// comes to them: many at first and few at the end, but `least` or more, so that a late thread
+/// costs little.
+#[cfg(feature = "std")]
+pub(crate) fn run_guided<const N: usize>(
+    runner: &dyn Runner,
+    tasks: usize,
+    least: usize,
+    outs: [Columns<'_>; N],
+    task: impl Fn([Panel<'_>; N]) + Sync,
+) {
+    use core::sync::atomic::{AtomicUsize, Ordering};
+
+    let total: usize = outs.iter().map(|out| out.width).sum();
+    let next = AtomicUsize::new(0);
+    runner.run(tasks, &|_| {
+        loop {
+            let start = next.load(Ordering::Relaxed);
+            let rest = total.saturating_sub(start);
+            if rest == 0 {
+                return;
+            }
+            let len = if tasks > 1 { (rest / (2 * tasks)).next_multiple_of(least.max(1)) } else { rest };
+            let end = start.saturating_add(len);
+            if next.compare_exchange(start, end, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+                // SAFETY: the exchange gives each column to one task, and all parts are gone when
+                // the tasks end.
+                task(outs.each_ref().map(|out| unsafe { out.range(start..end) }));
+            }
+        }
+    });
 }
 
 /// A buffer that several tasks write at once.
