@@ -278,7 +278,7 @@ fn matmul<const N: usize>(
         start += w.rows();
         out
     });
-    let multiply = |panels: [Panel<'_>; N]| {
+    let multiply = |_: usize, panels: [Panel<'_>; N]| {
         for (w, mut out) in matrices.iter().zip(panels) {
             let rows = out.columns();
             if rows.is_empty() {
@@ -298,7 +298,7 @@ fn matmul<const N: usize>(
         run_guided(engine.runner, tasks, least, outs, multiply);
     }
     #[cfg(not(feature = "std"))]
-    run_disjoint(engine.runner, tasks, outs, |_, panels| multiply(panels));
+    run_disjoint(engine.runner, tasks, outs, multiply);
 }
 
 fn rmsnorm_rows(engine: &Engine<'_>, out: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
@@ -325,6 +325,7 @@ fn add(engine: &Engine<'_>, x: &mut [f32], y: &[f32]) {
 
 /// Cuts the rows of `out` into parts for tasks, and calls `part` with the index of each part's
 /// first row. `work` is what an element costs, in multiplications.
+#[inline(always)] // nothing is left of it on a chip
 fn by_rows(engine: &Engine<'_>, work: usize, out: &mut [f32], width: usize, part: impl Fn(usize, &mut [f32]) + Sync) {
     #[cfg(feature = "std")]
     {
@@ -342,6 +343,7 @@ fn by_rows(engine: &Engine<'_>, work: usize, out: &mut [f32], width: usize, part
 }
 
 /// The rows of a matrix from row `first` on.
+#[inline(always)]
 fn rest(matrix: &[f32], first: usize, width: usize) -> &[f32] {
     matrix.get(first.saturating_mul(width)..).unwrap_or_default()
 }

@@ -210,14 +210,14 @@ unsafe impl<'a> Share for Tiles<'a> {
 
 /// Runs tasks that share the columns of all `outs`, which lie side by side. Each takes columns as it
 /// comes to them: many at first and few at the end, but `least` or more, so that a late thread
-/// costs little.
+/// costs little. It is told the first of them.
 #[cfg(feature = "std")]
 pub(crate) fn run_guided<const N: usize>(
     runner: &dyn Runner,
     tasks: usize,
     least: usize,
     outs: [Columns<'_>; N],
-    task: impl Fn([Panel<'_>; N]) + Sync,
+    task: impl Fn(usize, [Panel<'_>; N]) + Sync,
 ) {
     use core::sync::atomic::{AtomicUsize, Ordering};
 
@@ -235,7 +235,7 @@ pub(crate) fn run_guided<const N: usize>(
             if next.compare_exchange(start, end, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
                 // SAFETY: the exchange gives each column to one task, and all parts are gone when
                 // the tasks end.
-                task(outs.each_ref().map(|out| unsafe { out.range(start..end) }));
+                task(start, outs.each_ref().map(|out| unsafe { out.range(start..end) }));
             }
         }
     });
