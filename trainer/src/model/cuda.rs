@@ -19,6 +19,8 @@ mod kernels;
 // Without a GPU only its sizes are asked for, by a plan.
 #[cfg_attr(not(any(feature = "cuda", test)), allow(dead_code))]
 mod layout;
+#[cfg(all(feature = "cuda", target_os = "linux"))]
+mod libcuda;
 mod memory;
 #[cfg(feature = "cuda")]
 mod ptx;

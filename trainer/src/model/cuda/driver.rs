@@ -8,6 +8,7 @@ use std::sync::Arc;
 use anyhow::{anyhow, ensure};
 use cudarc::cublas::{CudaBlas, result as cublas, sys as blas};
 use cudarc::driver::{CudaDevice, CudaSlice, DevicePtr, result, sys};
+use cudarc::nvrtc::sys as nvrtc;
 use dfdx::prelude::{Cache, Cuda, CudaError, HasErr, Rank0, Storage, Tensor, TryAdd, ZerosTensor};
 
 use super::gpu::{Arg, Gpu, Memory, Product, THREADS};
@@ -21,9 +22,13 @@ use crate::model::precision::{Dtype, MatmulPrecision};
 /// # Errors
 /// There is no driver or no such GPU, or this program's kernels do not run on it.
 pub fn open_gpu(number: usize) -> anyhow::Result<Cuda> {
+    #[cfg(target_os = "linux")]
+    super::libcuda::load()
+        .map_err(|e| anyhow!("device is cuda: NVIDIA's driver is missing ({e}): install it, or take --device cpu"))?;
     // dfdx panics without a driver or a GPU, so it is asked only after the driver. An error has its
     // text from the driver, which may have none to give; its name (`e.0`) is always there.
     result::init().map_err(|e| anyhow!("device is cuda: there is no NVIDIA GPU to compute on ({:?})", e.0))?;
+    check_version()?;
     let count = result::device::get_count().map_err(|e| anyhow!("device is cuda: {:?}", e.0))?;
     ensure!(
         number < count as usize,
@@ -37,6 +42,24 @@ pub fn open_gpu(number: usize) -> anyhow::Result<Cuda> {
         .map_err(|e| anyhow!("this program was built for another GPU, or for a newer driver ({e})"))?;
     ensure!(one.as_vec() == [1.0], "the GPU computes 0 + 1 = {:?}", one.as_vec());
     Ok(device)
+}
+
+/// Checks that the driver is not too old for the CUDA libraries of this program: cuBLAS would only
+/// say that it is not initialised.
+fn check_version() -> anyhow::Result<()> {
+    let (mut driver, mut major, mut minor) = (0, 0, 0);
+    // SAFETY: both functions write numbers to the places they are given.
+    unsafe {
+        sys::cuDriverGetVersion(&mut driver).result().map_err(|e| anyhow!("device is cuda: {:?}", e.0))?;
+        nvrtc::nvrtcVersion(&mut major, &mut minor);
+    }
+    let (knows, point) = (driver / 1000, driver % 1000 / 10);
+    ensure!(
+        knows >= major,
+        "device is cuda: the driver is too old: it knows CUDA {knows}.{point}, and this program needs {major}: install \
+         a newer driver"
+    );
+    Ok(())
 }
 
 /// Kernels for models of a head size in a number format, on a device.
