@@ -5,8 +5,8 @@ use std::num::NonZeroUsize;
 
 use infer_core::format::{TensorName, Version};
 use infer_core::{
-    Config, Engine, HotBuffers, Kernels, KvBuffers, KvType, Limits, Model, Rope, RopeScaling, Runner, Serial, State,
-    WeightType, begin, classify, forward, step,
+    Config, Engine, HASH_START, HotBuffers, Kernels, KvBuffers, KvType, Limits, Model, Pool, Rope, RopeScaling, Runner,
+    Serial, State, WeightType, begin, classify, forward, hash_logits, step,
 };
 use serde::Deserialize;
 use tests::oracle::{self, Oracle};
@@ -207,6 +207,57 @@ fn kernels_give_the_same_bits() {
                 let engine = Engine::new(kernels, &runner);
                 let got = bits(&Run::with_engine(file.bytes(), batch, 2, engine).logits(&tokens).unwrap());
                 assert_eq!(got, want, "{} kernels, batch {batch}, {config:?}", kernels.name);
+            }
+        }
+    }
+}
+
+/// Shapes for kernels of many tokens: rows and columns that fill no block, heads that fill no
+/// register, queries that share keys, and vocabularies small and large.
+fn prompt_shapes() -> Vec<(Config, Version)> {
+    let shape = |dim, hidden_dim, n_heads, n_kv_heads, vocab_size| {
+        Config::new(dim, hidden_dim, 2, n_heads, vocab_size, 260).with_kv_heads(n_kv_heads)
+    };
+    let q8 = |group_size: usize, config: Config| config.with_weights(WeightType::Q8 { group_size });
+    vec![
+        (shape(48, 100, 2, 1, 300), Version::V1),                       // head size 24
+        (shape(72, 530, 1, 1, 300).with_own_classifier(), Version::V1), // head size 72, more than a chunk
+        (shape(30, 7, 3, 3, 300), Version::V1),                         // head size 10
+        (shape(64, 40, 4, 2, 32_000), Version::V1),                     // head size 16
+        (q8(4, shape(48, 100, 2, 1, 300)), Version::V2),
+        (q8(12, shape(72, 132, 3, 1, 300).with_own_classifier()), Version::V2),
+        (q8(32, shape(288, 96, 6, 6, 32_000)), Version::V2), // nine groups in a row, as 15M
+        (q8(64, shape(64, 192, 8, 4, 300)), Version::V2),    // 260K: head size 8
+    ]
+}
+
+#[test]
+fn prompts_in_batches_give_the_same_bits_in_every_way() {
+    for (seed, (config, version)) in (20..).zip(prompt_shapes()) {
+        let file = RandomModel::new(config, seed).to_file(version);
+        let tokens = tokens(257, 300);
+        // The logits behind some of the tokens; they depend on all keys and values before them.
+        let hash = |batch: usize, threads: usize, engine: Engine<'_>| {
+            let mut run = Run::with_engine(file.bytes(), batch, threads, engine);
+            let model = run.model;
+            let mut state = run.state();
+            let mut hash = HASH_START;
+            let mut read = 0;
+            for tokens in tokens.chunks(batch) {
+                forward(&model, &mut state, &engine, tokens).unwrap();
+                for row in (read..read + tokens.len()).filter(|i| i % 64 == 0) {
+                    hash = hash_logits(hash, classify(&model, &mut state, &engine, row - read).unwrap());
+                }
+                read += tokens.len();
+            }
+            hash
+        };
+        let want = hash(1, 1, Engine::scalar());
+        for kernels in Kernels::all() {
+            for (batch, threads) in [(1, 2), (7, 1), (9, 3), (128, 2), (256, 8)] {
+                let pool = Pool::new(NonZeroUsize::new(threads).unwrap()).unwrap();
+                let got = hash(batch, threads, Engine::new(kernels, &pool));
+                assert_eq!(got, want, "{}, batch {batch}, {threads} threads, {config:?}", kernels.name);
             }
         }
     }
