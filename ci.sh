@@ -10,6 +10,7 @@
 #   docs      documentation of all crates, also as docs.rs builds it; warnings are errors
 #   package   infer-core builds as a package, and with the oldest supported Rust where it is there
 #   nostd     the library builds for bare-metal targets, NEON among them
+#   neon      the library's tests on 64-bit Arm, emulated, with and without dotprod
 #   panics    the firmware image has no symbol of panics, allocation or formatting
 #   firmware  firmware in QEMU and its host link: the host's bits from each core, board and layout
 #   capi      the C header is up to date; C programs tell infer-cli's story in QEMU and in valgrind
@@ -28,13 +29,15 @@ shopt -s inherit_errexit # or a failure inside of $(…) would go unnoticed
 cd "$(dirname "$0")"
 
 root=$PWD
-steps=(fmt circles clippy test mpi examples docs package nostd panics firmware capi bindings models cuda asan fuzz miri)
+steps=(fmt circles clippy test mpi examples docs package nostd neon panics firmware capi bindings models cuda asan
+    fuzz miri)
 skipped=77 # exit status of a step that cannot run here
 target_dir=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 chip=thumbv7em-none-eabihf
 source ci/toolchain.sh
 source ci/text.sh
 source ci/package.sh
+source ci/neon.sh
 source ci/symbols.sh
 source ci/firmware.sh
 source ci/capi.sh

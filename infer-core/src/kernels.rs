@@ -10,7 +10,7 @@
 mod avx2;
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 mod avx512;
-#[cfg(all(target_arch = "x86_64", feature = "std"))]
+#[cfg(all(any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon")), feature = "std"))]
 mod batch;
 mod blocks;
 #[cfg(any(all(target_arch = "x86_64", feature = "std"), all(target_arch = "aarch64", target_feature = "neon")))]
@@ -83,8 +83,10 @@ impl Kernels {
     pub fn all() -> impl Iterator<Item = Kernels> {
         #[cfg(target_arch = "x86_64")]
         let simd = [avx2::avx2(), avx2::avx_vnni(), avx512::avx512(), avx512::avx512_vnni()];
-        #[cfg(not(target_arch = "x86_64"))]
-        let simd = [cfg!(target_feature = "neon").then(Kernels::native)];
+        #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+        let simd = [Some(neon::NEON), neon::neon_dotprod()];
+        #[cfg(not(any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon"))))]
+        let simd = [None];
         core::iter::once(Kernels::scalar()).chain(simd.into_iter().flatten())
     }
 }

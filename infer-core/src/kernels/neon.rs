@@ -1,12 +1,17 @@
 //! NEON kernels, chosen at compile time: every target with an operating system on 64-bit Arm has
-//! NEON.
+//! NEON. The int8 products again for cores with `sdot`, the extension dotprod, which are found at
+//! run time.
 //!
-//! Only the int8 product is written out. The compiler makes two registers of eight lanes by itself,
-//! which leaves little to gain in the scalar f32 kernels, but it does not find the widening
-//! multiplications of pairs.
+//! Only products are written out. The compiler makes two registers of eight lanes by itself, which
+//! leaves little to gain in the other scalar kernels and in the f32 product of one token, but it
+//! does not find the widening multiplications of pairs.
+//!
+//! Not used: `smmla` of the extension i8mm. Its sums belong to two rows and two tokens each, where
+//! a register of `batch.rs` has rows of one token.
 #![allow(unsafe_code)]
 
 use core::arch::aarch64::*;
+use core::arch::asm;
 
 use super::blocks_q8::{self, Q8Rows};
 use super::scalar;
@@ -14,21 +19,56 @@ use super::table::Kernels;
 use crate::matrix::Q8Matrix;
 use crate::panel::Panel;
 
+#[cfg(feature = "std")]
+mod batch;
+
 /// Rows of a block.
 const ROWS: usize = 4;
 /// Bytes of a register.
 const BYTES: usize = 16;
 
-pub(super) const NEON: Kernels = Kernels { name: "neon", matmul_q8, ..scalar::SCALAR };
+/// The kernels of every core with NEON.
+pub(super) const NEON: Kernels = Kernels {
+    name: "neon",
+    matmul_q8,
+    #[cfg(feature = "std")]
+    batch: Some(batch::NEON),
+    ..scalar::SCALAR
+};
+
+/// The kernels, if this machine has dotprod.
+#[cfg(feature = "std")]
+pub(super) fn neon_dotprod() -> Option<Kernels> {
+    let kernels =
+        Kernels { name: "neon-dotprod", matmul_q8: matmul_q8_dotprod, batch: Some(batch::DOTPROD), ..scalar::SCALAR };
+    std::arch::is_aarch64_feature_detected!("dotprod").then_some(kernels)
+}
 
 fn matmul_q8(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
+    // SAFETY: NEON is there, as the target has it.
+    unsafe { product::<false>(w, x, xs, out) }
+}
+
+#[cfg(feature = "std")]
+fn matmul_q8_dotprod(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
+    // SAFETY: this is reached only through the table of `neon_dotprod`, which detects dotprod.
+    unsafe { product::<true>(w, x, xs, out) }
+}
+
+/// The int8 product, by `sdot` if `DOTPROD`.
+///
+/// # Safety
+/// With `DOTPROD`, the machine has it.
+#[inline(always)]
+unsafe fn product<const DOTPROD: bool>(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
     if !w.group_size.is_multiple_of(BYTES) {
         return scalar::matmul_q8(w, x, xs, out);
     }
     blocks_q8::matmul_q8(w, x, xs, out, |_, rows, out| {
-        // SAFETY: NEON is there, as the target has it. The walker gives ROWS whole rows, each as
-        // long as x and of as many groups as x, whose size is a multiple of 16.
-        unsafe { dot_rows(rows, out) }
+        // SAFETY: NEON is there, as the target has it, and the caller vouches for dotprod. The
+        // walker gives ROWS whole rows, each as long as x and of as many groups as x, whose size is
+        // a multiple of 16.
+        unsafe { dot_rows::<DOTPROD>(rows, out) }
     });
 }
 
@@ -36,10 +76,10 @@ fn matmul_q8(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
 ///
 /// # Safety
 /// There are `4 · x.len()` weights and `4 · xs.len()` scales, and x has `xs.len()` groups, whose
-/// size is a multiple of 16.
+/// size is a multiple of 16. With `DOTPROD`, the machine has it.
 #[inline]
 #[target_feature(enable = "neon")]
-unsafe fn dot_rows(rows: Q8Rows<'_>, out: &mut [f32; ROWS]) {
+unsafe fn dot_rows<const DOTPROD: bool>(rows: Q8Rows<'_>, out: &mut [f32; ROWS]) {
     let Q8Rows { x, xs, group_size, .. } = rows;
     let (q, s) = (rows.q.as_ptr(), rows.s.as_ptr());
     let (cols, groups) = (x.len(), xs.len());
@@ -48,14 +88,16 @@ unsafe fn dot_rows(rows: Q8Rows<'_>, out: &mut [f32; ROWS]) {
         let mut sums = [vdupq_n_s32(0); ROWS];
         for (i, x) in x.chunks_exact(BYTES).enumerate() {
             // SAFETY: `x` is a chunk of 16 bytes; each row r has the same chunk at the place
-            // computed.
+            // computed. The caller vouches for dotprod.
             unsafe {
                 let x = vld1q_s8(x.as_ptr());
                 for (r, sums) in sums.iter_mut().enumerate() {
                     let w = vld1q_s8(q.add(r * cols + g * group_size + i * BYTES));
-                    // Two products in 16 bits: |x| <= 127 and |w| <= 128 give at most 32,512.
-                    let pairs = vmlal_high_s8(vmull_s8(vget_low_s8(w), vget_low_s8(x)), w, x);
-                    *sums = vpadalq_s16(*sums, pairs);
+                    *sums = if DOTPROD {
+                        sdot(*sums, w, x)
+                    } else {
+                        widening_dot(*sums, vget_low_s8(w), vget_high_s8(w), vget_low_s8(x), vget_high_s8(x))
+                    };
                 }
             }
         }
@@ -71,4 +113,35 @@ unsafe fn dot_rows(rows: Q8Rows<'_>, out: &mut [f32; ROWS]) {
     let sum = vaddq_f32(vaddq_f32(t[0], t[2]), vaddq_f32(t[1], t[3]));
     // SAFETY: `out` has room for four numbers.
     unsafe { vst1q_f32(out.as_mut_ptr(), sum) }
+}
+
+/// Adds to each number of `sums` the products of two bytes of `w_low` and `x_low` and of two of
+/// `w_high` and `x_high`.
+#[inline]
+#[target_feature(enable = "neon")]
+fn widening_dot(sums: int32x4_t, w_low: int8x8_t, w_high: int8x8_t, x_low: int8x8_t, x_high: int8x8_t) -> int32x4_t {
+    // Two products in 16 bits: |x| <= 127 and |w| <= 128 give at most 32,512.
+    vpadalq_s16(sums, vmlal_s8(vmull_s8(w_low, x_low), w_high, x_high))
+}
+
+/// Adds to each number of `sums` the products of the four bytes of `w` and `x` in its place. Stable
+/// Rust has no intrinsic for this instruction.
+///
+/// # Safety
+/// The machine has dotprod.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn sdot(mut sums: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
+    // SAFETY: the caller vouches for the instruction, which touches these registers only.
+    unsafe {
+        asm!(
+            ".arch_extension dotprod",
+            "sdot {sums:v}.4s, {w:v}.16b, {x:v}.16b",
+            sums = inlateout(vreg) sums,
+            w = in(vreg) w,
+            x = in(vreg) x,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    sums
 }

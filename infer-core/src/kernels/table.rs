@@ -87,6 +87,7 @@ pub(crate) type AttendBatch = fn(queries: &Queries<'_>, att: &mut [f32], out: &m
 
 /// The input of [`AttendBatch`]: the query heads of several tokens that share a key/value head.
 #[cfg(feature = "std")]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // its kernels are those of AVX-512 so far
 pub(crate) struct Queries<'a> {
     /// (rows, stride), of which kv_mul · head_size are the queries; the last row may end with them.
     pub q: &'a [f32],

@@ -68,6 +68,13 @@ fn product(rows: usize, batch: usize, run: impl FnOnce(&mut Panel<'_>)) -> Vec<f
 }
 
 #[test]
+fn tables_by_name() {
+    let names: Vec<_> = Kernels::all().map(|kernels| kernels.name).collect();
+    std::println!("tables: {}", names.join(" "));
+    assert_eq!(names.first(), Some(&"scalar"));
+}
+
+#[test]
 fn f32_products() {
     let mut random = Random(1);
     for rows in [1, 3, 4, 8, 9, 17, 35, 250] {
