@@ -208,8 +208,8 @@ unsafe impl<'a> Share for Tiles<'a> {
     }
 }
 
-/// Runs tasks that share the columns of all `outs`, which lie side by side. Each takes columns as it
-/// comes to them: many at first and few at the end, but `least` or more, so that a late thread
+/// Runs tasks that share the columns of all `outs`, which lie side by side. Each takes columns as
+/// it comes to them: many at first and few at the end, but `least` or more, so that a late thread
 /// costs little. It is told the first of them.
 #[cfg(feature = "std")]
 pub(crate) fn run_guided<const N: usize>(
