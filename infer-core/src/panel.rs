@@ -230,7 +230,7 @@ pub(crate) fn run_guided<const N: usize>(
             if rest == 0 {
                 return;
             }
-            let len = if tasks > 1 { (rest / (2 * tasks)).next_multiple_of(least.max(1)) } else { rest };
+            let len = if tasks > 1 { (rest / (2 * tasks)).max(1).next_multiple_of(least.max(1)) } else { rest };
             let end = start.saturating_add(len);
             if next.compare_exchange(start, end, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
                 // SAFETY: the exchange gives each column to one task, and all parts are gone when
@@ -362,6 +362,21 @@ mod tests {
         let grid = Grid { rows: 2, width: 6, down: 1, columns: 2 };
         assert!(Tiles::new(&mut [0.0; 11], grid).is_none());
         assert!(Tiles::new(&mut [0.0; 12], Grid { columns: 7, ..grid }).is_none());
+    }
+
+    #[cfg(feature = "std")]
+    #[test]
+    fn pieces_cover_all_columns_once() {
+        for (width, tasks, least) in [(1, 3, 8), (3, 2, 1), (100, 4, 8), (64, 1, 0), (5, 7, 2)] {
+            let (mut a, mut b) = (vec![0.0; 2 * width], [0.0; 6]); // (2, width) and (2, 3)
+            let outs = [Columns::new(&mut a, width, 0, 0), Columns::new(&mut b, 3, width, 0)];
+            run_guided(&Serial, tasks, least, outs, |_, [mut a, mut b]| {
+                mark(0, &mut a, 2);
+                mark(0, &mut b, 2);
+            });
+            assert!(a.iter().chain(&b).all(|x| *x == 1.0), "{width} columns, {tasks} tasks");
+        }
+        run_guided(&Serial, 2, 8, [Columns::new(&mut [], 0, 0, 0)], |_, _| unreachable!());
     }
 
     #[test]

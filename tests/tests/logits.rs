@@ -254,7 +254,7 @@ fn prompts_in_batches_give_the_same_bits_in_every_way() {
         };
         let want = hash(1, 1, Engine::scalar());
         for kernels in Kernels::all() {
-            for (batch, threads) in [(1, 2), (7, 1), (9, 3), (128, 2), (256, 8)] {
+            for (batch, threads) in [(1, 2), (4, 2), (7, 3), (8, 1), (9, 4), (32, 5), (100, 6), (128, 7), (256, 8)] {
                 let pool = Pool::new(NonZeroUsize::new(threads).unwrap()).unwrap();
                 let got = hash(batch, threads, Engine::new(kernels, &pool));
                 assert_eq!(got, want, "{}, batch {batch}, {threads} threads, {config:?}", kernels.name);
