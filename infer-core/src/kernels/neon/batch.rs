@@ -6,7 +6,7 @@
 
 use core::arch::aarch64::*;
 
-use super::{sdot, widening_dot};
+use super::dot::{sdot, widening_dot};
 use crate::kernels::batch::{Offsets, Registers, f32, instructions, q8};
 use crate::kernels::table::Batch;
 use crate::matrix::Q8Matrix;
