@@ -97,13 +97,17 @@ impl<'a> Columns<'a> {
         Columns { buffer: Buffer::new(out), width, start, per_task }
     }
 
-    /// The part of this buffer in a range of the columns of all of them.
-    ///
-    /// # Safety
-    /// Ranges do not overlap.
-    unsafe fn range(&self, columns: Range<usize>) -> Panel<'a> {
+    /// The part of this buffer in a range of the columns of all of them. The caller must take each
+    /// column once.
+    #[cfg(feature = "std")]
+    fn range(&self, columns: Range<usize>) -> Panel<'a> {
         let column = |i: usize| i.saturating_sub(self.start).min(self.width);
-        let columns = column(columns.start)..column(columns.end);
+        self.columns(column(columns.start)..column(columns.end))
+    }
+
+    /// Columns of this buffer, of all rows.
+    #[inline(always)]
+    fn columns(&self, columns: Range<usize>) -> Panel<'a> {
         let batch = self.buffer.len.checked_div(self.width).unwrap_or(0);
         self.buffer.panel(columns.start, columns.len(), batch, self.width)
     }
@@ -117,9 +121,8 @@ unsafe impl<'a> Share for Columns<'a> {
     type Part = Panel<'a>;
 
     unsafe fn part(&self, index: usize, _: usize) -> Panel<'a> {
-        let column = |index: usize| index.saturating_mul(self.per_task);
-        // SAFETY: the caller vouches for the same.
-        unsafe { self.range(column(index)..column(index.saturating_add(1))) }
+        let column = |index: usize| index.saturating_mul(self.per_task).saturating_sub(self.start).min(self.width);
+        self.columns(column(index)..column(index.saturating_add(1)))
     }
 }
 
@@ -233,9 +236,8 @@ pub(crate) fn run_guided<const N: usize>(
             let len = if tasks > 1 { (rest / (2 * tasks)).max(1).next_multiple_of(least.max(1)) } else { rest };
             let end = start.saturating_add(len);
             if next.compare_exchange(start, end, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-                // SAFETY: the exchange gives each column to one task, and all parts are gone when
-                // the tasks end.
-                task(start, outs.each_ref().map(|out| unsafe { out.range(start..end) }));
+                // The exchange gives each column to one task.
+                task(start, outs.each_ref().map(|out| out.range(start..end)));
             }
         }
     });
