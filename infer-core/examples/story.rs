@@ -8,8 +8,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let model = file.model()?;
     let tokenizer = OwnedTokenizer::new(std::fs::read("models/tokenizer.bin")?, model.config().vocab_size)?;
     let pool = Pool::new(threads_for(model.config(), 1))?;
-    let mut buffers =
-        Buffers::new(model.config(), Limits::new(256).with_batch(128).with_threads(pool.threads().get()))?;
+    let mut buffers = Buffers::new(model.config(), Limits::new(256).with_batch(64).with_threads(pool.threads().get()))?;
     let mut session = Session::new(model, &mut buffers, &pool, Sampler::new(1.0, 0.9, 42)?)?;
     let mut text = TextStream::new();
     print!("Once upon a time");

@@ -292,9 +292,10 @@ fn matmul<const N: usize>(
         }
     };
     #[cfg(feature = "std")]
-    if total.saturating_mul(x.len()) / tasks >= LARGE_SHARE {
+    if tasks > 1 && total.saturating_mul(x.len()) / tasks >= LARGE_SHARE {
         // Twice what is worth a task of its own, so that taking the next rows costs little.
-        let least = (2 * engine.runner.min_work()).checked_div(x.len()).unwrap_or(0).next_multiple_of(ROW_BLOCK);
+        let rows = engine.runner.min_work().saturating_mul(2).checked_div(x.len()).unwrap_or(0);
+        let least = rows.clamp(1, total).next_multiple_of(ROW_BLOCK);
         return run_guided(engine.runner, tasks, least, outs, multiply);
     }
     run_disjoint(engine.runner, tasks, outs, multiply);

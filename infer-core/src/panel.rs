@@ -97,10 +97,12 @@ impl<'a> Columns<'a> {
         Columns { buffer: Buffer::new(out), width, start, per_task }
     }
 
-    /// The part of this buffer in a range of the columns of all of them. The caller must take each
-    /// column once.
+    /// The part of this buffer in a range of the columns of all of them.
+    ///
+    /// # Safety
+    /// No other part that lives has one of these columns.
     #[cfg(feature = "std")]
-    fn range(&self, columns: Range<usize>) -> Panel<'a> {
+    unsafe fn range(&self, columns: Range<usize>) -> Panel<'a> {
         let column = |i: usize| i.saturating_sub(self.start).min(self.width);
         self.columns(column(columns.start)..column(columns.end))
     }
@@ -236,8 +238,8 @@ pub(crate) fn run_guided<const N: usize>(
             let len = if tasks > 1 { (rest / (2 * tasks)).max(1).next_multiple_of(least.max(1)) } else { rest };
             let end = start.saturating_add(len);
             if next.compare_exchange(start, end, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-                // The exchange gives each column to one task.
-                task(start, outs.each_ref().map(|out| out.range(start..end)));
+                // SAFETY: the exchange gives each column to one task, once.
+                task(start, outs.each_ref().map(|out| unsafe { out.range(start..end) }));
             }
         }
     });
@@ -286,6 +288,12 @@ impl<'a, T> Panel<'a, T> {
     /// Which columns of the buffer they are.
     pub fn columns(&self) -> Range<usize> {
         self.start..self.start + self.width
+    }
+
+    /// Where row `b` begins, if there is one.
+    #[cfg(all(target_arch = "x86_64", feature = "std"))]
+    pub fn row_ptr(&mut self, b: usize) -> *mut T {
+        self.ptr.wrapping_add(b * self.stride)
     }
 
     /// Row `b`; empty from `batch` on.

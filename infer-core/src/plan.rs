@@ -30,7 +30,8 @@ pub struct Limits {
     /// Tokens per forward call: 1 on a chip, 128 or so to read prompts fast.
     pub batch: usize,
     /// Tasks with scratch of their own: 1 on a chip, the number of threads elsewhere. Each works on
-    /// a key/value head, or with a batch on packed weights.
+    /// a key/value head, or with a batch on packed weights: no more threads than these read
+    /// prompts, whatever the runner has.
     pub threads: usize,
     /// Type of the KV cache.
     pub kv: KvType,

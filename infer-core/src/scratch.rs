@@ -22,6 +22,7 @@ pub(crate) const fn packed_len(cols: usize, weights: WeightType) -> usize {
 }
 
 /// `len` numbers of scratch that begin with a cache line.
+#[cfg(any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon")))]
 #[inline(always)]
 pub(crate) fn aligned(scratch: &mut [f32], len: usize) -> Option<&mut [f32]> {
     let skip = scratch.as_ptr().align_offset(LINE * size_of::<f32>());

@@ -1,5 +1,7 @@
-//! AVX-512 kernels: attention of two query heads that share a key/value head, one in each half of a
-//! register, so that the eight lanes of the contract stay what they are. Everything else is AVX2's.
+//! AVX-512 kernels: attention of one token for two query heads that share a key/value head, one in
+//! each half of a register, so that the eight lanes of the contract stay what they are; and, in
+//! files of their own, products and attention of many tokens. Norms, SwiGLU, quantising and the f32
+//! product of one token are AVX2's, and with VNNI the int8 product takes its instruction.
 //!
 //! Tried and rejected: weights of the two heads apart from each other in memory, as AVX2 has them,
 //! costs all that is gained.

@@ -7,8 +7,8 @@
 //! instructions per register of weights, and a tile saves more.
 //!
 //! `f32.rs` and `q8.rs` have the products, generic over [`Registers`]. They are inlined into
-//! functions that are compiled for an instruction set, hold no closures and are unsafe for the
-//! reasons that `avx2/matmul_q8.rs` gives.
+//! functions that are compiled for an instruction set, hold no closures with intrinsics, and are
+//! unsafe for the reasons that `avx2/matmul_q8.rs` gives.
 #![allow(unsafe_code)]
 
 use core::mem::MaybeUninit;

@@ -38,6 +38,7 @@ pub(super) fn attend(queries: &Queries<'_>, att: &mut [f32], out: &mut Panel<'_>
         && keys.len() >= used.div_ceil(LANES) * head_size
         && values.len() >= used * head_size
         && att.len() >= att_len(used)
+        && out.row(last).len() >= kv_mul * head_size
         && rows * kv_mul >= QUERY_TILE;
     if !whole {
         return;
@@ -52,13 +53,12 @@ pub(super) fn attend(queries: &Queries<'_>, att: &mut [f32], out: &mut Panel<'_>
             }),
             out: core::array::from_fn(|i| {
                 let (row, dimension) = place(i);
-                out.row(row).as_mut_ptr().wrapping_add(dimension)
+                out.row_ptr(row).wrapping_add(dimension)
             }),
             positions: core::array::from_fn(|i| positions + place(i).0),
             att: core::array::from_fn(|i| att.as_mut_ptr().wrapping_add(i * slots)),
         };
-        // SAFETY: AVX-512 was detected. All lengths were checked above, and each row of `out` has
-        // kv_mul · head_size numbers.
+        // SAFETY: AVX-512 was detected. All lengths were checked above.
         unsafe {
             let sums = weights(queries, &tile);
             weigh(queries, &tile, sums);
@@ -118,8 +118,6 @@ unsafe fn scores(queries: &Queries<'_>, q: [*const f32; HALF], start: usize) -> 
                 let low = _mm512_castps256_ps512(_mm256_loadu_ps(low.add(i + d).cast()));
                 let key = _mm512_insertf32x8::<1>(low, _mm256_loadu_ps(high.add(i + d).cast()));
                 for t in 0..HALF {
-                    // Adding the first product to 0 changes nothing but the sign of a zero, which
-                    // exp does not see.
                     l[t] = _mm512_add_ps(l[t], _mm512_mul_ps(key, _mm512_set1_ps(*q[t].add(i + d))));
                 }
             }
