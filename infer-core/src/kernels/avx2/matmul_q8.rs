@@ -1,6 +1,6 @@
-//! The int8 matrix product for AVX2, and again for AVX-VNNI.
+//! The int8 matrix product for AVX2, AVX-VNNI, and AVX-512 with VNNI.
 //!
-//! Both are one generic function, and instruction sets differ in [`Products`]. A function that is
+//! All are one generic function, and instruction sets differ in [`Products`]. A function that is
 //! compiled for some features cannot be generic over them, so the generic ones are compiled for
 //! none and inlined into one that has them. They hold no closures, which would not be inlined, and
 //! then each intrinsic would be a call.
@@ -16,72 +16,42 @@ use crate::panel::Panel;
 /// Bytes of a register.
 const BYTES: usize = 32;
 
-pub(super) fn matmul_q8(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
-    #[target_feature(enable = "avx2")]
-    fn avx2<const GROUP: usize>(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
-        let w = &Q8Matrix { group_size: if GROUP == 0 { w.group_size } else { GROUP }, ..*w };
-        let large = size_of_val(w.q) > LARGE / 4;
-        // SAFETY: the closure has the features of this function, which are all that Maddubs needs.
-        // The walker gives ROWS whole rows, each as long as x and of as many groups as x; their
-        // size is a multiple of 32.
-        blocks_q8::matmul_q8(w, x, xs, out, |b, rows, out| unsafe {
-            if large && b == 0 { dot_rows::<Maddubs, true>(rows, out) } else { dot_rows::<Maddubs, false>(rows, out) }
-        });
-    }
-    // SAFETY: AVX2 was detected.
-    unsafe {
-        match w.group_size {
-            64 => avx2::<64>(w, x, xs, out),
-            32 => avx2::<32>(w, x, xs, out),
-            group_size if group_size.is_multiple_of(BYTES) => avx2::<0>(w, x, xs, out),
-            _ => scalar::matmul_q8(w, x, xs, out), // small groups would gain little
+/// A product by the instructions of `$products`, compiled for `$features`. It is in tables only
+/// that detect these.
+macro_rules! product {
+    ($name:ident, $features:literal, $products:ident) => {
+        pub(crate) fn $name(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
+            #[target_feature(enable = $features)]
+            fn compiled<const GROUP: usize>(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
+                let w = &Q8Matrix { group_size: if GROUP == 0 { w.group_size } else { GROUP }, ..*w };
+                let large = size_of_val(w.q) > LARGE / 4;
+                // SAFETY: the closure has the features of this function, which are all that the
+                // products need. The walker gives ROWS whole rows, each as long as x and of as many
+                // groups as x; their size is a multiple of 32.
+                blocks_q8::matmul_q8(w, x, xs, out, |b, rows, out| unsafe {
+                    if large && b == 0 {
+                        dot_rows::<$products, true>(rows, out)
+                    } else {
+                        dot_rows::<$products, false>(rows, out)
+                    }
+                });
+            }
+            // SAFETY: the features were detected.
+            unsafe {
+                match w.group_size {
+                    64 => compiled::<64>(w, x, xs, out),
+                    32 => compiled::<32>(w, x, xs, out),
+                    group_size if group_size.is_multiple_of(BYTES) => compiled::<0>(w, x, xs, out),
+                    _ => scalar::matmul_q8(w, x, xs, out), // small groups would gain little
+                }
+            }
         }
-    }
+    };
 }
 
-pub(super) fn matmul_q8_vnni(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
-    #[target_feature(enable = "avx2,avxvnni")]
-    fn avx_vnni<const GROUP: usize>(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
-        let w = &Q8Matrix { group_size: if GROUP == 0 { w.group_size } else { GROUP }, ..*w };
-        let large = size_of_val(w.q) > LARGE / 4;
-        // SAFETY: the closure has the features of this function, which are all that AvxVnni needs.
-        // The walker gives ROWS whole rows, each as long as x and of as many groups as x; their
-        // size is a multiple of 32.
-        blocks_q8::matmul_q8(w, x, xs, out, |b, rows, out| unsafe {
-            if large && b == 0 { dot_rows::<AvxVnni, true>(rows, out) } else { dot_rows::<AvxVnni, false>(rows, out) }
-        });
-    }
-    // SAFETY: AVX2 and AVX-VNNI were detected.
-    unsafe {
-        match w.group_size {
-            64 => avx_vnni::<64>(w, x, xs, out),
-            32 => avx_vnni::<32>(w, x, xs, out),
-            group_size if group_size.is_multiple_of(BYTES) => avx_vnni::<0>(w, x, xs, out),
-            _ => scalar::matmul_q8(w, x, xs, out), // small groups would gain little
-        }
-    }
-}
-
-pub(crate) fn matmul_q8_avx512_vnni(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
-    #[target_feature(enable = "avx2,avx512vl,avx512vnni")]
-    fn vnni<const GROUP: usize>(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
-        let w = &Q8Matrix { group_size: if GROUP == 0 { w.group_size } else { GROUP }, ..*w };
-        let large = size_of_val(w.q) > LARGE / 4;
-        // SAFETY: as above, with Vnni.
-        blocks_q8::matmul_q8(w, x, xs, out, |b, rows, out| unsafe {
-            if large && b == 0 { dot_rows::<Vnni, true>(rows, out) } else { dot_rows::<Vnni, false>(rows, out) }
-        });
-    }
-    // SAFETY: AVX2 and AVX-512 with VNNI were detected.
-    unsafe {
-        match w.group_size {
-            64 => vnni::<64>(w, x, xs, out),
-            32 => vnni::<32>(w, x, xs, out),
-            group_size if group_size.is_multiple_of(BYTES) => vnni::<0>(w, x, xs, out),
-            _ => scalar::matmul_q8(w, x, xs, out), // small groups would gain little
-        }
-    }
-}
+product!(matmul_q8, "avx2", Maddubs);
+product!(matmul_q8_vnni, "avx2,avxvnni", AvxVnni);
+product!(matmul_q8_avx512_vnni, "avx2,avx512vl,avx512vnni", Vnni);
 
 /// How instructions multiply bytes and add up the products.
 trait Products {
