@@ -8,6 +8,7 @@
 //! memory), and rows of 16 lanes (AVX-512), which is another order of summation.
 #![allow(unsafe_code)]
 
+use self::vectors::compiled;
 use super::scalar;
 use super::table::{HeadsQ8, Kernels};
 use crate::{math, quant};
@@ -16,7 +17,7 @@ pub(super) mod attention;
 pub(super) mod batch;
 mod matmul_f32;
 pub(super) mod matmul_q8;
-mod vectors;
+pub(super) mod vectors;
 
 /// The kernels, if this machine has AVX2.
 pub(super) fn avx2() -> Option<Kernels> {
@@ -45,38 +46,20 @@ const TABLE: Kernels = Kernels {
     batch: None,
 };
 
-fn quantize(x: &[f32], group_size: usize, q: &mut [i8], s: &mut [f32]) {
-    #[target_feature(enable = "avx2")]
-    fn avx2(x: &[f32], group_size: usize, q: &mut [i8], s: &mut [f32]) {
+compiled! {
+    fn quantize["avx2"](x: &[f32], group_size: usize, q: &mut [i8], s: &mut [f32]) {
         quant::quantize(x, group_size, q, s);
     }
-    // SAFETY: AVX2 was detected.
-    unsafe { avx2(x, group_size, q, s) }
-}
 
-fn attend_q8(heads: &HeadsQ8<'_>, att: &mut [f32], out: &mut [f32]) {
-    #[target_feature(enable = "avx2")]
-    fn avx2(heads: &HeadsQ8<'_>, att: &mut [f32], out: &mut [f32]) {
+    fn attend_q8["avx2"](heads: &HeadsQ8<'_>, att: &mut [f32], out: &mut [f32]) {
         scalar::attend_q8(heads, att, out);
     }
-    // SAFETY: AVX2 was detected.
-    unsafe { avx2(heads, att, out) }
-}
 
-fn rmsnorm(out: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
-    #[target_feature(enable = "avx2")]
-    fn avx2(out: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
+    fn rmsnorm["avx2"](out: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
         math::rmsnorm(out, x, weight, eps);
     }
-    // SAFETY: AVX2 was detected.
-    unsafe { avx2(out, x, weight, eps) }
-}
 
-fn swiglu(hb: &mut [f32], hb2: &[f32]) {
-    #[target_feature(enable = "avx2")]
-    fn avx2(hb: &mut [f32], hb2: &[f32]) {
+    fn swiglu["avx2"](hb: &mut [f32], hb2: &[f32]) {
         math::swiglu(hb, hb2);
     }
-    // SAFETY: AVX2 was detected.
-    unsafe { avx2(hb, hb2) }
 }

@@ -4,6 +4,7 @@
 
 use core::arch::x86_64::*;
 
+use super::vectors::compiled;
 use crate::kernels::batch::{Offsets, Registers, f32, instructions, q8};
 use crate::kernels::table::Batch;
 use crate::matrix::Q8Matrix;
@@ -17,40 +18,30 @@ pub(super) const AVX2: Batch =
     Batch { tokens: TOKENS, rows: 16, matmul_f32, matmul_q8: matmul_q8_wide, quantize: quantize_wide, attend: None };
 pub(super) const AVX_VNNI: Batch = Batch { matmul_q8: matmul_q8_vnni, quantize: quantize_unsigned, ..AVX2 };
 
-fn matmul_f32(w: &[f32], cols: usize, x: &[f32], packed: &mut [f32], out: &mut Panel<'_>) {
-    #[target_feature(enable = "avx2")]
-    fn avx2(w: &[f32], cols: usize, x: &[f32], packed: &mut [f32], out: &mut Panel<'_>) {
+compiled! {
+    fn matmul_f32["avx2"](w: &[f32], cols: usize, x: &[f32], packed: &mut [f32], out: &mut Panel<'_>) {
         // SAFETY: this function is compiled for AVX2.
         unsafe { f32::matmul_f32::<Avx2, TOKENS>(w, cols, x, packed, out) }
     }
-    // SAFETY: AVX2 was detected.
-    unsafe { avx2(w, cols, x, packed, out) }
-}
 
-fn matmul_q8_wide(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], packed: &mut [f32], out: &mut Panel<'_>) {
-    #[target_feature(enable = "avx2")]
-    fn avx2(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], packed: &mut [f32], out: &mut Panel<'_>) {
-        // SAFETY: this function is compiled for AVX2.
+    fn matmul_q8_wide["avx2"](w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], packed: &mut [f32], out: &mut Panel<'_>) {
+        // SAFETY: as above.
         unsafe { q8::matmul_q8::<Wide, TOKENS>(w, x, xs, packed, out) }
     }
-    // SAFETY: AVX2 was detected.
-    unsafe { avx2(w, x, xs, packed, out) }
-}
 
-fn matmul_q8_vnni(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], packed: &mut [f32], out: &mut Panel<'_>) {
-    #[target_feature(enable = "avx2,avxvnni")]
-    fn avx_vnni(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], packed: &mut [f32], out: &mut Panel<'_>) {
+    fn matmul_q8_vnni["avx2,avxvnni"](
+        w: &Q8Matrix<'_>,
+        x: &[i8],
+        xs: &[f32],
+        packed: &mut [f32],
+        out: &mut Panel<'_>,
+    ) {
         // SAFETY: this function is compiled for AVX2 and AVX-VNNI.
         unsafe { q8::matmul_q8::<Vnni, TOKENS>(w, x, xs, packed, out) }
     }
-    // SAFETY: AVX2 and AVX-VNNI were detected.
-    unsafe { avx_vnni(w, x, xs, packed, out) }
-}
 
-/// Activations as integers of 16 bits.
-pub(crate) fn quantize_wide(x: &[f32], group_size: usize, q: &mut [i8], s: &mut [f32]) {
-    #[target_feature(enable = "avx2")]
-    fn avx2(x: &[f32], group_size: usize, q: &mut [i8], s: &mut [f32]) {
+    /// Activations as integers of 16 bits.
+    pub(crate) fn quantize_wide["avx2"](x: &[f32], group_size: usize, q: &mut [i8], s: &mut [f32]) {
         quant::quantize(x, group_size, q, s);
         // From the end on, as each integer takes the place of two.
         for i in (0..x.len().min(q.len() / 2)).rev() {
@@ -58,19 +49,12 @@ pub(crate) fn quantize_wide(x: &[f32], group_size: usize, q: &mut [i8], s: &mut 
             (q[2 * i], q[2 * i + 1]) = (low as i8, high as i8);
         }
     }
-    // SAFETY: AVX2 was detected.
-    unsafe { avx2(x, group_size, q, s) }
-}
 
-/// Activations as unsigned bytes, which are 128 too large.
-pub(crate) fn quantize_unsigned(x: &[f32], group_size: usize, q: &mut [i8], s: &mut [f32]) {
-    #[target_feature(enable = "avx2")]
-    fn avx2(x: &[f32], group_size: usize, q: &mut [i8], s: &mut [f32]) {
+    /// Activations as unsigned bytes, which are 128 too large.
+    pub(crate) fn quantize_unsigned["avx2"](x: &[f32], group_size: usize, q: &mut [i8], s: &mut [f32]) {
         quant::quantize(x, group_size, q, s);
         q.iter_mut().take(x.len()).for_each(|q| *q ^= -128);
     }
-    // SAFETY: AVX2 was detected.
-    unsafe { avx2(x, group_size, q, s) }
 }
 
 /// Eight numbers in a register.

@@ -1,5 +1,5 @@
-//! What the AVX2 kernels share: blocks of eight rows, fetching weights ahead, and registers of
-//! eight numbers.
+//! What the AVX2 kernels share: functions for tables, blocks of eight rows, fetching weights ahead,
+//! and registers of eight numbers.
 
 use core::arch::x86_64::*;
 
@@ -15,6 +15,21 @@ pub(super) const NOTHING: i32 = _MM_HINT_NTA;
 /// How far ahead of the loads weights are fetched, in bytes. They are read in order, but the eight
 /// rows look like eight streams to the hardware's prefetcher, which loses them at each block.
 const AHEAD: usize = 4 * 4096;
+
+/// Functions for a table of kernels, each compiled for some features. They may call what is inlined
+/// and unsafe for want of these. The tables that have the functions detect the features.
+macro_rules! compiled {
+    ($($(#[$doc:meta])* $visible:vis fn $name:ident[$features:literal]($($arg:ident: $type:ty),* $(,)?) $body:block)*) => {$(
+        $(#[$doc])*
+        $visible fn $name($($arg: $type),*) {
+            #[target_feature(enable = $features)]
+            fn inner($($arg: $type),*) $body
+            // SAFETY: the features were detected.
+            unsafe { inner($($arg),*) }
+        }
+    )*};
+}
+pub(crate) use compiled;
 
 /// Fetches 256 bytes, far behind this place, into a cache. A place past the end does no harm.
 #[inline]

@@ -4,6 +4,7 @@
 use core::arch::x86_64::*;
 
 use crate::kernels::avx2::batch::{quantize_unsigned, quantize_wide};
+use crate::kernels::avx2::vectors::compiled;
 use crate::kernels::batch::{Offsets, Registers, f32, instructions, q8};
 use crate::kernels::table::Batch;
 use crate::matrix::Q8Matrix;
@@ -22,34 +23,39 @@ pub(super) const AVX512: Batch = Batch {
 };
 pub(super) const VNNI: Batch = Batch { matmul_q8: matmul_q8_vnni, quantize: quantize_unsigned, ..AVX512 };
 
-fn matmul_f32(w: &[f32], cols: usize, x: &[f32], packed: &mut [f32], out: &mut Panel<'_>) {
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    fn avx512(w: &[f32], cols: usize, x: &[f32], packed: &mut [f32], out: &mut Panel<'_>) {
+compiled! {
+    fn matmul_f32["avx512f,avx512bw,avx512dq,avx512vl"](
+        w: &[f32],
+        cols: usize,
+        x: &[f32],
+        packed: &mut [f32],
+        out: &mut Panel<'_>,
+    ) {
         // SAFETY: this function is compiled for AVX-512.
         unsafe { f32::matmul_f32::<Avx512, TOKENS>(w, cols, x, packed, out) }
     }
-    // SAFETY: AVX-512 was detected.
-    unsafe { avx512(w, cols, x, packed, out) }
-}
 
-fn matmul_q8_wide(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], packed: &mut [f32], out: &mut Panel<'_>) {
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    fn avx512(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], packed: &mut [f32], out: &mut Panel<'_>) {
-        // SAFETY: this function is compiled for AVX-512.
+    fn matmul_q8_wide["avx512f,avx512bw,avx512dq,avx512vl"](
+        w: &Q8Matrix<'_>,
+        x: &[i8],
+        xs: &[f32],
+        packed: &mut [f32],
+        out: &mut Panel<'_>,
+    ) {
+        // SAFETY: as above.
         unsafe { q8::matmul_q8::<Wide, TOKENS>(w, x, xs, packed, out) }
     }
-    // SAFETY: AVX-512 was detected.
-    unsafe { avx512(w, x, xs, packed, out) }
-}
 
-fn matmul_q8_vnni(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], packed: &mut [f32], out: &mut Panel<'_>) {
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    fn vnni(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], packed: &mut [f32], out: &mut Panel<'_>) {
+    fn matmul_q8_vnni["avx512f,avx512bw,avx512dq,avx512vl,avx512vnni"](
+        w: &Q8Matrix<'_>,
+        x: &[i8],
+        xs: &[f32],
+        packed: &mut [f32],
+        out: &mut Panel<'_>,
+    ) {
         // SAFETY: this function is compiled for AVX-512 with VNNI.
         unsafe { q8::matmul_q8::<Vnni, TOKENS>(w, x, xs, packed, out) }
     }
-    // SAFETY: AVX-512 with VNNI was detected.
-    unsafe { vnni(w, x, xs, packed, out) }
 }
 
 /// Sixteen numbers in a register.
