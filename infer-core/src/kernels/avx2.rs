@@ -17,6 +17,7 @@ pub(super) mod attention;
 pub(super) mod batch;
 mod matmul_f32;
 pub(super) mod matmul_q8;
+mod stripes;
 pub(super) mod vectors;
 
 /// The kernels, if this machine has AVX2.

@@ -90,6 +90,17 @@ fn f32_products() {
 }
 
 #[test]
+fn products_of_a_few_long_rows() {
+    let mut random = Random(9);
+    for (rows, cols) in [(3, 12_000), (8, 12_032), (11, 4_096)] {
+        let (w, x) = (random.f32s(rows * cols), random.f32s(2 * cols));
+        check(&format!("{rows} rows, {cols} columns"), |kernels| {
+            product(rows, 2, |out| (kernels.matmul_f32)(&w, cols, &x, out))
+        });
+    }
+}
+
+#[test]
 fn int8_products() {
     let mut random = Random(2);
     for group_size in [4, 12, 16, 32, 48, 64, 96, 128, 1024] {

@@ -2,13 +2,11 @@
 
 use core::arch::x86_64::*;
 
-use super::vectors::{LARGE, NOTHING, ROWS, fetch, tail_mask};
+use super::stripes::{Block, in_stripes};
+use super::vectors::{LARGE, ROWS, fetch, tail_mask};
 use crate::kernels::blocks;
+use crate::math::dot;
 use crate::panel::Panel;
-
-/// A block of rows above this size (bytes) leaves no room for what is fetched ahead in the
-/// first-level cache, so that it goes to the second: twice as far ahead.
-const LARGE_BLOCK: usize = 1 << 14;
 
 pub(super) fn matmul_f32(w: &[f32], cols: usize, x: &[f32], out: &mut Panel<'_>) {
     // SAFETY: AVX2 was detected (see `TABLE`).
@@ -17,45 +15,53 @@ pub(super) fn matmul_f32(w: &[f32], cols: usize, x: &[f32], out: &mut Panel<'_>)
 
 #[target_feature(enable = "avx2")]
 fn matmul_f32_avx2(w: &[f32], cols: usize, x: &[f32], out: &mut Panel<'_>) {
-    if size_of_val(w) < LARGE {
-        matmul_f32_ahead::<NOTHING>(w, cols, x, out)
-    } else if ROWS * cols * size_of::<f32>() <= LARGE_BLOCK {
-        matmul_f32_ahead::<_MM_HINT_T0>(w, cols, x, out)
-    } else {
-        matmul_f32_ahead::<_MM_HINT_T1>(w, cols, x, out)
+    if size_of_val(w) < LARGE || cols == 0 {
+        return blocks::matmul_f32(w, cols, x, out, |_, w, x, out| {
+            // SAFETY: the walker gives ROWS whole rows of weights, each as long as x.
+            unsafe { dot_rows::<false>(w.as_ptr(), cols, x, out) }
+        });
     }
+    let n_tokens = x.len() / cols;
+    let x = |token| &x[token * cols..][..cols];
+    in_stripes(
+        w.len() / cols,
+        n_tokens,
+        out,
+        |Block { token, first, apart }, out| {
+            let w = w[first * cols..].as_ptr();
+            // SAFETY: from row `first` on there are ROWS whole rows that are so far apart.
+            unsafe {
+                if token == 0 {
+                    dot_rows::<true>(w, apart * cols, x(token), out)
+                } else {
+                    dot_rows::<false>(w, apart * cols, x(token), out)
+                }
+            }
+        },
+        |token, row| dot(&w[row * cols..][..cols], x(token)),
+    );
 }
 
-#[inline]
-#[target_feature(enable = "avx2")]
-fn matmul_f32_ahead<const FETCH: i32>(w: &[f32], cols: usize, x: &[f32], out: &mut Panel<'_>) {
-    blocks::matmul_f32(w, cols, x, out, |b, w, x, out| {
-        // SAFETY: the walker gives ROWS whole rows of weights, each as long as x.
-        unsafe { if b == 0 { dot_rows::<FETCH>(w.as_ptr(), x, out) } else { dot_rows::<NOTHING>(w.as_ptr(), x, out) } }
-    });
-}
-
-/// [`dot`](crate::math::dot) of eight rows with x.
+/// [`dot`] of eight rows with x.
 ///
 /// # Safety
-/// `w` points to `8 · x.len()` numbers.
+/// `w` points to eight rows as long as x, which begin `stride` numbers apart.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn dot_rows<const FETCH: i32>(w: *const f32, x: &[f32], out: &mut [f32; ROWS]) {
-    let cols = x.len();
+unsafe fn dot_rows<const FETCH: bool>(w: *const f32, stride: usize, x: &[f32], out: &mut [f32; ROWS]) {
     let mut lanes = [_mm256_setzero_ps(); ROWS];
     let (chunks, tail) = x.as_chunks::<8>();
     for (i, x) in chunks.iter().enumerate() {
         // SAFETY: `x` is a chunk of eight numbers, number i; each row r has the same chunk at
-        // r · cols + 8i.
+        // r · stride + 8i.
         unsafe {
             let x = _mm256_loadu_ps(x.as_ptr());
-            if FETCH != NOTHING {
-                fetch::<FETCH>(w.wrapping_add(ROWS * 8 * i).cast());
-            }
             for (r, lanes) in lanes.iter_mut().enumerate() {
-                let w = _mm256_loadu_ps(w.add(r * cols + 8 * i));
-                *lanes = _mm256_add_ps(*lanes, _mm256_mul_ps(w, x));
+                let w = w.add(r * stride + 8 * i);
+                if FETCH && i % 2 == 0 {
+                    fetch(w.cast());
+                }
+                *lanes = _mm256_add_ps(*lanes, _mm256_mul_ps(_mm256_loadu_ps(w), x));
             }
         }
     }
@@ -63,12 +69,11 @@ unsafe fn dot_rows<const FETCH: i32>(w: *const f32, x: &[f32], out: &mut [f32; R
         // Elements that are not loaded are 0 in both, and leave their lanes alone: a lane is never
         // -0, having begun at 0.
         let mask = tail_mask(tail.len());
-        // SAFETY: the mask loads the tail of `x` only, and the tail of each row, which has its end
-        // at (r + 1) · cols.
+        // SAFETY: the mask loads the tail of `x` only, and the tail of each row.
         unsafe {
             let x = _mm256_maskload_ps(tail.as_ptr(), mask);
             for (r, lanes) in lanes.iter_mut().enumerate() {
-                let w = _mm256_maskload_ps(w.add((r + 1) * cols - tail.len()), mask);
+                let w = _mm256_maskload_ps(w.add(r * stride + 8 * chunks.len()), mask);
                 *lanes = _mm256_add_ps(*lanes, _mm256_mul_ps(w, x));
             }
         }

@@ -7,14 +7,18 @@
 
 use core::arch::x86_64::*;
 
-use super::vectors::{LARGE, ROWS, add_lanes, fetch};
+use super::stripes::{Block, in_stripes};
+use super::vectors::{self, ROWS, add_lanes, fetch};
 use crate::kernels::blocks_q8::{self, Q8Rows};
 use crate::kernels::scalar;
+use crate::math::dot_q8;
 use crate::matrix::Q8Matrix;
 use crate::panel::Panel;
 
 /// Bytes of a register.
 const BYTES: usize = 32;
+/// As of f32, but a row is a quarter as long: above this size (bytes), weights are read in stripes.
+const LARGE: usize = vectors::LARGE / 4;
 
 /// A product by the instructions of `$products`, compiled for `$features`. It is in tables only
 /// that detect these.
@@ -24,17 +28,39 @@ macro_rules! product {
             #[target_feature(enable = $features)]
             fn compiled<const GROUP: usize>(w: &Q8Matrix<'_>, x: &[i8], xs: &[f32], out: &mut Panel<'_>) {
                 let w = &Q8Matrix { group_size: if GROUP == 0 { w.group_size } else { GROUP }, ..*w };
-                let large = size_of_val(w.q) > LARGE / 4;
-                // SAFETY: the closure has the features of this function, which are all that the
-                // products need. The walker gives ROWS whole rows, each as long as x and of as many
-                // groups as x; their size is a multiple of 32.
-                blocks_q8::matmul_q8(w, x, xs, out, |b, rows, out| unsafe {
-                    if large && b == 0 {
-                        dot_rows::<$products, true>(rows, out)
-                    } else {
-                        dot_rows::<$products, false>(rows, out)
-                    }
-                });
+                if size_of_val(w.q) <= LARGE || !fits_stripes(w) {
+                    // SAFETY: the closure has the features of this function, which are all that
+                    // the products need. The walker gives ROWS whole rows, each as long as x and
+                    // of as many groups as x; their size is a multiple of 32.
+                    return blocks_q8::matmul_q8(w, x, xs, out, |_, rows, out| unsafe {
+                        dot_rows::<$products, false>(rows, 1, out)
+                    });
+                }
+                let (cols, groups) = (w.cols, w.cols / w.group_size);
+                let rows = |token: usize, first: usize| Q8Rows {
+                    q: &w.q[first * cols..],
+                    s: &w.s[first * groups..],
+                    x: &x[token * cols..][..cols],
+                    xs: &xs[token * groups..][..groups],
+                    group_size: w.group_size,
+                };
+                in_stripes(
+                    (w.q.len() / cols).min(w.s.len() / groups),
+                    (x.len() / cols).min(xs.len() / groups),
+                    out,
+                    // SAFETY: as above, but the rows are so far apart.
+                    |Block { token, first, apart }, out| unsafe {
+                        if token == 0 {
+                            dot_rows::<$products, true>(rows(token, first), apart, out)
+                        } else {
+                            dot_rows::<$products, false>(rows(token, first), apart, out)
+                        }
+                    },
+                    |token, row| {
+                        let Q8Rows { q, s, x, xs, group_size } = rows(token, row);
+                        dot_q8(q, s, x, xs, group_size)
+                    },
+                );
             }
             // SAFETY: the features were detected.
             unsafe {
@@ -125,38 +151,48 @@ macro_rules! dpbusd {
 dpbusd!(AvxVnni, _mm256_dpbusd_avx_epi32);
 dpbusd!(Vnni, _mm256_dpbusd_epi32);
 
-/// [`dot_q8`](crate::math::dot_q8) of eight rows with x.
+/// Whether rows can be walked in stripes: they have groups, whose number fits a gather of scales.
+fn fits_stripes(w: &Q8Matrix<'_>) -> bool {
+    w.cols >= w.group_size && i32::try_from(w.s.len()).is_ok()
+}
+
+/// [`dot_q8`] of eight rows, which begin `apart` rows apart, with x.
 ///
 /// # Safety
-/// The machine has the instructions of `P`, and the caller is compiled for them. There are
-/// `8 · x.len()` weights and `8 · xs.len()` scales, and x has `xs.len()` groups of `group_size`, a
-/// multiple of 32.
+/// The machine has the instructions of `P`, and the caller is compiled for them. There are seven
+/// times `apart` rows and one more, of `x.len()` weights and `xs.len()` scales each, an i32 can
+/// count all scales, and x has `xs.len()` groups of `group_size`, a multiple of 32.
 #[inline(always)]
-unsafe fn dot_rows<P: Products, const FETCH: bool>(rows: Q8Rows<'_>, out: &mut [f32; ROWS]) {
+unsafe fn dot_rows<P: Products, const FETCH: bool>(rows: Q8Rows<'_>, apart: usize, out: &mut [f32; ROWS]) {
     let Q8Rows { x, xs, group_size, .. } = rows;
     let (q, s) = (rows.q.as_ptr(), rows.s.as_ptr());
-    let (cols, groups) = (x.len(), xs.len());
+    let (stride, groups) = (apart * x.len(), xs.len());
     // SAFETY: the caller vouches for the instructions. Loads of x and of weights stay in a chunk of
-    // 32 columns of x, and in the same columns of rows 0 to 7. Element r · groups + g is the scale
-    // of group g of row r < 8. `out` has the eight numbers that are stored.
+    // 32 columns of x, and in the same columns of the eight rows. Element r · apart · groups + g is
+    // the scale of group g of row r < 8. `out` has the eight numbers that are stored.
     unsafe {
         let mut lanes = [_mm256_setzero_ps(); 8]; // [group mod 8], each of eight rows
         let row_of_scales =
-            _mm256_mullo_epi32(_mm256_set1_epi32(groups as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+            _mm256_mullo_epi32(_mm256_set1_epi32((apart * groups) as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
         for (g, (x, xs)) in x.chunks_exact(group_size).zip(xs).enumerate() {
             let mut sums = [P::start(x); ROWS];
             for (i, x) in x.chunks_exact(BYTES).enumerate() {
-                if FETCH {
-                    fetch::<_MM_HINT_T0>(q.wrapping_add(ROWS * (g * group_size + i * BYTES)));
-                }
+                let column = g * group_size + i * BYTES;
                 let x = _mm256_loadu_si256(x.as_ptr().cast());
                 for (r, sums) in sums.iter_mut().enumerate() {
-                    let w = _mm256_loadu_si256(q.add(r * cols + g * group_size + i * BYTES).cast());
-                    *sums = P::add(*sums, w, x);
+                    let w = q.add(r * stride + column);
+                    if FETCH && column % (2 * BYTES) == 0 {
+                        fetch(w);
+                    }
+                    *sums = P::add(*sums, _mm256_loadu_si256(w.cast()), x);
                 }
             }
-            let ws = if groups == 1 { _mm256_loadu_ps(s) } else { _mm256_i32gather_ps::<4>(s.add(g), row_of_scales) };
             let sums = _mm256_cvtepi32_ps(sum_i32(sums));
+            let ws = if apart * groups == 1 {
+                _mm256_loadu_ps(s)
+            } else {
+                _mm256_i32gather_ps::<4>(s.add(g), row_of_scales)
+            };
             let contribution = _mm256_mul_ps(_mm256_mul_ps(sums, ws), _mm256_set1_ps(*xs));
             if groups == 1 {
                 // All other lanes are 0, and adding them changes nothing but -0 to 0.

@@ -1,5 +1,5 @@
-//! What the AVX2 kernels share: functions for tables, blocks of eight rows, fetching weights ahead,
-//! and registers of eight numbers.
+//! What the AVX2 kernels share: functions for tables, fetching weights ahead, and registers of
+//! eight numbers.
 
 use core::arch::x86_64::*;
 
@@ -7,14 +7,11 @@ use crate::math::LANES;
 
 /// Rows of a block.
 pub(super) const ROWS: usize = 8;
-/// Below this size weights are in the second-level cache, where fetching ahead costs more than it
-/// gains (bytes).
+/// From this size on (bytes), weights are read in stripes: smaller ones are in the second-level
+/// cache, where fetching ahead costs more than it gains.
 pub(super) const LARGE: usize = 1 << 17;
-/// Stands for "fetch nothing": a hint that is never given (see PERFORMANCE.md).
-pub(super) const NOTHING: i32 = _MM_HINT_NTA;
-/// How far ahead of the loads weights are fetched, in bytes. They are read in order, but the eight
-/// rows look like eight streams to the hardware's prefetcher, which loses them at each block.
-const AHEAD: usize = 4 * 4096;
+/// How far ahead of its loads a stripe is fetched, in bytes.
+const AHEAD: usize = 512;
 
 /// Functions for a table of kernels, each compiled for some features. They may call what is inlined
 /// and unsafe for want of these. The tables that have the functions detect the features.
@@ -31,14 +28,11 @@ macro_rules! compiled {
 }
 pub(crate) use compiled;
 
-/// Fetches 256 bytes, far behind this place, into a cache. A place past the end does no harm.
+/// Has the cache line brought near that lies [`AHEAD`] of this place. It may be past the end.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn fetch<const CACHE: i32>(place: *const i8) {
-    let ahead = if CACHE == _MM_HINT_T0 { AHEAD } else { 2 * AHEAD };
-    for line in 0..4 {
-        _mm_prefetch::<CACHE>(place.wrapping_add(ahead + 64 * line));
-    }
+pub(super) fn fetch(place: *const i8) {
+    _mm_prefetch::<_MM_HINT_T0>(place.wrapping_add(AHEAD));
 }
 
 /// A mask of the first `n` of eight elements.
