@@ -5,7 +5,7 @@
 //! Each shape runs a few seconds, with random tokens, in batches of its usual number of sequences
 //! or, for `15M:64`, of 64. `--highest` and `--medium` are the trainer's `--matmul-precision`,
 //! `--bfloat16` and `--float16` its `--dtype`, `--recompute` is the same; `--composed` is the model
-//! of dfdx's operations; `--cuda`, with the feature `cuda`, computes on the first GPU.
+//! of dfdx's operations, on the CPU; `--cuda`, with the feature `cuda`, computes on the first GPU.
 //!
 //! GFLOP/s count 6 · parameters · tokens, as is usual; attention comes on top of that. The limit
 //! beside them is what all threads reach together in a large matrix product in f32.
@@ -13,9 +13,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
-use dfdx::prelude::{Backward, Cache, Cpu, Rank0, SplitTape, Tensor, Trace};
+use dfdx::prelude::{Backward, Cache, Cpu, Rank0, SplitTape, Tensor, Trace, ZerosTensor};
 use infer_core::{Config, shapes};
-use trainer::model::{AdamW, Backend, Batch, Dtype, Llama, MatmulPrecision, Options, clip_gradients, composed};
+use trainer::model::{
+    AdamW, Backend, Batch, Dtype, Gradients, Llama, MatmulPrecision, Options, clip_gradients, composed,
+};
 
 /// What the command line asks for.
 struct Asked {
@@ -47,13 +49,15 @@ fn main() -> anyhow::Result<()> {
     println!("limit: {:.0} GFLOP/s on {} threads", limit(), rayon::current_num_threads());
     let device = Cpu::default();
     device.enable_cache();
-    names.iter().try_for_each(|name| run(name, &asked, &device))
+    let pass = if asked.composed { of_composed } else { of_trainer };
+    names.iter().try_for_each(|name| run(name, &asked, &device, pass))
 }
 
 #[cfg(feature = "cuda")]
 fn on_gpu(names: &[&str], asked: &Asked) -> anyhow::Result<()> {
+    anyhow::ensure!(!asked.composed, "--composed runs on a CPU");
     let device = trainer::model::open_gpu(0)?;
-    names.iter().try_for_each(|name| run(name, asked, &device))
+    names.iter().try_for_each(|name| run(name, asked, &device, of_trainer))
 }
 
 #[cfg(not(feature = "cuda"))]
@@ -77,7 +81,23 @@ fn shape(name: &str) -> anyhow::Result<(Config, usize)> {
     }
 }
 
-fn run<D: Backend>(name: &str, asked: &Asked, device: &D) -> anyhow::Result<()> {
+/// Adds the gradients of a batch up, and returns its loss.
+type Pass<D> = fn(&Llama<D>, &Batch, &mut Gradients<D>) -> anyhow::Result<f32>;
+
+fn of_trainer<D: Backend>(model: &Llama<D>, batch: &Batch, gradients: &mut Gradients<D>) -> anyhow::Result<f32> {
+    model.loss_and_gradients(batch, &Options::default(), 1.0, gradients)
+}
+
+fn of_composed(model: &Llama<Cpu>, batch: &Batch, gradients: &mut Gradients<Cpu>) -> anyhow::Result<f32> {
+    let start: Tensor<Rank0, f32, Cpu> = model.device.zeros();
+    let tape = start.traced(std::mem::replace(gradients, Gradients::<Cpu>::leaky())).split_tape().1;
+    let loss = composed::loss(model, batch, &Options::default(), tape).map_err(|e| anyhow!("{e}"))?;
+    let value = loss.as_vec()[0];
+    *gradients = loss.backward();
+    Ok(value)
+}
+
+fn run<D: Backend>(name: &str, asked: &Asked, device: &D, pass: Pass<D>) -> anyhow::Result<()> {
     let (config, sequences) = match name.split_once(':') {
         Some((name, sequences)) => (shape(name)?.0, sequences.parse()?),
         None => shape(name)?,
@@ -101,20 +121,10 @@ fn run<D: Backend>(name: &str, asked: &Asked, device: &D) -> anyhow::Result<()> 
     let mut random = || (0..n).map(|_| rng.u32(..config.vocab_size as u32)).collect::<Vec<_>>();
     let (tokens, targets) = (random(), random());
     let batch = Batch { tokens: &tokens, targets: &targets, starts: None, sequences, length: config.seq_len };
-    let options = Options::default();
 
     let mut step = || -> anyhow::Result<f32> {
         let mut gradients = model.zero_gradients()?;
-        let loss = if asked.composed {
-            let start: Tensor<Rank0, f32, D> = device.zeros();
-            let tape = start.traced(gradients).split_tape().1;
-            let loss = composed::loss(&model, &batch, &options, tape).map_err(|e| anyhow!("{e}"))?;
-            let value = loss.as_vec()[0];
-            gradients = loss.backward();
-            value
-        } else {
-            model.loss_and_gradients(&batch, &options, 1.0, &mut gradients)?
-        };
+        let loss = pass(&model, &batch, &mut gradients)?;
         clip_gradients(&model, &mut gradients, 1.0)?;
         adam.step(&mut model, 1e-3, &mut gradients)?;
         Ok(loss)

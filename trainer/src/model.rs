@@ -1,12 +1,13 @@
-//! The model that is trained: Llama-2 with tied or own classifier, in dfdx tensors, generic over
-//! the device.
+//! The model that is trained: Llama-2 with tied or own classifier, generic over dfdx's devices.
 //!
 //! ```text
 //! Batch ── loss_and_gradients ──> loss, Gradients ── clip ──> AdamW::step ──> Llama
 //! ```
 //!
-//! Everything from tokens to loss is one operation on dfdx's tape, on a CPU ([`cpu`]) and on CUDA
-//! (`cuda`). The same model composed of dfdx's operations ([`composed`]) is their oracle in tests.
+//! On a CPU ([`cpu`]) weights are dfdx's tensors, and everything from tokens to loss is one
+//! operation on its tape. On a GPU (`cuda`) all weights are one array, which own kernels read and
+//! update: dfdx's tape would need the gradients of a pass beside their sum over passes. The same
+//! model composed of dfdx's operations ([`composed`]) is the CPU's oracle in tests.
 
 mod batch;
 mod bytes;
@@ -19,6 +20,7 @@ mod llama;
 mod lora;
 mod optimizer;
 mod precision;
+mod rates;
 mod rope;
 #[cfg(test)]
 mod tests;
@@ -28,7 +30,8 @@ pub use bytes::CpuMemory;
 #[cfg(feature = "cuda")]
 pub use cuda::open_gpu;
 pub use cuda::{GpuMemory, Pass};
-pub use device::{Gradients, Matrix};
-pub use llama::{Adapters, Backend, Llama, Parameter};
+pub use device::Matrix;
+pub use llama::{Adapters, Backend, Gradients, Llama, Parameter};
 pub use optimizer::{AdamW, clip_gradients};
 pub use precision::{Dtype, MatmulPrecision};
+pub use rates::Rates;

@@ -1,7 +1,6 @@
-//! The model composed of dfdx's operations: the oracle of [`cpu`](super::cpu). It runs on CUDA too,
-//! where dfdx 0.13's gradients were wrong (an H100): tok_emb's by 2.6 of 3.0 for a dim of 16 and a
-//! vocabulary of 19. Twenty steps of stories260K's shape drifted by 6e-3, and those of a model with
-//! multiples of 32 in all places did not.
+//! The model composed of dfdx's operations: the oracle of [`cpu`](super::cpu). It computes on a CPU
+//! only: on CUDA dfdx 0.13's gradients were wrong (an H100), tok_emb's by 2.6 of 3.0 for a dim of
+//! 16 and a vocabulary of 19.
 
 use dfdx::prelude::*;
 use infer_core::Config;
@@ -10,14 +9,14 @@ use infer_core::format::TensorName;
 use super::batch::{Batch, IGNORED, Options};
 use super::device::Matrix;
 use super::dropout::{Dropout, Place};
-use super::llama::{Backend, Llama};
+use super::llama::Llama;
 use super::lora::Adapter;
 use super::rope::rope_tables;
 
 /// (sequences, query, key)
-type Hidden<D> = Tensor<(usize, usize, usize), f32, D>;
+type Hidden = Tensor<(usize, usize, usize), f32, Cpu>;
 /// (sequences, heads, length, head_size)
-type Heads<D, T> = Tensor<(usize, usize, usize, usize), f32, D, T>;
+type Heads<T> = Tensor<(usize, usize, usize, usize), f32, Cpu, T>;
 
 /// Computes the mean loss of the positions that count; see [`Options`].
 ///
@@ -26,31 +25,31 @@ type Heads<D, T> = Tensor<(usize, usize, usize, usize), f32, D, T>;
 ///
 /// # Panics
 /// A token is outside the vocabulary. [`Llama`]'s methods check that before.
-pub fn loss<D: Backend, T: Tape<f32, D>>(
-    model: &Llama<D>,
+pub fn loss<T: Tape<f32, Cpu>>(
+    model: &Llama<Cpu>,
     batch: &Batch,
     options: &Options,
     tape: T,
-) -> Result<Tensor<Rank0, f32, D, T>, D::Err> {
+) -> Result<Tensor<Rank0, f32, Cpu, T>, CpuError> {
     let logits = logits(model, batch, options, tape)?;
     let shape @ (n, _) = *logits.shape();
     let device = &model.device;
     let counted = batch.targets.iter().filter(|t| **t != IGNORED).count();
     let weights = batch.targets.iter().map(|t| if *t == IGNORED { 0.0 } else { 1.0 / counted as f32 }).collect();
-    let weights: Tensor<(usize,), f32, D> = device.try_tensor_from_vec(weights, (n,))?;
+    let weights: Tensor<(usize,), f32, Cpu> = device.try_tensor_from_vec(weights, (n,))?;
     let targets = batch.targets.iter().map(|t| if *t == IGNORED { 0 } else { *t as usize }).collect();
-    let targets: Tensor<(usize,), usize, D> = device.try_tensor_from_vec(targets, (n,))?;
+    let targets: Tensor<(usize,), usize, Cpu> = device.try_tensor_from_vec(targets, (n,))?;
 
-    let text = |logits: Matrix<D, T>, share: f32| {
-        let log_probs: Tensor<(usize,), f32, D, T> = logits.try_log_softmax::<Axis<1>>()?.try_select(targets)?;
+    let text = |logits: Matrix<Cpu, T>, share: f32| {
+        let log_probs: Tensor<(usize,), f32, Cpu, T> = logits.try_log_softmax::<Axis<1>>()?.try_select(targets)?;
         log_probs.try_mul(weights.clone())?.try_sum::<Rank0, _>()?.try_mul(-share)
     };
     let Some(teacher) = options.teacher else { return text(logits, 1.0) };
     let t = teacher.temperature;
-    let taught: Matrix<D> = device.try_tensor_from_vec(teacher.logits.to_vec(), shape)?;
+    let taught: Matrix<Cpu> = device.try_tensor_from_vec(teacher.logits.to_vec(), shape)?;
     let taught = taught.try_div(t)?.try_log_softmax::<Axis<1>>()?;
     let student = logits.with_empty_tape().try_div(t)?.try_log_softmax::<Axis<1>>()?;
-    let divergence: Tensor<(usize,), f32, D, T> =
+    let divergence: Tensor<(usize,), f32, Cpu, T> =
         student.try_negate()?.try_add(taught.clone())?.try_mul(taught.try_exp()?)?.try_sum::<_, Axis<1>>()?;
     let divergence = divergence.try_mul(weights.clone())?.try_sum::<Rank0, _>()?.try_mul(teacher.weight * t * t)?;
     text(logits, 1.0 - teacher.weight)?.try_add(divergence)
@@ -60,27 +59,22 @@ pub fn loss<D: Backend, T: Tape<f32, D>>(
 ///
 /// # Errors
 /// As [`loss`].
-pub fn logits_vec<D: Backend>(
-    model: &Llama<D>,
-    tokens: &[u32],
-    sequences: usize,
-    length: usize,
-) -> Result<Vec<f32>, D::Err> {
+pub fn logits_vec(model: &Llama<Cpu>, tokens: &[u32], sequences: usize, length: usize) -> Result<Vec<f32>, CpuError> {
     let batch = Batch { tokens, targets: &[], starts: None, sequences, length };
     Ok(logits(model, &batch, &Options::default(), NoneTape)?.as_vec())
 }
 
 /// (sequences * length, vocab_size)
-fn logits<D: Backend, T: Tape<f32, D>>(
-    model: &Llama<D>,
+fn logits<T: Tape<f32, Cpu>>(
+    model: &Llama<Cpu>,
     batch: &Batch,
     options: &Options,
     tape: T,
-) -> Result<Matrix<D, T>, D::Err> {
+) -> Result<Matrix<Cpu, T>, CpuError> {
     let indices = batch.tokens.iter().map(|t| *t as usize).collect();
-    let indices: Tensor<(usize,), usize, D> = model.device.try_tensor_from_vec(indices, (batch.tokens.len(),))?;
-    let (embedding, own_tape) = table::<D, T>(model, TensorName::TokEmb)?.split_tape();
-    let x: Matrix<D, T> = embedding.put_tape(tape.merge(own_tape)).try_gather(indices)?;
+    let indices: Tensor<(usize,), usize, Cpu> = model.device.try_tensor_from_vec(indices, (batch.tokens.len(),))?;
+    let (embedding, own_tape) = table::<T>(model, TensorName::TokEmb)?.split_tape();
+    let x: Matrix<Cpu, T> = embedding.put_tape(tape.merge(own_tape)).try_gather(indices)?;
     let mut x = dropout(x, options, Place::Embedding, 0)?;
     let hidden = hidden(&model.device, batch)?;
     let eps = model.config.norm_eps;
@@ -97,27 +91,27 @@ fn logits<D: Backend, T: Tape<f32, D>>(
         let xb = project(model, hb, TensorName::W2, layer)?;
         x = x.try_add(dropout(xb, options, Place::FfnOut, layer)?)?;
     }
-    let classifier = table::<D, T>(model, model.table())?.try_permute::<_, Axes2<1, 0>>()?;
+    let classifier = table::<T>(model, model.table())?.try_permute::<_, Axes2<1, 0>>()?;
     rmsnorm(x, model.tensor(TensorName::RmsFinal, 0), eps)?.try_matmul(classifier)
 }
 
 /// Computes attention of normalised activations xb (n, dim), before wo.
-fn attention<D: Backend, T: Tape<f32, D>>(
-    model: &Llama<D>,
+fn attention<T: Tape<f32, Cpu>>(
+    model: &Llama<Cpu>,
     layer: usize,
-    xb: Matrix<D, T>,
-    hidden: &Hidden<D>,
+    xb: Matrix<Cpu, T>,
+    hidden: &Hidden,
     options: &Options,
-) -> Result<Matrix<D, T>, D::Err> {
+) -> Result<Matrix<Cpu, T>, CpuError> {
     let (config, &(sequences, length, _)) = (&model.config, hidden.shape());
     let (heads, kv_heads, head_size) = (config.n_heads, config.n_kv_heads, config.head_size());
     let rope = Rope::new(&model.device, config, length)?;
-    let heads_of = |xb, name, heads| -> Result<Heads<D, T>, D::Err> {
+    let heads_of = |xb, name, heads| -> Result<Heads<T>, CpuError> {
         let y = project(model, xb, name, layer)?;
         y.try_reshape_like(&(sequences, length, heads, head_size))?.try_permute::<_, Axes4<0, 2, 1, 3>>()
     };
     // Each key/value head serves kv_mul query heads.
-    let repeat = |y: Heads<D, T>| {
+    let repeat = |y: Heads<T>| {
         y.try_broadcast_like::<_, Axis<2>>(&(sequences, kv_heads, config.kv_mul(), length, head_size))?
             .try_reshape_like(&(sequences, heads, length, head_size))
     };
@@ -136,7 +130,7 @@ fn attention<D: Backend, T: Tape<f32, D>>(
 
 /// What is added to the scores: -1e9 for keys after the query, or before the
 /// start of its text.
-fn hidden<D: Backend>(device: &D, batch: &Batch) -> Result<Hidden<D>, D::Err> {
+fn hidden(device: &Cpu, batch: &Batch) -> Result<Hidden, CpuError> {
     let shape @ (sequences, length, _) = (batch.sequences, batch.length, batch.length);
     let Some(starts) = batch.starts else {
         return device.try_upper_tri_like(&(length, length), -1e9, 1)?.try_broadcast_like::<_, Axis<0>>(&shape);
@@ -150,14 +144,14 @@ fn hidden<D: Backend>(device: &D, batch: &Batch) -> Result<Hidden<D>, D::Err> {
 
 /// The rotary position embedding of interleaved pairs: x cos + swap(x) sin, where swap turns each
 /// pair (x0, x1) into (-x1, x0).
-struct Rope<D: Backend> {
-    cos: Matrix<D>,  // (length, head_size), each value twice
-    sin: Matrix<D>,  // (length, head_size)
-    swap: Matrix<D>, // (head_size, head_size), a signed permutation
+struct Rope {
+    cos: Matrix<Cpu>,  // (length, head_size), each value twice
+    sin: Matrix<Cpu>,  // (length, head_size)
+    swap: Matrix<Cpu>, // (head_size, head_size), a signed permutation
 }
 
-impl<D: Backend> Rope<D> {
-    fn new(device: &D, config: &Config, length: usize) -> Result<Self, D::Err> {
+impl Rope {
+    fn new(device: &Cpu, config: &Config, length: usize) -> Result<Self, CpuError> {
         let head_size = config.head_size();
         let (cos, sin) = rope_tables(config, length);
         let twice = |table: Vec<f32>| {
@@ -172,7 +166,7 @@ impl<D: Backend> Rope<D> {
         Ok(Rope { cos: twice(cos)?, sin: twice(sin)?, swap })
     }
 
-    fn rotate<T: Tape<f32, D>>(&self, x: Heads<D, T>) -> Result<Heads<D, T>, D::Err> {
+    fn rotate<T: Tape<f32, Cpu>>(&self, x: Heads<T>) -> Result<Heads<T>, CpuError> {
         let shape @ (sequences, heads, length, head_size) = *x.shape();
         let x = x.try_contiguous()?;
         let swapped = x
@@ -187,7 +181,7 @@ impl<D: Backend> Rope<D> {
 }
 
 /// The embedding or the classifier (vocab_size, dim), with what is added to its rows.
-fn table<D: Backend, T: Tape<f32, D>>(model: &Llama<D>, name: TensorName) -> Result<Matrix<D, T>, D::Err> {
+fn table<T: Tape<f32, Cpu>>(model: &Llama<Cpu>, name: TensorName) -> Result<Matrix<Cpu, T>, CpuError> {
     let weight = model.tensor(name, 0).retaped::<T>();
     let (Some(adapters), Some(rows), true) = (&model.adapters, model.rows(), name == model.table()) else {
         return Ok(weight);
@@ -195,17 +189,17 @@ fn table<D: Backend, T: Tape<f32, D>>(model: &Llama<D>, name: TensorName) -> Res
     let shape = (model.config.vocab_size, rows.shape().0);
     let mut place = vec![0.0; shape.0 * shape.1];
     adapters.lora.ends().enumerate().for_each(|(i, token)| place[token as usize * shape.1 + i] = 1.0);
-    let place: Matrix<D> = model.device.try_tensor_from_vec(place, shape)?;
+    let place: Matrix<Cpu> = model.device.try_tensor_from_vec(place, shape)?;
     weight.try_add(place.retaped::<T>().try_matmul(rows.retaped::<T>())?)
 }
 
 /// x (n, cols) times the transpose of a layer's matrix, and of its adapter.
-fn project<D: Backend, T: Tape<f32, D>>(
-    model: &Llama<D>,
-    x: Matrix<D, T>,
+fn project<T: Tape<f32, Cpu>>(
+    model: &Llama<Cpu>,
+    x: Matrix<Cpu, T>,
     name: TensorName,
     layer: usize,
-) -> Result<Matrix<D, T>, D::Err> {
+) -> Result<Matrix<Cpu, T>, CpuError> {
     let weight = model.tensor(name, layer);
     let Some(Adapter { a, b, scale }) = model.adapter(name, layer) else { return linear(x, weight) };
     let adapted = linear(linear(x.with_empty_tape(), a)?, b)?.try_mul(scale)?;
@@ -213,27 +207,27 @@ fn project<D: Backend, T: Tape<f32, D>>(
 }
 
 /// x (n, cols) times the transpose of weight (rows, cols).
-fn linear<D: Backend, T: Tape<f32, D>>(x: Matrix<D, T>, weight: &Matrix<D>) -> Result<Matrix<D, T>, D::Err> {
+fn linear<T: Tape<f32, Cpu>>(x: Matrix<Cpu, T>, weight: &Matrix<Cpu>) -> Result<Matrix<Cpu, T>, CpuError> {
     x.try_matmul(weight.retaped::<T>().try_permute::<_, Axes2<1, 0>>()?)
 }
 
 /// x / √(mean(x²) + eps) · weight, row by row.
-fn rmsnorm<D: Backend, T: Tape<f32, D>>(x: Matrix<D, T>, weight: &Matrix<D>, eps: f32) -> Result<Matrix<D, T>, D::Err> {
+fn rmsnorm<T: Tape<f32, Cpu>>(x: Matrix<Cpu, T>, weight: &Matrix<Cpu>, eps: f32) -> Result<Matrix<Cpu, T>, CpuError> {
     let shape = *x.shape();
-    let mean: Tensor<(usize,), f32, D, T> = x.with_empty_tape().try_square()?.try_mean::<_, Axis<1>>()?;
+    let mean: Tensor<(usize,), f32, Cpu, T> = x.with_empty_tape().try_square()?.try_mean::<_, Axis<1>>()?;
     let root = mean.try_add(eps)?.try_sqrt()?.try_broadcast_like::<_, Axis<1>>(&shape)?;
     let weight = weight.retaped::<T>().try_reshape_like(&(shape.1,))?.try_broadcast_like::<_, Axis<0>>(&shape)?;
     x.try_div(root)?.try_mul(weight)
 }
 
-fn dropout<D: Backend, T: Tape<f32, D>>(
-    x: Matrix<D, T>,
+fn dropout<T: Tape<f32, Cpu>>(
+    x: Matrix<Cpu, T>,
     options: &Options,
     place: Place,
     layer: usize,
-) -> Result<Matrix<D, T>, D::Err> {
+) -> Result<Matrix<Cpu, T>, CpuError> {
     let Some(dropout) = Dropout::new(options.dropout, options.seed, place, layer) else { return Ok(x) };
     let shape @ (rows, cols) = *x.shape();
-    let mask: Matrix<D> = x.device().clone().try_tensor_from_vec(dropout.mask(rows, cols), shape)?;
+    let mask: Matrix<Cpu> = x.device().clone().try_tensor_from_vec(dropout.mask(rows, cols), shape)?;
     x.try_mul(mask)
 }

@@ -1,12 +1,12 @@
-//! Training on an NVIDIA GPU: everything from tokens to loss is one operation on dfdx's tape, as on
-//! the CPU, of own kernels and cuBLAS's products on dfdx's stream.
+//! Training on an NVIDIA GPU: dfdx's device, memory and stream, own kernels, and cuBLAS's products.
 //!
 //! ```text
-//! backend ── dfdx's tensors and tape ──> step ── kernels, products ──> gpu ──> driver
+//! backend ── tokens ──> step ─────┐
+//!         ── gradients ──> update ┴─ kernels, products ──> gpu ──> driver
 //! ```
 //!
-//! `step` asks a [`gpu::Gpu`] for everything. Without a GPU the tests give it one that compiles the
-//! kernels (the .cu files) as C++ and runs them on the processor (`shim/shim.h`).
+//! `step` and `update` ask a [`gpu::Gpu`] for everything. Without a GPU the tests give them one
+//! that compiles the kernels (the .cu files) as C++ and runs them on the processor (`shim/shim.h`).
 
 #[cfg(feature = "cuda")]
 mod backend;
@@ -28,6 +28,8 @@ mod ptx;
 mod step;
 #[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
 mod tests;
+#[cfg(any(feature = "cuda", test))]
+mod update;
 
 #[cfg(feature = "cuda")]
 pub use driver::open_gpu;

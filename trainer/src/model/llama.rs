@@ -3,15 +3,14 @@
 use std::sync::{Arc, Mutex};
 
 use anyhow::ensure;
-use dfdx::prelude::{
-    AdamConfig, Backward, Device, HasShape, NoneTape, OwnedTape, PutTape, Rank0, SplitTape, Tape, Tensor, Trace,
-};
+use dfdx::prelude::{Cpu, Device};
 use infer_core::format::TensorName;
 use infer_core::{Config, WeightType};
 
 use super::batch::{Batch, Options, check_tokens};
-use super::device::{Buffer, Gradients, Matrix, combine, device_error};
+use super::device::Matrix;
 use super::precision::{Dtype, MatmulPrecision};
+use super::rates::Rates;
 use crate::io::lora::Lora;
 use crate::io::tensors::{Shape, shapes};
 
@@ -19,27 +18,40 @@ use crate::io::tensors::{Shape, shapes};
 pub trait Backend: Device<f32> {
     /// Memory that a model keeps from step to step.
     type Workspace: Default + Send;
+    /// The values of a parameter, (rows, cols). Nothing else on the device stands for them.
+    type Tensor;
+    /// A number for each number that is trained: gradients, or a moment of theirs.
+    type Gradients;
 
-    /// Computes the loss of a checked batch, and puts its gradients on `tape`.
-    fn loss<T: Tape<f32, Self>>(
+    /// Puts parameters on the device: all weights of a model, or its adapters. A function gives the
+    /// values for each shape, one after the other.
+    fn parameters(
+        &self,
+        config: &Config,
+        shapes: Vec<Shape>,
+        values: impl FnMut(&Shape) -> Vec<f32>,
+    ) -> anyhow::Result<Vec<Parameter<Self>>>;
+
+    /// Copies the values of a parameter to the host.
+    fn values(of: &Parameter<Self>) -> anyhow::Result<Vec<f32>>;
+
+    /// Makes gradients of zero. A device may count them in multiples of `unit`.
+    fn gradients(model: &Llama<Self>, unit: f32) -> anyhow::Result<Self::Gradients>;
+
+    /// Computes the loss of a checked batch.
+    fn loss(model: &Llama<Self>, batch: &Batch) -> anyhow::Result<f32>;
+
+    /// Computes the loss of a checked batch, and adds `scale` times its gradients to `gradients`.
+    fn loss_and_gradients(
         model: &Llama<Self>,
         batch: &Batch,
         options: &Options,
-        tape: T,
-    ) -> anyhow::Result<Tensor<Rank0, f32, Self, T>>;
+        scale: f32,
+        gradients: &mut Self::Gradients,
+    ) -> anyhow::Result<f32>;
 
     /// Computes the logits of checked tokens, `(sequences * length, vocab_size)`.
     fn logits(model: &Llama<Self>, tokens: &[u32], sequences: usize, length: usize) -> anyhow::Result<Vec<f32>>;
-
-    /// Drops the gradients of intermediate results.
-    fn keep_parameters(model: &Llama<Self>, mut all: Gradients<Self>) -> anyhow::Result<Gradients<Self>> {
-        let mut kept = Gradients::leaky();
-        for Parameter { tensor, .. } in model.trained() {
-            let wanted = kept.get_or_alloc_mut(tensor).map_err(device_error::<Self>)?;
-            std::mem::swap(wanted, all.get_or_alloc_mut(tensor).map_err(device_error::<Self>)?);
-        }
-        Ok(kept)
-    }
 
     /// Bytes that are free on a device with memory of its own.
     fn free_memory(&self) -> Option<u64> {
@@ -47,49 +59,39 @@ pub trait Backend: Device<f32> {
     }
 
     /// Sums the squares of all gradients.
-    fn sum_of_squares(model: &Llama<Self>, gradients: &mut Gradients<Self>) -> anyhow::Result<f64>;
+    fn sum_of_squares(model: &Llama<Self>, gradients: &mut Self::Gradients) -> anyhow::Result<f64>;
 
     /// Multiplies all gradients by `factor`.
-    fn scale(model: &Llama<Self>, gradients: &mut Gradients<Self>, factor: f32) -> anyhow::Result<()>;
+    fn scale(model: &Llama<Self>, gradients: &mut Self::Gradients, factor: f32) -> anyhow::Result<()>;
 
     /// Copies the gradient of a parameter to the host.
-    fn read_gradient(of: &Matrix<Self>, gradients: &mut Gradients<Self>, to: &mut [f32]) -> anyhow::Result<()> {
-        gradients.get(of).copy_into(to);
-        Ok(())
-    }
+    fn read_gradient(of: &Parameter<Self>, gradients: &mut Self::Gradients, to: &mut [f32]) -> anyhow::Result<()>;
 
     /// Replaces the gradient of a parameter.
-    fn write_gradient(of: &Matrix<Self>, gradients: &mut Gradients<Self>, from: &[f32]) -> anyhow::Result<()> {
-        let device = of.device();
-        let source = device.try_tensor_from_vec(from.to_vec(), *of.shape()).map_err(device_error::<Self>)?;
-        let target = gradients.get_or_alloc_mut(of).map_err(device_error::<Self>)?;
-        combine(device, target, 0.0, source, 1.0).map_err(device_error::<Self>)
-    }
+    fn write_gradient(of: &Parameter<Self>, gradients: &mut Self::Gradients, from: &[f32]) -> anyhow::Result<()>;
 
-    /// Updates a parameter and its moments by AdamW, given its gradient. The caller keeps `scratch`
-    /// from call to call.
+    /// Updates what is trained, and its first and second moments, by AdamW. Norms do not decay.
     fn adam(
-        adam: &AdamConfig,
-        step: u32,
-        parameter: &mut Matrix<Self>,
-        [moment1, moment2]: [&mut Buffer<Self>; 2],
-        gradient: &Buffer<Self>,
-        _scratch: &mut Vec<f32>,
-    ) -> Result<(), Self::Err> {
-        adam.try_update(step as i32, parameter, moment1, moment2, gradient)
-    }
+        model: &mut Llama<Self>,
+        rates: &Rates,
+        moments: &mut [Self::Gradients; 2],
+        gradients: &mut Self::Gradients,
+    ) -> anyhow::Result<()>;
 }
 
+/// Accumulated gradients of what a model trains, as [`Llama::zero_gradients`] makes them.
+pub type Gradients<D> = <D as Backend>::Gradients;
+
 /// One weight tensor of one layer.
-pub struct Parameter<D: Device<f32>> {
+pub struct Parameter<D: Backend> {
     /// The name, the layer and the size.
     pub shape: Shape,
-    /// The values, (rows, cols).
-    pub tensor: Matrix<D>,
+    /// The values, which [`Backend::values`] copies.
+    pub tensor: D::Tensor,
 }
 
 /// The adapters of a model on a device; see [`Lora`].
-pub struct Adapters<D: Device<f32>> {
+pub struct Adapters<D: Backend> {
     /// Rank and scale.
     pub lora: Lora,
     /// A and B of each matrix in turn, and rows of the classifier, in the order of [`Lora::parts`].
@@ -112,7 +114,8 @@ pub struct Llama<D: Backend> {
     /// The number format of the loss and its gradients, and on a GPU of logits: f32, unless it is
     /// set.
     pub dtype: Dtype,
-    /// The factor of gradients while they are in [`Dtype::Float16`]; what is returned is unscaled.
+    /// The factor of gradients while they are in [`Dtype::Float16`]. It is that of the gradients
+    /// that [`zero_gradients`](Self::zero_gradients) makes; what is read of them is unscaled.
     pub loss_scale: f32,
     /// On a GPU, backward computes the activations of each layer again rather than to keep them:
     /// a third more operations, and memory for one layer.
@@ -182,13 +185,9 @@ impl<D: Backend> Llama<D> {
     ///
     /// # Panics
     /// The function gives another number of weights than the shape has.
-    pub fn from_fn(config: Config, device: &D, mut weights: impl FnMut(&Shape) -> Vec<f32>) -> anyhow::Result<Self> {
+    pub fn from_fn(config: Config, device: &D, weights: impl FnMut(&Shape) -> Vec<f32>) -> anyhow::Result<Self> {
         config.check()?;
-        let parameters = shapes(&config)?.into_iter().map(|shape| {
-            let tensor = device.try_tensor_from_vec(weights(&shape), (shape.rows, shape.cols));
-            Ok(Parameter { shape, tensor: tensor.map_err(device_error::<D>)? })
-        });
-        let parameters = parameters.collect::<anyhow::Result<_>>()?;
+        let parameters = device.parameters(&config, shapes(&config)?, weights)?;
         Ok(Llama {
             config,
             device: device.clone(),
@@ -203,8 +202,11 @@ impl<D: Backend> Llama<D> {
     }
 
     /// Copies all weights, in the order of [`shapes`].
-    pub fn to_vecs(&self) -> Vec<Vec<f32>> {
-        self.parameters.iter().map(|p| p.tensor.as_vec()).collect()
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn to_vecs(&self) -> anyhow::Result<Vec<Vec<f32>>> {
+        self.parameters.iter().map(D::values).collect()
     }
 
     /// Counts the parameters.
@@ -217,11 +219,7 @@ impl<D: Backend> Llama<D> {
     /// # Errors
     /// The device has no memory.
     pub fn zero_gradients(&self) -> anyhow::Result<Gradients<D>> {
-        let mut gradients = Gradients::leaky();
-        for parameter in self.trained() {
-            gradients.try_alloc_for(&parameter.tensor).map_err(device_error::<D>)?;
-        }
-        Ok(gradients)
+        D::gradients(self, 1.0 / self.loss_scale)
     }
 
     /// Adds `scale` times the gradients of the batch's loss to `gradients`, and returns the loss,
@@ -241,14 +239,7 @@ impl<D: Backend> Llama<D> {
         gradients: &mut Gradients<D>,
     ) -> anyhow::Result<f32> {
         batch.check(&self.config, options)?;
-        let so_far = std::mem::replace(gradients, Gradients::leaky());
-        let start: Tensor<Rank0, f32, D> = self.device.try_zeros().map_err(device_error::<D>)?;
-        let (_, tape) = start.traced(so_far).split_tape();
-        let (loss, tape): (_, OwnedTape<f32, D>) = D::loss(self, batch, options, tape)?.split_tape();
-        let value = loss.as_vec()[0];
-        let all = (loss.put_tape(tape) * scale).try_backward().map_err(device_error::<D>)?;
-        *gradients = D::keep_parameters(self, all)?;
-        Ok(value)
+        D::loss_and_gradients(self, batch, options, scale, gradients)
     }
 
     /// Computes the loss without gradients: the mean cross entropy of the targets in nats.
@@ -256,9 +247,8 @@ impl<D: Backend> Llama<D> {
     /// # Errors
     /// As [`loss_and_gradients`](Self::loss_and_gradients).
     pub fn loss(&self, batch: &Batch) -> anyhow::Result<f32> {
-        let options = Options::default();
-        batch.check(&self.config, &options)?;
-        Ok(D::loss(self, batch, &options, NoneTape)?.as_vec()[0])
+        batch.check(&self.config, &Options::default())?;
+        D::loss(self, batch)
     }
 
     /// Computes the logits of every position, `(sequences * length, vocab_size)`.
@@ -269,9 +259,11 @@ impl<D: Backend> Llama<D> {
         check_tokens(&self.config, tokens, sequences, length)?;
         D::logits(self, tokens, sequences, length)
     }
+}
 
+impl Llama<Cpu> {
     /// Finds the tensor of this name and layer.
-    pub(super) fn tensor(&self, name: TensorName, layer: usize) -> &Matrix<D> {
+    pub(super) fn tensor(&self, name: TensorName, layer: usize) -> &Matrix<Cpu> {
         let found = self.parameters.iter().find(|p| p.shape.name == name && p.shape.layer == layer);
         &found.expect("every tensor of shapes() is there").tensor
     }

@@ -1,16 +1,17 @@
 //! The adapters of a model whose own weights stay as they are; see [`Lora`].
 
 use anyhow::ensure;
+use dfdx::prelude::Cpu;
 use infer_core::format::TensorName;
 
-use super::device::{Matrix, device_error};
+use super::device::Matrix;
 use super::llama::{Adapters, Backend, Llama, Parameter, normal};
 use crate::io::lora::{Lora, classifier};
 
 /// An adapter, and its scale.
-pub(super) struct Adapter<'a, D: Backend> {
-    pub a: &'a Matrix<D>, // (rank, in)
-    pub b: &'a Matrix<D>, // (out, rank)
+pub(super) struct Adapter<'a> {
+    pub a: &'a Matrix<Cpu>, // (rank, in)
+    pub b: &'a Matrix<Cpu>, // (out, rank)
     pub scale: f32,
 }
 
@@ -39,13 +40,14 @@ impl<D: Backend> Llama<D> {
         ensure!(values.len() == shapes.len(), "{} adapters given, the model has {}", values.len(), shapes.len());
         let vocab_size = self.config.vocab_size;
         ensure!(lora.ends().all(|token| (token as usize) < vocab_size), "a token of {:?} is unknown", lora.ends);
-        let parameters = shapes.into_iter().zip(values).map(|((shape, _), values)| {
-            let (values, n) = (values.as_ref(), shape.size());
-            ensure!(values.len() == n, "an adapter of {} has {} values, not {n}", shape.name.as_str(), values.len());
-            let tensor = self.device.try_tensor_from_vec(values.to_vec(), (shape.rows, shape.cols));
-            Ok(Parameter { shape, tensor: tensor.map_err(device_error::<D>)? })
-        });
-        self.adapters = Some(Adapters { lora, parameters: parameters.collect::<anyhow::Result<_>>()? });
+        for ((shape, _), values) in shapes.iter().zip(values) {
+            let (n, expected) = (values.as_ref().len(), shape.size());
+            ensure!(n == expected, "an adapter of {} has {n} values, not {expected}", shape.name.as_str());
+        }
+        let shapes = shapes.into_iter().map(|(shape, _)| shape).collect();
+        let mut values = values.iter().map(|values| values.as_ref().to_vec());
+        let parameters = self.device.parameters(&self.config, shapes, |_| values.next().unwrap_or_default())?;
+        self.adapters = Some(Adapters { lora, parameters });
         Ok(())
     }
 
@@ -54,40 +56,46 @@ impl<D: Backend> Llama<D> {
         self.adapters.as_ref().map_or(&self.parameters, |adapters| &adapters.parameters)
     }
 
-    /// As [`trained`](Self::trained), to change it.
-    pub fn trained_mut(&mut self) -> &mut [Parameter<D>] {
-        self.adapters.as_mut().map_or(&mut self.parameters, |adapters| &mut adapters.parameters)
-    }
-
     /// Copies all weights, with the adapters added to them.
-    pub fn merged(&self) -> Vec<Vec<f32>> {
-        let mut weights = self.to_vecs();
-        let Some(Adapters { lora, parameters }) = &self.adapters else { return weights };
-        for [a, b] in parameters.as_chunks().0 {
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn merged(&self) -> anyhow::Result<Vec<Vec<f32>>> {
+        let mut weights = self.to_vecs()?;
+        let Some(Adapters { lora, parameters }) = &self.adapters else { return Ok(weights) };
+        let (pairs, rows) = parameters.as_chunks();
+        for [a, b] in pairs {
             let is_its = |p: &Parameter<D>| (p.shape.name, p.shape.layer) == (a.shape.name, a.shape.layer);
             if let Some(i) = self.parameters.iter().position(is_its) {
-                lora.merge(&mut weights[i], &a.tensor.as_vec(), &b.tensor.as_vec());
+                lora.merge(&mut weights[i], &D::values(a)?, &D::values(b)?);
             }
         }
-        if let (Some(rows), Some(i)) = (self.rows(), self.parameters.iter().position(|p| p.shape.name == self.table()))
+        if let (Some(rows), Some(i)) = (rows.first(), self.parameters.iter().position(|p| p.shape.name == self.table()))
         {
-            lora.add_rows(&mut weights[i], &rows.as_vec(), self.config.dim);
+            lora.add_rows(&mut weights[i], &D::values(rows)?, self.config.dim);
         }
-        weights
-    }
-
-    /// What is added to rows of the classifier.
-    pub(super) fn rows(&self) -> Option<&Matrix<D>> {
-        let (_, rows) = self.adapters.as_ref()?.parameters.as_chunks::<2>();
-        rows.first().map(|rows| &rows.tensor)
+        Ok(weights)
     }
 
     /// The name of the classifier.
     pub(super) fn table(&self) -> TensorName {
         classifier(&self.config)
     }
+}
 
-    pub(super) fn adapter(&self, name: TensorName, layer: usize) -> Option<Adapter<'_, D>> {
+impl Llama<Cpu> {
+    /// As [`trained`](Self::trained), to change it.
+    pub(super) fn trained_mut(&mut self) -> &mut [Parameter<Cpu>] {
+        self.adapters.as_mut().map_or(&mut self.parameters, |adapters| &mut adapters.parameters)
+    }
+
+    /// What is added to rows of the classifier.
+    pub(super) fn rows(&self) -> Option<&Matrix<Cpu>> {
+        let (_, rows) = self.adapters.as_ref()?.parameters.as_chunks::<2>();
+        rows.first().map(|rows| &rows.tensor)
+    }
+
+    pub(super) fn adapter(&self, name: TensorName, layer: usize) -> Option<Adapter<'_>> {
         let adapters = self.adapters.as_ref()?;
         let (pairs, _) = adapters.parameters.as_chunks();
         let [a, b] = pairs.iter().find(|[a, _]| (a.shape.name, a.shape.layer) == (name, layer))?;

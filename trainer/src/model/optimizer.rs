@@ -1,9 +1,7 @@
 //! AdamW with decay on matrices only, and clipping.
 
-use dfdx::prelude::{AdamConfig, WeightDecay};
-
-use super::device::{Gradients, combine, device_error};
-use super::llama::{Backend, Llama};
+use super::llama::{Backend, Gradients, Llama, Parameter};
+use super::rates::Rates;
 
 /// AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101); norm weights do not decay.
 pub struct AdamW<D: Backend> {
@@ -15,9 +13,7 @@ pub struct AdamW<D: Backend> {
     pub weight_decay: f64,
     /// Updates done so far.
     pub steps: u32,
-    moment1: Gradients<D>,
-    moment2: Gradients<D>,
-    scratch: Vec<f32>,
+    moments: [Gradients<D>; 2],
 }
 
 impl<D: Backend> AdamW<D> {
@@ -26,8 +22,8 @@ impl<D: Backend> AdamW<D> {
     /// # Errors
     /// The device has no memory.
     pub fn new(model: &Llama<D>, betas: [f64; 2], weight_decay: f64) -> anyhow::Result<Self> {
-        let (moment1, moment2) = (model.zero_gradients()?, model.zero_gradients()?);
-        Ok(AdamW { betas, eps: 1e-8, weight_decay, steps: 0, moment1, moment2, scratch: Vec::new() })
+        let moments = [D::gradients(model, 1.0)?, D::gradients(model, 1.0)?];
+        Ok(AdamW { betas, eps: 1e-8, weight_decay, steps: 0, moments })
     }
 
     /// Updates the model once.
@@ -41,22 +37,35 @@ impl<D: Backend> AdamW<D> {
         gradients: &mut Gradients<D>,
     ) -> anyhow::Result<()> {
         self.steps += 1;
-        for parameter in model.trained_mut() {
-            let decay = (!parameter.shape.is_norm()).then_some(WeightDecay::Decoupled(self.weight_decay));
-            let adam = AdamConfig { lr: learning_rate, betas: self.betas, eps: self.eps, weight_decay: decay };
-            let tensor = &mut parameter.tensor;
-            let m = self.moment1.get_or_alloc_mut(tensor).map_err(device_error::<D>)?;
-            let v = self.moment2.get_or_alloc_mut(tensor).map_err(device_error::<D>)?;
-            let gradient = gradients.get_or_alloc_mut(tensor).map_err(device_error::<D>)?;
-            D::adam(&adam, self.steps, tensor, [m, v], gradient, &mut self.scratch).map_err(device_error::<D>)?;
+        D::adam(model, &self.rates(learning_rate), &mut self.moments, gradients)
+    }
+
+    /// The rates of the update that is counted last in `steps`.
+    pub(super) fn rates(&self, learning_rate: f64) -> Rates {
+        Rates {
+            betas: self.betas.map(|beta| beta as f32),
+            corrections: self.betas.map(|beta| (1.0 / (1.0 - beta.powi(self.steps as i32))) as f32),
+            lr: learning_rate as f32,
+            eps: self.eps as f32,
+            decay: (learning_rate * self.weight_decay) as f32,
         }
-        Ok(())
     }
 
     /// Copies the first and the second moments, each in the order of the parameters.
-    pub fn moments(&self, model: &Llama<D>) -> [Vec<Vec<f32>>; 2] {
-        [&self.moment1, &self.moment2]
-            .map(|moments| model.trained().iter().map(|p| moments.get(&p.tensor).as_vec()).collect())
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn moments(&mut self, model: &Llama<D>) -> anyhow::Result<[Vec<Vec<f32>>; 2]> {
+        let [moment1, moment2] = &mut self.moments;
+        let copies = |moments: &mut Gradients<D>| {
+            let copy = |parameter: &Parameter<D>| {
+                let mut values = vec![0.0; parameter.shape.size()];
+                D::read_gradient(parameter, moments, &mut values)?;
+                Ok(values)
+            };
+            model.trained().iter().map(copy).collect::<anyhow::Result<_>>()
+        };
+        Ok([copies(moment1)?, copies(moment2)?])
     }
 
     /// Takes back copies that [`moments`](Self::moments) made after so many steps.
@@ -70,14 +79,12 @@ impl<D: Backend> AdamW<D> {
         steps: u32,
     ) -> anyhow::Result<()> {
         self.steps = steps;
-        for (store, moments) in [&mut self.moment1, &mut self.moment2].into_iter().zip(moments) {
+        for (store, moments) in self.moments.iter_mut().zip(moments) {
             anyhow::ensure!(moments.len() == model.trained().len(), "{} moments for another model", moments.len());
             for (parameter, moment) in model.trained().iter().zip(moments) {
-                let (moment, shape) = (moment.as_ref().to_vec(), (parameter.shape.rows, parameter.shape.cols));
+                let (moment, shape) = (moment.as_ref(), (parameter.shape.rows, parameter.shape.cols));
                 anyhow::ensure!(moment.len() == parameter.shape.size(), "a moment of another shape than {shape:?}");
-                let source = model.device.try_tensor_from_vec(moment, shape).map_err(device_error::<D>)?;
-                let target = store.get_or_alloc_mut(&parameter.tensor).map_err(device_error::<D>)?;
-                combine(&model.device, target, 0.0, source, 1.0).map_err(device_error::<D>)?;
+                D::write_gradient(parameter, store, moment)?;
             }
         }
         Ok(())
@@ -95,9 +102,14 @@ pub fn clip_gradients<D: Backend>(
     max_norm: f32,
 ) -> anyhow::Result<f32> {
     let norm = D::sum_of_squares(model, gradients)?.sqrt() as f32;
-    if max_norm > 0.0 && norm > max_norm {
-        // The formula of torch.nn.utils.clip_grad_norm_.
-        D::scale(model, gradients, max_norm / (norm + 1e-6))?;
+    if let Some(factor) = clip_factor(norm, max_norm) {
+        D::scale(model, gradients, factor)?;
     }
     Ok(norm)
+}
+
+/// What gradients of this norm are multiplied by, if they are clipped: the formula of
+/// torch.nn.utils.clip_grad_norm_.
+pub(super) fn clip_factor(norm: f32, max_norm: f32) -> Option<f32> {
+    (max_norm > 0.0 && norm > max_norm).then(|| max_norm / (norm + 1e-6))
 }

@@ -262,7 +262,7 @@ fn gradients_agree_with_finite_differences() {
     const STEP: f32 = 0.006;
     for config in [Reference::GROUPED, Reference::UNTIED] {
         let case = Reference::case(config);
-        let weights = case.model.to_vecs();
+        let weights = case.model.to_vecs().unwrap();
         let gradients = case.cpu(&Options::default()).1;
         let loss_at = |tensor: usize, i: usize, step: f32| {
             let mut weights = weights.clone();
@@ -319,13 +319,13 @@ fn saved_moments_continue_bit_for_bit() {
     let mut adam = AdamW::new(&case.model, [0.9, 0.95], 0.1).unwrap();
     step(&mut case, &mut adam);
     let mut other = Reference::case(Reference::GROUPED);
-    other.model = Llama::from_slices(Reference::GROUPED, &Cpu::default(), &case.model.to_vecs()).unwrap();
+    other.model = Llama::from_slices(Reference::GROUPED, &Cpu::default(), &case.model.to_vecs().unwrap()).unwrap();
     let mut resumed = AdamW::new(&other.model, [0.9, 0.95], 0.1).unwrap();
-    let [m, v] = adam.moments(&case.model);
+    let [m, v] = adam.moments(&case.model).unwrap();
     resumed.set_moments(&other.model, [&m, &v], adam.steps).unwrap();
     step(&mut case, &mut adam);
     step(&mut other, &mut resumed);
-    assert_eq!(case.model.to_vecs(), other.model.to_vecs());
+    assert_eq!(case.model.to_vecs().unwrap(), other.model.to_vecs().unwrap());
 }
 
 /// Without gradients only the decay changes a weight. `w1` is a matrix of a single row.
@@ -333,10 +333,10 @@ fn saved_moments_continue_bit_for_bit() {
 fn matrices_decay_and_norms_do_not() {
     let mut model = Case::new(tiny(|c| c.hidden_dim = 1), 1, 1).model;
     let mut adam = AdamW::new(&model, [0.9, 0.95], 0.5).unwrap();
-    let before = model.to_vecs();
+    let before = model.to_vecs().unwrap();
     let mut gradients = model.zero_gradients().unwrap();
     adam.step(&mut model, 0.1, &mut gradients).unwrap();
-    for ((parameter, before), after) in model.parameters.iter().zip(before).zip(model.to_vecs()) {
+    for ((parameter, before), after) in model.parameters.iter().zip(before).zip(model.to_vecs().unwrap()) {
         let Shape { name, .. } = parameter.shape;
         let is_norm = matches!(name, TensorName::RmsAtt | TensorName::RmsFfn | TensorName::RmsFinal);
         let factor = if is_norm { 1.0 } else { 0.95 };
@@ -371,7 +371,7 @@ fn agrees_with_infer_core(case: &Case) {
     let header = Header::new(Version::V1, model.config);
     write(&mut file, &header, |name, layer| Ok(model.tensor(name, layer).as_vec().into())).unwrap();
     let reread = Llama::from_model(&::tests::Run::new(&file, 7).model, &Cpu::default()).unwrap();
-    assert_eq!(reread.to_vecs(), model.to_vecs());
+    assert_eq!(reread.to_vecs().unwrap(), model.to_vecs().unwrap());
     let window = |tokens| ::tests::Run::new(&file, 7).logits(tokens).unwrap().concat();
     let expected: Vec<f32> = tokens.chunks(*length).flat_map(window).collect();
     let cpu = model.logits(tokens, *sequences, *length).unwrap();
@@ -403,7 +403,7 @@ fn bad_batches_are_errors() {
 fn initialisation_is_llama2c_s() {
     let config = Config::new(64, 192, 2, 4, 500, 70).with_kv_heads(2);
     let model = Llama::init(config, &Cpu::default(), 1).unwrap();
-    for (parameter, weights) in model.parameters.iter().zip(model.to_vecs()) {
+    for (parameter, weights) in model.parameters.iter().zip(model.to_vecs().unwrap()) {
         let n = weights.len() as f64;
         let mean = weights.iter().map(|w| f64::from(*w)).sum::<f64>() / n;
         let deviation = (weights.iter().map(|w| (f64::from(*w) - mean).powi(2)).sum::<f64>() / n).sqrt();
@@ -420,7 +420,7 @@ fn initialisation_is_llama2c_s() {
         );
     }
     let again = Llama::init(config, &Cpu::default(), 1).unwrap();
-    assert_eq!(model.to_vecs(), again.to_vecs());
+    assert_eq!(model.to_vecs().unwrap(), again.to_vecs().unwrap());
 }
 
 #[test]
@@ -430,7 +430,7 @@ fn every_tensor_of_a_file_is_where_infer_core_looks_for_it() {
         let file = ModelBytes::copy(&weights.to_file(version).unwrap()).unwrap();
         let model = file.model().unwrap();
         assert_eq!(*model.config(), weights.header.config);
-        let read = Llama::from_model(&model, &Cpu::default()).unwrap().to_vecs();
+        let read = Llama::from_model(&model, &Cpu::default()).unwrap().to_vecs().unwrap();
         assert_eq!(read, weights.tensors, "{version:?}");
     }
 }
@@ -440,7 +440,7 @@ fn int8_weights_are_within_half_a_step() {
     let weights = weights();
     let file = ModelBytes::copy(&weights.to_file(FileVersion::V2).unwrap()).unwrap();
     let model = file.model().unwrap();
-    let read = Llama::from_model(&model, &Cpu::default()).unwrap().to_vecs();
+    let read = Llama::from_model(&model, &Cpu::default()).unwrap().to_vecs().unwrap();
     for (read, given) in read.iter().flatten().zip(weights.tensors.iter().flatten()) {
         assert!((read - given).abs() <= 0.5 / 127.0 + 1e-6, "{read} {given}");
     }

@@ -22,7 +22,7 @@ use anyhow::Context;
 use self::link::Link;
 use self::one::One;
 use crate::io::checkpoint::{Order, Run};
-use crate::model::{Backend, Gradients, Llama, Parameter};
+use crate::model::{Backend, Gradients, Llama};
 use crate::report::output::{Told, error_line, mute, one_line, status_of};
 
 /// Numbers that are sent at once, if no tensor has more.
@@ -184,10 +184,11 @@ impl Group {
         if self.size() == 1 {
             return Ok(());
         }
-        let weights = model
-            .trained()
-            .iter()
-            .fold(0, |sum, parameter| crc32c::crc32c_append(sum, bytemuck::cast_slice(&parameter.tensor.as_vec())));
+        let weights = model.trained().iter().try_fold(0, |sum, parameter| {
+            let values = D::values(parameter)?;
+            anyhow::Ok(crc32c::crc32c_append(sum, bytemuck::cast_slice(&values)))
+        });
+        let weights = self.agree(weights)?;
         let Order { epoch, chats, .. } = run.order;
         let mine = [f64::from(weights), run.iter as f64, epoch as f64, f64::from(chats)];
         let is_equal = self.gather(&mine)[..mine.len()] == mine;
@@ -226,19 +227,20 @@ impl Group {
             let fits = |n: usize| rest[..n].iter().map(|p| p.shape.size()).sum::<usize>() <= MESSAGE;
             let n = (1..=rest.len()).rev().find(|&n| n == 1 || fits(n)).unwrap_or(1);
             let (now, later) = rest.split_at(n);
-            for Parameter { tensor, shape } in now {
+            for parameter in now {
                 let at = values.len();
-                values.resize(at + shape.size(), 0.0);
-                D::read_gradient(tensor, gradients, &mut values[at..])?;
+                values.resize(at + parameter.shape.size(), 0.0);
+                D::read_gradient(parameter, gradients, &mut values[at..])?;
             }
             self.link.sum(&mut values);
             if first == 1 {
                 *loss = values[0];
             }
             let mut at = first;
-            for Parameter { tensor, shape } in now {
-                D::write_gradient(tensor, gradients, &values[at..at + shape.size()])?;
-                at += shape.size();
+            for parameter in now {
+                let end = at + parameter.shape.size();
+                D::write_gradient(parameter, gradients, &values[at..end])?;
+                at = end;
             }
             values.clear();
             rest = later;

@@ -58,7 +58,7 @@ pub fn purposes(settings: &Settings, config: &Config, sequences: usize) -> anyho
         ("gradients", memory.gradients),
         ("moments of AdamW", memory.moments),
         ("activations and logits", memory.activations),
-        ("the driver, and copies of single tensors", memory.others),
+        ("the driver", memory.driver),
     ];
     Ok(parts.map(|(purpose, bytes)| (purpose, bytes as f64)).to_vec())
 }

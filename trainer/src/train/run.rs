@@ -190,7 +190,7 @@ impl<'a, D: Backend> Training<'a, D> {
         target.check_beside(&header, Some(&self.data.vocabulary()), self.run.template.as_deref())?;
         self.checkpoints.begin(self.run.iter, self.settings.always_save_checkpoint)?;
         if let (Some(Adapters { lora, .. }), None) = (&self.model.adapters, self.run.lora) {
-            self.run.lora = Some((*lora, self.checkpoints.save_base(&saved::base(&self.model))?));
+            self.run.lora = Some((*lora, self.checkpoints.save_base(&saved::base(&self.model)?)?));
         }
         self.report.open_files(self.run.iter)?;
         let c = self.model.config;
@@ -300,18 +300,18 @@ impl<'a, D: Backend> Training<'a, D> {
             seconds: self.run.seconds,
         })?;
         self.group.lead(|| {
-            self.report.say(self.data.sample(&self.weights(), self.settings.seed)?);
+            self.report.say(self.data.sample(&self.weights()?, self.settings.seed)?);
             Ok(())
         })?;
         Ok(val_loss)
     }
 
-    fn weights(&self) -> Weights {
-        Weights { header: self.run.header(), tensors: self.model.merged() }
+    fn weights(&self) -> anyhow::Result<Weights> {
+        Ok(Weights { header: self.run.header(), tensors: self.model.merged()? })
     }
 
     fn save(&mut self) -> anyhow::Result<()> {
-        let tensors = saved::tensors(&self.model, &self.optimizer);
+        let tensors = saved::tensors(&self.model, &mut self.optimizer)?;
         self.checkpoints.save(&self.run, &tensors, self.data.vocabulary().bytes())
     }
 
@@ -325,7 +325,7 @@ impl<'a, D: Backend> Training<'a, D> {
         let s = self.settings;
         let best = self.checkpoints.read_best()?;
         let is_saved = best.is_some();
-        let weights = best.map_or_else(|| Ok(self.weights()), |mut best| Weights::from_checkpoint(&mut best))?;
+        let weights = best.map_or_else(|| self.weights(), |mut best| Weights::from_checkpoint(&mut best))?;
         let vocabulary = self.data.vocabulary();
         let parts = Parts {
             header: &weights.header,

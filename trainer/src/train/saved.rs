@@ -11,7 +11,10 @@ use crate::model::{AdamW, Backend, Llama, Parameter};
 pub type Moments = [Vec<Vec<f32>>; 2];
 
 /// What a checkpoint has: the weights or the adapters that are trained, and the moments of both.
-pub fn tensors<D: Backend>(model: &Llama<D>, optimizer: &AdamW<D>) -> Vec<Tensor> {
+///
+/// # Errors
+/// The device fails.
+pub fn tensors<D: Backend>(model: &Llama<D>, optimizer: &mut AdamW<D>) -> anyhow::Result<Vec<Tensor>> {
     let trained = model.trained();
     // A and B in turn, then maybe the rows.
     let part = |i: usize, parameter: &Parameter<D>| match &model.adapters {
@@ -19,20 +22,23 @@ pub fn tensors<D: Backend>(model: &Llama<D>, optimizer: &AdamW<D>) -> Vec<Tensor
         Some(_) if !is_adapted(parameter.shape.name) => "_rows",
         Some(_) => ["_a", "_b"][i % 2],
     };
-    let [moment1, moment2] = optimizer.moments(model);
-    let weights = trained.iter().map(|parameter| parameter.tensor.as_vec()).collect();
+    let [moment1, moment2] = optimizer.moments(model)?;
+    let weights = trained.iter().map(D::values).collect::<anyhow::Result<_>>()?;
     let kinds: [(_, Vec<Vec<f32>>); 3] = [("weight", weights), ("moment1", moment1), ("moment2", moment2)];
     let tensors = kinds.into_iter().flat_map(|(kind, values)| {
         let values = values.into_iter().zip(trained).enumerate();
         values.map(move |(i, (data, parameter))| tensor(&format!("{kind}{}", part(i, parameter)), parameter, data))
     });
-    tensors.collect()
+    Ok(tensors.collect())
 }
 
 /// The weights under adapters.
-pub fn base<D: Backend>(model: &Llama<D>) -> Vec<Tensor> {
-    let parameters = model.parameters.iter().zip(model.to_vecs());
-    parameters.map(|(parameter, data)| tensor("weight", parameter, data)).collect()
+///
+/// # Errors
+/// The device fails.
+pub fn base<D: Backend>(model: &Llama<D>) -> anyhow::Result<Vec<Tensor>> {
+    let parameters = model.parameters.iter().zip(model.to_vecs()?);
+    Ok(parameters.map(|(parameter, data)| tensor("weight", parameter, data)).collect())
 }
 
 fn tensor<D: Backend>(kind: &str, parameter: &Parameter<D>, data: Vec<f32>) -> Tensor {

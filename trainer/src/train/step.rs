@@ -17,8 +17,8 @@ impl<D: Backend> Training<'_, D> {
     /// The data cannot be read, the training diverges, or the device fails.
     pub(super) fn step(&mut self) -> anyhow::Result<f64> {
         let group = self.group;
-        let mut gradients = self.model.zero_gradients()?;
         self.model.loss_scale = self.loss_scale().map_or(1.0, |scale| scale.scale);
+        let mut gradients = self.model.zero_gradients()?;
         let share = Share { settings: self.settings, group };
         let batches = group.agree(share.batches(&mut self.train, self.run.sequences))?;
         self.run.sequences += share.sequences();

@@ -1,10 +1,10 @@
 //! Passes over memory, in which each task works on a chunk. Every sum has an order that does not
 //! depend on the number of threads.
 
-use dfdx::prelude::AdamConfig;
 use rayon::prelude::*;
 
 use super::math;
+use crate::model::rates::Rates;
 
 /// Numbers of a chunk.
 const CHUNK: usize = 1 << 14;
@@ -38,8 +38,8 @@ pub(super) fn scale(x: &mut [f32], factor: f32) {
 }
 
 /// AdamW's update of a parameter's values.
-pub(super) fn adam(adam: &AdamConfig, step: u32, values: &mut [f32], m: &mut [f32], v: &mut [f32], gradient: &[f32]) {
+pub(super) fn adam(rates: &Rates, values: &mut [f32], m: &mut [f32], v: &mut [f32], gradient: &[f32]) {
     let chunks =
         (values.par_chunks_mut(CHUNK), m.par_chunks_mut(CHUNK), v.par_chunks_mut(CHUNK), gradient.par_chunks(CHUNK));
-    chunks.into_par_iter().for_each(|(values, m, v, gradient)| math::adam(adam, step, values, m, v, gradient));
+    chunks.into_par_iter().for_each(|(values, m, v, gradient)| math::adam(rates, values, m, v, gradient));
 }

@@ -5,9 +5,10 @@
 //! over zipped slices vectorise there; sums run in [`LANES`] lanes, as a single chain may not be
 //! reordered.
 
-use dfdx::prelude::{AdamConfig, WeightDecay};
 use itertools::izip;
 use pulp::{Simd, WithSimd};
+
+use crate::model::rates::Rates;
 
 /// The number of lanes of a sum; rows of positions are padded to a multiple of it.
 pub(super) const LANES: usize = 16;
@@ -89,14 +90,8 @@ pub(super) fn total(mut lanes: [f32; LANES]) -> f32 {
 }
 
 /// AdamW's update by PyTorch's formula (and dfdx's).
-pub(super) fn adam(adam: &AdamConfig, step: u32, values: &mut [f32], m: &mut [f32], v: &mut [f32], gradient: &[f32]) {
-    let [beta1, beta2] = adam.betas.map(|beta| beta as f32);
-    let [scale1, scale2] = adam.betas.map(|beta| (1.0 / (1.0 - beta.powi(step as i32))) as f32);
-    let (lr, eps) = (adam.lr as f32, adam.eps as f32);
-    let decay = match adam.weight_decay {
-        Some(WeightDecay::Decoupled(decay)) => (adam.lr * decay) as f32,
-        _ => 0.0,
-    };
+pub(super) fn adam(rates: &Rates, values: &mut [f32], m: &mut [f32], v: &mut [f32], gradient: &[f32]) {
+    let Rates { betas: [beta1, beta2], corrections: [scale1, scale2], lr, eps, decay } = *rates;
     vectorized(
         #[inline(always)]
         || {

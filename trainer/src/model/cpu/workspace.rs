@@ -35,6 +35,7 @@ pub struct Workspace {
     pub(super) rope: Rope,
     /// Where each position's text begins, (sequences, padded); empty if every window is one text.
     pub(super) starts: Vec<u32>,
+    pub(super) values: Vec<f32>, // of a parameter while it is updated
 }
 
 impl Workspace {
@@ -42,13 +43,14 @@ impl Workspace {
     pub(super) fn load(&mut self, model: &Llama<Cpu>, sizes: &Sizes, backward: bool) {
         let shape = (sizes.sequences, sizes.length);
         if self.shape != shape {
-            let Workspace { weights, operands, adapters, gradients, .. } = std::mem::take(self);
+            let Workspace { weights, operands, adapters, gradients, values, .. } = std::mem::take(self);
             *self = Workspace {
                 shape,
                 weights,
                 operands,
                 adapters,
                 gradients,
+                values,
                 rope: Rope::new(sizes),
                 ..Workspace::default()
             };

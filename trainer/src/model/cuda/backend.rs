@@ -1,77 +1,86 @@
-//! dfdx's tensors and tape around a step.
+//! The weights, gradients and moments of a model in dfdx's memory, and the steps that use them.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use anyhow::ensure;
-use cudarc::driver::DevicePtr;
-use dfdx::prelude::{Cuda, CudaError, HasShape, PutTape, Rank0, Shape as _, Storage, Tape, Tensor, TensorFromVec};
+use cudarc::driver::{DevicePtr, DeviceSlice, DriverError};
+use dfdx::prelude::{Cuda, CudaError, Storage};
+use infer_core::Config;
 
 use super::driver::{Block, Driver};
-use super::gpu::{Arg, Gpu, Memory, THREADS};
+use super::gpu::{Gpu, Memory};
 use super::layout::{Layout, Parameters, Sizes};
 use super::step::Step;
+use super::update;
+use crate::io::tensors::{self, Shape};
 use crate::model::batch::{Batch, IGNORED, Options};
-use crate::model::device::{Buffer, Gradients, Matrix, combine, device_error};
+use crate::model::device::device_error;
 use crate::model::llama::{Backend, Llama, Parameter};
 use crate::model::precision::Dtype;
+use crate::model::rates::Rates;
 
-/// Most sums that the squares of a parameter's gradient are added in.
-const MOST_SUMS: usize = 1024;
+/// Numbers on the device. dfdx keeps their memory for the next ones when they are dropped.
+type Numbers = <Cuda as Storage<f32>>::Vec;
+
+/// The values of a parameter: its part of the array that has all weights, which updates change.
+pub struct Part {
+    all: Arc<Numbers>,
+    range: Range<usize>,
+}
+
+/// A number for each weight, in the same place: `unit` times what is in memory.
+pub struct Sums {
+    numbers: Numbers,
+    unit: f32,
+}
 
 /// Memory that a model keeps from step to step.
 #[derive(Default)]
 pub struct Workspace {
     driver: Option<Arc<Driver>>,
-    weights: Option<Block>, // copies: dfdx does not tell where a tensor is
+    copies: Option<Block>, // of the matrices, in the driver's format
     memory: Option<Block>,
-    gradients: Option<Block>,
-    squares: Option<Block>, // the sums of all parameters
+    squares: Option<Block>,
 }
 
 impl Workspace {
-    /// The kernels for a model as it is set now.
-    fn driver(&mut self, model: &Llama<Cuda>) -> anyhow::Result<Arc<Driver>> {
+    /// The kernels for a model as it is set now, and its weights as products take them.
+    fn load(&mut self, model: &Llama<Cuda>) -> anyhow::Result<(Arc<Driver>, Parameters)> {
         let Llama { device, config, matmul_precision, dtype, .. } = model;
         let driver = match self.driver.take() {
             Some(driver) if (driver.precision, driver.dtype) == (*matmul_precision, *dtype) => driver,
             // Another precision needs no other kernels, but it is rare.
-            _ => Arc::new(Driver::new(device, config.head_size(), *matmul_precision, *dtype)?),
+            _ => {
+                self.copies = None;
+                Arc::new(Driver::new(device, config.head_size(), *matmul_precision, *dtype)?)
+            }
         };
-        Ok(self.driver.insert(driver).clone())
+        let driver = self.driver.insert(driver).clone();
+        let all = *model.parameters[0].tensor.all.device_ptr();
+        let mut weights = Parameters::new(config, all);
+        if *dtype != Dtype::Float32 {
+            let copies = match self.copies.take() {
+                Some(copies) => copies, // updates have kept them
+                None => new_copies(&driver, &weights).map_err(device_error::<Cuda>)?,
+            };
+            weights = weights.with_copies(self.copies.insert(copies).address(), *dtype);
+        }
+        Ok((driver, weights))
     }
 
-    /// Copies the weights and lays out the memory of a step.
-    fn step<'a>(
-        &mut self,
-        driver: &'a Driver,
-        model: &Llama<Cuda>,
-        sizes: Sizes,
-        options: Options<'a>,
-    ) -> anyhow::Result<Step<'a, Driver>> {
-        let words = Parameters::new(&model.config, 0, model.dtype).words;
-        let weights = Parameters::new(&model.config, at_least(driver, &mut self.weights, words)?, model.dtype);
-        for Parameter { shape, tensor } in &model.parameters {
-            let copy = copy_of(model, tensor).map_err(device_error::<Cuda>)?;
-            let (from, to, n) = (*copy.device_ptr(), weights.address(shape), shape.size());
-            let copied = if shape.is_norm() || model.dtype == Dtype::Float32 {
-                driver.copy(to, from, n)
-            } else {
-                driver.launch("cast", [n.div_ceil(THREADS), 1, 1], &[to, from, n as u64].map(Arg::Address))
-            };
-            copied.map_err(device_error::<Cuda>)?;
-        }
-        let words = Layout::new(&sizes, 0).words;
-        let layout = Layout::new(&sizes, at_least(driver, &mut self.memory, words)?);
-        Ok(Step { gpu: driver, sizes, layout, weights, options, loss_scale: model.loss_scale })
+    /// Lays out the memory of a step.
+    fn layout(&mut self, driver: &Driver, sizes: &Sizes) -> anyhow::Result<Layout> {
+        let words = Layout::new(sizes, 0).words;
+        Ok(Layout::new(sizes, at_least(driver, &mut self.memory, words)?))
     }
 }
 
-/// A copy of a tensor. It is given back to dfdx's cache when it is dropped, and what is launched
-/// later writes there only after what was launched before has read it.
-fn copy_of(model: &Llama<Cuda>, tensor: &Matrix<Cuda>) -> Result<Buffer<Cuda>, CudaError> {
-    let mut copy = model.device.try_alloc_len(tensor.shape().num_elements())?;
-    combine(&model.device, &mut copy, 0.0, tensor.clone(), 1.0)?;
-    Ok(copy)
+/// Copies of the matrices in the driver's format.
+fn new_copies(driver: &Driver, weights: &Parameters) -> Result<Block, CudaError> {
+    let copies = driver.alloc(weights.matrices * driver.dtype.bytes() / 4)?;
+    update::copy(driver, &weights.with_copies(copies.address(), driver.dtype))?;
+    Ok(copies)
 }
 
 /// The address of so many words, which are allocated if there are fewer.
@@ -85,51 +94,110 @@ fn at_least(driver: &Driver, memory: &mut Option<Block>, words: usize) -> anyhow
     Ok(memory.insert(driver.alloc(words).map_err(device_error::<Cuda>)?).address())
 }
 
+/// Zeros on the device.
+fn zeros(device: &Cuda, numbers: usize) -> anyhow::Result<Numbers> {
+    device.try_alloc_len(numbers).map_err(device_error::<Cuda>)
+}
+
+fn read(from: &Numbers, range: &Range<usize>, to: &mut [f32]) -> anyhow::Result<()> {
+    from.device().dtoh_sync_copy_into(&from.slice(range.clone()), to).map_err(failed)
+}
+
+fn write(to: &mut Numbers, range: &Range<usize>, from: &[f32]) -> anyhow::Result<()> {
+    to.device().htod_sync_copy_into(from, &mut to.slice_mut(range.clone())).map_err(failed)
+}
+
+fn failed(error: DriverError) -> anyhow::Error {
+    device_error::<Cuda>(error.into())
+}
+
+impl Sums {
+    fn address(&self) -> u64 {
+        *self.numbers.device_ptr()
+    }
+}
+
+/// Computes the loss of a batch, and adds its gradients times a scale to sums.
+fn loss(
+    model: &Llama<Cuda>,
+    batch: &Batch,
+    options: &Options,
+    gradients: Option<(&mut Sums, f32)>,
+) -> anyhow::Result<f32> {
+    let mut workspace = model.workspace.lock().expect("no thread panics in a step");
+    let sizes = Sizes {
+        config: model.config,
+        sequences: batch.sequences,
+        length: batch.length,
+        keep: gradients.is_some(),
+        teacher: options.teacher.is_some(),
+        texts: batch.starts.is_some(),
+        dtype: model.dtype,
+        recompute: model.recompute,
+    };
+    let (driver, weights) = workspace.load(model)?;
+    let layout = workspace.layout(&driver, &sizes)?;
+    let scale = gradients.as_ref().map_or(0.0, |(sums, scale)| scale / sums.unit);
+    let sums = gradients.map(|(sums, _)| Parameters::new(&model.config, sums.address()));
+    let step = Step { gpu: &*driver, sizes, layout, weights, options: *options, scale };
+    let sum = step.loss(batch, sums.as_ref()).map_err(device_error::<Cuda>)?;
+    let counted = batch.targets.iter().filter(|t| **t != IGNORED).count();
+    Ok((sum / counted as f64) as f32)
+}
+
 impl Backend for Cuda {
     type Workspace = Workspace;
+    type Tensor = Part;
+    type Gradients = Sums;
 
-    fn loss<T: Tape<f32, Self>>(
+    fn parameters(
+        &self,
+        config: &Config,
+        shapes: Vec<Shape>,
+        mut values: impl FnMut(&Shape) -> Vec<f32>,
+    ) -> anyhow::Result<Vec<Parameter<Self>>> {
+        let is_weights = shapes == tensors::shapes(config)?;
+        ensure!(is_weights, "adapters train on a CPU: a GPU trains all weights so far");
+        let places = Parameters::new(config, 0);
+        let range = |shape: &Shape| {
+            let first = places.address(shape) as usize / size_of::<f32>();
+            first..first + shape.size()
+        };
+        let mut all = zeros(self, places.numbers())?;
+        for shape in &shapes {
+            write(&mut all, &range(shape), &values(shape))?;
+        }
+        let all = Arc::new(all);
+        let parameter = |shape| Parameter { shape, tensor: Part { all: all.clone(), range: range(&shape) } };
+        Ok(shapes.into_iter().map(parameter).collect())
+    }
+
+    fn values(of: &Parameter<Self>) -> anyhow::Result<Vec<f32>> {
+        let mut values = vec![0.0; of.shape.size()];
+        read(&of.tensor.all, &of.tensor.range, &mut values)?;
+        Ok(values)
+    }
+
+    fn gradients(model: &Llama<Self>, unit: f32) -> anyhow::Result<Sums> {
+        Ok(Sums { numbers: zeros(&model.device, Parameters::new(&model.config, 0).numbers())?, unit })
+    }
+
+    fn loss(model: &Llama<Self>, batch: &Batch) -> anyhow::Result<f32> {
+        loss(model, batch, &Options::default(), None)
+    }
+
+    fn loss_and_gradients(
         model: &Llama<Self>,
         batch: &Batch,
         options: &Options,
-        mut tape: T,
-    ) -> anyhow::Result<Tensor<Rank0, f32, Self, T>> {
-        ensure!(model.adapters.is_none(), "adapters train on a CPU: a GPU trains all weights so far");
-        let mut workspace = model.workspace.lock().expect("no thread panics in a step");
-        let driver = workspace.driver(model)?;
-        let sizes = Sizes {
-            config: model.config,
-            sequences: batch.sequences,
-            length: batch.length,
-            keep: T::OWNS_TAPE,
-            teacher: options.teacher.is_some(),
-            texts: batch.starts.is_some(),
-            dtype: model.dtype,
-            recompute: model.recompute,
-        };
-        let mut gradients = None;
-        if T::OWNS_TAPE {
-            let words = Parameters::new(&model.config, 0, Dtype::Float32).words;
-            let address = at_least(&driver, &mut workspace.gradients, words)?;
-            driver.clear(address, words).map_err(device_error::<Self>)?;
-            gradients = workspace.gradients.take();
-        }
-        let at = |block: &Block| Parameters::new(&model.config, block.address(), Dtype::Float32);
-        let parameters = gradients.as_ref().map(at);
-        let step = workspace.step(&driver, model, sizes, *options)?;
-        let sum = step.loss(batch, parameters.as_ref()).map_err(device_error::<Self>)?;
-        let counted = batch.targets.iter().filter(|t| **t != IGNORED).count();
-        let loss = vec![(sum / counted as f64) as f32];
-        let loss = model.device.try_tensor_from_vec(loss, ()).map_err(device_error::<Self>)?;
-        if let Some(gradients) = gradients {
-            add_in_backward(model, driver, &mut tape, &loss, gradients);
-        }
-        Ok(loss.put_tape(tape))
+        scale: f32,
+        gradients: &mut Sums,
+    ) -> anyhow::Result<f32> {
+        loss(model, batch, options, Some((gradients, scale)))
     }
 
     fn logits(model: &Llama<Self>, tokens: &[u32], sequences: usize, length: usize) -> anyhow::Result<Vec<f32>> {
         let mut workspace = model.workspace.lock().expect("no thread panics in a step");
-        let driver = workspace.driver(model)?;
         let sizes = Sizes {
             config: model.config,
             sequences,
@@ -140,71 +208,50 @@ impl Backend for Cuda {
             dtype: model.dtype,
             recompute: false,
         };
-        let step = workspace.step(&driver, model, sizes, Options::default())?;
+        let (driver, weights) = workspace.load(model)?;
+        let layout = workspace.layout(&driver, &sizes)?;
+        let step = Step { gpu: &*driver, sizes, layout, weights, options: Options::default(), scale: 0.0 };
         step.logits(tokens).map_err(device_error::<Self>)
-    }
-
-    fn keep_parameters(_: &Llama<Self>, all: Gradients<Self>) -> anyhow::Result<Gradients<Self>> {
-        Ok(all) // intermediate results are two scalars, and the gradients would be there a third time
     }
 
     fn free_memory(&self) -> Option<u64> {
         cudarc::driver::result::mem_get_info().ok().map(|(free, _)| free as u64)
     }
 
-    fn sum_of_squares(model: &Llama<Self>, gradients: &mut Gradients<Self>) -> anyhow::Result<f64> {
+    fn sum_of_squares(model: &Llama<Self>, gradients: &mut Sums) -> anyhow::Result<f64> {
         let mut workspace = model.workspace.lock().expect("no thread panics in a step");
-        let driver = workspace.driver(model)?;
-        let sums = |parameter: &Parameter<Self>| parameter.shape.size().div_ceil(16 * THREADS).min(MOST_SUMS);
-        let words = model.parameters.iter().map(sums).sum();
-        let squares = at_least(&driver, &mut workspace.squares, words)?;
-        let failed = device_error::<Self>;
-        let mut next = squares;
-        for parameter in &model.parameters {
-            let gradient = *gradients.get_or_alloc_mut(&parameter.tensor).map_err(failed)?.device_ptr();
-            let args = [next, gradient, parameter.shape.size() as u64].map(Arg::Address);
-            driver.launch("sum_of_squares", [sums(parameter), 1, 1], &args).map_err(failed)?;
-            next += 4 * sums(parameter) as u64;
-        }
-        let mut sums = vec![0.0; words];
-        driver.download(squares, &mut sums).map_err(failed)?;
-        Ok(sums.into_iter().map(f64::from).sum())
+        let (driver, _) = workspace.load(model)?;
+        let numbers = gradients.numbers.len();
+        let memory = at_least(&driver, &mut workspace.squares, update::sums(numbers))?;
+        let sum = update::sum_of_squares(&*driver, gradients.address(), numbers, memory);
+        Ok(sum.map_err(device_error::<Self>)? * f64::from(gradients.unit).powi(2))
     }
 
-    fn scale(model: &Llama<Self>, gradients: &mut Gradients<Self>, factor: f32) -> anyhow::Result<()> {
-        let driver = model.workspace.lock().expect("no thread panics in a step").driver(model)?;
-        for parameter in &model.parameters {
-            let gradient = *gradients.get_or_alloc_mut(&parameter.tensor).map_err(device_error::<Self>)?.device_ptr();
-            let n = parameter.shape.size();
-            let args = [Arg::Address(gradient), Arg::F32(factor), Arg::Address(n as u64)];
-            driver.launch("scale", [n.div_ceil(THREADS), 1, 1], &args).map_err(device_error::<Self>)?;
-        }
+    fn scale(_: &Llama<Self>, gradients: &mut Sums, factor: f32) -> anyhow::Result<()> {
+        gradients.unit *= factor;
         Ok(())
     }
-}
 
-/// Adds an operation to the tape. In backward it multiplies these gradients by that of the loss and
-/// adds them to the parameters' gradients.
-fn add_in_backward<T: Tape<f32, Cuda>>(
-    model: &Llama<Cuda>,
-    driver: Arc<Driver>,
-    tape: &mut T,
-    loss: &Tensor<Rank0, f32, Cuda>,
-    gradients: Block,
-) {
-    let at = Parameters::new(&model.config, gradients.address(), Dtype::Float32);
-    let parameters = model.parameters.iter().map(|p| (p.shape.size(), p.tensor.ghost(), at.address(&p.shape)));
-    let parameters: Vec<_> = parameters.collect();
-    let (workspace, loss, unscaled) = (model.workspace.clone(), loss.ghost(), 1.0 / model.loss_scale);
-    tape.add_backward_op(move |all| {
-        let upstream = *all.get_or_alloc_mut(&loss)?.device_ptr();
-        for (n, ghost, gradient) in &parameters {
-            let sum = *all.get_or_alloc_mut(ghost)?.device_ptr();
-            let [sum, upstream, gradient, size] = [sum, upstream, *gradient, *n as u64].map(Arg::Address);
-            let args = [sum, upstream, Arg::F32(unscaled), gradient, size];
-            driver.launch("add_scaled", [n.div_ceil(THREADS), 1, 1], &args)?;
-        }
-        workspace.lock().expect("no thread panics in a step").gradients = Some(gradients);
+    fn read_gradient(of: &Parameter<Self>, gradients: &mut Sums, to: &mut [f32]) -> anyhow::Result<()> {
+        read(&gradients.numbers, &of.tensor.range, to)?;
+        to.iter_mut().for_each(|x| *x *= gradients.unit);
         Ok(())
-    });
+    }
+
+    fn write_gradient(of: &Parameter<Self>, gradients: &mut Sums, from: &[f32]) -> anyhow::Result<()> {
+        let from: Vec<f32> = from.iter().map(|x| x / gradients.unit).collect();
+        write(&mut gradients.numbers, &of.tensor.range, &from)
+    }
+
+    fn adam(
+        model: &mut Llama<Self>,
+        rates: &Rates,
+        moments: &mut [Sums; 2],
+        gradients: &mut Sums,
+    ) -> anyhow::Result<()> {
+        let (driver, weights) = model.workspace.lock().expect("no thread panics in a step").load(model)?;
+        let moments = moments.each_ref().map(Sums::address);
+        let gradients = (gradients.address(), gradients.unit);
+        update::adamw(&*driver, &weights, moments, gradients, rates).map_err(device_error::<Self>)
+    }
 }

@@ -103,13 +103,6 @@ impl Driver {
         let blas = CudaBlas::new(device.clone()).map_err(|e| anyhow!("cuBLAS failed: {e}"))?;
         Ok(Driver { device, blas, functions, precision, dtype })
     }
-
-    /// Copies words within the device.
-    pub fn copy(&self, to: u64, from: u64, words: usize) -> Result<(), CudaError> {
-        self.device.bind_to_thread()?;
-        // SAFETY: the caller names memory of the device.
-        Ok(unsafe { sys::cuMemcpyDtoDAsync_v2(to, from, 4 * words, *self.device.cu_stream()).result() }?)
-    }
 }
 
 /// Memory of the device.
@@ -134,12 +127,6 @@ impl Gpu for Driver {
     fn alloc(&self, words: usize) -> Result<Block, CudaError> {
         // SAFETY: any bits are an f32.
         Ok(Block(unsafe { self.device.alloc(words) }?))
-    }
-
-    fn clear(&self, address: u64, words: usize) -> Result<(), CudaError> {
-        self.device.bind_to_thread()?;
-        // SAFETY: the caller names memory of the device.
-        Ok(unsafe { result::memset_d8_async(address, 0, 4 * words, *self.device.cu_stream()) }?)
     }
 
     fn upload<T: bytemuck::Pod>(&self, address: u64, values: &[T]) -> Result<(), CudaError> {

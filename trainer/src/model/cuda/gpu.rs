@@ -1,7 +1,9 @@
-//! What a step asks of a GPU: memory, products and kernels. The driver gives it, or the shim.
+//! What a step or an update asks of a GPU: memory, products and kernels. The driver gives it,
+//! or the shim.
 
 use crate::model::dropout::Dropout;
 use crate::model::precision::Dtype;
+use crate::model::rates::Rates;
 
 /// Threads of every block, THREADS in common.cu.
 pub const THREADS: usize = 128;
@@ -14,8 +16,6 @@ pub trait Gpu {
 
     /// Allocates words of any value.
     fn alloc(&self, words: usize) -> Result<Self::Memory, Self::Error>;
-    /// Sets words to 0.
-    fn clear(&self, address: u64, words: usize) -> Result<(), Self::Error>;
     fn upload<T: bytemuck::Pod>(&self, address: u64, values: &[T]) -> Result<(), Self::Error>;
     /// Waits for everything before.
     fn download(&self, address: u64, values: &mut [f32]) -> Result<(), Self::Error>;
@@ -38,6 +38,8 @@ pub enum Arg {
     F32(f32),
     /// A `Dropout` of common.cu.
     Dropout(DropoutArg),
+    /// `Rates` of update.cu.
+    Rates(Rates),
 }
 
 /// `Dropout` as the kernels have it: scale 0 drops nothing.
@@ -69,6 +71,7 @@ impl Arg {
             Arg::I32(x) => std::ptr::from_ref(x).cast_mut().cast(),
             Arg::F32(x) => std::ptr::from_ref(x).cast_mut().cast(),
             Arg::Dropout(x) => std::ptr::from_ref(x).cast_mut().cast(),
+            Arg::Rates(x) => std::ptr::from_ref(x).cast_mut().cast(),
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::model::precision::Dtype;
 
 /// All kernels, in one program for models of a head size and a number format.
 pub fn source(head_size: usize, dtype: Dtype) -> String {
-    const FILES: [&str; 8] = [
+    const FILES: [&str; 9] = [
         include_str!("common.cu"),
         include_str!("embedding.cu"),
         include_str!("rmsnorm.cu"),
@@ -14,6 +14,7 @@ pub fn source(head_size: usize, dtype: Dtype) -> String {
         include_str!("swiglu.cu"),
         include_str!("loss.cu"),
         include_str!("vectors.cu"),
+        include_str!("update.cu"),
     ];
     let defines = [("HEAD_SIZE", head_size), ("SPLIT", split(head_size)), ("DTYPE", dtype as usize)];
     let defines: String = defines.iter().map(|(name, value)| format!("#define {name} {value}\n")).collect();
@@ -21,7 +22,7 @@ pub fn source(head_size: usize, dtype: Dtype) -> String {
 }
 
 /// The names of the kernels.
-pub const NAMES: [&str; 18] = [
+pub const NAMES: [&str; 17] = [
     "embedding",
     "embedding_backward",
     "residual_rmsnorm",
@@ -37,9 +38,8 @@ pub const NAMES: [&str; 18] = [
     "loss",
     "drop",
     "cast",
-    "add_scaled",
     "sum_of_squares",
-    "scale",
+    "adamw",
 ];
 
 /// Writes the kernels for the step `cuda` of ci.sh, which counts their registers.

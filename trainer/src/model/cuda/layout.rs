@@ -10,7 +10,7 @@ use crate::model::precision::Dtype;
 const MOST_LOGITS: usize = 1 << 26;
 /// Most parts that the gradient of a norm's weight is summed in.
 const MOST_PARTS: usize = 64;
-/// Buffers begin at multiples of so many words.
+/// Arrays have room for a multiple of so many numbers: they begin at multiples of 128 bytes.
 const ALIGNMENT: usize = 64;
 
 /// The size of a step.
@@ -120,19 +120,20 @@ impl Places {
 
     /// The address of so many words of 4 bytes.
     fn words(&mut self, n: usize) -> u64 {
-        self.bytes(4 * n)
+        self.place(n, 4)
     }
 
     /// The address of so many numbers in the step's format.
     fn reals(&mut self, n: usize) -> u64 {
-        self.bytes(n * self.dtype.bytes())
+        self.place(n, self.dtype.bytes())
     }
 
-    fn bytes(&mut self, n: usize) -> u64 {
-        let (address, words) = (self.base + 4 * self.words as u64, n.div_ceil(4).next_multiple_of(ALIGNMENT));
-        self.words += words;
+    /// The address of n numbers of so many bytes each.
+    fn place(&mut self, n: usize, bytes: usize) -> u64 {
+        let (address, room) = (self.base + 4 * self.words as u64, n.next_multiple_of(ALIGNMENT));
+        self.words += room * bytes / 4;
         #[cfg(test)]
-        self.gaps.push((address + n as u64, 4 * words - n));
+        self.gaps.push((address + (n * bytes) as u64, (room - n) * bytes));
         address
     }
 }
@@ -211,45 +212,72 @@ pub struct LayerParameters {
     pub w2: u64,
 }
 
-/// Addresses of the parameters, or of their gradients: norms in f32, matrices in `dtype`.
+/// Addresses of all weights, or of a number for each. They are one array in f32, the norms' weights
+/// first; the numbers between its parts are 0. Where products take 16 bits, the addresses of
+/// matrices are those of copies, which have the same order.
 pub struct Parameters {
     pub tok_emb: u64,
     pub layers: Vec<LayerParameters>,
     pub rms_final: u64,
     pub wcls: u64,
+    /// The array, and how many numbers of norms and of matrices it has.
+    pub all: u64,
+    pub norms: usize,
+    pub matrices: usize,
+    /// The copies of the matrices, 0 if there are none, and their format.
+    pub copies: u64,
     pub dtype: Dtype,
     config: Config,
-    /// Words in all.
-    pub words: usize,
     #[cfg(test)]
     pub gaps: Vec<(u64, usize)>,
 }
 
 impl Parameters {
-    /// The parameters from this address on.
-    pub fn new(config: &Config, base: u64, dtype: Dtype) -> Parameters {
-        let Config { dim, hidden_dim, vocab_size, .. } = *config;
-        let mut places = Places::new(base, dtype);
-        let layer = |places: &mut Places| LayerParameters {
-            rms_att: places.words(dim),
-            wqkv: places.reals((dim + 2 * config.kv_dim()) * dim),
-            wo: places.reals(dim * dim),
-            rms_ffn: places.words(dim),
-            w13: places.reals(2 * hidden_dim * dim),
-            w2: places.reals(dim * hidden_dim),
+    /// The array at an address.
+    pub fn new(config: &Config, all: u64) -> Parameters {
+        Parameters::place(config, all, None)
+    }
+
+    /// The same array, and copies of its matrices in a format of 16 bits.
+    pub fn with_copies(&self, copies: u64, dtype: Dtype) -> Parameters {
+        Parameters::place(&self.config, self.all, Some((copies, dtype)))
+    }
+
+    fn place(config: &Config, all: u64, copies: Option<(u64, Dtype)>) -> Parameters {
+        let Config { dim, hidden_dim, vocab_size, n_layers, .. } = *config;
+        let mut places = Places::new(all, Dtype::Float32);
+        let norms: Vec<_> = (0..n_layers).map(|_| [places.words(dim), places.words(dim)]).collect();
+        let rms_final = places.words(dim);
+        let (base, dtype) = copies.unwrap_or((all + 4 * places.words as u64, Dtype::Float32));
+        let mut matrices = Places::new(base, dtype);
+        let tok_emb = matrices.reals(vocab_size * dim);
+        let layer = |[rms_att, rms_ffn]: [u64; 2]| LayerParameters {
+            rms_att,
+            wqkv: matrices.reals((dim + 2 * config.kv_dim()) * dim),
+            wo: matrices.reals(dim * dim),
+            rms_ffn,
+            w13: matrices.reals(2 * hidden_dim * dim),
+            w2: matrices.reals(dim * hidden_dim),
         };
-        let tok_emb = places.reals(vocab_size * dim);
         Parameters {
             tok_emb,
-            layers: (0..config.n_layers).map(|_| layer(&mut places)).collect(),
-            rms_final: places.words(dim),
-            wcls: if config.shared_classifier { tok_emb } else { places.reals(vocab_size * dim) },
+            layers: norms.into_iter().map(layer).collect(),
+            rms_final,
+            wcls: if config.shared_classifier { tok_emb } else { matrices.reals(vocab_size * dim) },
+            all,
+            norms: places.words,
+            matrices: 4 * matrices.words / dtype.bytes(),
+            copies: copies.map_or(0, |(address, _)| address),
             dtype,
             config: *config,
-            words: places.words,
             #[cfg(test)]
-            gaps: places.gaps,
+            gaps: [places.gaps, matrices.gaps].concat(),
         }
+    }
+
+    /// Numbers of the array.
+    pub fn numbers(&self) -> usize {
+        self.norms + self.matrices
     }
 
     /// The address of a parameter.

@@ -20,7 +20,7 @@ pub struct Step<'a, G: Gpu> {
     pub weights: Parameters,
     pub options: Options<'a>,
     /// Factor of the gradients.
-    pub loss_scale: f32,
+    pub scale: f32,
 }
 
 /// Threads that share a row of attention: as many as leave each 16 dimensions or fewer, if it
@@ -35,7 +35,7 @@ pub fn split(head_size: usize) -> usize {
 
 impl<G: Gpu> Step<'_, G> {
     /// Computes the sum of the losses of a batch of the step's sizes; adds the gradients of their
-    /// mean, times the loss scale, to `gradients`, which are f32.
+    /// mean, times `scale`, to `gradients`, which are f32.
     pub fn loss(&self, batch: &Batch, gradients: Option<&Parameters>) -> Result<f64, G::Error> {
         if let Some(starts) = batch.starts {
             self.gpu.upload(self.layout.texts, starts)?;
@@ -161,7 +161,7 @@ impl<G: Gpu> Step<'_, G> {
                 Arg::Address(l.targets + 4 * first as u64),
                 Arg::Address(taught),
                 Arg::int(vocab_size),
-                Arg::F32(self.loss_scale / counted as f32),
+                Arg::F32(self.scale / counted as f32),
                 Arg::F32(weight),
                 Arg::F32(temperature),
             ];

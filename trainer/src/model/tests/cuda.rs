@@ -10,7 +10,16 @@ fn gpu() -> Option<Cuda> {
 }
 
 fn on(device: &Cuda, case: &Case) -> Llama<Cuda> {
-    Llama::from_slices(case.model.config, device, &case.model.to_vecs()).unwrap()
+    Llama::from_slices(case.model.config, device, &case.model.to_vecs().unwrap()).unwrap()
+}
+
+fn to_vecs(model: &Llama<Cuda>, gradients: &mut Gradients<Cuda>) -> Vec<Vec<f32>> {
+    let to_vec = |parameter: &Parameter<Cuda>| {
+        let mut values = vec![0.0; parameter.shape.size()];
+        Cuda::read_gradient(parameter, gradients, &mut values).unwrap();
+        values
+    };
+    model.parameters.iter().map(to_vec).collect()
 }
 
 #[test]
@@ -27,7 +36,7 @@ fn cuda_agrees_with_cpu() {
                 let (expected_loss, expected) = case.cpu(&options);
                 let mut gradients = model.zero_gradients().unwrap();
                 let loss = model.loss_and_gradients(&case.batch(), &options, 1.0, &mut gradients).unwrap();
-                let gradients: Vec<_> = model.parameters.iter().map(|p| gradients.get(&p.tensor).as_vec()).collect();
+                let gradients = to_vecs(&model, &mut gradients);
                 println!("{config:?} {sequences} x {length} {dropout}: {loss}, CPU {expected_loss}");
                 assert!((loss - expected_loss).abs() < 1e-5 * expected_loss, "{loss} {expected_loss}");
                 case.assert_close(&gradients, &expected, 2e-5);
@@ -39,7 +48,7 @@ fn cuda_agrees_with_cpu() {
             let (expected_loss, expected) = case.cpu(&Options::default());
             println!("TF32: {loss}, CPU {expected_loss}");
             assert!((loss - expected_loss).abs() < 2e-3 * expected_loss, "{loss} {expected_loss}");
-            let gradients: Vec<_> = model.parameters.iter().map(|p| gradients.get(&p.tensor).as_vec()).collect();
+            let gradients = to_vecs(&model, &mut gradients);
             case.assert_close(&gradients, &expected, 5e-2);
             let logits = model.logits(&case.tokens, sequences, length).unwrap();
             let expected = case.model.logits(&case.tokens, sequences, length).unwrap();
@@ -64,7 +73,7 @@ fn cuda_takes_texts_sixteen_bits_and_activations_again() {
             model.loss_scale = if dtype == Dtype::Float16 { 1024.0 } else { 1.0 };
             let mut gradients = model.zero_gradients().unwrap();
             let loss = model.loss_and_gradients(&batch, &options, 1.0, &mut gradients).unwrap();
-            let gradients: Vec<_> = model.parameters.iter().map(|p| gradients.get(&p.tensor).as_vec()).collect();
+            let gradients = to_vecs(&model, &mut gradients);
             println!("{dtype:?} {recompute}: {loss}, CPU {expected_loss}");
             assert!((loss - expected_loss).abs() < tolerance / 2.0 * expected_loss, "{loss} {expected_loss}");
             case.assert_close(&gradients, &expected, tolerance);
@@ -77,8 +86,16 @@ fn cuda_takes_texts_sixteen_bits_and_activations_again() {
 #[test]
 fn cuda_follows_the_cpu() {
     let Some(device) = gpu() else { return };
+    for (dtype, tolerance) in [(Dtype::Float32, 1e-5), (Dtype::Bfloat16, 1e-2), (Dtype::Float16, 1e-2)] {
+        follow_the_cpu(&device, dtype, tolerance);
+    }
+}
+
+fn follow_the_cpu(device: &Cuda, dtype: Dtype, tolerance: f32) {
     let mut case = Reference::case(Reference::GROUPED);
-    let mut model = on(&device, &case);
+    let mut model = on(device, &case);
+    model.dtype = dtype;
+    model.loss_scale = if dtype == Dtype::Float16 { 1024.0 } else { 1.0 };
     let mut adam = AdamW::new(&case.model, [0.9, 0.95], 0.1).unwrap();
     let mut gpu_adam = AdamW::new(&model, [0.9, 0.95], 0.1).unwrap();
     for step in 0..10 {
@@ -96,11 +113,15 @@ fn cuda_follows_the_cpu() {
         let gpu_norm = clip_gradients(&model, &mut gpu_gradients, 0.1).unwrap();
         adam.step(&mut case.model, 1e-2, &mut gradients).unwrap();
         gpu_adam.step(&mut model, 1e-2, &mut gpu_gradients).unwrap();
-        println!("step {step}: loss {gpu_loss}, CPU {loss}; norm {gpu_norm}, CPU {norm}");
-        assert!((gpu_loss - loss).abs() < 1e-5 * loss && (gpu_norm - norm).abs() < 1e-4 * norm);
+        println!("{dtype:?}, step {step}: loss {gpu_loss}, CPU {loss}; norm {gpu_norm}, CPU {norm}");
+        assert!((gpu_loss - loss).abs() < tolerance * loss && (gpu_norm - norm).abs() < 10.0 * tolerance * norm);
     }
-    let [m, v] = gpu_adam.moments(&model);
+    // What is read of the GPU is what it computes with.
+    let read = Llama::from_slices(model.config, &Cpu::default(), &model.to_vecs().unwrap()).unwrap();
+    let [loss, gpu_loss] = [read.loss(&case.batch()).unwrap(), model.loss(&case.batch()).unwrap()];
+    assert!((gpu_loss - loss).abs() < tolerance * loss, "{gpu_loss} {loss}");
+    let [m, v] = gpu_adam.moments(&model).unwrap();
     let mut resumed = AdamW::new(&model, [0.9, 0.95], 0.1).unwrap();
     resumed.set_moments(&model, [&m, &v], 10).unwrap();
-    assert_eq!(resumed.moments(&model), [m, v]);
+    assert_eq!(resumed.moments(&model).unwrap(), [m, v]);
 }
