@@ -16,7 +16,7 @@ use crate::note::note;
 use crate::source::{Source, folder_of};
 
 /// Prompts are read this many tokens at a time, so that the weights are read once for all of them.
-pub const BATCH: usize = 128;
+pub const BATCH: usize = 256;
 
 /// A mistake on the command line, as opposed to one in a file: exit code 2.
 #[derive(Debug)]
