@@ -181,7 +181,7 @@ unsafe fn dot_rows<P: Products, const FETCH: bool>(rows: Q8Rows<'_>, apart: usiz
                 let x = _mm256_loadu_si256(x.as_ptr().cast());
                 for (r, sums) in sums.iter_mut().enumerate() {
                     let w = q.add(r * stride + column);
-                    if FETCH && column % (2 * BYTES) == 0 {
+                    if FETCH && column.is_multiple_of(2 * BYTES) {
                         fetch(w);
                     }
                     *sums = P::add(*sums, _mm256_loadu_si256(w.cast()), x);
