@@ -316,7 +316,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N", value_parser = at_least_1, allow_hyphen_values = true)]
     pub prompt: Option<NonZeroUsize>,
     /// Prompt tokens that are read at a time
-    #[arg(long, value_name = "N", default_value = "128", value_parser = at_least_1, allow_hyphen_values = true)]
+    #[arg(long, value_name = "N", default_value = "256", value_parser = at_least_1, allow_hyphen_values = true)]
     pub batch: NonZeroUsize,
     /// Times that everything is measured; medians are shown
     #[arg(long, value_name = "N", default_value = "5", value_parser = at_least_1, allow_hyphen_values = true)]
