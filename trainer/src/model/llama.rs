@@ -18,7 +18,7 @@ use crate::io::tensors::{Shape, shapes};
 pub trait Backend: Device<f32> {
     /// Memory that a model keeps from step to step.
     type Workspace: Default + Send;
-    /// The values of a parameter, (rows, cols). Nothing else on the device stands for them.
+    /// The values of a parameter, (rows, cols).
     type Tensor;
     /// A number for each number that is trained: gradients, or a moment of theirs.
     type Gradients;
@@ -219,7 +219,17 @@ impl<D: Backend> Llama<D> {
     /// # Errors
     /// The device has no memory.
     pub fn zero_gradients(&self) -> anyhow::Result<Gradients<D>> {
-        D::gradients(self, 1.0 / self.loss_scale)
+        self.zero_gradients_of(1)
+    }
+
+    /// [`zero_gradients`](Self::zero_gradients) of a step of so many passes. Each counts for its
+    /// share only, but computes with about the whole loss scale: 16 bits would lose what is small.
+    ///
+    /// # Errors
+    /// The device has no memory.
+    pub fn zero_gradients_of(&self, passes: usize) -> anyhow::Result<Gradients<D>> {
+        // A power of two, so that factors round nothing.
+        D::gradients(self, 1.0 / (self.loss_scale * passes.next_power_of_two() as f32))
     }
 
     /// Adds `scale` times the gradients of the batch's loss to `gradients`, and returns the loss,

@@ -18,9 +18,9 @@ impl<D: Backend> Training<'_, D> {
     pub(super) fn step(&mut self) -> anyhow::Result<f64> {
         let group = self.group;
         self.model.loss_scale = self.loss_scale().map_or(1.0, |scale| scale.scale);
-        let mut gradients = self.model.zero_gradients()?;
         let share = Share { settings: self.settings, group };
         let batches = group.agree(share.batches(&mut self.train, self.run.sequences))?;
+        let mut gradients = self.model.zero_gradients_of(batches.len() * group.size())?;
         self.run.sequences += share.sequences();
         let counted = batches.iter().map(|(_, batch)| batch.counted()).sum::<usize>() as f64;
         let counted = group.gather(&[counted]).iter().sum();

@@ -15,7 +15,7 @@ pub(super) fn matmul_f32(w: &[f32], cols: usize, x: &[f32], out: &mut Panel<'_>)
 
 #[target_feature(enable = "avx2")]
 fn matmul_f32_avx2(w: &[f32], cols: usize, x: &[f32], out: &mut Panel<'_>) {
-    if size_of_val(w) < LARGE || cols == 0 {
+    if size_of_val(w) <= LARGE || cols == 0 {
         return blocks::matmul_f32(w, cols, x, out, |_, w, x, out| {
             // SAFETY: the walker gives ROWS whole rows of weights, each as long as x.
             unsafe { dot_rows::<false>(w.as_ptr(), cols, x, out) }
@@ -29,7 +29,7 @@ fn matmul_f32_avx2(w: &[f32], cols: usize, x: &[f32], out: &mut Panel<'_>) {
         out,
         |Block { token, first, apart }, out| {
             let w = w[first * cols..].as_ptr();
-            // SAFETY: from row `first` on there are ROWS whole rows that are so far apart.
+            // SAFETY: the walker gives rows that exist, ROWS of them from `first` on, so far apart.
             unsafe {
                 if token == 0 {
                     dot_rows::<true>(w, apart * cols, x(token), out)

@@ -17,7 +17,7 @@ use crate::panel::Panel;
 
 /// Bytes of a register.
 const BYTES: usize = 32;
-/// As of f32, but a row is a quarter as long: above this size (bytes), weights are read in stripes.
+/// Above this size (bytes), weights are read in stripes: as many numbers as of f32.
 const LARGE: usize = vectors::LARGE / 4;
 
 /// A product by the instructions of `$products`, compiled for `$features`. It is in tables only
@@ -48,7 +48,8 @@ macro_rules! product {
                     (w.q.len() / cols).min(w.s.len() / groups),
                     (x.len() / cols).min(xs.len() / groups),
                     out,
-                    // SAFETY: as above, but the rows are so far apart.
+                    // SAFETY: as above; the walker gives rows that exist, so far apart, and an i32
+                    // counts all scales.
                     |Block { token, first, apart }, out| unsafe {
                         if token == 0 {
                             dot_rows::<$products, true>(rows(token, first), apart, out)
@@ -153,7 +154,7 @@ dpbusd!(Vnni, _mm256_dpbusd_epi32);
 
 /// Whether rows can be walked in stripes: they have groups, whose number fits a gather of scales.
 fn fits_stripes(w: &Q8Matrix<'_>) -> bool {
-    w.cols >= w.group_size && i32::try_from(w.s.len()).is_ok()
+    w.group_size > 0 && w.cols >= w.group_size && i32::try_from(w.s.len()).is_ok()
 }
 
 /// [`dot_q8`] of eight rows, which begin `apart` rows apart, with x.

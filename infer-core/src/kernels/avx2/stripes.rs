@@ -1,5 +1,5 @@
-//! The walk over a matrix that is too large for the second-level cache: in eight stripes of rows
-//! side by side, of which a block takes a row each.
+//! The walk over a matrix that memory or a far cache delivers: in eight stripes of rows side by
+//! side, of which a block takes a row each.
 //!
 //! Memory is read the faster, the more cache lines are on their way. A core's prefetchers follow
 //! several streams at a time, and eight that go on from block to block keep more lines on their way
@@ -12,15 +12,14 @@ use crate::panel::Panel;
 #[derive(Clone, Copy)]
 pub(super) struct Block {
     pub token: usize,
-    /// The first row. It is below `apart`.
+    /// The first row, below `apart`.
     pub first: usize,
-    /// The [`ROWS`] rows are so many rows apart.
+    /// The [`ROWS`] rows are so many rows apart: an eighth of all rows, so that all of them exist.
     pub apart: usize,
 }
 
 /// Calls `dot_rows(block, out)` for all blocks, and `dot(token, row)` for the rows that are left
-/// over. Weights outside, tokens inside: the rows of a block stay in the first-level cache for all
-/// tokens.
+/// over. Weights outside, tokens inside: the rows of a block stay near for all tokens.
 #[inline(always)]
 pub(super) fn in_stripes(
     rows: usize,

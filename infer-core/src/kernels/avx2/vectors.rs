@@ -7,7 +7,7 @@ use crate::math::LANES;
 
 /// Rows of a block.
 pub(super) const ROWS: usize = 8;
-/// From this size on (bytes), weights are read in stripes: smaller ones are in the second-level
+/// Above this size (bytes), weights are read in stripes: smaller ones are in the second-level
 /// cache, where fetching ahead costs more than it gains.
 pub(super) const LARGE: usize = 1 << 17;
 /// How far ahead of its loads a stripe is fetched, in bytes.
