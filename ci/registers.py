@@ -3,7 +3,8 @@ fails where one uses more registers than its budget, or spills many of them to m
 
     registers.py FOLDER
 
-FOLDER has a file HEAD_SIZE-FORMAT.cu for each program. Needs PyPI's nvidia-cuda-nvrtc-cu12.
+FOLDER has a file HEAD_SIZE-FORMAT-from-CAPABILITY.cu for each program; attention is on tensor cores from capability 8
+on. Needs PyPI's nvidia-cuda-nvrtc-cu12.
 """
 import concurrent.futures
 import ctypes
@@ -23,6 +24,11 @@ BUDGET = {
     "attention": (112, 136),
     "attention_backward_q": (144, 168),
     "attention_backward_kv": (168, 224),
+}
+ON_TENSOR_CORES = {
+    "attention": (128, 168),
+    "attention_backward_q": (128, 255),
+    "attention_backward_kv": (168, 255),
 }
 OTHERS = 40, 40
 # Bytes stored and loaded. ptxas puts a number or two of a whole kernel aside to run one more block.
@@ -54,28 +60,40 @@ def compiled(file, architecture):
     return kernels
 
 
+def capability(file):
+    return int(file.stem.split("-")[-1])
+
+
 def budget(kernel, file):
-    return BUDGET.get(kernel, OTHERS)[int(file.stem.split("-")[0]) > 64]
+    budgets = BUDGET if capability(file) < 8 else ON_TENSOR_CORES
+    return budgets.get(kernel, OTHERS)[int(file.stem.split("-")[0]) > 64]
+
+
+def cell(registers, spilled, shared):
+    return f"{registers}{f' +{spilled}' * (spilled > 0)} {shared:>5}"
 
 
 def main(folder):
     files = sorted(pathlib.Path(folder).glob("*.cu"))
-    pairs = [(file, architecture) for file in files for architecture in ARCHITECTURES]
+    pairs = [(file, architecture) for file in files for architecture in ARCHITECTURES
+             if architecture >= 10 * capability(file)]
     with concurrent.futures.ProcessPoolExecutor() as pool:
         found = dict(zip(pairs, pool.map(compiled, *zip(*pairs))))
     # Most kernels are the same in several programs.
     rows, failed = {}, []
     for file in files:
-        for kernel in found[file, ARCHITECTURES[0]]:
-            uses = tuple(found[file, architecture][kernel] for architecture in ARCHITECTURES)
+        for kernel in found[file, ARCHITECTURES[-1]]:
+            uses = tuple(found[file, architecture][kernel] if (file, architecture) in found else None
+                         for architecture in ARCHITECTURES)
             rows.setdefault((kernel, budget(kernel, file), uses), []).append(file.stem)
     print("registers (+ bytes spilled) of a thread and bytes of shared memory of a block")
     print(f"{'kernel':24}", *(f"{f'sm_{architecture}':>14}" for architecture in ARCHITECTURES), "budget  programs")
-    for (kernel, most, uses), programs in sorted(rows.items()):
-        cells = [f"{registers}{f' +{spilled}' * (spilled > 0)} {shared:>5}" for registers, spilled, shared in uses]
+    for (kernel, most, uses), programs in sorted(rows.items(), key=lambda row: row[0][:2]):
+        cells = [cell(*use) if use else "-" for use in uses]
         names = "all" if len(programs) == len(files) else " ".join(programs)
         print(f"{kernel:24}", *(f"{cell:>14}" for cell in cells), f"{most:>6}  {names}")
-        for architecture, (registers, spilled, _) in zip(ARCHITECTURES, uses):
+        for architecture, use in zip(ARCHITECTURES, uses):
+            registers, spilled, _ = use or (0, 0, 0)
             if spilled > SPILLED or registers > most:
                 failed.append(f"{kernel} for sm_{architecture} in {names}: {registers} registers (budget {most}), "
                               f"{spilled} bytes spilled")

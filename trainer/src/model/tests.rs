@@ -35,13 +35,23 @@ pub(super) struct Case {
 impl Case {
     /// Weights far larger than at the start of a training, so that every part of the model matters.
     pub(super) fn new(config: Config, sequences: usize, length: usize) -> Case {
+        Case::with_weights(0.3, config, sequences, length)
+    }
+
+    /// Weights that keep the size of activations, however wide the model. With larger ones attention
+    /// looks at one key each, and rounding decides on which.
+    pub(super) fn even(config: Config, sequences: usize, length: usize) -> Case {
+        Case::with_weights(1.2 / (config.dim as f64).sqrt(), config, sequences, length)
+    }
+
+    fn with_weights(deviation: f64, config: Config, sequences: usize, length: usize) -> Case {
         let mut rng = fastrand::Rng::with_seed(7);
         let weights: Vec<Vec<f32>> = shapes(&config)
             .unwrap()
             .into_iter()
             .map(|Shape { rows, cols, .. }| match rows {
                 1 => normal(&mut rng, 0.3, cols).into_iter().map(|x| 1.0 + x).collect(),
-                _ => normal(&mut rng, 0.3, rows * cols),
+                _ => normal(&mut rng, deviation, rows * cols),
             })
             .collect();
         let model = Llama::from_slices(config, &Cpu::default(), &weights).unwrap();

@@ -1,39 +1,13 @@
-// Causal attention without a matrix of weights in memory. qkv is (sequences * length, width),
-// rotated: n_heads heads of queries, n_kv_heads of keys, and as many of values.
+// Attention in f32, whatever the format of its numbers.
 //
 // SPLIT neighbouring threads share a row, a query or (in the last kernel) a key. Each has DIMS of
 // its dimensions in registers; a lane_sum completes a scalar product. Blocks read keys and values
-// through shared memory, all rows of a block the same ones at a time. `lse` and `delta` are
-// (sequences, n_heads, length): the log2 of the sum of the exponentials, and the scalar product of
-// the output and its gradient, which is what softmax's gradient takes from each score's. With
-// `texts`, (sequences * length), a query sees no key before the position that it gives.
+// through shared memory, all rows of a block the same ones at a time.
 
 #define DIMS (HEAD_SIZE / SPLIT)
 #define ROWS (THREADS / SPLIT) // of a block
 #define TILE 32 // rows in shared memory
 #define GROUP 8 // keys that a thread takes together
-#define LN_2 0.69314718056f
-#define LOG2_E 1.44269504089f
-#define MINUS_INFINITY (-1e30f) // its difference with itself is a number
-
-struct Head {
-    int length, width, head, kv_head, n_heads, sequence;
-
-    __device__ Head(int length, int n_heads, int n_kv_heads, int head, int sequence)
-        : length(length), width((n_heads + 2 * n_kv_heads) * HEAD_SIZE), head(head),
-          kv_head(n_heads + head / (n_heads / n_kv_heads)), n_heads(n_heads), sequence(sequence) {}
-
-    __device__ u64 q(int row) const { return ((u64)sequence * length + row) * width + head * HEAD_SIZE; }
-    __device__ u64 k(int row) const { return ((u64)sequence * length + row) * width + kv_head * HEAD_SIZE; }
-    __device__ u64 v(int row, int n_kv_heads) const { return k(row) + (u64)n_kv_heads * HEAD_SIZE; }
-    __device__ u64 out(int row) const { return (((u64)sequence * length + row) * n_heads + head) * HEAD_SIZE; }
-    __device__ u64 scalar(int row) const { return ((u64)sequence * n_heads + head) * length + row; }
-
-    // The first key that a query sees.
-    __device__ int begin(const u32 *texts, int row) const {
-        return texts && row < length ? texts[(u64)sequence * length + row] : 0;
-    }
-};
 
 template <class To, class From>
 __device__ inline void load(To *to, const From *from, float factor) {
@@ -79,7 +53,6 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     float q[DIMS] = {}, o[DIMS] = {}, max = MINUS_INFINITY, sum = 0;
     if (row < length) load(q, qkv + h.q(row) + part, LOG2_E / sqrtf(HEAD_SIZE));
     const int begin = h.begin(texts, row), end = min(first + ROWS, length);
-    // Texts do not begin earlier in later rows.
     for (int tile = h.begin(texts, first) / TILE * TILE; tile < end; tile += TILE) {
         load_tile(ks, vs, qkv, h, n_kv_heads, tile);
         for (int j = 0; j < TILE && tile + j < end; j += GROUP) {
@@ -127,7 +100,6 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     row_delta = lane_sum(row_delta, SPLIT);
     if (row < length && part == 0) delta[h.scalar(row)] = row_delta;
     const int begin = h.begin(texts, row), end = min(first + ROWS, length);
-    // Texts do not begin earlier in later rows.
     for (int tile = h.begin(texts, first) / TILE * TILE; tile < end; tile += TILE) {
         load_tile(ks, vs, qkv, h, n_kv_heads, tile);
 #pragma unroll 4

@@ -49,7 +49,7 @@ impl Workspace {
     fn load(&mut self, model: &Llama<Cuda>) -> anyhow::Result<(Arc<Driver>, Parameters)> {
         let Llama { device, config, matmul_precision, dtype, .. } = model;
         let driver = match self.driver.take() {
-            Some(driver) if (driver.precision, driver.dtype) == (*matmul_precision, *dtype) => driver,
+            Some(driver) if (driver.precision, driver.kind.dtype) == (*matmul_precision, *dtype) => driver,
             // Another precision needs no other kernels, but it is rare.
             _ => {
                 self.copies = None;
@@ -78,8 +78,8 @@ impl Workspace {
 
 /// Copies of the matrices in the driver's format.
 fn new_copies(driver: &Driver, weights: &Parameters) -> Result<Block, CudaError> {
-    let copies = driver.alloc(weights.matrices * driver.dtype.bytes() / 4)?;
-    update::copy(driver, &weights.with_copies(copies.address(), driver.dtype))?;
+    let copies = driver.alloc(weights.matrices * driver.kind.dtype.bytes() / 4)?;
+    update::copy(driver, &weights.with_copies(copies.address(), driver.kind.dtype))?;
     Ok(copies)
 }
 

@@ -12,7 +12,7 @@ use cudarc::nvrtc::sys as nvrtc;
 use dfdx::prelude::{Cache, Cuda, CudaError, HasErr, Rank0, Storage, Tensor, TryAdd, ZerosTensor};
 
 use super::gpu::{Arg, Gpu, Memory, Product, THREADS};
-use super::kernels::{NAMES, source};
+use super::kernels::{Kind, NAMES, source};
 use super::ptx::ptx;
 use crate::model::device::device_error;
 use crate::model::precision::{Dtype, MatmulPrecision};
@@ -68,7 +68,7 @@ pub struct Driver {
     blas: CudaBlas,
     functions: HashMap<&'static str, sys::CUfunction>,
     pub precision: MatmulPrecision,
-    pub dtype: Dtype,
+    pub kind: Kind,
 }
 
 // SAFETY: handles of functions, which the driver lets every thread use. The module that they belong
@@ -92,7 +92,8 @@ impl Driver {
             dtype != Dtype::Bfloat16 || major >= 8,
             "dtype is bfloat16: this GPU multiplies none (compute capability {major}.{minor}, it takes 8.0); take float16"
         );
-        let image = CString::new(ptx(source(head_size, dtype), format!("compute_{major}{minor}"))?)?;
+        let kind = Kind::new(head_size, dtype, major as usize);
+        let image = CString::new(ptx(source(kind), format!("compute_{major}{minor}"))?)?;
         device.bind_to_thread().map_err(failed)?;
         // SAFETY: PTX that ends in 0, and names of kernels in it. The context is bound.
         let functions = unsafe {
@@ -101,7 +102,7 @@ impl Driver {
             NAMES.iter().map(|name| Ok((*name, function(*name)?))).collect::<anyhow::Result<_>>()?
         };
         let blas = CudaBlas::new(device.clone()).map_err(|e| anyhow!("cuBLAS failed: {e}"))?;
-        Ok(Driver { device, blas, functions, precision, dtype })
+        Ok(Driver { device, blas, functions, precision, kind })
     }
 }
 
@@ -123,6 +124,10 @@ impl Block {
 impl Gpu for Driver {
     type Memory = Block;
     type Error = <Cuda as HasErr>::Err;
+
+    fn kind(&self) -> Kind {
+        self.kind
+    }
 
     fn alloc(&self, words: usize) -> Result<Block, CudaError> {
         // SAFETY: any bits are an f32.

@@ -1,6 +1,7 @@
 //! What a step or an update asks of a GPU: memory, products and kernels. The driver gives it,
 //! or the shim.
 
+use super::kernels::Kind;
 use crate::model::dropout::Dropout;
 use crate::model::precision::Dtype;
 use crate::model::rates::Rates;
@@ -14,6 +15,8 @@ pub trait Gpu {
     type Memory: Memory;
     type Error;
 
+    /// What its kernels are made for.
+    fn kind(&self) -> Kind;
     /// Allocates words of any value.
     fn alloc(&self, words: usize) -> Result<Self::Memory, Self::Error>;
     fn upload<T: bytemuck::Pod>(&self, address: u64, values: &[T]) -> Result<(), Self::Error>;

@@ -3,14 +3,12 @@
 use infer_core::Config;
 
 use super::gpu::{Arg, Gpu, Matrix, Product, THREADS};
+use super::kernels::WARP;
 use super::layout::{LayerParameters, Layout, Parameters, Sizes};
 use crate::model::batch::{Batch, IGNORED, Options};
 use crate::model::dropout::{Dropout, Place};
 use crate::model::precision::Dtype;
 use crate::model::rope::rope_tables;
-
-/// Threads of a warp, WARP in common.cu.
-const WARP: usize = 32;
 
 /// A step in progress.
 pub struct Step<'a, G: Gpu> {
@@ -21,16 +19,6 @@ pub struct Step<'a, G: Gpu> {
     pub options: Options<'a>,
     /// Factor of the gradients.
     pub scale: f32,
-}
-
-/// Threads that share a row of attention: as many as leave each 16 dimensions or fewer, if it
-/// divides.
-pub fn split(head_size: usize) -> usize {
-    let mut split = 1;
-    while head_size / split > 16 && head_size.is_multiple_of(2 * split) && split < WARP {
-        split *= 2;
-    }
-    split
 }
 
 impl<G: Gpu> Step<'_, G> {
@@ -287,8 +275,7 @@ impl<G: Gpu> Step<'_, G> {
     }
 
     fn attention_grid(&self, heads: usize) -> [usize; 3] {
-        let rows = THREADS / split(self.sizes.config.head_size());
-        [self.sizes.length.div_ceil(rows), heads, self.sizes.sequences]
+        [self.sizes.length.div_ceil(self.gpu.kind().attention_rows()), heads, self.sizes.sequences]
     }
 
     fn dropout(&self, place: Place, layer: usize) -> Arg {

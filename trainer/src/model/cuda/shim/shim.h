@@ -20,7 +20,7 @@
 #define __global__
 #define __device__
 #define __shared__ static // blocks run one after the other
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 #define __align__(bytes) __attribute__((aligned(bytes)))
 using std::min;
 
@@ -163,6 +163,43 @@ static float float16_value(unsigned short bits) {
                         : exponent     ? std::ldexp(1024 + fraction, exponent - 25)
                                        : std::ldexp(fraction, -24);
     return bits >> 15 ? -size : size;
+}
+
+// What each lane of a warp passes to the others.
+static unsigned factors[BLOCK][6];
+static const unsigned short *addresses[BLOCK];
+
+// mma.m16n8k16: `value` gives the number that 16 bits stand for.
+template <class Value>
+static void multiply(float *sum, const unsigned *a, const unsigned *b, Value value) {
+    const unsigned thread = threadIdx.x, lane = thread % LANES, warp = thread - lane;
+    std::copy(a, a + 4, factors[thread]);
+    std::copy(b, b + 2, factors[thread] + 4);
+    wait(AT_SHUFFLE);
+    for (int i = 0; i < 4; i++) {
+        const int row = lane / 4 % 8, col = lane % 4 * 2 + i % 2;
+        for (int k = 0; k < 16; k++) {
+            const unsigned x = factors[warp + row * 4 + k % 8 / 2][i / 2 + k / 8 * 2];
+            const unsigned y = factors[warp + col * 4 + k % 8 / 2][4 + k / 8];
+            sum[i] += value(x >> k % 2 * 16 & 0xffff) * value(y >> k % 2 * 16 & 0xffff);
+        }
+    }
+    wait(AT_SHUFFLE); // before the next product writes
+}
+
+// ldmatrix.x4, or ldmatrix.x4.trans: each lane names a row of eight numbers.
+static void load_matrices(unsigned *to, const unsigned short *row, bool transposed) {
+    const unsigned thread = threadIdx.x, lane = thread % LANES, warp = thread - lane;
+    addresses[thread] = row;
+    wait(AT_SHUFFLE);
+    for (int i = 0; i < 4; i++) {
+        const unsigned short *const *rows = addresses + warp + i * 8;
+        const unsigned g = lane / 4, t = lane % 4 * 2;
+        const unsigned low = transposed ? rows[t][g] : rows[g][t];
+        const unsigned high = transposed ? rows[t + 1][g] : rows[g][t + 1];
+        to[i] = low | high << 16;
+    }
+    wait(AT_SHUFFLE);
 }
 
 } // namespace shim

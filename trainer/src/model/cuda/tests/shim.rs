@@ -8,11 +8,12 @@ use half::{bf16, f16};
 
 use crate::model::Dtype;
 use crate::model::cuda::gpu::{Arg, Gpu, Matrix, Memory, Product};
-use crate::model::cuda::kernels::{NAMES, source};
+use crate::model::cuda::kernels::{Kind, NAMES, source};
 
 /// The kernels in a shared library, and the seed of the order of the threads.
 pub struct Shim {
     library: *mut c_void,
+    kind: Kind,
     pub seed: u32,
     /// The library's folder, for the address sanitizer to read names in it.
     _folder: tempfile::TempDir,
@@ -25,11 +26,11 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 impl Shim {
     /// Without a compiler the tests say that they are skipped.
-    pub fn new(head_size: usize, dtype: Dtype, seed: u32, edit: impl Fn(String) -> String) -> Option<Shim> {
+    pub fn new(kind: Kind, seed: u32, edit: impl Fn(String) -> String) -> Option<Shim> {
         let folder = tempfile::tempdir().unwrap();
         let (cpp, so) = (folder.path().join("kernels.cpp"), folder.path().join("kernels.so"));
         let kernels: String = NAMES.iter().map(|name| format!("EMULATE({name})\n")).collect();
-        std::fs::write(&cpp, format!("#include \"shim.h\"\n{}{kernels}", edit(source(head_size, dtype)))).unwrap();
+        std::fs::write(&cpp, format!("#include \"shim.h\"\n{}{kernels}", edit(source(kind)))).unwrap();
         std::fs::write(folder.path().join("shim.h"), include_str!("../shim/shim.h")).unwrap();
         let compiler = Command::new("g++")
             .args(["-std=c++17", "-O1", "-fPIC", "-shared", "-Wall", "-Wno-unknown-pragmas", "-Wno-unused", "-o"])
@@ -48,7 +49,7 @@ impl Shim {
         // it is loaded.
         let library = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW) };
         assert!(!library.is_null(), "the library does not load");
-        Some(Shim { library, seed, _folder: folder })
+        Some(Shim { library, kind, seed, _folder: folder })
     }
 }
 
@@ -73,6 +74,10 @@ unsafe fn words<'a, T>(address: u64, words: usize) -> &'a mut [T] {
 impl Gpu for Shim {
     type Memory = Heap;
     type Error = String;
+
+    fn kind(&self) -> Kind {
+        self.kind
+    }
 
     fn alloc(&self, words: usize) -> Result<Heap, String> {
         Ok(Heap(vec![f32::NAN.to_bits(); words])) // reading what nobody wrote shows

@@ -15,7 +15,7 @@ const ODD: [Config; 3] =
 #[test]
 fn updates_are_those_of_the_cpu() {
     for dtype in [Dtype::Float32, Dtype::Bfloat16, Dtype::Float16] {
-        let Some(shim) = Shim::new(8, dtype, 2, |source| source) else { return }; // heads play no part
+        let Some(shim) = Shim::new(Kind::new(8, dtype, 9), 2, |source| source) else { return }; // heads play no part
         ODD.into_iter().for_each(|config| updates_follow(&shim, config, dtype));
     }
 }
@@ -59,7 +59,7 @@ fn updates_follow(shim: &Shim, config: Config, dtype: Dtype) {
 /// Numbers that fill no block, one, and several with turns of different length.
 #[test]
 fn squares_are_summed() {
-    let Some(shim) = Shim::new(8, Dtype::Float32, 5, |source| source) else { return };
+    let Some(shim) = Shim::new(Kind::new(8, Dtype::Float32, 9), 5, |source| source) else { return };
     for n in [1, 127, 128, 129, 2048, 2049, 5000] {
         let x = normal(&mut fastrand::Rng::with_seed(1), 1.0, n);
         let (array, memory) = (shim.alloc(n).unwrap(), shim.alloc(sums(n)).unwrap());
