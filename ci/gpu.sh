@@ -33,8 +33,8 @@ for line in sys.stdin:
 ' "$folder"
     cp "${CARGO_TARGET_DIR:-target}/release/trainer" "$folder"
     strip "$folder"/{trainer,tests,training}
-    if readelf -d "$folder/trainer" | grep 'NEEDED.*libcuda\.'; then
-        echo "the trainer does not start without a driver: a function of cudarc is missing in libcuda.rs" >&2
+    if readelf -d "$folder"/{trainer,tests,training} | grep -E 'NEEDED.*lib(cuda|cublas|cublasLt|nvrtc|nccl)\.'; then
+        echo "it does not start without these: a function that cudarc calls is missing in model/cuda/libraries" >&2
         return 1
     fi
     ls -l "$folder"

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! backend ── tokens ──> step ─────┐
-//!         ── gradients ──> update ┴─ kernels, products ──> gpu ──> driver
+//!         ── gradients ──> update ┴─ kernels, products ──> gpu ──> driver ──> libraries
 //! ```
 //!
 //! `step` and `update` ask a [`gpu::Gpu`] for everything. Without a GPU the tests give them one
@@ -20,7 +20,7 @@ mod kernels;
 #[cfg_attr(not(any(feature = "cuda", test)), allow(dead_code))]
 mod layout;
 #[cfg(all(feature = "cuda", target_os = "linux"))]
-mod libcuda;
+mod libraries;
 mod memory;
 #[cfg(feature = "cuda")]
 mod ptx;

@@ -13,6 +13,8 @@ use dfdx::prelude::{Cache, Cuda, CudaError, HasErr, Rank0, Storage, Tensor, TryA
 
 use super::gpu::{Arg, Gpu, Memory, Product, THREADS};
 use super::kernels::{Kind, NAMES, source};
+#[cfg(target_os = "linux")]
+use super::libraries;
 use super::ptx::ptx;
 use crate::model::device::device_error;
 use crate::model::precision::{Dtype, MatmulPrecision};
@@ -20,14 +22,18 @@ use crate::model::precision::{Dtype, MatmulPrecision};
 /// Opens the GPU of this number.
 ///
 /// # Errors
-/// There is no driver or no such GPU, or this program's kernels do not run on it.
+/// There is no driver, no such GPU, no cuBLAS or no NVRTC, or this program's kernels do not run on
+/// the GPU.
 pub fn open_gpu(number: usize) -> anyhow::Result<Cuda> {
     #[cfg(target_os = "linux")]
-    super::libcuda::load()
-        .map_err(|e| anyhow!("device is cuda: NVIDIA's driver is missing ({e}): install it, or take --device cpu"))?;
+    libraries::DRIVER.load().map_err(|e| anyhow!("device is cuda: {e}"))?;
     // dfdx panics without a driver or a GPU, so it is asked only after the driver. An error has its
     // text from the driver, which may have none to give; its name (`e.0`) is always there.
     result::init().map_err(|e| anyhow!("device is cuda: there is no NVIDIA GPU to compute on ({:?})", e.0))?;
+    #[cfg(target_os = "linux")]
+    for library in [&libraries::CUBLAS, &libraries::NVRTC] {
+        library.load().map_err(|e| anyhow!("device is cuda: {e}"))?;
+    }
     check_version()?;
     let count = result::device::get_count().map_err(|e| anyhow!("device is cuda: {:?}", e.0))?;
     ensure!(
@@ -62,6 +68,14 @@ fn check_version() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The device as cudarc has it, which dfdx hands out with memory only.
+///
+/// # Errors
+/// The device has no memory.
+pub fn device_of(device: &Cuda) -> anyhow::Result<Arc<CudaDevice>> {
+    Ok(Storage::<f32>::try_alloc_len(device, 1).map_err(device_error::<Cuda>)?.device())
+}
+
 /// Kernels for models of a head size in a number format, on a device.
 pub struct Driver {
     device: Arc<CudaDevice>,
@@ -83,7 +97,7 @@ impl Driver {
     /// # Errors
     /// The device fails, or NVRTC does not know it.
     pub fn new(device: &Cuda, head_size: usize, precision: MatmulPrecision, dtype: Dtype) -> anyhow::Result<Driver> {
-        let device = Storage::<f32>::try_alloc_len(device, 1).map_err(device_error::<Cuda>)?.device();
+        let device = device_of(device)?;
         let failed = |e: result::DriverError| anyhow!("the device failed: {e}");
         let capability = |part| device.attribute(part).map_err(failed);
         let major = capability(sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;

@@ -1,70 +1,14 @@
-//! The functions of the driver that cudarc and this program call, so that the program starts where
-//! there is no driver.
-//!
-//! cudarc declares them, and a program that is linked with libcuda.so.1 is ended by the system's
-//! loader where that is missing. The functions here have the same names, so the linker takes them;
-//! each hands its call to the driver's function, which is looked up on the first call. A function
-//! of cudarc that is not in the list brings the link back: `ci/gpu.sh build` looks for it.
-#![allow(unsafe_code, non_snake_case)]
+//! The functions of the driver that cudarc and this program call.
 
-use std::ffi::{CStr, c_char, c_int, c_uchar, c_uint, c_void};
-use std::sync::OnceLock;
+use std::ffi::{c_char, c_int, c_uchar, c_uint, c_void};
 
-use cudarc::driver::sys::*;
+use cudarc::driver::sys::{self, *};
 
-/// Loads the driver's library, once.
-///
-/// # Errors
-/// The loader's words.
-pub fn load() -> Result<(), &'static str> {
-    library().map(|_| ())
-}
-
-/// The handle of the driver's library, which is never closed.
-fn library() -> Result<usize, &'static str> {
-    static LIBRARY: OnceLock<Result<usize, String>> = OnceLock::new();
-    let open = || {
-        // SAFETY: the name ends in 0. The library is the driver's, and its initialisers run.
-        match unsafe { libc::dlopen(c"libcuda.so.1".as_ptr(), libc::RTLD_NOW) } as usize {
-            // SAFETY: dlopen has failed in this thread, so dlerror gives its text, which ends in 0.
-            0 => Err(unsafe { CStr::from_ptr(libc::dlerror()) }.to_string_lossy().into_owned()),
-            library => Ok(library),
-        }
-    };
-    LIBRARY.get_or_init(open).as_ref().copied().map_err(String::as_str)
-}
-
-/// The address of a function of the driver, by its name with a 0 behind it. It is 0 if there is no
-/// driver, or the driver is older than the function.
-fn find(name: &str) -> usize {
-    let (Ok(library), Ok(name)) = (library(), CStr::from_bytes_with_nul(name.as_bytes())) else { return 0 };
-    // SAFETY: the handle of a library that stays open, and a name that ends in 0.
-    unsafe { libc::dlsym(library as *mut c_void, name.as_ptr()) as usize }
-}
-
-macro_rules! functions {
-    ($($name:ident($($arg:ident: $type:ty),* $(,)?);)*) => {$(
-        // A linker that sees the driver's library would export the function, and the driver's own
-        // calls would come here.
-        std::arch::global_asm!(concat!(".hidden ", stringify!($name)));
-
-        // SAFETY: no other function of this program has the name: the driver is not linked.
-        #[unsafe(no_mangle)]
-        unsafe extern "C" fn $name($($arg: $type),*) -> CUresult {
-            type Function = unsafe extern "C" fn($($type),*) -> CUresult;
-            const _: Function = cudarc::driver::sys::$name; // the list has the signatures that cudarc has
-            static ADDRESS: OnceLock<usize> = OnceLock::new();
-            match *ADDRESS.get_or_init(|| find(concat!(stringify!($name), "\0"))) {
-                0 => CUresult::CUDA_ERROR_SHARED_OBJECT_SYMBOL_NOT_FOUND,
-                // SAFETY: the address of the driver's function of this name, which has this
-                // signature. The caller keeps to the driver's rules.
-                address => unsafe { std::mem::transmute::<usize, Function>(address)($($arg),*) },
-            }
-        }
-    )*};
-}
+use super::DRIVER;
 
 functions! {
+    DRIVER, CUresult, CUresult::CUDA_ERROR_SHARED_OBJECT_SYMBOL_NOT_FOUND;
+
     cuCtxGetCurrent(pctx: *mut CUcontext);
     cuCtxSetCurrent(ctx: CUcontext);
     cuDestroyExternalMemory(ext_mem: CUexternalMemory);
