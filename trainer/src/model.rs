@@ -27,11 +27,11 @@ mod tests;
 
 pub use batch::{Batch, IGNORED, Options, Teacher};
 pub use bytes::CpuMemory;
-#[cfg(feature = "cuda")]
-pub use cuda::open_gpu;
 pub use cuda::{GpuMemory, Pass};
+#[cfg(feature = "cuda")]
+pub use cuda::{Nccl, gpu_number, open_gpu};
 pub use device::Matrix;
-pub use llama::{Adapters, Backend, Gradients, Llama, Parameter};
+pub use llama::{Adapters, AllReduce, Backend, Gradients, Llama, Parameter};
 pub use optimizer::{AdamW, clip_gradients};
 pub use precision::{Dtype, MatmulPrecision};
 pub use rates::Rates;

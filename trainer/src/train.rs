@@ -3,6 +3,8 @@
 pub mod chats;
 pub mod corpus;
 pub mod evaluate;
+#[cfg(feature = "cuda")]
+mod gpus;
 pub mod group;
 pub mod interrupt;
 pub mod memory;

@@ -3,6 +3,7 @@
 //! ```text
 //! backend ── tokens ──> step ─────┐
 //!         ── gradients ──> update ┴─ kernels, products ──> gpu ──> driver ──> libraries
+//!            gradients of all ranks ── sum ──> nccl ─────────────────────────────┘
 //! ```
 //!
 //! `step` and `update` ask a [`gpu::Gpu`] for everything. Without a GPU the tests give them one
@@ -23,6 +24,8 @@ mod layout;
 mod libraries;
 mod memory;
 #[cfg(feature = "cuda")]
+mod nccl;
+#[cfg(feature = "cuda")]
 mod ptx;
 #[cfg(any(feature = "cuda", test))]
 mod step;
@@ -34,3 +37,5 @@ mod update;
 #[cfg(feature = "cuda")]
 pub use driver::open_gpu;
 pub use memory::{GpuMemory, Pass};
+#[cfg(feature = "cuda")]
+pub use nccl::{Nccl, gpu_number};

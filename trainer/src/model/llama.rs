@@ -79,6 +79,16 @@ pub trait Backend: Device<f32> {
     ) -> anyhow::Result<()>;
 }
 
+/// The devices of all ranks, which sum gradients among themselves.
+pub trait AllReduce<D: Backend> {
+    /// Replaces gradients by their sum over all ranks, which call this together and get the same
+    /// bits.
+    ///
+    /// # Errors
+    /// A device or the connection fails. Other ranks may wait for this one then.
+    fn sum(&self, gradients: &mut Gradients<D>) -> anyhow::Result<()>;
+}
+
 /// Accumulated gradients of what a model trains, as [`Llama::zero_gradients`] makes them.
 pub type Gradients<D> = <D as Backend>::Gradients;
 

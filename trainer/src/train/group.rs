@@ -22,7 +22,7 @@ use anyhow::Context;
 use self::link::Link;
 use self::one::One;
 use crate::io::checkpoint::{Order, Run};
-use crate::model::{Backend, Gradients, Llama};
+use crate::model::{AllReduce, Backend, Gradients, Llama};
 use crate::report::output::{Told, error_line, mute, one_line, status_of};
 
 /// Numbers that are sent at once, if no tensor has more.
@@ -207,19 +207,36 @@ impl Group {
         all.into_iter().find(|number| *number > 0.0).map(|number| number as u8)
     }
 
-    /// Sums the loss and the gradients over all ranks, in as few messages as there is memory for.
+    /// Sums the loss and the gradients over all ranks: the gradients on their devices, if these are
+    /// connected.
     ///
     /// # Errors
-    /// The device fails.
+    /// The device fails, or the connection.
     pub fn sum<D: Backend>(
         &self,
         model: &Llama<D>,
         gradients: &mut Gradients<D>,
         loss: &mut f32,
+        devices: Option<&dyn AllReduce<D>>,
     ) -> anyhow::Result<()> {
-        if self.size() == 1 {
-            return Ok(());
+        match devices {
+            _ if self.size() == 1 => Ok(()),
+            None => self.sum_on_host(model, gradients, loss),
+            Some(devices) => {
+                devices.sum(gradients)?;
+                self.link.sum(std::slice::from_mut(loss));
+                Ok(())
+            }
         }
+    }
+
+    /// Sums over all ranks in as few messages as there is memory for.
+    fn sum_on_host<D: Backend>(
+        &self,
+        model: &Llama<D>,
+        gradients: &mut Gradients<D>,
+        loss: &mut f32,
+    ) -> anyhow::Result<()> {
         let mut rest = model.trained();
         let mut values = vec![*loss]; // goes with the first message
         while !rest.is_empty() {

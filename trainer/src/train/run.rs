@@ -12,7 +12,7 @@ use crate::io::files::{SETTINGS, write_whole};
 use crate::io::foreign::Parts;
 use crate::io::vocabulary::Vocabulary;
 use crate::io::weights::Weights;
-use crate::model::{AdamW, Adapters, Backend, Dtype, Llama};
+use crate::model::{AdamW, Adapters, AllReduce, Backend, Dtype, Llama};
 use crate::report::Report;
 use crate::report::metric::{Evaluation, Window};
 use crate::report::output::{Told, note};
@@ -38,16 +38,26 @@ pub fn run(settings: &Settings, group: &Group) -> anyhow::Result<()> {
         Device::Cpu => {
             let device = Cpu::default();
             device.enable_cache(); // each step reuses the memory of the gradients of the last
-            run_on(settings, device, group)
+            run_on(settings, device, group, None)
         }
         #[cfg(feature = "cuda")]
-        Device::Cuda(number) => run_on(settings, group.agree(crate::model::open_gpu(group.gpu(*number)))?, group),
+        Device::Cuda(number) => {
+            let device = group.agree(crate::model::open_gpu(group.gpu(*number)))?;
+            // An evaluation sums no gradients.
+            let devices = if settings.eval_only { None } else { crate::train::gpus::connect(&device, group)? };
+            run_on(settings, device, group, devices)
+        }
         // `Settings::check` refuses these; a caller of the library may not have called it.
         other => bail!("device is {:?}: not in this program", String::from(other.clone())),
     }
 }
 
-fn run_on<D: Backend>(settings: &Settings, device: D, group: &Group) -> anyhow::Result<()> {
+fn run_on<D: Backend>(
+    settings: &Settings,
+    device: D,
+    group: &Group,
+    devices: Option<Box<dyn AllReduce<D>>>,
+) -> anyhow::Result<()> {
     let prepared = group.prepare(
         |text| match text {
             None => Prepared::new(settings.clone(), group),
@@ -59,6 +69,7 @@ fn run_on<D: Backend>(settings: &Settings, device: D, group: &Group) -> anyhow::
     let settings = &settings;
     group.agree(memory::check_device(settings, &start.config(settings)?, device.free_memory()))?;
     let mut training = group.agree(Training::new(settings, device, &data, start, group))?;
+    training.devices = devices;
     group.check_equal(&training.model, &training.run)?;
     if settings.eval_only {
         let loss = training.evaluate()?;
@@ -80,6 +91,8 @@ pub(super) struct Training<'a, D: Backend> {
     pub(super) model: Llama<D>,
     pub(super) optimizer: AdamW<D>,
     pub(super) teacher: Option<Llama<D>>,
+    /// The devices of all ranks, if they are connected.
+    pub(super) devices: Option<Box<dyn AllReduce<D>>>,
     pub(super) run: Run,
     pub(super) checkpoints: Checkpoints,
     pub(super) report: Report,
@@ -168,6 +181,7 @@ impl<'a, D: Backend> Training<'a, D> {
             model,
             optimizer,
             teacher,
+            devices: None,
             run,
             checkpoints,
             report,

@@ -25,7 +25,7 @@ impl<D: Backend> Training<'_, D> {
         let counted = batches.iter().map(|(_, batch)| batch.counted()).sum::<usize>() as f64;
         let counted = group.gather(&[counted]).iter().sum();
         let mut loss = group.agree(self.gradients(&batches, counted, &mut gradients))?;
-        group.sum(&self.model, &mut gradients, &mut loss)?;
+        group.sum(&self.model, &mut gradients, &mut loss, self.devices.as_deref())?;
         let norm = clip_gradients(&self.model, &mut gradients, self.settings.grad_clip as f32)?;
         let can_step = self.can_step(norm);
         if group.alike(can_step)? {

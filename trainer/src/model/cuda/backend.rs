@@ -112,8 +112,12 @@ fn failed(error: DriverError) -> anyhow::Error {
 }
 
 impl Sums {
-    fn address(&self) -> u64 {
+    pub(super) fn address(&self) -> u64 {
         *self.numbers.device_ptr()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.numbers.len()
     }
 }
 
@@ -221,7 +225,7 @@ impl Backend for Cuda {
     fn sum_of_squares(model: &Llama<Self>, gradients: &mut Sums) -> anyhow::Result<f64> {
         let mut workspace = model.workspace.lock().expect("no thread panics in a step");
         let (driver, _) = workspace.load(model)?;
-        let numbers = gradients.numbers.len();
+        let numbers = gradients.len();
         let memory = at_least(&driver, &mut workspace.squares, update::sums(numbers))?;
         let sum = update::sum_of_squares(&*driver, gradients.address(), numbers, memory);
         Ok(sum.map_err(device_error::<Self>)? * f64::from(gradients.unit).powi(2))

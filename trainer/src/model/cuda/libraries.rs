@@ -37,6 +37,7 @@ macro_rules! functions {
 
 mod cublas;
 mod driver;
+mod nccl;
 mod nvrtc;
 
 pub static DRIVER: Library = Library::new("NVIDIA's driver", &[c"libcuda.so.1"], "install it, or take --device cpu");
@@ -50,6 +51,11 @@ pub static NVRTC: Library = Library::new(
     "NVRTC",
     &[c"libnvrtc.so.13", c"libnvrtc.so.12", c"libnvrtc.so"],
     "install NVIDIA's CUDA toolkit or PyPI's nvidia-cuda-nvrtc, and name the folder of the library in LD_LIBRARY_PATH",
+);
+pub static NCCL: Library = Library::new(
+    "NCCL",
+    &[c"libnccl.so.2", c"libnccl.so"],
+    "install it or PyPI's nvidia-nccl-cu13, and name the folder of the library in LD_LIBRARY_PATH",
 );
 
 /// A library of the system.

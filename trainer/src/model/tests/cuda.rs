@@ -3,6 +3,7 @@
 use dfdx::prelude::Cuda;
 
 use super::*;
+use crate::model::{AllReduce, Nccl};
 
 /// Without a GPU the tests say that they are skipped.
 fn gpu() -> Option<Cuda> {
@@ -81,6 +82,24 @@ fn cuda_takes_texts_sixteen_bits_and_activations_again() {
         });
         assert!(kept == again, "{dtype:?}");
     }
+}
+
+/// The sum over a single rank is what it was, bit for bit.
+#[test]
+fn cuda_sums_gradients_by_nccl() {
+    let Some(device) = gpu() else { return };
+    if let Err(e) = Nccl::load() {
+        ::tests::shared::skip(&e);
+        return;
+    }
+    let all = Nccl::connect(&device, &Nccl::id().unwrap(), 0, 1).unwrap();
+    let case = Case::new(TINY, 2, 37);
+    let model = on(&device, &case);
+    let mut gradients = model.zero_gradients_of(3).unwrap();
+    model.loss_and_gradients(&case.batch(), &Options::default(), 0.7, &mut gradients).unwrap();
+    let before = to_vecs(&model, &mut gradients);
+    all.sum(&mut gradients).unwrap();
+    assert!(before.iter().flatten().any(|x| *x != 0.0) && before == to_vecs(&model, &mut gradients));
 }
 
 #[test]

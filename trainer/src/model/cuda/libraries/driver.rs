@@ -15,6 +15,7 @@ functions! {
     cuDeviceGet(device: *mut CUdevice, ordinal: c_int);
     cuDeviceGetAttribute(pi: *mut c_int, attrib: CUdevice_attribute, dev: CUdevice);
     cuDeviceGetCount(count: *mut c_int);
+    cuDeviceGetUuid(uuid: *mut CUuuid, dev: CUdevice);
     cuDevicePrimaryCtxRelease_v2(dev: CUdevice);
     cuDevicePrimaryCtxRetain(pctx: *mut CUcontext, dev: CUdevice);
     cuDeviceTotalMem_v2(bytes: *mut usize, dev: CUdevice);
@@ -88,6 +89,7 @@ functions! {
     cuProfilerStop();
     cuStreamCreate(ph_stream: *mut CUstream, flags: c_uint);
     cuStreamDestroy_v2(h_stream: CUstream);
+    cuStreamQuery(h_stream: CUstream);
     cuStreamSynchronize(h_stream: CUstream);
     cuStreamWaitEvent(h_stream: CUstream, h_event: CUevent, flags: c_uint);
 }
