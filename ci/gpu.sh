@@ -9,6 +9,7 @@
 # DEVICE=cpu runs everything on the processor instead, to try this script; PYTHON names a Python
 # with PyTorch, WAYS what it measures. A part that takes too long is ended, and the others run.
 set -euo pipefail
+export RUST_BACKTRACE=0
 cd "$(dirname "$0")/.."
 device=${DEVICE:-cuda}
 seconds=${SECONDS_EACH:-2}
@@ -66,7 +67,8 @@ run() {
     echo "|---|---|---|---|---|"
     speed 260K 15M:16 110M:4
     WAYS_HERE="--bfloat16 --recompute" speed 110M:4 7B
-    PYTHONWARNINGS=ignore part 150 "${PYTHON:-python3}" ci/gpu_peer.py 260K 15M:16 110M:4 --device "$device" --seconds "$seconds" --ways "$ways"
+    peer 150 260K 15M:16 110M:4 --ways "$ways"
+    peer 60 7B --ways eager:bf16
     echo && echo "## compute-sanitizer"
     if [ "$device" = cuda ] && command -v compute-sanitizer >/dev/null; then
         part 90 compute-sanitizer --error-exitcode 9 "$folder/tests" cuda_follows --test-threads 1 2>&1 | tail -n 8
@@ -83,6 +85,11 @@ machine() {
     uname -m && nproc
 }
 
+# peer SECONDS ARGUMENTS...: rows of PyTorch.
+peer() {
+    PYTHONWARNINGS=ignore part "$1" "${PYTHON:-python3}" ci/gpu_peer.py "${@:2}" --device "$device" --seconds "$seconds"
+}
+
 # trained NAME SETTINGS...: compares the losses of twenty steps on the processor, in f32, and on the
 # device, in $dtype.
 trained() {
@@ -92,10 +99,11 @@ trained() {
         run=$((run + 1))
         timeout -k 5 60 "$folder/trainer" --data docs/TRAINING.md --separator '\n\n' --max-iters 20 --eval-interval 20 --eval-iters 2 \
             --log-interval 1 --warmup-iters 5 --learning-rate 1e-3 --matmul-precision highest --dropout 0.1 \
-            --peak-gflops 67000 --device "$on" --dtype "$([ $run = 1 ] && echo float32 || echo "$dtype")" --out-dir "$scratch/$name-$run" "$@" >"$scratch/log" 2>&1 ||
+            --peak-gflops 67000 --device "$on" --dtype "$([ $run = 1 ] && echo float32 || echo "$dtype")" \
+            --out-dir "$scratch/$name-$dtype-$run" "$@" >"$scratch/log" 2>&1 ||
             { echo "$name on $on: FAILED with status $?"; tail -n 5 "$scratch/log"; return; }
     done
-    python3 - "$name in $dtype" "$device" "$scratch/$name-"{1,2}/metrics.jsonl <<'END'
+    python3 - "$name in $dtype" "$device" "$scratch/$name-$dtype-"{1,2}/metrics.jsonl <<'END'
 import json, sys
 name, device, *paths = sys.argv[1:]
 lines = [[json.loads(line) for line in open(path)] for path in paths]
@@ -118,7 +126,7 @@ speed() {
             [ "$device" = cpu ] || flags+=(--cuda)
             memory >"$scratch/memory" &
             watch=$!
-            part 60 "$folder/training" "$shape" "${flags[@]}" >"$scratch/speed" 2>&1 || true
+            part 90 "$folder/training" "$shape" "${flags[@]}" >"$scratch/speed" 2>&1 || true
             kill "$watch" 2>/dev/null || true
             wait "$watch" 2>/dev/null || true
             python3 - "$scratch"/{speed,memory} "trainer ${names[$way]}" "$shape" <<'END'

@@ -3,7 +3,8 @@
 usage: gpu_peer.py SHAPE[:SEQUENCES]... [--device cuda|cpu] [--seconds S]
 
 Llama models of the shapes of trainer/benches/training.rs, with scaled_dot_product_attention, clipping and
-fused AdamW; f32 without and with TF32, and bf16 by autocast; eager and compiled. Random tokens.
+fused AdamW; f32 without and with TF32, and bf16 by autocast; eager and compiled. Random tokens. The layers
+of 7B are computed again in backward (torch.utils.checkpoint).
 """
 
 import argparse
@@ -12,12 +13,14 @@ import time
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 # dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len, sequences
 SHAPES = {
     "260K": (64, 172, 5, 8, 4, 512, 512, 16),
     "15M": (288, 768, 6, 6, 6, 32000, 256, 4),
     "110M": (768, 2048, 12, 12, 12, 32000, 1024, 4),
+    "7B": (4096, 11008, 32, 32, 8, 32000, 4096, 1),
 }
 
 
@@ -56,12 +59,16 @@ class Layer(nn.Module):
 
 
 class Llama(nn.Module):
-    def __init__(self, dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len):
+    def __init__(self, dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len, recompute):
         super().__init__()
+        self.recompute = recompute
         self.embed = nn.Embedding(vocab_size, dim)
         nn.init.normal_(self.embed.weight, std=0.02)
         self.layers = nn.ModuleList(Layer(dim, hidden_dim, n_heads, n_kv_heads) for _ in range(n_layers))
         self.rms_final = norm(dim)
+        self.classifier = nn.Linear(dim, vocab_size, bias=False)
+        if not recompute:  # the large model has a classifier of its own
+            self.classifier.weight = self.embed.weight
         head_size = dim // n_heads
         frequencies = 10000.0 ** (-torch.arange(0, head_size, 2) / head_size)
         angles = torch.outer(torch.arange(seq_len), frequencies)
@@ -71,8 +78,11 @@ class Llama(nn.Module):
     def forward(self, tokens, targets):
         x = self.embed(tokens)
         for layer in self.layers:
-            x = layer(x, self.cos, self.sin)
-        logits = F.linear(self.rms_final(x), self.embed.weight)
+            if self.recompute:
+                x = checkpoint(layer, x, self.cos, self.sin, use_reentrant=False)
+            else:
+                x = layer(x, self.cos, self.sin)
+        logits = self.classifier(self.rms_final(x))
         return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
 
@@ -82,7 +92,8 @@ def measure(name, device, seconds, precision, compiled):
     sequences = int(sequences or usual)
     torch.manual_seed(1)
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    model = Llama(*shape, seq_len).to(device)
+    with torch.device(device):
+        model = Llama(*shape, seq_len, recompute=name == "7B")
     run = torch.compile(model) if compiled else model
     adam = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     tokens, targets = torch.randint(0, shape[5], (2, sequences, seq_len), device=device)

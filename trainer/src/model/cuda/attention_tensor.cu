@@ -16,6 +16,9 @@
 // the compiler keeps to the registers that this leaves.
 #define BOUNDS(small, large) __launch_bounds__(THREADS, HEAD_SIZE > 64 ? large : small)
 
+// Of scalar products, whose exponentials are powers of 2.
+#define SCALE (LOG2_E / sqrtf(HEAD_SIZE))
+
 // What one access to memory copies.
 #if HEAD_SIZE % 8 == 0
 struct __align__(16) Piece { u32 words[4]; };
@@ -105,6 +108,68 @@ __device__ inline void store_own(real *to, u64 stride, int first, int length, co
     }
 }
 
+// Hides from a warp's queries the keys that they do not see, of COLS keys from position `first` on.
+template <int COLS>
+__device__ inline void hide_keys(Sum *s, const Head &h, const u32 *texts, int own, int first) {
+    if (!texts && first + COLS <= own + 1) return; // all are seen
+    const Lane lane;
+    const int begins[2] = {h.begin(texts, own + lane.row), h.begin(texts, own + lane.row + 8)};
+#pragma unroll
+    for (int j = 0; j < COLS / 8; j++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const int key = first + j * 8 + lane.col + i % 2, query = own + lane.row + i / 2 * 8;
+            if (key > query || key < begins[i / 2]) s[j][i] = MINUS_INFINITY;
+        }
+    }
+}
+
+// x = dropout(x) of a warp's queries, and COLS keys from position `first` on.
+template <int COLS>
+__device__ inline void drop_weights(Sum *x, const Dropout &dropout, const Head &h, int own, int first) {
+    const Lane lane;
+    const u32 rows[2] = {dropout.row(h.scalar(own + lane.row)), dropout.row(h.scalar(own + lane.row + 8))};
+#pragma unroll
+    for (int j = 0; j < COLS / 8; j++) {
+        for (int i = 0; i < 4; i++) x[j][i] *= dropout.factor(rows[i / 2], first + j * 8 + lane.col + i % 2);
+    }
+}
+
+// Hides from a warp's keys the queries that do not see them, of PART queries from position `first`
+// on. With `begins` each query sees keys from there on.
+__device__ inline void hide_queries(Sum *s, const int *begins, int own, int first) {
+    if (!begins && own + OWN <= first + 1) return; // all see
+    const Lane lane;
+#pragma unroll
+    for (int j = 0; j < PART / 8; j++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const int at = j * 8 + lane.col + i % 2, key = own + lane.row + i / 2 * 8;
+            if (key > first + at || (begins && key < begins[at])) s[j][i] = MINUS_INFINITY;
+        }
+    }
+}
+
+// dp = the gradients of a warp's scores, from those of its weights; p = dropout(p). The columns are
+// PART queries from position `first` on.
+__device__ inline void gradients(Sum *dp, Sum *p, const float *deltas, const Dropout &dropout, const Head &h, int own,
+                                 int first) {
+    const Lane lane;
+#pragma unroll
+    for (int j = 0; j < PART / 8; j++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const int at = j * 8 + lane.col + i % 2;
+            float factor = 1;
+            if (dropout.scale != 0) {
+                factor = dropout.factor(dropout.row(h.scalar(first + at)), own + lane.row + i / 2 * 8);
+            }
+            dp[j][i] = p[j][i] * (dp[j][i] * factor - deltas[at]);
+            p[j][i] *= factor;
+        }
+    }
+}
+
 // att (sequences * length, n_heads * HEAD_SIZE) and lse. The grid is (blocks of rows, heads,
 // sequences).
 extern "C" __global__ void BOUNDS(4, 3)
@@ -115,10 +180,6 @@ extern "C" __global__ void BOUNDS(4, 3)
     const int first = (gridDim.x - 1 - blockIdx.x) * ROWS; // the longest rows first
     const int own = first + threadIdx.x / WARP * OWN;
     const Lane lane;
-    const int rows[2] = {own + lane.row, own + lane.row + 8};
-    const int begins[2] = {h.begin(texts, rows[0]), h.begin(texts, rows[1])};
-    const u32 keys_of_rows[2] = {dropout.row(h.scalar(rows[0])), dropout.row(h.scalar(rows[1]))};
-    const float scale = LOG2_E / sqrtf(HEAD_SIZE);
     First q[STEPS];
     load_own(q, qkv + h.q(0), h.width, own, length);
     Sum o[PADDED / 8] = {};
@@ -131,20 +192,18 @@ extern "C" __global__ void BOUNDS(4, 3)
         __syncthreads();
         Sum s[TILE / 8];
         scores<TILE>(s, q, ks);
-        float most[2] = {max[0], max[1]}, smaller[2];
+        hide_keys<TILE>(s, h, texts, own, tile);
+        float most[2] = {max[0], max[1]};
 #pragma unroll
         for (int j = 0; j < TILE / 8; j++) {
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const int key = tile + j * 8 + lane.col + i % 2, r = i / 2;
-                s[j][i] = key <= rows[r] && key >= begins[r] ? s[j][i] * scale : MINUS_INFINITY;
-                most[r] = fmaxf(most[r], s[j][i]);
-            }
+            for (int i = 0; i < 4; i++) most[i / 2] = fmaxf(most[i / 2], s[j][i]);
         }
+        float smaller[2], base[2];
 #pragma unroll
         for (int r = 0; r < 2; r++) {
             most[r] = lane_max(most[r], 4); // four lanes share a row
-            smaller[r] = exp2f(max[r] - most[r]);
+            smaller[r] = power_of_2((max[r] - most[r]) * SCALE);
+            base[r] = most[r] == MINUS_INFINITY ? 0 : most[r] * SCALE; // or a difference of rounding would count
             max[r] = most[r];
             sum[r] *= smaller[r];
         }
@@ -156,11 +215,11 @@ extern "C" __global__ void BOUNDS(4, 3)
         for (int j = 0; j < TILE / 8; j++) {
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                const float p = exp2f(s[j][i] - max[i / 2]);
-                sum[i / 2] += p;
-                s[j][i] = p * dropout.factor(keys_of_rows[i / 2], tile + j * 8 + lane.col + i % 2);
+                s[j][i] = power_of_2(s[j][i] * SCALE - base[i / 2]);
+                sum[i / 2] += s[j][i];
             }
         }
+        if (dropout.scale != 0) drop_weights<TILE>(s, dropout, h, own, tile);
         add_weighted<TILE>(o, s, vs);
     }
     float inverse[2];
@@ -168,7 +227,8 @@ extern "C" __global__ void BOUNDS(4, 3)
     for (int r = 0; r < 2; r++) {
         sum[r] = lane_sum(sum[r], 4);
         inverse[r] = 1 / sum[r];
-        if (rows[r] < length && lane.col == 0) lse[h.scalar(rows[r])] = max[r] + log2f(sum[r]);
+        const int row = own + lane.row + 8 * r;
+        if (row < length && lane.col == 0) lse[h.scalar(row)] = max[r] * SCALE + log2f(sum[r]);
     }
     store_own(att + h.out(0), (u64)n_heads * HEAD_SIZE, own, length, o, inverse);
 }
@@ -182,10 +242,6 @@ extern "C" __global__ void BOUNDS(4, 2)
     const int first = (gridDim.x - 1 - blockIdx.x) * ROWS;
     const int own = first + threadIdx.x / WARP * OWN;
     const Lane lane;
-    const int rows[2] = {own + lane.row, own + lane.row + 8};
-    const int begins[2] = {h.begin(texts, rows[0]), h.begin(texts, rows[1])};
-    const u32 keys_of_rows[2] = {dropout.row(h.scalar(rows[0])), dropout.row(h.scalar(rows[1]))};
-    const float scale = LOG2_E / sqrtf(HEAD_SIZE), factors[2] = {1 / sqrtf(HEAD_SIZE), 1 / sqrtf(HEAD_SIZE)};
     const u64 width = (u64)n_heads * HEAD_SIZE;
     First q[STEPS], d_o[STEPS];
     load_own(q, qkv + h.q(0), h.width, own, length);
@@ -205,10 +261,11 @@ extern "C" __global__ void BOUNDS(4, 2)
     }
 #pragma unroll
     for (int r = 0; r < 2; r++) {
+        const int row = own + lane.row + 8 * r;
         row_delta[r] = lane_sum(row_delta[r], 4);
-        if (rows[r] >= length) continue;
-        row_lse[r] = lse[h.scalar(rows[r])];
-        if (lane.col == 0) delta[h.scalar(rows[r])] = row_delta[r];
+        if (row >= length) continue;
+        row_lse[r] = lse[h.scalar(row)];
+        if (lane.col == 0) delta[h.scalar(row)] = row_delta[r];
     }
     Sum dq[PADDED / 8] = {};
     const int end = min(first + ROWS, length);
@@ -222,18 +279,19 @@ extern "C" __global__ void BOUNDS(4, 2)
             Sum s[PART / 8], dp[PART / 8];
             scores<PART>(s, q, ks + part * STRIDE);
             scores<PART>(dp, d_o, vs + part * STRIDE);
+            hide_keys<PART>(s, h, texts, own, tile + part);
+            if (dropout.scale != 0) drop_weights<PART>(dp, dropout, h, own, tile + part);
 #pragma unroll
             for (int j = 0; j < PART / 8; j++) {
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
-                    const int key = tile + part + j * 8 + lane.col + i % 2, r = i / 2;
-                    const float p = key <= rows[r] && key >= begins[r] ? exp2f(s[j][i] * scale - row_lse[r]) : 0;
-                    s[j][i] = p * (dp[j][i] * dropout.factor(keys_of_rows[r], key) - row_delta[r]);
+                    s[j][i] = power_of_2(s[j][i] * SCALE - row_lse[i / 2]) * (dp[j][i] - row_delta[i / 2]);
                 }
             }
             add_weighted<PART>(dq, s, ks + part * STRIDE);
         }
     }
+    const float factors[2] = {1 / sqrtf(HEAD_SIZE), 1 / sqrtf(HEAD_SIZE)};
     store_own(d_qkv + h.q(0), h.width, own, length, dq, factors);
 }
 
@@ -248,7 +306,6 @@ extern "C" __global__ void BOUNDS(3, 2)
     const int own = first + threadIdx.x / WARP * OWN;
     const Lane lane;
     const Head kv(length, n_heads, n_kv_heads, blockIdx.y * kv_mul, blockIdx.z);
-    const float scale = LOG2_E / sqrtf(HEAD_SIZE);
     First k[STEPS], v[STEPS];
     load_own(k, qkv + kv.k(0), kv.width, own, length);
     load_own(v, qkv + kv.v(0, n_kv_heads), kv.width, own, length);
@@ -272,19 +329,15 @@ extern "C" __global__ void BOUNDS(3, 2)
                 Sum s[PART / 8], dp[PART / 8];
                 scores<PART>(s, k, qs + part * STRIDE);
                 scores<PART>(dp, v, d_os + part * STRIDE);
+                hide_queries(s, texts ? begins + part : nullptr, own, tile + part);
 #pragma unroll
                 for (int j = 0; j < PART / 8; j++) {
 #pragma unroll
                     for (int i = 0; i < 4; i++) {
-                        const int at = part + j * 8 + lane.col + i % 2, query = tile + at;
-                        const int key = own + lane.row + i / 2 * 8;
-                        const bool seen = key <= query && key >= begins[at] && query < length;
-                        const float p = seen ? exp2f(s[j][i] * scale - lses[at]) : 0;
-                        const float factor = dropout.factor(dropout.row(h.scalar(query)), key);
-                        s[j][i] = p * factor;
-                        dp[j][i] = p * (dp[j][i] * factor - deltas[at]);
+                        s[j][i] = power_of_2(s[j][i] * SCALE - lses[part + j * 8 + lane.col + i % 2]);
                     }
                 }
+                gradients(dp, s, deltas + part, dropout, h, own, tile + part);
                 add_weighted<PART>(dv, s, d_os + part * STRIDE);
                 add_weighted<PART>(dk, dp, qs + part * STRIDE);
             }

@@ -11,6 +11,8 @@ typedef float Sum[4];
 
 #ifdef SHIM
 
+inline float power_of_2(float x) { return exp2f(x); }
+
 inline u32 pack(float low, float high) { return to_bits(low) | (u32)to_bits(high) << 16; }
 
 inline void multiply(Sum sum, const First a, const Second b) {
@@ -27,6 +29,13 @@ inline void load_rows(Second *b, const u16 *row) { shim::load_matrices(b[0], row
 #else
 #define FORMAT "f16"
 #endif
+
+// As exp2f, but 0 where that is less than a normal number: one instruction.
+__device__ inline float power_of_2(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
 
 __device__ inline u32 pack(float low, float high) {
     u32 both;
