@@ -7,6 +7,7 @@
 
 #define THREADS 128 // of every block
 #define WARP 32
+#define WIDE (16 / (int)sizeof(real)) // numbers of the widest access to memory
 #define ALL_LANES 0xffffffffu
 
 typedef unsigned short u16;
@@ -57,11 +58,28 @@ __device__ inline float from_bits(u16 bits) {
 struct real {
     u16 bits;
 
+    real() = default;
     __device__ real(float x) : bits(to_bits(x)) {}
     __device__ operator float() const { return from_bits(bits); }
 };
 
 #endif
+
+// N neighbours, which one access to memory takes if their address is a multiple of their size.
+template <class T, int N>
+struct __align__(N * sizeof(T)) Some {
+    T at[N];
+};
+
+template <int N, class T>
+__device__ inline const Some<T, N> &some(const T *x) {
+    return *(const Some<T, N> *)x;
+}
+
+template <int N, class T>
+__device__ inline Some<T, N> &some(T *x) {
+    return *(Some<T, N> *)x;
+}
 
 // The sum of x over neighbouring lanes, `lanes` of them, in each of those.
 __device__ inline float lane_sum(float x, int lanes) {

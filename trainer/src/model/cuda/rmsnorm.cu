@@ -2,44 +2,81 @@
 
 #define ROWS_PER_BLOCK (THREADS / WARP)
 
+template <int N>
+__device__ inline void norm_row(float *x_out, real *xb, float *inverse_rms, const float *x, const real *delta,
+                                const float *weight, int dim, float eps, const Dropout &dropout, u32 key) {
+    const int lane = threadIdx.x % WARP;
+    float squares = 0;
+    for (int i = N * lane; i < dim; i += N * WARP) {
+        Some<float, N> values = some<N>(x + i);
+        if (delta) {
+            const Some<real, N> deltas = some<N>(delta + i);
+#pragma unroll
+            for (int j = 0; j < N; j++) values.at[j] += deltas.at[j] * dropout.factor(key, i + j);
+            some<N>(x_out + i) = values;
+        }
+#pragma unroll
+        for (int j = 0; j < N; j++) squares += values.at[j] * values.at[j];
+    }
+    const float inverse = 1.0f / sqrtf(lane_sum(squares, WARP) / dim + eps);
+    if (lane == 0) *inverse_rms = inverse;
+    const float *from = delta ? x_out : x; // each lane reads what it wrote itself
+    for (int i = N * lane; i < dim; i += N * WARP) {
+        const Some<float, N> values = some<N>(from + i), weights = some<N>(weight + i);
+        Some<real, N> to;
+#pragma unroll
+        for (int j = 0; j < N; j++) to.at[j] = values.at[j] * inverse * weights.at[j];
+        some<N>(xb + i) = to;
+    }
+}
+
 // x_out = x + dropout(delta); xb = rmsnorm(x_out). Without delta x_out is not written. x_out may be
 // x.
 extern "C" __global__ void residual_rmsnorm(float *x_out, real *xb, float *inverse_rms, const float *x,
                                             const real *delta, const float *weight, int rows, int dim, float eps,
                                             Dropout dropout) {
-    const int row = blockIdx.x * ROWS_PER_BLOCK + threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const int row = blockIdx.x * ROWS_PER_BLOCK + threadIdx.x / WARP;
     if (row >= rows) return; // the whole warp
     const u64 at = (u64)row * dim;
     const u32 key = dropout.row(row);
-    float squares = 0;
-    for (int i = lane; i < dim; i += WARP) {
-        float value = x[at + i];
-        if (delta) {
-            value += delta[at + i] * dropout.factor(key, i);
-            x_out[at + i] = value;
-        }
-        squares += value * value;
+    x_out += at, xb += at, inverse_rms += row, x += at;
+    if (delta) delta += at;
+    dim % 4 == 0 ? norm_row<4>(x_out, xb, inverse_rms, x, delta, weight, dim, eps, dropout, key)
+                 : norm_row<1>(x_out, xb, inverse_rms, x, delta, weight, dim, eps, dropout, key);
+}
+
+template <int N>
+__device__ inline void norm_row_backward(float *dx, const real *d_xb, const float *x, float inverse,
+                                         const float *weight, int dim, bool add) {
+    const int lane = threadIdx.x % WARP;
+    float dot = 0;
+    for (int i = N * lane; i < dim; i += N * WARP) {
+        const Some<real, N> ds = some<N>(d_xb + i);
+        const Some<float, N> xs = some<N>(x + i), weights = some<N>(weight + i);
+#pragma unroll
+        for (int j = 0; j < N; j++) dot += ds.at[j] * weights.at[j] * xs.at[j];
     }
-    const float inverse = 1.0f / sqrtf(lane_sum(squares, WARP) / dim + eps);
-    if (lane == 0) inverse_rms[row] = inverse;
-    const float *from = delta ? x_out : x; // each lane reads what it wrote itself
-    for (int i = lane; i < dim; i += WARP) xb[at + i] = from[at + i] * inverse * weight[i];
+    const float factor = lane_sum(dot, WARP) * inverse * inverse / dim;
+    for (int i = N * lane; i < dim; i += N * WARP) {
+        const Some<real, N> ds = some<N>(d_xb + i);
+        const Some<float, N> xs = some<N>(x + i), weights = some<N>(weight + i);
+        Some<float, N> to = {};
+        if (add) to = some<N>(dx + i);
+#pragma unroll
+        for (int j = 0; j < N; j++) to.at[j] += inverse * (ds.at[j] * weights.at[j] - xs.at[j] * factor);
+        some<N>(dx + i) = to;
+    }
 }
 
 // dx = or += the gradient of rmsnorm's input x, given that of its output.
 extern "C" __global__ void rmsnorm_backward(float *dx, const real *d_xb, const float *x, const float *inverse_rms,
                                             const float *weight, int rows, int dim, int add) {
-    const int row = blockIdx.x * ROWS_PER_BLOCK + threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const int row = blockIdx.x * ROWS_PER_BLOCK + threadIdx.x / WARP;
     if (row >= rows) return;
     const u64 at = (u64)row * dim;
-    float dot = 0;
-    for (int i = lane; i < dim; i += WARP) dot += d_xb[at + i] * weight[i] * x[at + i];
     const float inverse = inverse_rms[row];
-    const float factor = lane_sum(dot, WARP) * inverse * inverse / dim;
-    for (int i = lane; i < dim; i += WARP) {
-        const float d = inverse * (d_xb[at + i] * weight[i] - x[at + i] * factor);
-        dx[at + i] = add ? dx[at + i] + d : d;
-    }
+    dim % 4 == 0 ? norm_row_backward<4>(dx + at, d_xb + at, x + at, inverse, weight, dim, add)
+                 : norm_row_backward<1>(dx + at, d_xb + at, x + at, inverse, weight, dim, add);
 }
 
 // parts (gridDim.y, dim) = the sums over a part of the rows each of the weight's gradient.

@@ -250,19 +250,18 @@ impl<G: Gpu> Step<'_, G> {
         if self.options.dropout == 0.0 && self.sizes.dtype == Dtype::Float32 {
             return Ok(self.real(l.dx, dim));
         }
-        let args = [Arg::Address(l.y), Arg::Address(l.dx), Arg::int(n), Arg::int(dim), self.dropout(place, layer)];
-        self.gpu.launch("drop", [(n * dim).div_ceil(THREADS), 1, 1], &args)?;
+        let args = [Arg::Address(l.y), Arg::Address(l.dx), Arg::int(dim), self.dropout(place, layer)];
+        self.gpu.launch("drop", [n, 1, 1], &args)?;
         Ok(self.real(l.y, dim))
     }
 
     /// Rotates queries and keys by `sign` times their angles.
     fn rope(&self, qkv: u64, sign: f32) -> Result<(), G::Error> {
-        let (n, config) = (self.sizes.positions(), self.sizes.config);
-        let heads = config.n_heads + config.n_kv_heads;
+        let config = self.sizes.config;
         let mut args = [qkv, self.layout.cos, self.layout.sin].map(Arg::Address).to_vec();
-        args.extend([n, self.sizes.length, self.sizes.qkv(), heads].map(Arg::int));
+        args.extend([self.sizes.length, self.sizes.qkv(), config.n_heads + config.n_kv_heads].map(Arg::int));
         args.push(Arg::F32(sign));
-        self.gpu.launch("rope", [(n * heads * config.head_size() / 2).div_ceil(THREADS), 1, 1], &args)
+        self.gpu.launch("rope", [self.sizes.positions(), 1, 1], &args)
     }
 
     /// Where texts begin, 0 if each window is one.
