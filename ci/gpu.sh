@@ -67,7 +67,7 @@ run() {
     echo "|---|---|---|---|---|"
     speed 260K 15M:16 110M:4
     WAYS_HERE="--bfloat16 --recompute" speed 110M:4 7B
-    peer 150 260K 15M:16 110M:4 --ways "$ways"
+    peer 220 260K 15M:16 110M:4 --ways "$ways"
     peer 60 7B --ways eager:bf16
     echo && echo "## compute-sanitizer"
     if [ "$device" = cuda ] && command -v compute-sanitizer >/dev/null; then

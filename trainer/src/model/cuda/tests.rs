@@ -168,7 +168,9 @@ fn emulated_kernels_agree_with_cpu() {
     let one_head = Config::new(24, 24, 2, 1, 19, 70).with_own_classifier();
     let odd = Config::new(36, 25, 2, 2, 19, 150);
     for (config, seed) in [(TINY, 0), (one_head, 1), (wide, 2), (odd, 3)] {
-        let Some(shim) = Shim::new(Kind::new(config.head_size(), Dtype::Float32, 9), seed, |source| source) else { return };
+        let Some(shim) = Shim::new(Kind::new(config.head_size(), Dtype::Float32, 9), seed, |source| source) else {
+            return;
+        };
         for (sequences, length) in [(2, 1), (2, 11), (3, 37), (1, config.seq_len)] {
             let case = Case::new(config, sequences, length);
             for (dropout, teacher) in [(0.0, None), (0.3, case.teacher())] {
@@ -305,7 +307,8 @@ fn a_missing_barrier_shows() {
     let options = [None, case.teacher()].map(|teacher| Options { teacher, ..Options::default() });
     for dtype in [Dtype::Float32, Dtype::Bfloat16] {
         let kind = Kind::new(config.head_size(), dtype, 9);
-        let run = |shim: &Shim, options: &Options| emulated(shim, How { dtype, ..F32 }, &case.model, &case.batch(), options);
+        let run =
+            |shim: &Shim, options: &Options| emulated(shim, How { dtype, ..F32 }, &case.model, &case.batch(), options);
         let Some(shim) = Shim::new(kind, 0, |source| source) else { return };
         let expected = options.map(|options| run(&shim, &options));
         assert!(expected.iter().all(Result::is_ok));
