@@ -199,7 +199,7 @@ fn sixteen_bits_come_near() {
     let one_head = Config::new(128, 40, 1, 1, 19, 70);
     // float16 has three bits more.
     for (dtype, loss_scale, tolerance) in [(Dtype::Bfloat16, 1.0, 8e-2), (Dtype::Float16, 1024.0, 1e-2)] {
-        for (config, sequences, length) in [(TINY, 3, 37), (wide, 1, 70), (long, 2, 150), (one_head, 1, 70)] {
+        for (config, sequences, length) in [(TINY, 3, 37), (wide, 1, 70), (long, 1, 130), (one_head, 1, 70)] {
             let case = Case::even(config, sequences, length);
             for capability in [7, 8] {
                 let kind = Kind::new(config.head_size(), dtype, capability);
@@ -312,8 +312,11 @@ fn a_missing_barrier_shows() {
         let Some(shim) = Shim::new(kind, 0, |source| source) else { return };
         let expected = options.map(|options| run(&shim, &options));
         assert!(expected.iter().all(Result::is_ok));
-        let barriers = source(kind).matches(BARRIER).count();
-        for barrier in 0..barriers {
+        let source = source(kind);
+        let barriers = source.matches(BARRIER).count();
+        // The other kernels are the same.
+        let first = source.split("// Attention on tensor cores").next().filter(|_| kind.tensor_cores);
+        for barrier in first.map_or(0, |before| before.matches(BARRIER).count())..barriers {
             let without = |source: String| {
                 let parts: Vec<&str> = source.split(BARRIER).collect();
                 let (before, after) = parts.split_at(barrier + 1);

@@ -42,7 +42,6 @@ const int BLOCK = 128, LANES = 32;
 static Fibre fibres[BLOCK];
 static ucontext_t scheduler;
 static std::function<void()> body;
-static float slots[BLOCK];
 
 } // namespace shim
 
@@ -157,49 +156,66 @@ static unsigned short float16_bits(float x) {
     return sign | (unsigned short)(((exponent + 14) << 10) + (int)std::ldexp(fraction * 2 - 1, 10));
 }
 
-static float float16_value(unsigned short bits) {
-    const int exponent = bits >> 10 & 31, fraction = bits & 1023;
-    const double size = exponent == 31 ? (fraction ? NAN : INFINITY)
-                        : exponent     ? std::ldexp(1024 + fraction, exponent - 25)
-                                       : std::ldexp(fraction, -24);
-    return bits >> 15 ? -size : size;
+static std::vector<float> float16_values() {
+    std::vector<float> values;
+    for (int bits = 0; bits < 1 << 16; bits++) {
+        const int exponent = bits >> 10 & 31, fraction = bits & 1023;
+        const double size = exponent == 31 ? (fraction ? NAN : INFINITY)
+                            : exponent     ? std::ldexp(1024 + fraction, exponent - 25)
+                                           : std::ldexp(fraction, -24);
+        values.push_back(bits >> 15 ? -size : size);
+    }
+    return values;
 }
 
-// What each lane of a warp passes to the others.
-static unsigned factors[BLOCK][6];
-static const unsigned short *addresses[BLOCK];
+static float float16_value(unsigned short bits) {
+    static const std::vector<float> values = float16_values();
+    return values[bits];
+}
+
+// What the lanes of a warp pass to each other at a shuffle. There are two sets of slots, taken in
+// turn: a lane that writes into the other set at the next shuffle disturbs none that still reads.
+template <class T>
+static const T *exchange(const T &mine) {
+    static T slots[2][BLOCK];
+    static bool second[BLOCK];
+    const unsigned thread = threadIdx.x;
+    T *set = slots[second[thread] = !second[thread]];
+    set[thread] = mine;
+    wait(AT_SHUFFLE);
+    return set + thread / LANES * LANES;
+}
+
+struct Factors {
+    unsigned a[4], b[2];
+};
 
 // mma.m16n8k16: `value` gives the number that 16 bits stand for.
 template <class Value>
 static void multiply(float *sum, const unsigned *a, const unsigned *b, Value value) {
-    const unsigned thread = threadIdx.x, lane = thread % LANES, warp = thread - lane;
-    std::copy(a, a + 4, factors[thread]);
-    std::copy(b, b + 2, factors[thread] + 4);
-    wait(AT_SHUFFLE);
+    const unsigned lane = threadIdx.x % LANES;
+    const Factors *all = exchange(Factors{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}});
     for (int i = 0; i < 4; i++) {
         const int row = lane / 4 % 8, col = lane % 4 * 2 + i % 2;
         for (int k = 0; k < 16; k++) {
-            const unsigned x = factors[warp + row * 4 + k % 8 / 2][i / 2 + k / 8 * 2];
-            const unsigned y = factors[warp + col * 4 + k % 8 / 2][4 + k / 8];
+            const unsigned x = all[row * 4 + k % 8 / 2].a[i / 2 + k / 8 * 2];
+            const unsigned y = all[col * 4 + k % 8 / 2].b[k / 8];
             sum[i] += value(x >> k % 2 * 16 & 0xffff) * value(y >> k % 2 * 16 & 0xffff);
         }
     }
-    wait(AT_SHUFFLE); // before the next product writes
 }
 
 // ldmatrix.x4, or ldmatrix.x4.trans: each lane names a row of eight numbers.
 static void load_matrices(unsigned *to, const unsigned short *row, bool transposed) {
-    const unsigned thread = threadIdx.x, lane = thread % LANES, warp = thread - lane;
-    addresses[thread] = row;
-    wait(AT_SHUFFLE);
+    const unsigned lane = threadIdx.x % LANES;
+    const unsigned short *const *all = exchange(row);
     for (int i = 0; i < 4; i++) {
-        const unsigned short *const *rows = addresses + warp + i * 8;
+        const unsigned short *const *rows = all + i * 8;
         const unsigned g = lane / 4, t = lane % 4 * 2;
         const unsigned low = transposed ? rows[t][g] : rows[g][t];
         const unsigned high = transposed ? rows[t + 1][g] : rows[g][t + 1];
         to[i] = low | high << 16;
     }
-    wait(AT_SHUFFLE);
 }
 
 } // namespace shim
@@ -219,12 +235,7 @@ static float __uint_as_float(unsigned u) {
 static void __syncthreads() { shim::wait(shim::AT_BARRIER); }
 
 static float __shfl_xor_sync(unsigned, float x, int offset) {
-    const unsigned thread = threadIdx.x;
-    shim::slots[thread] = x;
-    shim::wait(shim::AT_SHUFFLE);
-    const float other = shim::slots[thread ^ offset];
-    shim::wait(shim::AT_SHUFFLE); // before the next shuffle writes
-    return other;
+    return shim::exchange(x)[threadIdx.x % shim::LANES ^ offset];
 }
 
 #define EMULATE(kernel)                                                                          \

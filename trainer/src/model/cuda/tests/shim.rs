@@ -2,7 +2,6 @@
 
 use std::ffi::{CStr, CString, c_char, c_uint, c_void};
 use std::process::Command;
-use std::sync::Mutex;
 
 use half::{bf16, f16};
 
@@ -10,7 +9,8 @@ use crate::model::Dtype;
 use crate::model::cuda::gpu::{Arg, Gpu, Matrix, Memory, Product};
 use crate::model::cuda::kernels::{Kind, NAMES, source};
 
-/// The kernels in a shared library, and the seed of the order of the threads.
+/// The kernels in a shared library of their own, with one set of threads, and the seed of the order
+/// of these.
 pub struct Shim {
     library: *mut c_void,
     kind: Kind,
@@ -20,9 +20,6 @@ pub struct Shim {
 }
 
 type Emulate = unsafe extern "C" fn(*const c_uint, *mut *mut c_void, c_uint, c_uint) -> *const c_char;
-
-/// The shim has one set of threads.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 impl Shim {
     /// Without a compiler the tests say that they are skipped.
@@ -99,7 +96,6 @@ impl Gpu for Shim {
         let name = CString::new(format!("emulate_{kernel}")).unwrap();
         let grid = grid.map(|n| n as c_uint);
         let mut pointers: Vec<_> = args.iter().map(Arg::pointer).collect();
-        let _one = ONE_AT_A_TIME.lock();
         // SAFETY: the library has a function of type Emulate for each kernel, which reads the grid
         // and as many arguments as it counts; the step passes the types that the kernel has.
         let error = unsafe {
