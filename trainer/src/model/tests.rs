@@ -38,8 +38,8 @@ impl Case {
         Case::with_weights(0.3, config, sequences, length)
     }
 
-    /// Weights that keep the size of activations, however wide the model. With larger ones attention
-    /// looks at one key each, and rounding decides on which.
+    /// Weights that keep the size of activations, however wide the model. With larger ones
+    /// attention looks at one key each, and rounding decides on which.
     pub(super) fn even(config: Config, sequences: usize, length: usize) -> Case {
         Case::with_weights(1.2 / (config.dim as f64).sqrt(), config, sequences, length)
     }

@@ -12,8 +12,8 @@
 #define TILE 64
 #define PART (HEAD_SIZE > 64 ? 16 : 32) // columns that backward takes together: registers are few
 
-// Blocks that a multiprocessor is to run at a time, for heads of at most 64 numbers and larger ones:
-// the compiler keeps to the registers that this leaves.
+// Blocks that a multiprocessor is to run at a time, for heads of at most 64 numbers and for larger
+// ones: the compiler keeps to the registers that this leaves.
 #define BOUNDS(small, large) __launch_bounds__(THREADS, HEAD_SIZE > 64 ? large : small)
 
 // Of scalar products, whose exponentials are powers of 2.

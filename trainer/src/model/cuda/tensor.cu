@@ -51,10 +51,10 @@ __device__ inline void multiply(Sum sum, const First a, const Second b) {
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-#define LOAD_MATRICES(how)                                                                              \
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4" how ".shared.b16 {%0, %1, %2, %3}, [%4];"              \
-                 : "=r"(b[0][0]), "=r"(b[0][1]), "=r"(b[1][0]), "=r"(b[1][1])                           \
-                 : "r"((u32)__cvta_generic_to_shared(row))                                              \
+#define LOAD_MATRICES(how)                                                                   \
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4" how ".shared.b16 {%0, %1, %2, %3}, [%4];"   \
+                 : "=r"(b[0][0]), "=r"(b[0][1]), "=r"(b[1][0]), "=r"(b[1][1])                \
+                 : "r"((u32)__cvta_generic_to_shared(row))                                   \
                  : "memory")
 
 // Two second factors from shared memory, whose columns are rows of eight numbers there: lanes 0 to
