@@ -11,8 +11,8 @@ use cudarc::driver::{CudaDevice, CudaSlice, DevicePtr, result, sys};
 use cudarc::nvrtc::sys as nvrtc;
 use dfdx::prelude::{Cache, Cuda, CudaError, HasErr, Rank0, Storage, Tensor, TryAdd, ZerosTensor};
 
-use super::gpu::{Arg, Gpu, Memory, Product, THREADS};
-use super::kernels::{Kind, NAMES, source};
+use super::gpu::{Arg, Gpu, Memory, Product};
+use super::kernels::{Kind, NAMES, THREADS, source};
 #[cfg(target_os = "linux")]
 use super::libraries;
 use super::ptx::ptx;

@@ -6,9 +6,6 @@ use crate::model::dropout::Dropout;
 use crate::model::precision::Dtype;
 use crate::model::rates::Rates;
 
-/// Threads of every block, THREADS in common.cu.
-pub const THREADS: usize = 128;
-
 /// A GPU. Its memory is counted in words of 4 bytes, f32 or u32, and named by addresses.
 pub trait Gpu {
     /// Memory that is freed when it is dropped.
@@ -22,7 +19,7 @@ pub trait Gpu {
     fn upload<T: bytemuck::Pod>(&self, address: u64, values: &[T]) -> Result<(), Self::Error>;
     /// Waits for everything before.
     fn download(&self, address: u64, values: &mut [f32]) -> Result<(), Self::Error>;
-    /// Launches a kernel with blocks of [`THREADS`].
+    /// Launches a kernel with blocks of [`THREADS`](super::kernels::THREADS).
     fn launch(&self, kernel: &'static str, grid: [usize; 3], args: &[Arg]) -> Result<(), Self::Error>;
     fn multiply(&self, product: &Product) -> Result<(), Self::Error>;
 }

@@ -1,8 +1,9 @@
 //! The source of the kernels.
 
-use super::gpu::THREADS;
 use crate::model::precision::Dtype;
 
+/// Threads of every block, THREADS in common.cu.
+pub const THREADS: usize = 128;
 /// Threads of a warp, WARP in common.cu.
 pub const WARP: usize = 32;
 /// Rows of a block of attention on tensor cores, ROWS in attention_tensor.cu.

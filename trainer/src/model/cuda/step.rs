@@ -2,8 +2,8 @@
 
 use infer_core::Config;
 
-use super::gpu::{Arg, Gpu, Matrix, Product, THREADS};
-use super::kernels::WARP;
+use super::gpu::{Arg, Gpu, Matrix, Product};
+use super::kernels::{THREADS, WARP};
 use super::layout::{LayerParameters, Layout, Parameters, Sizes};
 use crate::model::batch::{Batch, IGNORED, Options};
 use crate::model::dropout::{Dropout, Place};

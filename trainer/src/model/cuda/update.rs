@@ -1,6 +1,7 @@
 //! The update of all weights on a GPU: the norm of their gradients, and AdamW.
 
-use super::gpu::{Arg, Gpu, THREADS};
+use super::gpu::{Arg, Gpu};
+use super::kernels::THREADS;
 use super::layout::Parameters;
 use crate::model::rates::Rates;
 
