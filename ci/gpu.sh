@@ -13,6 +13,7 @@ export RUST_BACKTRACE=0
 cd "$(dirname "$0")/.."
 device=${DEVICE:-cuda}
 seconds=${SECONDS_EACH:-2}
+python=${PYTHON:-python3}
 ways=${WAYS:-eager:f32,eager:tf32,eager:bf16,compiled:f32,compiled:bf16}
 
 build() {
@@ -53,6 +54,9 @@ run() {
     folder=$(cd "$1" && pwd)
     scratch=$(mktemp -d)
     trap 'rm -rf "$scratch"; kill "${watch:-}" 2>/dev/null || true' EXIT
+    # PyTorch brings the libraries that the trainer loads.
+    LD_LIBRARY_PATH=$("$python" -c 'import glob, nvidia; print(*(f for p in nvidia.__path__ for f in glob.glob(p + "/*/lib")), sep=":")' 2>/dev/null || true):${LD_LIBRARY_PATH:-}
+    export LD_LIBRARY_PATH
     machine
     echo && echo "## Tests: losses, gradients, ten steps of AdamW"
     part 90 "$folder/tests" tests::cuda --test-threads 1 2>&1 | tail -n 30
@@ -87,7 +91,7 @@ machine() {
 
 # peer SECONDS ARGUMENTS...: rows of PyTorch.
 peer() {
-    PYTHONWARNINGS=ignore part "$1" "${PYTHON:-python3}" ci/gpu_peer.py "${@:2}" --device "$device" --seconds "$seconds"
+    PYTHONWARNINGS=ignore part "$1" "$python" ci/gpu_peer.py "${@:2}" --device "$device" --seconds "$seconds"
 }
 
 # trained NAME SETTINGS...: compares the losses of twenty steps on the processor, in f32, and on the

@@ -201,6 +201,18 @@ impl Group {
         }))
     }
 
+    /// Checks that all ranks have computed the same number.
+    ///
+    /// # Errors
+    /// They have not.
+    pub fn check_same(&self, what: &str, number: f64) -> anyhow::Result<()> {
+        let all = self.gather(&[number]);
+        let is_same = |other: &f64| *other == all[0] || (other.is_nan() && all[0].is_nan());
+        self.alike(all.iter().all(is_same).then_some(()).with_context(|| {
+            format!("the {what} is {all:?} on the ranks, and must be the same: all machines need GPUs of one kind")
+        }))
+    }
+
     /// The first number that a rank gives, if one does.
     pub fn first_of(&self, number: Option<u8>) -> Option<u8> {
         let all = self.gather(&[number.map_or(0.0, f64::from)]);

@@ -38,14 +38,12 @@ pub fn run(settings: &Settings, group: &Group) -> anyhow::Result<()> {
         Device::Cpu => {
             let device = Cpu::default();
             device.enable_cache(); // each step reuses the memory of the gradients of the last
-            run_on(settings, device, group, None)
+            run_on(settings, device, group, |_| Ok(None))
         }
         #[cfg(feature = "cuda")]
         Device::Cuda(number) => {
             let device = group.agree(crate::model::open_gpu(group.gpu(*number)))?;
-            // An evaluation sums no gradients.
-            let devices = if settings.eval_only { None } else { crate::train::gpus::connect(&device, group)? };
-            run_on(settings, device, group, devices)
+            run_on(settings, device, group, |device| crate::train::gpus::connect(device, group))
         }
         // `Settings::check` refuses these; a caller of the library may not have called it.
         other => bail!("device is {:?}: not in this program", String::from(other.clone())),
@@ -56,7 +54,7 @@ fn run_on<D: Backend>(
     settings: &Settings,
     device: D,
     group: &Group,
-    devices: Option<Box<dyn AllReduce<D>>>,
+    connect: impl FnOnce(&D) -> anyhow::Result<Option<Box<dyn AllReduce<D>>>>,
 ) -> anyhow::Result<()> {
     let prepared = group.prepare(
         |text| match text {
@@ -67,6 +65,8 @@ fn run_on<D: Backend>(
     );
     let Prepared { settings, start, data, lock: _lock } = prepared?;
     let settings = &settings;
+    // An evaluation sums no gradients. The settings are rank 0's by now, so all ranks connect or none.
+    let devices = if settings.eval_only { None } else { connect(&device)? };
     group.agree(memory::check_device(settings, &start.config(settings)?, device.free_memory()))?;
     let mut training = group.agree(Training::new(settings, device, &data, start, group))?;
     training.devices = devices;

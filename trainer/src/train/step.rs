@@ -27,6 +27,9 @@ impl<D: Backend> Training<'_, D> {
         let mut loss = group.agree(self.gradients(&batches, counted, &mut gradients))?;
         group.sum(&self.model, &mut gradients, &mut loss, self.devices.as_deref())?;
         let norm = clip_gradients(&self.model, &mut gradients, self.settings.grad_clip as f32)?;
+        if self.devices.is_some() {
+            group.check_same("norm of the gradients", f64::from(norm))?;
+        }
         let can_step = self.can_step(norm);
         if group.alike(can_step)? {
             self.optimizer.step(&mut self.model, learning_rate(self.settings, self.run.iter), &mut gradients)?;

@@ -20,6 +20,8 @@ use crate::model::llama::AllReduce;
 /// Time for all ranks to connect their GPUs. NCCL itself waits for ever where, say, a firewall
 /// keeps two machines apart.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Numbers of the long sum that the connection is tried with.
+const TRIAL: usize = 1 << 23;
 /// Time for which a rank that waits looks at the GPU without a pause.
 const SPIN: Duration = Duration::from_millis(2);
 /// The pause after that.
@@ -89,11 +91,15 @@ impl Nccl {
         // SAFETY: a place that outlives the call, in a thread that has the GPU's context.
         check(unsafe { nccl::ncclCommInitRank(&mut communicator, size as _, id, rank as _) })?;
         let all = Nccl { communicator, device };
-        // NCCL makes some of its connections, and takes some of its memory, with the first sum.
-        let one = all.device.htod_sync_copy(&[1f32]).map_err(failed)?;
-        all.sum_at(*one.device_ptr(), 1)?;
-        let sum = all.device.dtoh_sync_copy(&one).map_err(failed)?;
-        ensure!(sum == [size as f32], "NCCL fails: a sum of 1 over {size} ranks is {sum:?}");
+        // NCCL makes some of its connections, and takes some of its memory, with the first sums, and
+        // a long sum goes other ways than a short one.
+        for numbers in [1, TRIAL] {
+            let ones = all.device.htod_sync_copy(&vec![1f32; numbers]).map_err(failed)?;
+            all.sum_at(*ones.device_ptr(), numbers)?;
+            let sums = all.device.dtoh_sync_copy(&ones).map_err(failed)?;
+            let wrong = sums.iter().find(|sum| **sum != size as f32);
+            ensure!(wrong.is_none(), "NCCL fails: a sum of 1 over {size} ranks is {wrong:?}");
+        }
         Ok(all)
     }
 

@@ -102,7 +102,7 @@ static const char *run_block(const int *order, bool warp_by_warp) {
             while (run_threads(order + first, size)) went_on = true;
         }
         went_on |= release(0, BLOCK, AT_BARRIER);
-        if (!went_on) return "not all threads reach the same barrier or shuffle";
+        if (!went_on) return "not all threads reach the barrier or shuffle";
     }
     return nullptr;
 }

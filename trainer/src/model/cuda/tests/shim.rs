@@ -30,6 +30,8 @@ impl Shim {
         std::fs::write(&cpp, format!("#include \"shim.h\"\n{}{kernels}", edit(source(kind)))).unwrap();
         std::fs::write(folder.path().join("shim.h"), include_str!("../shim/shim.h")).unwrap();
         let compiler = Command::new("g++")
+            // A GPU reads and writes no 16 bytes at an address that is no multiple of 16.
+            .args(["-fsanitize=alignment", "-fsanitize-undefined-trap-on-error"])
             .args(["-std=c++17", "-O1", "-fPIC", "-shared", "-Wall", "-Wno-unknown-pragmas", "-Wno-unused", "-o"])
             .args([&so, &cpp])
             .args(std::env::var("SHIM_FLAGS").unwrap_or_default().split_whitespace())
