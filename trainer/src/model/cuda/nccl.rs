@@ -91,8 +91,8 @@ impl Nccl {
         // SAFETY: a place that outlives the call, in a thread that has the GPU's context.
         check(unsafe { nccl::ncclCommInitRank(&mut communicator, size as _, id, rank as _) })?;
         let all = Nccl { communicator, device };
-        // NCCL makes some of its connections, and takes some of its memory, with the first sums, and
-        // a long sum goes other ways than a short one.
+        // NCCL makes some of its connections, and takes some of its memory, with the first sums; a
+        // long one goes other ways than a short one.
         for numbers in [1, TRIAL] {
             let ones = all.device.htod_sync_copy(&vec![1f32; numbers]).map_err(failed)?;
             all.sum_at(*ones.device_ptr(), numbers)?;
