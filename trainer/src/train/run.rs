@@ -65,7 +65,7 @@ fn run_on<D: Backend>(
     );
     let Prepared { settings, start, data, lock: _lock } = prepared?;
     let settings = &settings;
-    // An evaluation sums no gradients. The settings are rank 0's by now: all ranks connect, or none.
+    // An evaluation sums none. The settings are rank 0's by now, so all ranks connect, or no rank.
     let devices = if settings.eval_only { None } else { connect(&device)? };
     group.agree(memory::check_device(settings, &start.config(settings)?, device.free_memory()))?;
     let mut training = group.agree(Training::new(settings, device, &data, start, group))?;
