@@ -129,7 +129,7 @@ struct Dropout {
     u32 threshold;
     float scale; // 0 drops nothing
 
-    __device__ u32 row(u64 row) const { return scale == 0 ? 0 : (u32)mix(seed ^ row); }
+    __device__ u32 row(int row) const { return scale == 0 ? 0 : (u32)mix(seed ^ (u64)row); }
 
     __device__ float factor(u32 row, int col) const {
         if (scale == 0) return 1;
