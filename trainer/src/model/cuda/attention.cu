@@ -138,12 +138,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                 qs[i] = query < length ? (float)qkv[h.q(query) + d] * (LOG2_E / sqrtf(HEAD_SIZE)) : 0;
                 d_os[i] = query < length ? (float)d_att[h.out(query) + d] : 0;
             }
-            if (threadIdx.x < TILE) {
-                const int query = tile + threadIdx.x;
-                lses[threadIdx.x] = query < length ? lse[h.scalar(query)] : 0;
-                deltas[threadIdx.x] = query < length ? delta[h.scalar(query)] : 0;
-                begins[threadIdx.x] = h.begin(texts, query);
-            }
+            load_queries<TILE>(lses, deltas, begins, h, lse, delta, texts, tile);
             __syncthreads();
 #pragma unroll 4
             for (int i = 0; i < TILE; i++) {

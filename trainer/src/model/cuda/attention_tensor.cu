@@ -316,12 +316,7 @@ extern "C" __global__ void BOUNDS(3, 2)
             __syncthreads();
             copy_rows(qs, qkv + h.q(0), h.width, tile, length);
             copy_rows(d_os, d_att + h.out(0), (u64)n_heads * HEAD_SIZE, tile, length);
-            if (threadIdx.x < TILE) {
-                const int query = tile + threadIdx.x;
-                lses[threadIdx.x] = query < length ? lse[h.scalar(query)] : 0;
-                deltas[threadIdx.x] = query < length ? delta[h.scalar(query)] : 0;
-                begins[threadIdx.x] = h.begin(texts, query);
-            }
+            load_queries<TILE>(lses, deltas, begins, h, lse, delta, texts, tile);
             __syncthreads();
 #pragma unroll 1
             for (int part = 0; part < TILE; part += PART) {

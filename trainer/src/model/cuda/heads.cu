@@ -28,3 +28,15 @@ struct Head {
         return texts && row < length ? texts[(u64)sequence * length + row] : 0;
     }
 };
+
+// Copies to shared memory what backward takes of N queries from position `first` on, zeros behind
+// the last. A thread has a query.
+template <int N>
+__device__ inline void load_queries(float *lses, float *deltas, int *begins, const Head &h, const float *lse,
+                                    const float *delta, const u32 *texts, int first) {
+    if (threadIdx.x >= N) return;
+    const int query = first + threadIdx.x;
+    lses[threadIdx.x] = query < h.length ? lse[h.scalar(query)] : 0;
+    deltas[threadIdx.x] = query < h.length ? delta[h.scalar(query)] : 0;
+    begins[threadIdx.x] = h.begin(texts, query);
+}

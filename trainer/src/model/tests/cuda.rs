@@ -31,7 +31,7 @@ fn cuda_agrees_with_cpu() {
     for config in [TINY, TINY.with_own_classifier(), one_head, all_heads] {
         for (sequences, length) in [(2, 1), (2, 11), (2, 37), (1, 64), (2, 70)] {
             let case = Case::new(config, sequences, length);
-            let model = on(&device, &case);
+            let mut model = on(&device, &case);
             for (dropout, teacher) in [(0.0, None), (0.3, None), (0.2, case.teacher())] {
                 let options = Options { dropout, seed: 5, teacher };
                 let (expected_loss, expected) = case.cpu(&options);
@@ -46,7 +46,6 @@ fn cuda_agrees_with_cpu() {
             let expected = case.model.logits(&case.tokens, sequences, length).unwrap();
             let worst = logits.iter().zip(&expected).fold(0.0, |max: f32, (a, b)| max.max((a - b).abs()));
             assert!(worst < 1e-4, "{worst}");
-            let mut model = model;
             model.matmul_precision = MatmulPrecision::Medium;
             let mut gradients = model.zero_gradients().unwrap();
             let loss = model.loss_and_gradients(&case.batch(), &Options::default(), 1.0, &mut gradients).unwrap();
